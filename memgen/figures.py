@@ -1,0 +1,579 @@
+"""The figures: the paper's Figures 1 and 2 with their nulls, and the transition as a function of N.
+
+Each function takes tables or arrays and returns a matplotlib Figure; it shows nothing and leaves matplotlib's global
+state as it was. Bands are 95 % intervals; a point without a band has none. Blue and orange are the paper's.
+
+Source: Kadkhodaie et al. 2024, Figs. 1, 2 and 15.
+"""
+
+import functools
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from memgen import files, verdict
+from memgen.intervals import Interval, bootstrap
+
+BLUE, ORANGE, GRAY, INK = "#2166ac", "#e08214", "#7a7a7a", "#222222"
+# matplotlib types the keys as literals; a plain dictionary says the same.
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "memgen",
+}
+
+
+_P = ParamSpec("_P")
+
+
+def _styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+    @functools.wraps(draw)
+    def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+        with mpl.rc_context(_STYLE):
+            figure = draw(*args, **kwargs)
+            # The layout is solved once: solving it again at each save is slow and moves things a little.
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+            return figure
+
+    return styled
+
+
+@dataclass(frozen=True, eq=False)
+class Specimens:
+    """The first K samples of a pair of denoisers at one N, each with its nearest image in the own training set.
+
+    Attributes:
+        n_train: size of each training set.
+        samples_a: samples of model A, (K, C, H, W), uint8, or float in pixel units.
+        nearest_a: nearest image of training set A to each, same shape.
+        value_a: their similarity, (K,); NaN where unknown.
+        samples_b: samples of model B from the same noise; None without a second model, and so for the rest.
+        nearest_b: nearest image of training set B to each of these.
+        value_b: their similarity, (K,).
+        cross: similarity of samples_a[i] and samples_b[i], (K,).
+    """
+
+    n_train: int
+    samples_a: NDArray[Any]
+    nearest_a: NDArray[Any]
+    value_a: NDArray[np.float64]
+    samples_b: NDArray[Any] | None = None
+    nearest_b: NDArray[Any] | None = None
+    value_b: NDArray[np.float64] | None = None
+    cross: NDArray[np.float64] | None = None
+
+
+def specimens(
+    run: Mapping[str, pa.Table],
+    n_train: int,
+    samples: Mapping[str, NDArray[Any]],
+    image_of: Callable[[str], NDArray[Any]],
+    count: int = 16,
+    metric: str = "correlation",
+) -> Specimens | None:
+    """The first samples at one N, looked up in the run's tables (of the smallest training seed).
+
+    Args:
+        run: the tables neighbors and similarity by name.
+        n_train: size of the training sets.
+        samples: images by part, {"a": (M, C, H, W), "b": ...}; sample i of the tables is row i; part b may be missing.
+        image_of: gives the training image (C, H, W) of a content id.
+        count: how many samples to take.
+        metric: measure to read from the tables.
+
+    Returns:
+        The specimens; None where the tables hold no nearest training images of part a at this N.
+    """
+    found = {part: _own_nearest(run, n_train, part, min(count, len(samples[part])), metric) for part in samples}
+    if not found.get("a"):
+        return None
+    sides = {}
+    for part, hits in found.items():
+        if hits:
+            nearest = np.stack([np.asarray(image_of(hits[i][0])) for i in sorted(hits)])
+            values = np.array([hits[i][1] for i in sorted(hits)], dtype=np.float64)
+            sides[part] = (np.asarray(samples[part][sorted(hits)]), nearest, values)
+    if "b" not in sides:
+        return Specimens(n_train, *sides["a"])
+    rows = _where(run["similarity"], n_train=n_train, kind="same_noise", metric=metric) if "similarity" in run else []
+    cross = {row["item_a"]: row["value"] for row in reversed(rows)}
+    values = np.array([cross.get(i) for i in sorted(found["a"])], dtype=np.float64)
+    return Specimens(n_train, *sides["a"], *sides["b"], values)
+
+
+def _own_nearest(
+    run: Mapping[str, pa.Table], n: int, part: str, count: int, metric: str
+) -> dict[int, tuple[str, float | None]]:
+    if "neighbors" not in run:
+        return {}
+    where = {"n_train": n, "part": part, "reference": f"train_{part}", "query_kind": "sample", "metric": metric}
+    rows = [row for row in _where(run["neighbors"], rank=1, **where) if row["query"] < count]
+    return {row["query"]: (row["reference_id"], row["value"]) for row in reversed(rows)}
+
+
+def _where(table: pa.Table, **where: Any) -> list[dict[str, Any]]:
+    """The rows with these values, those of the smallest training seed first."""
+    for name, value in where.items():
+        table = table.filter(pc.equal(table[name], value))
+    return list(table.sort_by("train_seed").to_pylist())
+
+
+# ------------------------------------------------------------------------------------------------- Figure 1: PSNR
+
+
+@dataclass(frozen=True)
+class Level:
+    """The mean over images at one noise level, with its interval; `label` names the curve it belongs to."""
+
+    label: str
+    sigma: float
+    mean: Interval
+
+
+def levels(table: pa.Table, column: str, seed: int = 0) -> list[Level]:
+    """The mean of a column at every N and noise level, with an interval over images.
+
+    Args:
+        table: a PSNR table of one kind, or a DISAGREEMENT table.
+        column: what to average; nulls are left out.
+        seed: of the bootstrap.
+
+    Returns:
+        One record for each N (or imported denoiser) and noise level, in ascending order. Each image is averaged over
+        noise draws and denoisers first: images are the independent units.
+    """
+    name = "denoiser" if "denoiser" in table.column_names else "denoiser_a"
+    defined = table.filter(pc.is_valid(table[column]))
+    # Imported denoisers have no N: each is a curve of its own, and they come last.
+    labels = [
+        (math.inf, denoiser) if n is None else (float(n), f"N = {n:,}")
+        for n, denoiser in zip(defined["n_train"].to_pylist(), defined[name].to_pylist(), strict=True)
+    ]
+    keys = pa.table(
+        {
+            "order": pa.array([order for order, _ in labels], pa.float64()),
+            "label": pa.array([label for _, label in labels], pa.string()),
+            "sigma": defined["sigma"],
+            "denoiser": defined[name],
+            "image": defined["image_id"],
+            "value": defined[column],
+        }
+    )
+    means = keys.group_by(["order", "label", "sigma", "denoiser", "image"]).aggregate([("value", "mean")])
+    curves: dict[tuple[float, str, float], dict[str, dict[str, float]]] = {}
+    for row in means.to_pylist():
+        of_denoiser = curves.setdefault((row["order"], row["label"], row["sigma"]), {})
+        of_denoiser.setdefault(row["denoiser"], {})[row["image"]] = row["value_mean"]
+    return [Level(label, sigma, _mean(found, seed)) for (_, label, sigma), found in sorted(curves.items())]
+
+
+def _mean(found: Mapping[str, Mapping[str, float]], seed: int) -> Interval:
+    """Mean over images of the denoisers' mean; no interval where each denoiser has a single image."""
+    images = sorted({image for values in found.values() for image in values})
+    each = np.array([np.mean([values[image] for values in found.values() if image in values]) for image in images])
+    if all(len(values) == 1 for values in found.values()):
+        return Interval(float(each.mean()), None, None, 1)
+    return bootstrap(each, lambda draws: draws.mean(axis=1), seed, resamples=1000)
+
+
+@_styled
+def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
+    """Output against input PSNR on training (left) and held-out images (right), one curve for each N; paper, Fig. 1.
+
+    Args:
+        psnr: a PSNR table.
+        dimension: d = C * H * W, for the dotted line, the optimum for one image of unknown contrast; None: no line.
+    """
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    curves = {
+        kind: levels(psnr.filter(pc.equal(psnr["kind"], kind)), "output_psnr_db") for kind in ("train", "holdout")
+    }
+    every = [level for found in curves.values() for level in found]
+    labels = list(dict.fromkeys(level.label for level in every))
+    colors = dict(zip(labels, _sequence(len(labels)), strict=True))
+    for panel, (kind, title) in zip(
+        panels, (("train", "Training images"), ("holdout", "Held-out images")), strict=True
+    ):
+        for label in labels:
+            points = [level for level in curves[kind] if level.label == label]
+            _band(panel, [-20 * math.log10(p.sigma) for p in points], [p.mean for p in points], colors[label], label)
+        panel.set_title(title)
+        panel.set_xlabel("input PSNR (dB)")
+    panels[0].set_ylabel("output PSNR (dB)")
+    x = np.array(sorted({-20 * math.log10(level.sigma) for level in every}) or [0.0, 1.0])
+    heights = [level.mean.estimate for level in every if level.mean.estimate is not None] or [0.0, 1.0]
+    panels[0].set_ylim(min(heights) - 1.5, max(heights) + 1.5)
+    for panel in panels:
+        panel.plot(x, x, color=GRAY, linewidth=1, linestyle="--", label="identity", zorder=1)
+    if dimension:
+        label = "identity + 10 log10 d"
+        panels[0].plot(
+            x, x + 10 * math.log10(dimension), color=GRAY, linewidth=1.2, linestyle=":", label=label, zorder=1
+        )
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------- Figure 2
+
+
+@_styled
+def figure_images(pairs: Sequence[Specimens], noises: int = 3) -> Figure:
+    """Closest in A, sample A, sample B, closest in B (rows) for each N (columns) and several noises; paper, Fig. 2 top.
+
+    The similarity of two neighboring images stands between them: blue from model to model, orange to the training set.
+
+    Args:
+        pairs: specimens of each N, in ascending order.
+        noises: how many samples to show.
+    """
+    noises = min(noises, *(len(pair.samples_a) for pair in pairs))
+    one = any(pair.samples_b is None or pair.nearest_b is None for pair in pairs)
+    names = ["closest in A", "sample A"] if one else ["closest in A", "sample A", "sample B", "closest in B"]
+    page = _Page(pairs[0].samples_a.shape[-2:], len(pairs), 0.27)
+    for noise in range(noises):
+        for row, name in enumerate(names):
+            page.row(name, 0.3 if row == 0 and noise else 0.0)
+            for column, pair in enumerate(pairs):
+                shown = (pair.nearest_a, pair.samples_a, pair.samples_b, pair.nearest_b)[row]
+                values = (pair.value_a, pair.cross, pair.value_b, None)[row] if row + 1 < len(names) else None
+                assert shown is not None
+                value = None if values is None else float(values[noise])
+                page.put(column, shown[noise], value, BLUE if row == 1 else ORANGE)
+    return page.figure([f"N = {pair.n_train:,}" for pair in pairs])
+
+
+@_styled
+def figure_samples(pairs: Sequence[Specimens], count: int = 12) -> Figure:
+    """A contact sheet: the first samples of both models at each N; one column is one noise.
+
+    Args:
+        pairs: specimens of each N, in ascending order.
+        count: samples of each model.
+    """
+    count = min(count, *(len(pair.samples_a) for pair in pairs))
+    page = _Page(pairs[0].samples_a.shape[-2:], count, 0.06)
+    for place, pair in enumerate(pairs):
+        for part, images in (("A", pair.samples_a), ("B", pair.samples_b)):
+            if images is not None:
+                page.row(f"N = {pair.n_train:,}   {part}", 0.25 if part == "A" and place else 0.0)
+                for column in range(min(count, len(images))):
+                    page.put(column, images[column])
+    return page.figure([])
+
+
+class _Page:
+    """Rows of image tiles on one white canvas; a unit is the width of a tile."""
+
+    def __init__(self, size: tuple[int, int], columns: int, gap: float) -> None:
+        # Every pixel becomes a square of several, so that no viewer smooths it.
+        self.scale = max(1, round(128 / size[1]))
+        self.width, self.height = size[1] * self.scale, size[0] * self.scale
+        self.columns, self.gap = columns, gap
+        self.top = 0.0
+        self.tops: list[float] = []
+        self.names: list[str] = []
+        self.tiles: list[tuple[int, int, NDArray[np.uint8]]] = []
+        self.texts: list[tuple[float, float, str, str]] = []
+
+    def row(self, name: str, space: float) -> None:
+        """Begin a row, `space` further down than usual."""
+        if self.tops:
+            self.top += self.height / self.width + self.gap + space
+        self.tops.append(self.top)
+        self.names.append(name)
+
+    def put(self, column: int, image: NDArray[Any], value: float | None = None, color: str = INK) -> None:
+        """Place an image in the current row, with a number below it."""
+        self.tiles.append((len(self.tops) - 1, column, _enlarged(image, self.scale)))
+        if value is not None and not math.isnan(value):
+            middle = self.top + self.height / self.width + self.gap / 2
+            self.texts.append((column * 1.08 + 0.5, middle, verdict.number(value), color))
+
+    def figure(self, titles: Sequence[str]) -> Figure:
+        """The canvas with row names on the left, column titles and numbers."""
+        across, down = self.columns * 1.08 - 0.08, self.top + self.height / self.width
+        canvas = np.full((round(down * self.width), round(across * self.width), 3), 255, dtype=np.uint8)
+        for row, column, tile in self.tiles:
+            y, x = round(self.tops[row] * self.width), round(column * 1.08 * self.width)
+            canvas[y : y + self.height, x : x + self.width] = tile
+        left, head, inch = 1.25, 0.4 if titles else 0.05, min(0.85, 8.0 / across)
+        figure = Figure(figsize=(across * inch + left + 0.1, down * inch + head + 0.1))
+        width, height = figure.get_size_inches()
+        axes = figure.add_axes((left / width, 0.1 / height, across * inch / width, down * inch / height))
+        axes.imshow(canvas, extent=(0, across, down, 0), interpolation="none")
+        axes.set_axis_off()
+        for top, name in zip(self.tops, self.names, strict=True):
+            axes.text(-0.12, top + self.height / self.width / 2, name, ha="right", va="center", fontsize=9, color=INK)
+        for column, title in enumerate(titles):
+            axes.text(
+                column * 1.08 + 0.5, -0.1, title, ha="center", va="bottom", fontsize=9.5, weight="bold", color=INK
+            )
+        for across, down, text, color in self.texts:
+            axes.text(across, down, text, ha="center", va="center", fontsize=8, color=color)
+        return figure
+
+
+def _enlarged(image: NDArray[Any], scale: int) -> NDArray[np.uint8]:
+    """An image (C, H, W) as 8-bit RGB, clipped to [0, 1], every pixel a square."""
+    pixels = image if image.dtype == np.uint8 else np.round(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
+    rgb = pixels if len(pixels) == 3 else np.repeat(pixels[:1], 3, axis=0)
+    return rgb.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+@_styled
+def figure_histograms(run: Mapping[str, pa.Table], metric: str = "correlation") -> Figure:
+    """Similarity from model to model and to the nearest training image, with their nulls; paper, Fig. 2 bottom.
+
+    Args:
+        run: the tables similarity and neighbors by name.
+        metric: measure to read from them.
+    """
+    panels = _similarities(run, metric)
+    sizes = sorted({n for n, _ in panels})
+    rows = max(1, math.ceil(len(sizes) / 4))
+    columns = max(1, math.ceil(len(sizes) / rows))
+    figure = Figure(figsize=(max(5.5, 2.5 * columns), 2.1 * rows + 0.7), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+    every = np.concatenate([values for values in panels.values() if len(values)] or [np.array([0.0, 1.0])])
+    low, high = float(np.quantile(every, 0.002)), float(every.max())
+    bins = np.linspace(low, max(high, low + 1e-3), 41)
+    for panel, n in zip(axes, sizes, strict=False):
+        for kind, (label, color, drawing) in _HISTOGRAMS.items():
+            values = np.clip(panels.get((n, kind), np.empty(0)), bins[0], bins[-1])
+            if len(values):
+                panel.hist(
+                    values, bins, weights=np.full(len(values), 1 / len(values)), label=label, color=color, **drawing
+                )
+                if drawing["histtype"] == "stepfilled":
+                    panel.axvline(float(np.median(values)), color=color, linewidth=1.2)
+        panel.set_title(f"N = {n:,}")
+        panel.grid(visible=False)
+        panel.set_yticks([])
+        panel.xaxis.set_tick_params(labelbottom=True)
+    for panel in axes[len(sizes) :]:
+        panel.set_axis_off()
+    figure.supxlabel(f"{metric} of two images", fontsize=10)
+    figure.supylabel("share of pairs", fontsize=10)
+    handles = {
+        label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+    return figure
+
+
+_FILLED = {"histtype": "stepfilled", "alpha": 0.55}
+_HISTOGRAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "different": ("sample A to sample B, different noise (null of blue)", GRAY, {"histtype": "step", "linewidth": 1.3}),
+    "holdout": (
+        "held-out image to its nearest training image (null of orange)",
+        INK,
+        {"histtype": "step", "linestyle": "--"},
+    ),
+    "nearest": ("sample to its nearest training image", ORANGE, _FILLED),
+    "same": ("sample A to sample B, same noise", BLUE, _FILLED),
+}
+
+
+def _similarities(run: Mapping[str, pa.Table], metric: str) -> dict[tuple[int, str], NDArray[np.float64]]:
+    found: dict[tuple[int, str], list[float]] = {}
+    if "similarity" in run:
+        rows = _valued(run["similarity"], metric)
+        names = {"same_noise": "same", "different_noise": "different"}
+        for n, kind, value in zip(*(rows[key].to_pylist() for key in ("n_train", "kind", "value")), strict=True):
+            if kind in names:
+                found.setdefault((n, names[kind]), []).append(value)
+    if "neighbors" in run:
+        rows = _valued(run["neighbors"].filter(pc.equal(run["neighbors"]["rank"], 1)), metric)
+        keys = ("n_train", "query_kind", "part", "reference", "value")
+        for n, kind, part, reference, value in zip(*(rows[key].to_pylist() for key in keys), strict=True):
+            if kind == "sample" and reference == f"train_{part}":
+                found.setdefault((n, "nearest"), []).append(value)
+            elif kind == "holdout" and reference in ("train_a", "train_b"):
+                found.setdefault((n, "holdout"), []).append(value)
+    return {key: np.array(values) for key, values in found.items()}
+
+
+def _valued(table: pa.Table, metric: str) -> pa.Table:
+    keep = pc.and_(pc.is_valid(table["value"]), pc.is_valid(table["n_train"]))
+    return table.filter(pc.and_(keep, pc.equal(table["metric"], metric)))
+
+
+# ------------------------------------------------------------------------------------------------- the transition
+
+
+@_styled
+def figure_transition(transition: pa.Table) -> Figure:
+    """Similarities, memorized fraction, PSNR gap and disagreement against N, with intervals and the transition points.
+
+    Args:
+        transition: a TRANSITION table.
+    """
+    rows = verdict.estimates(transition)
+    sizes = sorted({n for n, _ in rows if n is not None})
+    figure = Figure(figsize=(9.5, 7.6), layout="constrained")
+    similarity, fraction, gap, apart = figure.subplots(2, 2, sharex=True).ravel()
+    for panel, title, unit, curves in (
+        (similarity, "Similarity of images (medians)", None, _SIMILARITIES),
+        (
+            fraction,
+            "Nearest image is a training image, less chance",
+            "memorized fraction",
+            {"memorized_fraction": ("", ORANGE, "-")},
+        ),
+        (gap, "PSNR gap, training minus held-out", "dB", {"psnr_gap": ("", INK, "-")}),
+        (apart, "Disagreement of the two denoisers, V", "squared pixel units", {"disagreement": ("", BLUE, "-")}),
+    ):
+        measured = False
+        for quantity, (label, color, line) in curves.items():
+            found = [(n, rows[n, quantity]) for n in sizes if rows[n, quantity].estimate is not None]
+            measured |= bool(found)
+            if found:
+                intervals = [Interval(row.estimate, row.low, row.high, row.n) for _, row in found]
+                _band(panel, [n for n, _ in found], intervals, color, label, linestyle=line)
+        panel.set_title(title)
+        panel.set_ylabel(unit or rows[sizes[0], "cross_same"].unit if sizes else "")
+        if not measured:
+            panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color=GRAY)
+    gap.axhline(0, color=GRAY, linewidth=1, linestyle="--")
+    for level in (0, 0.5, 1):
+        fraction.axhline(level, color=GRAY, linewidth=1, linestyle="--" if level == 0.5 else ":")
+    if any(rows[n, "disagreement"].estimate for n in sizes):
+        apart.set_yscale("log")
+    _mark(similarity, rows.get((None, "N_cross")), r"$N^*_\mathrm{cross}$", sizes)
+    _mark(fraction, rows.get((None, "N_half")), r"$N^*_\mathrm{half}$", sizes)
+    for panel in (similarity, fraction, gap, apart):
+        _log_sizes(panel, sizes)
+    handles, labels = similarity.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    return figure
+
+
+_SIMILARITIES = {
+    "nearest_own": ("sample to its nearest training image", ORANGE, "-"),
+    "cross_same": ("sample A to sample B, same noise", BLUE, "-"),
+    "nearest_holdout_to_train": ("held-out image to its nearest training image (null of orange)", "#b98a4e", "--"),
+    "cross_different": ("sample A to sample B, different noise (null of blue)", "#8fb3d1", "--"),
+}
+
+
+def _mark(panel: Axes, point: verdict.Estimate | None, name: str, sizes: Sequence[int]) -> None:
+    """A transition point: a line, its interval as a bar behind it, and its name at the line's foot."""
+    if point is None or point.estimate is None:
+        return
+    panel.axvline(point.estimate, color=INK, linewidth=1)
+    if point.low is not None and point.high is not None:
+        panel.axvspan(point.low, point.high, color=INK, alpha=0.1, linewidth=0)
+    left = point.estimate < math.sqrt(sizes[0] * sizes[-1])
+    panel.annotate(
+        f"{name} = {verdict.number(point.estimate, 'images')}",
+        (point.estimate, 0.03),
+        xycoords=("data", "axes fraction"),
+        xytext=(5 if left else -5, 0),
+        textcoords="offset points",
+        ha="left" if left else "right",
+        va="bottom",
+        fontsize=9.5,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+    )
+
+
+def _log_sizes(panel: Axes, sizes: Sequence[int]) -> None:
+    panel.set_xscale("log")
+    panel.set_xticks(list(sizes), [f"{n:,}" for n in sizes])
+    panel.set_xticks([], minor=True)
+    panel.set_xlabel("training images N")
+    panel.xaxis.set_tick_params(labelbottom=True)
+    if len(sizes) == 1:
+        panel.set_xlim(sizes[0] / 2, sizes[0] * 2)
+
+
+def _band(panel: Axes, x: Sequence[float], y: Sequence[Interval], color: str, label: str, linestyle: str = "-") -> None:
+    """A curve with its intervals: bars at the points and a band between them; nothing where there is no interval."""
+    middle = np.array([np.nan if p.estimate is None else p.estimate for p in y])
+    low = np.array([np.nan if p.low is None else p.low for p in y])
+    high = np.array([np.nan if p.high is None else p.high for p in y])
+    order = np.argsort(x, kind="stable")
+    at = np.asarray(x, dtype=np.float64)[order]
+    marker = "o" if len(at) <= 12 else ""
+    panel.plot(at, middle[order], color=color, linestyle=linestyle, marker=marker, label=label)
+    panel.fill_between(at, low[order], high[order], color=color, alpha=0.18, linewidth=0)
+    if marker:
+        panel.vlines(at, low[order], high[order], color=color, linewidth=1)
+
+
+def _sequence(count: int) -> list[Any]:
+    """Colors from dark to light for ascending N, apart for the color-blind."""
+    return [mpl.colormaps["viridis"](x) for x in np.linspace(0.0, 0.9, count)]
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as PNG (150 dpi), SVG and PDF; the same figure always gives the same bytes.
+
+    Args:
+        figure: what to write.
+        path: without a suffix.
+
+    Returns:
+        The three paths.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    written = []
+    for suffix in _NO_METADATA:
+        target = path.with_name(path.name + suffix)
+        with files.writing(target) as file:
+            file.write(encode(figure, suffix))
+        written.append(target)
+    return written
+
+
+def encode(figure: Figure, suffix: str) -> bytes:
+    """A figure as the bytes of a file of the type .png, .svg or .pdf."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(buffer, dpi=150, format=suffix[1:], metadata=_NO_METADATA[suffix])
+    return buffer.getvalue()
+
+
+# Dates and program names would make the bytes depend on more than the figure.
+_NO_METADATA: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}

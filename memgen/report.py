@@ -1,0 +1,196 @@
+"""The report of a run: one HTML page that opens offline, and its figures as PNG, SVG and PDF.
+
+Tables, the manifest and a few images in; words, tables and pictures out. No measure is computed here. What a run
+lacks is said on the page in words. The page loads nothing: styles and pictures are part of it, and it has no script.
+"""
+
+import base64
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.figure import Figure
+
+from memgen import figures, files, transition, verdict
+from memgen.figures import Specimens
+
+_MISSING = {
+    "similarity": "Similarities were not measured (no nearest neighbors, no comparison of two models).",
+    "images": "There are no samples with their nearest training images.",
+    "psnr": "Denoising PSNR was not measured.",
+    "transition": "There is no transition table.",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ReportInput:
+    """What a report is made of; anything may be missing.
+
+    Attributes:
+        title: heading of the page.
+        manifest: settings and provenance of the run as JSON (run.json); shown as they are.
+        tables: the run's tables by schema name, "transition" among them.
+        pairs: specimens of each N, in ascending order.
+        dimension: d = C * H * W, for the reference line of the PSNR figure.
+        metric: the measure shown, one of those in the tables.
+    """
+
+    title: str
+    manifest: Mapping[str, Any]
+    tables: Mapping[str, pa.Table]
+    pairs: Sequence[Specimens] = field(default=())
+    dimension: int | None = None
+    metric: str = "correlation"
+
+
+def render(report: ReportInput) -> str:
+    """The page, complete in one string.
+
+    Raises:
+        DataError: the transition table has another schema.
+    """
+    return _page(report, {name: figures.encode(figure, ".svg") for name, figure in _figures(report).items()})
+
+
+def write(report: ReportInput, folder: Path) -> list[Path]:
+    """Write report.html and figures/NAME.png, .svg and .pdf; the same input always gives the same bytes.
+
+    Args:
+        report: what to show.
+        folder: where to write.
+
+    Returns:
+        The paths written, the page first.
+
+    Raises:
+        DataError: the transition table has another schema.
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    paths = {name: figures.save(figure, folder / "figures" / name) for name, figure in _figures(report).items()}
+    drawings = {name: path.read_bytes() for name, found in paths.items() for path in found if path.suffix == ".svg"}
+    page = folder / "report.html"
+    with files.writing(page) as file:
+        file.write(_page(report, drawings).encode())
+    return [page, *(path for found in paths.values() for path in found)]
+
+
+def _figures(report: ReportInput) -> dict[str, Figure]:
+    """The figures that the input has data for, by name."""
+    has = {name for name, table in report.tables.items() if table.num_rows}
+    drawn: dict[str, tuple[bool, Callable[[], Figure]]] = {
+        "transition": ("transition" in has, lambda: figures.figure_transition(report.tables["transition"])),
+        "images": (bool(report.pairs), lambda: figures.figure_images(report.pairs)),
+        "histograms": (
+            bool(has & {"similarity", "neighbors"}),
+            lambda: figures.figure_histograms(report.tables, report.metric),
+        ),
+        "psnr": ("psnr" in has, lambda: figures.figure_psnr(report.tables["psnr"], report.dimension)),
+        "samples": (bool(report.pairs), lambda: figures.figure_samples(report.pairs)),
+    }
+    return {name: draw() for name, (there, draw) in drawn.items() if there}
+
+
+# ------------------------------------------------------------------------------------------------- the page
+
+
+def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("memgen"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    summary = report.tables.get("transition")
+    found = verdict.verdict(summary) if summary is not None else None
+    return environment.get_template("report.html.j2").render(
+        title=report.title,
+        verdict=found,
+        regimes={} if found is None else found.regimes,
+        rules=verdict.RULES,
+        numbers=None if summary is None else _numbers(summary),
+        definitions=transition.QUANTITIES | transition.POINTS,
+        pictures={name: _address(drawing) for name, drawing in drawings.items()},
+        missing=_MISSING,
+        metric=report.metric,
+        dimension=report.dimension,
+        training=_training(report.tables.get("training")),
+        data=_data(report.tables),
+        manifest=list(_flat(report.manifest)) if report.manifest else [],
+    )
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The transition table with a column for each quantity and a row for each N."""
+
+    quantities: tuple[tuple[str, str], ...]  # name and unit
+    rows: tuple[tuple[int, tuple[verdict.Estimate, ...]], ...]
+    points: tuple[tuple[str, verdict.Estimate], ...]
+
+
+def _numbers(summary: pa.Table) -> _Numbers:
+    rows = verdict.estimates(summary)
+    sizes = sorted({n for n, _ in rows if n is not None})
+    names = [name for name in transition.QUANTITIES if any(rows[n, name].estimate is not None for n in sizes)]
+    return _Numbers(
+        quantities=tuple((name, rows[sizes[0], name].unit) for name in names),
+        rows=tuple((n, tuple(rows[n, name] for name in names)) for n in sizes),
+        points=tuple((name, rows[None, name]) for name in transition.POINTS if (None, name) in rows),
+    )
+
+
+def _address(drawing: bytes) -> str:
+    """An SVG as a data address, which loads nothing and stays sharp on any screen."""
+    return "data:image/svg+xml;base64," + base64.b64encode(drawing).decode()
+
+
+def _training(table: pa.Table | None) -> list[dict[str, Any]]:
+    """Steps, images seen and seconds of every training, from its last record."""
+    if table is None:
+        return []
+    last = table.group_by(["n_train", "denoiser"]).aggregate(
+        [("step", "max"), ("images_seen", "max"), ("seconds", "max")]
+    )
+    rows = last.sort_by([("n_train", "ascending"), ("denoiser", "ascending")]).to_pylist()
+    return [
+        {
+            "denoiser": row["denoiser"],
+            "n_train": row["n_train"],
+            "steps": row["step_max"],
+            "images_seen": row["images_seen_max"],
+            "seconds": row["seconds_max"],
+            # How often each image was presented: what makes a small training set easy to memorize.
+            "presentations": row["images_seen_max"] / row["n_train"] if row["n_train"] else None,
+        }
+        for row in rows
+    ]
+
+
+def _data(run: Mapping[str, pa.Table]) -> dict[str, Any]:
+    """Counts of images, skipped files, near-duplicates and parts; None where the run has no such table."""
+    counts = {name: run[name].num_rows if name in run else None for name in ("images", "skipped", "duplicates")}
+    parts: dict[str, int] = {}
+    if "split" in run:
+        split = run["split"]
+        parts = {part: pc.sum(pc.equal(split["part"], part)).as_py() or 0 for part in ("a", "b", "holdout")}
+    skipped = run["skipped"].slice(0, 10).to_pylist() if "skipped" in run else []
+    return {**counts, "parts": parts, "first_skipped": skipped}
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of a JSON value with their paths, such as ("config.train.steps", "600")."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)) and any(isinstance(inner, (Mapping, list, tuple)) for inner in value):
+        for position, inner in enumerate(value):
+            yield from _flat(inner, f"{path}[{position}]")
+    elif isinstance(value, (list, tuple)):
+        yield path, ", ".join(map(str, value))
+    else:
+        yield path, "" if value is None else str(value)

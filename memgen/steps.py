@@ -1,0 +1,540 @@
+"""What each command does to a run: take what is there, call one stage, write what is missing.
+
+Every function here is the library twin of a command. Each is idempotent: an artifact that exists is not made again.
+This module and `sweep` are the only places where two stages meet.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from memgen import checkpoints, compare, figures, files, importers, neighbors, report, runs, tables, transition, verdict
+from memgen import psnr as denoising
+from memgen import sample as sampling
+from memgen.config import Settings, validate
+from memgen.denoisers import ArchitectureSettings, BiasFreeNetwork, UNetSettings, build
+from memgen.errors import DataError, RunError
+from memgen.images import ImageSet, Split, content_id
+from memgen.train import Training, TrainingRecord, TrainSettings, train
+
+Progress = Callable[[int, int], None]
+REFERENCES = ("train_a", "train_b", "holdout")
+Metric = Literal["correlation", "cosine", "rmse"]
+
+_SAVE_EVERY_S = 20.0
+
+
+class DataSettings(importers.ImportSettings):
+    """Which images, and how they are prepared; the defaults are the embedded Fashion-MNIST subset at 16x16."""
+
+    source: str | None = Field(None, description="folder, .npy, .npz, IDX or .pt file; nothing = the embedded images")
+    resize: int | None = Field(16, ge=1, description="side of the images after resizing; 0 or nothing keeps their size")
+
+
+class SplitSettings(Settings):
+    """How the images are divided into a, b and holdout."""
+
+    holdout: int = Field(1024, ge=1, description="images that no denoiser is trained on")
+
+
+class SearchSettings(Settings):
+    """How neighbors are searched."""
+
+    metric: Metric = Field("correlation", description="correlation (mean removed), cosine (raw) or rmse")
+    k: int = Field(3, ge=1, description="neighbors kept of each query; fewer where the set is smaller")
+    cluster_threshold: float = Field(0.99, gt=0, le=1, description="correlation from which images are near-duplicates")
+    backend: Literal["auto", "faiss", "torch"] = Field("auto", description="faiss where it is installed, or else torch")
+
+
+class SweepSettings(Settings):
+    """The cells: every N with every training seed, on both parts."""
+
+    n_train: tuple[int, ...] = Field((1, 4, 16, 64, 256, 1024, 4096), min_length=1, description="training-set sizes")
+    train_seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="seeds; more than one replicates each training"
+    )
+
+
+class ComputeSettings(Settings):
+    """What may change the last bits of a result."""
+
+    threads: int = Field(
+        1, ge=1, description="CPU threads of each worker; part of the result, unlike the workers' number"
+    )
+
+
+class RunSettings(Settings):
+    """All settings of a run; the defaults are those of `memgen demo`."""
+
+    seed: int = Field(0, ge=0, description="of the split and of the noise")
+    data: DataSettings = DataSettings()
+    split: SplitSettings = SplitSettings()
+    model: ArchitectureSettings = UNetSettings()
+    train: TrainSettings = TrainSettings()
+    sample: sampling.SampleSettings = sampling.SampleSettings()
+    search: SearchSettings = SearchSettings()
+    psnr: denoising.PsnrSettings = denoising.PsnrSettings()
+    sweep: SweepSettings = SweepSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+    @property
+    def cells(self) -> list[runs.Cell]:
+        """The cells of the sweep, smallest training set first."""
+        sizes, seeds = sorted(set(self.sweep.n_train)), sorted(set(self.sweep.train_seeds))
+        return [runs.Cell(n, seed, part) for n in sizes for seed in seeds for part in ("a", "b")]
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """A run with its settings, and its images and split, read when first needed.
+
+    Attributes:
+        run: the run directory.
+        settings: its settings.
+        device: where networks run, cpu or cuda.
+    """
+
+    run: runs.Run
+    settings: RunSettings
+    device: str
+
+    @classmethod
+    def of(cls, run: runs.Run, device: str) -> "Workspace":
+        """The workspace of an existing run."""
+        return cls(run, validate(RunSettings, run.manifest["config"], source=str(run.path / "run.json")), device)
+
+    @cached_property
+    def images(self) -> ImageSet:
+        """The run's images.
+
+        Raises:
+            RunError: none have been imported.
+        """
+        if not has_data(self.run):
+            raise RunError(f"{self.run.path} holds no images. Import some: memgen data import --run {self.run.name}.")
+        return ImageSet.load(self.run.images)
+
+    @cached_property
+    def split(self) -> Split:
+        """The run's split into a, b and holdout."""
+        return Split.from_table(self.images, self.run.table("split", "split"))
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The mean image of the holdout (C, H, W), on the device: where every sample starts."""
+        try:
+            return torch.from_numpy(np.load(self.run.holdout_mean, allow_pickle=False)).to(self.device)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{self.run.holdout_mean}: damaged. Import the images again (memgen data import)."
+            ) from error
+
+    def indices(self, reference: str, n_train: int) -> NDArray[np.int64]:
+        """Positions of the images behind an index: of a training set, or of the holdout."""
+        if reference == "holdout":
+            return self.split.holdout
+        return self.split.train("a" if reference == "train_a" else "b", n_train)
+
+    def denoiser(self, name: str) -> BiasFreeNetwork:
+        """A denoiser of the run in eval mode, on the device.
+
+        Raises:
+            RunError: there is none of that name.
+        """
+        if not self.run.denoiser(name).exists():
+            known = ", ".join(self.run.denoisers()) or "none"
+            raise RunError(f"{self.run.path} has no denoiser {name}; denoisers there: {known}. Train it: memgen train.")
+        network, _ = checkpoints.load(self.run.denoiser(name))
+        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def keys(self, name: str) -> dict[str, Any]:
+        """The columns denoiser, n_train, part and train_seed of a denoiser; null for one that was imported."""
+        cell = runs.Cell.parse(name)
+        return cell.keys if cell else {"denoiser": name, "n_train": None, "part": None, "train_seed": None}
+
+    def samples(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The samples of a denoiser (M, C, H, W) and their indices (M,).
+
+        Raises:
+            RunError: none have been drawn.
+            DataError: the file is damaged.
+        """
+        path = self.run.samples(name)
+        if not self.run.has_table("samples", name):
+            raise RunError(f"{self.run.path} has no samples of {name}. Draw some: memgen sample.")
+        index = self.run.table("samples", name).column("sample").to_numpy()
+        try:
+            drawn = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{path}: damaged ({error}). Delete it and its table and run memgen sample again."
+            ) from error
+        if len(drawn) != len(index):
+            raise DataError(
+                f"{path}: {len(drawn)} samples, expected {len(index)}. Delete it and run memgen sample again."
+            )
+        return drawn, index
+
+
+def has_data(run: runs.Run) -> bool:
+    """Whether the run's images, split and initial mean are all there."""
+    return (run.images / "images.json").exists() and run.has_table("split", "split") and run.holdout_mean.exists()
+
+
+def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[str, Any]:
+    """Import the run's images, remove near-duplicates, split them, and record all of it; returns the counts.
+
+    Raises:
+        DataError: the images cannot be used, or are fewer than the settings need.
+    """
+    run, settings = workspace.run, workspace.settings
+    if not has_data(run):
+        source = Path(settings.data.source) if settings.data.source else None
+        imported = importers.import_images(source, settings.data, progress)
+        split = Split.make(imported.images, settings.split.holdout, settings.seed)
+        for n_train in settings.sweep.n_train:
+            split.train("a", n_train)  # says what is missing before anything is written
+        imported.images.save(run.images)
+        run.write_table("skipped", "skipped", imported.skipped)
+        run.write_table("duplicates", "duplicates", imported.duplicates)
+        with files.writing(run.holdout_mean) as file:
+            np.save(file, imported.images.floats(split.holdout).mean(dim=0).numpy())
+        run.write_table("split", "split", split.to_table())
+    found = workspace.images
+    counts = {
+        "source": settings.data.source or "embedded Fashion-MNIST subset",
+        "images": len(found),
+        "image_shape": list(found.image_shape),
+        "digest": found.digest,
+        "skipped": run.table("skipped").num_rows,
+        "near_duplicates_removed": run.table("duplicates").num_rows,
+        "a": len(workspace.split.a),
+        "b": len(workspace.split.b),
+        "holdout": len(workspace.split.holdout),
+    }
+    if run.manifest["data"] != counts:
+        run.update(data=counts)
+    return counts
+
+
+def train_cell(
+    workspace: Workspace, cell: runs.Cell, on_record: Callable[[TrainingRecord, int], None] | None = None
+) -> Path:
+    """Train the denoiser of a cell, or go on from where a killed process left it; returns the path of its weights.
+
+    Args:
+        workspace: the run.
+        cell: which training.
+        on_record: called with each new record and the budget in images.
+    """
+    run, settings = workspace.run, workspace.settings
+    path, state = run.denoiser(cell.name), run.training_state(cell.name)
+    if path.exists() and run.has_table("training", cell.name) and path.with_suffix(".json").exists():
+        return path
+    chosen = workspace.indices(f"train_{cell.part}", cell.n_train)
+    pixels = torch.from_numpy(np.ascontiguousarray(workspace.images.take(chosen).pixels)).to(workspace.device)
+    network = build(settings.model, workspace.images.image_shape).to(workspace.device)
+    training = Training(network, settings.train, (cell.train_seed, int(cell.part == "b")))
+    if state.exists():
+        training.restore(_load_state(state))
+    budget = settings.train.budget(cell.n_train)
+    saved = training.seconds
+    for record in train(training, pixels):
+        if on_record:
+            on_record(record, budget)
+        if record.seconds - saved > _SAVE_EVERY_S and record.images_seen < budget:
+            saved = record.seconds
+            with files.writing(state) as file:
+                torch.save(training.state(), file)
+    records = [asdict(record) for record in training.records]
+    columns = {name: [record[name] for record in records] for name in records[0]}
+    run.write_table("training", cell.name, tables.make(tables.TRAINING, cell.keys | columns))
+    extra = {"train": settings.train.model_dump(), "images_seen": training.images_seen, **cell.keys}
+    checkpoints.save(path, training.result, settings.model, extra)
+    state.unlink(missing_ok=True)
+    return path
+
+
+def _load_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise DataError(f"{path}: damaged training state. Delete it to train again from the start.") from error
+    return state
+
+
+def import_denoiser(
+    workspace: Workspace, source: Path, name: str, options: checkpoints.ImportOptions
+) -> checkpoints.ImportedCheckpoint:
+    """Bring a checkpoint of the paper's authors, or another of memgen's layouts, into the run under a name.
+
+    Raises:
+        RunError: a denoiser of that name exists, or the name is a cell's.
+        DataError: the file is no checkpoint that memgen knows, or takes images of another number of channels.
+    """
+    if runs.Cell.parse(name):
+        raise RunError(f"{name} is the name of a trained cell. Choose another name for the imported denoiser.")
+    if workspace.run.denoiser(name).exists():
+        raise RunError(f"{workspace.run.path} already has a denoiser {name}. Choose another name.")
+    channels, height, width = workspace.images.image_shape
+    imported = checkpoints.import_checkpoint(source, (height, width), options)
+    if imported.network.image_shape[0] != channels:
+        raise DataError(
+            f"{source}: takes images of {imported.network.image_shape[0]} channels, but the run's have {channels}. "
+            f"Import the images with data.color = {'gray' if channels > 1 else 'rgb'}."
+        )
+    checkpoints.save(workspace.run.denoiser(name), imported.network, imported.settings, imported.provenance)
+    return imported
+
+
+def sample_denoiser(
+    workspace: Workspace, name: str, on_step: Progress | None = None, path_every: int | None = None
+) -> Path:
+    """Draw the samples of a denoiser; returns the path of the images.
+
+    Args:
+        workspace: the run.
+        name: of the denoiser.
+        on_step: called with (samples ended, updates made).
+        path_every: also keep the denoised images every so many updates, and the noise levels in a table.
+    """
+    run, settings = workspace.run, workspace.settings
+    wanted = run.has_table("trajectory", name) if path_every else True
+    if run.has_table("samples", name) and run.samples(name).exists() and wanted:
+        return run.samples(name)
+    drawn = sampling.sample(
+        workspace.denoiser(name),
+        workspace.mean,
+        range(settings.sample.n_samples),
+        settings.seed,
+        settings.sample,
+        path_every,
+        on_step,
+    )
+    with files.writing(run.samples(name)) as file:
+        np.save(file, drawn.images)
+    if drawn.path is not None:
+        with files.writing(run.sample_path(name)) as file:
+            np.savez(file, path=drawn.path, steps=np.array(drawn.path_steps))
+        run.write_table("trajectory", name, _trajectory(name, drawn))
+    columns = {
+        "sample": drawn.samples,
+        "noise_seed": settings.seed,
+        "updates": drawn.updates,
+        "sigma": drawn.sigma,
+        "residual_sigma": drawn.residual_sigma,
+        "status": drawn.status,
+    }
+    run.write_table("samples", name, tables.make(tables.SAMPLES, workspace.keys(name) | columns))
+    return run.samples(name)
+
+
+def _trajectory(name: str, drawn: sampling.SampleSet) -> pa.Table:
+    step, position = np.nonzero(~np.isnan(drawn.levels[:, :, 1]))
+    return tables.make(
+        tables.TRAJECTORY,
+        {
+            "denoiser": name,
+            "sample": drawn.samples[position],
+            "step": step,
+            "sigma": drawn.levels[step, position, 0],
+            "residual_sigma": drawn.levels[step, position, 1],
+        },
+    )
+
+
+def build_index(workspace: Workspace, reference: str, n_train: int, metric: str | None = None) -> neighbors.Index:
+    """The index of a training set (train_a, train_b) or of the holdout, built if it is not there.
+
+    Raises:
+        RunError: the reference is none of train_a, train_b and holdout.
+    """
+    if reference not in REFERENCES:
+        raise RunError(f"no index {reference!r}; a run has {', '.join(REFERENCES)}.")
+    search = workspace.settings.search
+    metric = metric or search.metric
+    folder = workspace.run.index(_index_name(reference, n_train, metric))
+    if not (folder / "index.json").exists():
+        chosen = workspace.images.take(workspace.indices(reference, n_train))
+        index = neighbors.Index.build(
+            chosen.pixels, chosen.ids, metric, reference, search.cluster_threshold, search.backend, workspace.device
+        )
+        index.save(folder)
+    return neighbors.Index.load(folder, search.backend, workspace.device)
+
+
+def _index_name(reference: str, n_train: int, metric: str) -> str:
+    return f"{reference}-{metric}" if reference == "holdout" else f"{reference}-n{n_train}-{metric}"
+
+
+def search_samples(
+    workspace: Workspace, name: str, reference: str, n_train: int, metric: str | None = None, k: int | None = None
+) -> pa.Table:
+    """The nearest images of a reference to each sample of a denoiser, as a NEIGHBORS table kept in the run.
+
+    Args:
+        workspace: the run.
+        name: of the denoiser.
+        reference: train_a, train_b or holdout.
+        n_train: size of the training set meant.
+        metric: of the neighbors; that of the settings when None.
+        k: neighbors of each sample; that of the settings, or N where that is smaller, when None.
+    """
+    metric = metric or workspace.settings.search.metric
+    key = f"{name}.{_index_name(reference, n_train, metric)}" + (f"-k{k}" if k else "")
+    if not workspace.run.has_table("neighbors", key):
+        index = build_index(workspace, reference, n_train, metric)
+        drawn, position = workspace.samples(name)
+        hits = index.search(torch.from_numpy(drawn), k or min(workspace.settings.search.k, index.n))
+        ids = [content_id(image) for image in drawn]
+        keys = workspace.keys(name) | {"n_train": n_train}
+        table = index.to_table(hits, "sample", ids, keys, [int(i) for i in position])
+        workspace.run.write_table("neighbors", key, table)
+    return workspace.run.table("neighbors", key)
+
+
+def search_holdout(workspace: Workspace, reference: str, n_train: int, metric: str | None = None) -> pa.Table:
+    """The nearest training images to each holdout image: what a model that does not depend on them would do."""
+    metric = metric or workspace.settings.search.metric
+    key = f"holdout.{_index_name(reference, n_train, metric)}"
+    if not workspace.run.has_table("neighbors", key):
+        index = build_index(workspace, reference, n_train, metric)
+        chosen = workspace.split.holdout
+        hits = index.search(workspace.images.floats(chosen), min(workspace.settings.search.k, index.n))
+        ids = [workspace.images.ids[i] for i in chosen]
+        keys = {"denoiser": None, "n_train": n_train, "part": reference[-1], "train_seed": None}
+        workspace.run.write_table("neighbors", key, index.to_table(hits, "holdout", ids, keys))
+    return workspace.run.table("neighbors", key)
+
+
+def search_images(workspace: Workspace, queries: ImageSet, reference: str, n_train: int, k: int) -> pa.Table:
+    """The nearest images of a reference to a person's own images, as a NEIGHBORS table kept in the run."""
+    metric = workspace.settings.search.metric
+    index = build_index(workspace, reference, n_train, metric)
+    keys = {"denoiser": None, "n_train": n_train, "part": None, "train_seed": None}
+    table = index.to_table(index.search(queries.floats(None), k), "user", queries.ids, keys)
+    key = f"user-{queries.digest}.{_index_name(reference, n_train, metric)}-k{k}"
+    workspace.run.write_table("neighbors", key, table)
+    return table
+
+
+def measure_psnr(workspace: Workspace, name: str) -> pa.Table:
+    """PSNR curves of a denoiser on its training images and on the holdout, as a PSNR table kept in the run."""
+    run, settings = workspace.run, workspace.settings
+    if not run.has_table("psnr", name):
+        network, cell = workspace.denoiser(name), runs.Cell.parse(name)
+        sets = {"holdout": workspace.split.holdout}
+        if cell:
+            sets = {"train": workspace.split.train("a" if cell.part == "a" else "b", cell.n_train)} | sets
+        curves = []
+        for kind, chosen in sets.items():
+            ids, clean = _first(workspace, chosen)
+            batch = settings.sample.micro_batch
+            curves.append(
+                denoising.curve(network, clean, ids, kind, settings.psnr, settings.seed, batch, workspace.keys(name))
+            )
+        run.write_table("psnr", name, pa.concat_tables(curves))
+    return run.table("psnr", name)
+
+
+def _first(workspace: Workspace, chosen: NDArray[np.int64]) -> tuple[list[str], Tensor]:
+    """Ids and pixels of the first images of a part, as many as PSNR is measured on."""
+    chosen = chosen[: workspace.settings.psnr.n_images]
+    return [workspace.images.ids[i] for i in chosen], workspace.images.floats(chosen).to(workspace.device)
+
+
+def compare_pair(workspace: Workspace, n_train: int, train_seed: int) -> pa.Table:
+    """Similarity of the samples of two twins, and their disagreement as denoisers; the former is returned."""
+    run, settings = workspace.run, workspace.settings
+    cell = runs.Cell(n_train, train_seed, "a")
+    pair: compare.Keys = {
+        "denoiser_a": cell.name,
+        "denoiser_b": cell.twin.name,
+        "n_train": n_train,
+        "train_seed": train_seed,
+    }
+    if not run.has_table("similarity", cell.pair):
+        drawn_a, drawn_b = (torch.from_numpy(workspace.samples(name)[0]) for name in (cell.name, cell.twin.name))
+        nearest = build_index(workspace, "train_b", n_train).nearest
+        train_a = workspace.images.floats(workspace.indices("train_a", n_train))
+        similar = compare.compare(drawn_a, drawn_b, train_a, nearest, settings.search.metric, pair)
+        run.write_table("similarity", cell.pair, similar)
+    if not run.has_table("disagreement", cell.pair):
+        ids, clean = _first(workspace, workspace.split.holdout)
+        twins = workspace.denoiser(cell.name), workspace.denoiser(cell.twin.name)
+        table = compare.disagreement(
+            *twins,
+            clean,
+            ids,
+            settings.psnr.sigmas,
+            settings.psnr.noise_draws,
+            settings.seed,
+            settings.sample.micro_batch,
+            pair,
+        )
+        run.write_table("disagreement", cell.pair, table)
+    return run.table("similarity", cell.pair)
+
+
+def pair_medians(workspace: Workspace, n_train: int, train_seed: int) -> dict[str, float]:
+    """Medians of a finished pair, for a line of progress: own nearest, same noise, different noise."""
+    similar = workspace.run.table("similarity", runs.Cell(n_train, train_seed, "a").pair).to_pylist()
+    own = []
+    for part in ("a", "b"):
+        found = search_samples(workspace, runs.Cell(n_train, train_seed, part).name, f"train_{part}", n_train)
+        own += [row["value"] for row in found.to_pylist() if row["rank"] == 1]
+    values = {"own nearest": own}
+    for kind in ("same_noise", "different_noise"):
+        values[kind.replace("_", " ")] = [row["value"] for row in similar if row["kind"] == kind]
+    return {name: float(np.nanmedian(np.array(found, dtype=float))) for name, found in values.items() if found}
+
+
+def write_report(workspace: Workspace) -> tuple[verdict.Verdict, list[Path]]:
+    """Summarize the run's tables as the table `transition` and write its page and figures; the verdict, the paths.
+
+    Raises:
+        RunError: the run has nothing to report yet.
+    """
+    run, settings = workspace.run, workspace.settings
+    found = {kind: run.table(kind) for kind in tables.SCHEMAS if kind not in ("images", "transition", "trajectory")}
+    if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr")):
+        raise RunError(f"{run.path} holds no measurements. Make some: memgen sweep --run {run.name}.")
+    metric = settings.search.metric
+    found["transition"] = transition.summarize(found, settings.seed, metric)
+    run.write_table("transition", "transition", found["transition"])
+    position = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
+    pairs = []
+    for n_train in sorted({cell.n_train for cell in run.cells()}):
+        seed = min(cell.train_seed for cell in run.cells() if cell.n_train == n_train)
+        drawn = {
+            cell.part: workspace.samples(cell.name)[0]
+            for cell in (runs.Cell(n_train, seed, "a"), runs.Cell(n_train, seed, "b"))
+            if run.has_table("samples", cell.name)
+        }
+        if drawn:
+            shown = figures.specimens(
+                found,
+                n_train,
+                drawn,
+                lambda image_id: workspace.images.floats([position[image_id]])[0].numpy(),
+                metric=metric,
+            )
+            pairs += [shown] if shown else []
+    page = report.ReportInput(
+        title=f"memgen: {run.name}",
+        manifest=run.manifest,
+        tables=found,
+        pairs=pairs,
+        dimension=int(np.prod(workspace.images.image_shape)),
+        metric=metric,
+    )
+    return verdict.verdict(found["transition"]), report.write(page, run.report)

@@ -1,0 +1,272 @@
+"""The tables: one Arrow schema for each, in long form (one observation a row), stored as Parquet.
+
+Units and meanings stand in the field metadata (`unit`, `doc`), the schema's name and version in the table metadata
+(`memgen.schema`), so that pandas, polars and DuckDB read the files as they are. Null means "not computed" or "does not
+exist" (an interval over one image, say), never zero. Images never go into tables.
+
+Shared columns: `denoiser` is the name under which a run keeps a denoiser, `n_train` the size of its training set,
+`part` the half of the images that set comes from (a or b), `train_seed` the seed of its training.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from memgen import files
+from memgen.errors import DataError
+
+
+def _field(name: str, kind: pa.DataType, doc: str, unit: str = "", null: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=null, metadata={"doc": doc, "unit": unit})
+
+
+def _schema(name: str, version: int, fields: Sequence[pa.Field]) -> pa.Schema:
+    return pa.schema(fields, metadata={"memgen.schema": f"{name}/{version}"})
+
+
+_STR, _INT, _F64 = pa.string(), pa.int64(), pa.float64()
+_TRAINED = [
+    _field("denoiser", _STR, "name of the denoiser in the run"),
+    _field("n_train", _INT, "size of the training set; null for an imported denoiser", "images", null=True),
+    _field("part", _STR, "half that the training set comes from: a or b; null for an imported denoiser", null=True),
+    _field("train_seed", _INT, "seed of the training; null for an imported denoiser", null=True),
+]
+_PAIR = [
+    _field("denoiser_a", _STR, "denoiser trained on part a"),
+    _field("denoiser_b", _STR, "denoiser trained on part b"),
+    _field("n_train", _INT, "size of each training set", "images", null=True),
+    _field("train_seed", _INT, "seed of both trainings", null=True),
+]
+
+IMAGES = _schema(
+    "images",
+    1,
+    [
+        _field("index", _INT, "position in pixels.npy"),
+        _field("image_id", _STR, "hash of the pixels after preprocessing; equal pixels have equal ids"),
+        _field("source", _STR, "file, or file and position in it, that the image comes from"),
+    ],
+)
+SKIPPED = _schema(
+    "skipped",
+    1,
+    [_field("source", _STR, "file that was not imported"), _field("reason", _STR, "why it was not imported")],
+)
+DUPLICATES = _schema(
+    "duplicates",
+    1,
+    [
+        _field("removed_id", _STR, "image that was removed"),
+        _field("removed_source", _STR, "where it comes from"),
+        _field("kept_id", _STR, "earlier image that it resembles most among those kept"),
+        _field("kept_source", _STR, "where that comes from"),
+        _field("correlation", _F64, "Pearson correlation of the two area-averaged images; null if constant", null=True),
+    ],
+)
+SPLIT = _schema(
+    "split",
+    1,
+    [
+        _field("part", _STR, "a, b or holdout"),
+        _field("rank", _INT, "position in the part; the training set for N is ranks 0 to N - 1"),
+        _field("index", _INT, "position in pixels.npy"),
+        _field("image_id", _STR, "content id"),
+    ],
+)
+TRAINING = _schema(
+    "training",
+    1,
+    [
+        *_TRAINED,
+        _field("step", _INT, "optimizer steps done"),
+        _field("images_seen", _INT, "training images presented so far", "images"),
+        _field("seconds", _F64, "wall time so far, interruptions left out", "s"),
+        _field("learning_rate", _F64, "at this step"),
+        _field("loss", _F64, "squared error summed over pixels, mean over the images since the last row"),
+        _field("output_psnr_db", _F64, "mean PSNR of the denoised images since the last row", "dB"),
+    ],
+)
+SAMPLES = _schema(
+    "samples",
+    1,
+    [
+        *_TRAINED,
+        _field("sample", _INT, "index of the sample; its noise depends on (noise_seed, sample) alone"),
+        _field("noise_seed", _INT, "seed of the noise streams"),
+        _field("updates", _INT, "updates made before the last denoising"),
+        _field("sigma", _F64, "noise level that the sampler believes at the end", "pixel units", null=True),
+        _field("residual_sigma", _F64, "norm of the last residual / sqrt(d)", "pixel units", null=True),
+        _field("status", _STR, "converged, step_cap (not done after max_steps) or diverged (sigma above 2, or NaN)"),
+    ],
+)
+TRAJECTORY = _schema(
+    "trajectory",
+    1,
+    [
+        _field("denoiser", _STR, "name of the denoiser in the run"),
+        _field("sample", _INT, "index of the sample"),
+        _field("step", _INT, "updates made so far"),
+        _field("sigma", _F64, "noise level that the sampler believes", "pixel units", null=True),
+        _field("residual_sigma", _F64, "norm of the residual / sqrt(d)", "pixel units", null=True),
+    ],
+)
+NEIGHBORS = _schema(
+    "neighbors",
+    1,
+    [
+        _field("query_kind", _STR, "sample, holdout, train or user"),
+        _field("query", _INT, "index of the sample, or position of the image among the queries"),
+        _field("query_id", _STR, "content id of the query"),
+        _field("denoiser", _STR, "denoiser that drew the sample; null for other queries", null=True),
+        _field("n_train", _INT, "size of the training set searched", "images", null=True),
+        _field("part", _STR, "part of the denoiser that drew the sample", null=True),
+        _field("train_seed", _INT, "seed of its training", null=True),
+        _field("reference", _STR, "name of the index searched: train_a, train_b, holdout, or a user's"),
+        _field("n_reference", _INT, "images in that index", "images"),
+        _field("metric", _STR, "correlation, cosine or rmse"),
+        _field("rank", _INT, "1 = nearest"),
+        _field("reference_id", _STR, "content id of the neighbor"),
+        _field("reference_index", _INT, "position of the neighbor in the index"),
+        _field("cluster", _INT, "position of the leader of the neighbor's duplicate cluster"),
+        _field("value", _F64, "the metric between query and neighbor, exact; null where undefined", null=True),
+    ],
+)
+SIMILARITY = _schema(
+    "similarity",
+    1,
+    [
+        *_PAIR,
+        _field("kind", _STR, "same_noise, different_noise (null), or train_train (null: nearest across the halves)"),
+        _field("item_a", _INT, "index of the sample of a, or rank of the training image of a"),
+        _field("item_b", _INT, "index of the sample of b, or rank of the training image of b"),
+        _field("metric", _STR, "correlation, cosine or rmse"),
+        _field("value", _F64, "the metric between the two images; null where undefined", null=True),
+    ],
+)
+PSNR = _schema(
+    "psnr",
+    1,
+    [
+        *_TRAINED,
+        _field("kind", _STR, "train (images the denoiser was trained on) or holdout"),
+        _field("image_id", _STR, "content id of the clean image"),
+        _field("sigma", _F64, "standard deviation of the added noise", "pixel units"),
+        _field("noise_draw", _INT, "which independent noise image was added"),
+        _field("input_psnr_db", _F64, "-20 log10 sigma", "dB"),
+        _field("output_psnr_db", _F64, "PSNR of the denoised image, peak 1; null where infinite or NaN", "dB", null=True),
+    ],
+)
+DISAGREEMENT = _schema(
+    "disagreement",
+    1,
+    [
+        *_PAIR,
+        _field("image_id", _STR, "content id of the clean holdout image"),
+        _field("sigma", _F64, "standard deviation of the added noise", "pixel units"),
+        _field("noise_draw", _INT, "which independent noise image was added"),
+        _field("value", _F64, "||f_A(y) - f_B(y)||^2 / d; V(sigma) is its mean over images and draws", "pixel units^2"),
+    ],
+)
+TRANSITION = _schema(
+    "transition",
+    1,
+    [
+        _field("n_train", _INT, "size of each training set; null for a transition point", "images", null=True),
+        _field("quantity", _STR, "what is estimated"),
+        _field("estimate", _F64, "null where it does not exist or is not reached", null=True),
+        _field("low", _F64, "lower end of the 95 % interval; null where there is none", null=True),
+        _field("high", _F64, "upper end of the 95 % interval; null where there is none", null=True),
+        _field("n", _INT, "independent units behind the interval (samples or images)"),
+        _field("unit", _STR, "unit of the estimate"),
+        _field("note", _STR, "what the interval covers, censored draws, or why it is missing"),
+    ],
+)
+
+SCHEMAS = {
+    schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
+    for schema in (
+        IMAGES, SKIPPED, DUPLICATES, SPLIT, TRAINING, SAMPLES, TRAJECTORY,
+        NEIGHBORS, SIMILARITY, PSNR, DISAGREEMENT, TRANSITION,
+    )
+}  # fmt: skip
+
+
+def make(schema: pa.Schema, columns: Mapping[str, Any], rows: int | None = None) -> pa.Table:
+    """A table of the given schema; a scalar (or None) is repeated for every row, NaN and infinities become null.
+
+    Args:
+        schema: one of this module's schemas.
+        columns: a value, sequence or array for every field.
+        rows: number of rows; taken from the first sequence when None.
+
+    Raises:
+        DataError: a column is missing, unknown, of another length, or null where the schema forbids it.
+    """
+    wrong = set(columns) ^ set(schema.names)
+    if wrong:
+        raise DataError(f"table {name(schema)}: missing or unknown columns {sorted(wrong)}.")
+    plain = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in columns.items()}
+    scalars = {key: not isinstance(value, (list, tuple)) for key, value in plain.items()}
+    if rows is None:
+        rows = next((len(plain[key]) for key in plain if not scalars[key]), 1)
+    arrays = []
+    for field in schema:
+        values = [plain[field.name]] * rows if scalars[field.name] else plain[field.name]
+        if pa.types.is_floating(field.type):
+            values = [None if value is None or not abs(value) < float("inf") else value for value in values]
+        arrays.append(pa.array(values, type=field.type))
+    return check(pa.Table.from_arrays(arrays, schema=schema), schema, source=f"table {name(schema)}")
+
+
+def name(schema: pa.Schema) -> str:
+    """The name of a table, without its version."""
+    return str(schema.metadata[b"memgen.schema"].decode().partition("/")[0])
+
+
+def check(table: pa.Table, schema: pa.Schema, source: str) -> pa.Table:
+    """The table itself, if it has the schema's columns, types and nulls.
+
+    Raises:
+        DataError: naming `source` and what differs.
+    """
+    if table.schema.names != schema.names or table.schema.types != schema.types:
+        raise DataError(f"{source}: found columns {table.schema.names}, expected {schema.names} with their types.")
+    for field in schema:
+        if not field.nullable and table.column(field.name).null_count:
+            raise DataError(f"{source}: column {field.name} has {table.column(field.name).null_count} nulls; none allowed.")
+    return table
+
+
+def write(path: Path, table: pa.Table, schema: pa.Schema) -> None:
+    """Write a table as Parquet (zstd), atomically; the same table always gives the same bytes.
+
+    Raises:
+        DataError: the table does not have the schema.
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    check(table, schema, source=f"table {name(schema)}")
+    with files.replacing(path) as temporary:
+        pq.write_table(table.cast(schema).replace_schema_metadata(schema.metadata), temporary, compression="zstd")
+
+
+def read(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a table and check it against its schema.
+
+    Raises:
+        DataError: the file is missing, is not Parquet, is damaged, or has another schema; the message names it.
+    """
+    try:
+        table = pq.ParquetFile(path).read()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such table.") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: damaged or not a Parquet file ({reason}). Delete it and run the command again.") from error
+    stored = (table.schema.metadata or {}).get(b"memgen.schema", b"none").decode()
+    expected = schema.metadata[b"memgen.schema"].decode()
+    if stored != expected:
+        raise DataError(f"{path}: is a table of kind {stored}, expected {expected}. Delete it and run the command again.")
+    return check(table, schema, source=str(path))

@@ -1,0 +1,462 @@
+"""From memorization to generalization as a function of N: the estimates, their intervals, and the verdict in words.
+
+For each training-set size N, from the tables of a run alone:
+
+    nearest_own             median over samples of the similarity to the nearest image of the model's own training set,
+                            with its null, the same for held-out images
+    cross_same              median similarity of two models' samples from the same noise, with its nulls: samples from
+                            different noise, and training images against the nearest of the other half
+    memorized_fraction      rho = (P - c) / (1 - c); P: share of samples whose nearest image among T and H is in T,
+                            T the own training set, H the twin's and the holdout, c = |T| / (|T| + |H|)
+    psnr_gap, disagreement  in denoiser space, on noisy images, averaged over noise levels
+    N_cross, N_half         where cross_same overtakes nearest_own; where rho falls through 1/2; linear in log N
+
+Intervals (95 %) are percentile bootstraps over independent units, drawn once for the whole table: sample i keeps its
+multiplicity in both models, in both kinds of similarity and at every N, because all of them start from the same noise;
+so differences and crossings are resampled jointly. Several training seeds are resampled too (crossed with the samples).
+A pair of samples (i, j) counts as often as i times j, which is conservative where each sample is in few pairs.
+The memorized fraction has a Wilson interval at the effective count of nearest images instead, since samples share them.
+
+Source: Kadkhodaie et al. 2024, Figs. 1, 2 and 15; residual over a control as in anonymeter (Giomi et al. 2023).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from memgen import noise, tables
+from memgen.intervals import Interval, effective_count, wilson
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+QUANTITIES = {
+    "nearest_own": "Median, over samples of both models, of the similarity to the nearest image of the model's own "
+    "training set. 1 = an exact copy.",
+    "nearest_holdout_to_train": "The same for held-out real images: how near a training image is to a new image of the "
+    "same kind. This is what nearest_own is judged against.",
+    "nearest_minus_holdout": "nearest_own minus nearest_holdout_to_train. Above 0: samples are nearer to the training "
+    "set than new real images are.",
+    "cross_same": "Median similarity of the two models' samples drawn from the same noise.",
+    "cross_different": "The same for samples drawn from different noise: what two unrelated samples have in common.",
+    "cross_minus_null": "cross_same minus cross_different. 0: knowing the noise says nothing about the other model.",
+    "train_train": "Median similarity of a training image to the nearest image of the other half: how alike two "
+    "different real images can be.",
+    "cross_minus_nearest": "cross_same minus nearest_own. Above 0: a sample is nearer to its twin than to its model's "
+    "training set.",
+    "memorized_fraction": "Share of samples whose nearest image is in the training set, less the share expected of a "
+    "model that does not know which images it was trained on. 0 = that expectation, 1 = every sample; ties count half.",
+    "psnr_gap": "Denoising PSNR on training images minus that on held-out images, mean over noise levels.",
+    "disagreement": "V: mean squared difference per pixel of the two denoisers' outputs on the same noisy held-out "
+    "image, mean over noise levels.",
+    "unconverged": "Samples that reached the step cap or diverged. They stay in every number.",
+}
+POINTS = {
+    "N_cross": "Training-set size at which cross_same overtakes nearest_own.",
+    "N_half": "Training-set size at which the memorized fraction falls through 1/2.",
+}
+_SMALLER_IS_CLOSER = frozenset({"rmse"})
+_UNITS = {"correlation": "correlation", "cosine": "cosine", "rmse": "pixel units"}
+
+
+# ------------------------------------------------------------------------------------------------- resampling
+
+
+@dataclass(frozen=True, eq=False)
+class _Observations:
+    """Values with the multiplicities of the units they belong to; row 0 of all multiplicities is 1: the data."""
+
+    values: Floats  # (k,), no NaN
+    factors: tuple[tuple[Ints, Ints], ...]  # multiplicities (R + 1, u) and, for each value, its unit (k,)
+    units: int
+    what: str
+    seeds: int  # training seeds resampled with the units; 1 = none
+    undefined: str  # how many values are left out, "" if none
+
+    def _weights(self) -> Iterator[tuple[slice, Ints]]:
+        draws = self.factors[0][0].shape[0]
+        step = max(1, 4_000_000 // max(1, len(self.values)))
+        for start in range(0, draws, step):
+            rows = slice(start, start + step)
+            weights = np.ones((1, len(self.values)), dtype=np.int64)
+            for counts, unit in self.factors:
+                weights = weights * counts[rows][:, unit]
+            yield rows, weights  # (r, k)
+
+    def medians(self) -> Floats:
+        """The median of the data (entry 0) and of every resample, (R + 1,); NaN where there are no values."""
+        result = np.full(self.factors[0][0].shape[0], np.nan)
+        order = np.argsort(self.values, kind="stable")
+        ascending = self.values[order]
+        for rows, weights in self._weights():
+            running = np.cumsum(weights[:, order], axis=1)
+            total = running[:, -1:] if len(ascending) else np.zeros((len(weights), 1), dtype=np.int64)
+            some = total[:, 0] > 0
+            low = (running < (total + 1) // 2).sum(axis=1)[some]  # positions of the two middle values
+            high = (running < total // 2 + 1).sum(axis=1)[some]
+            result[rows][some] = (ascending[low] + ascending[high]) / 2
+        return result
+
+    def means(self) -> Floats:
+        """The mean of the data (entry 0) and of every resample, (R + 1,); NaN where there are no values."""
+        result = np.full(self.factors[0][0].shape[0], np.nan)
+        for rows, weights in self._weights():
+            total = weights.sum(axis=1)
+            np.divide(weights @ self.values, total, out=result[rows], where=total > 0)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Resampling:
+    """One set of bootstrap multiplicities for everything that is estimated."""
+
+    seed: int
+    resamples: int
+    samples: Ints
+    train_seeds: Ints
+    _known: dict[tuple[str, int], Ints] = field(default_factory=dict)
+
+    def observe(
+        self, what: str, population: NDArray[Any], values: Floats, units: Sequence[NDArray[Any]], seeds: Ints | None
+    ) -> _Observations:
+        """The defined values with the multiplicities of their units (several: multiplied) and of their seeds."""
+        defined = ~np.isnan(values)
+        multiplicities = self._multiplicities(what, len(population))
+        factors = [(multiplicities, np.searchsorted(population, unit[defined])) for unit in units]
+        several = len(self.train_seeds) if seeds is not None else 1
+        if seeds is not None and several > 1:
+            of_seeds = self._multiplicities("training seed", len(self.train_seeds))
+            factors.append((of_seeds, np.searchsorted(self.train_seeds, seeds[defined])))
+        count = len(np.unique(units[0][defined])) if len(values) else 0
+        left_out = f"; {np.count_nonzero(~defined)} of {len(values)} values undefined, left out"
+        return _Observations(values[defined], tuple(factors), count, what, several, "" if defined.all() else left_out)
+
+    def _multiplicities(self, what: str, units: int) -> Ints:
+        if (what, units) not in self._known:
+            counts = np.ones((self.resamples + 1, units), dtype=np.int64)
+            generator = noise.stream(f"bootstrap {what}", self.seed)
+            for row in counts[1:]:
+                row[:] = np.bincount(generator.integers(units, size=units), minlength=units) if units else 0
+            self._known[what, units] = counts
+        return self._known[what, units]
+
+
+def _interval(draws: Floats, units: int) -> Interval:
+    """Estimate (entry 0) and percentile interval of the resamples (the rest); no interval from fewer than two units."""
+    if np.isnan(draws[0]):
+        return Interval(None, None, None, units)
+    resampled = draws[1:][~np.isnan(draws[1:])]
+    if units < 2 or not len(resampled):
+        return Interval(float(draws[0]), None, None, units)
+    # Infinite draws are censored crossings, so no interpolation between draws.
+    low, high = (float(x) for x in np.quantile(resampled, [0.025, 0.975], method="inverted_cdf"))
+    return Interval(float(draws[0]), low if np.isfinite(low) else None, high if np.isfinite(high) else None, units)
+
+
+# ------------------------------------------------------------------------------------------------- the table
+
+
+def summarize(run: Mapping[str, pa.Table], seed: int, metric: str = "correlation", resamples: int = 2000) -> pa.Table:
+    """Every quantity at every N, and the transition points, with 95 % intervals.
+
+    Args:
+        run: the run's tables by name: neighbors, similarity, psnr, disagreement, samples; any may be missing.
+        seed: of the bootstrap.
+        metric: the measure to read from neighbors and similarity. With rmse, where smaller is closer, the differences
+            are taken the other way round, so that positive always means closer.
+        resamples: bootstrap resamples.
+
+    Returns:
+        A TRANSITION table; what was not measured has a null estimate and a note.
+    """
+    data = {name: _columns(run[name], metric) for name in _READ if name in run}
+    sizes = sorted({int(n) for columns in data.values() for n in columns["n_train"]})
+    estimates = _Estimates(data, _resampling(data, seed, resamples), metric)
+    rows: list[dict[str, Any]] = []
+    for n in sizes:
+        rows += [{"n_train": n, "quantity": name, **values} for name, values in estimates.at(n).items()]
+    rows += [{"n_train": None, "quantity": name, **values} for name, values in estimates.points(sizes).items()]
+    columns = {name: [row[name] for row in rows] for name in tables.TRANSITION.names}
+    return tables.make(tables.TRANSITION, columns)
+
+
+_READ = {
+    "neighbors": ("query_kind", "query", "query_id", "part", "reference", "n_reference", "cluster", "value"),
+    "similarity": ("kind", "item_a", "item_b", "value"),
+    "psnr": ("kind", "image_id", "denoiser", "sigma", "output_psnr_db"),
+    "disagreement": ("image_id", "value"),
+    "samples": ("status",),
+}
+
+
+def _columns(table: pa.Table, metric: str) -> dict[str, NDArray[Any]]:
+    """The columns that are read, for rows with an N, of one metric and of rank 1 where the table has these columns."""
+    keep = pc.is_valid(table["n_train"])
+    if "metric" in table.column_names:
+        keep = pc.and_(keep, pc.equal(table["metric"], metric))
+    if "rank" in table.column_names:
+        keep = pc.and_(keep, pc.equal(table["rank"], 1))
+    rows = table.filter(keep)
+    name = next(name for name in _READ if tables.SCHEMAS[name].names == table.column_names)
+    columns = {key: rows[key].to_numpy() for key in ("n_train", *_READ[name])}
+    return columns | {"train_seed": pc.fill_null(rows["train_seed"], -1).to_numpy()}
+
+
+def _resampling(data: Mapping[str, dict[str, NDArray[Any]]], seed: int, resamples: int) -> _Resampling:
+    samples, seeds = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    if "neighbors" in data:
+        samples.append(data["neighbors"]["query"][data["neighbors"]["query_kind"] == "sample"])
+        seeds.append(data["neighbors"]["train_seed"][data["neighbors"]["query_kind"] == "sample"])
+    if "similarity" in data:
+        ours = data["similarity"]["kind"] != "train_train"
+        samples += [data["similarity"]["item_a"][ours], data["similarity"]["item_b"][ours]]
+    seeds += [data[name]["train_seed"] for name in ("similarity", "psnr", "disagreement") if name in data]
+    return _Resampling(seed, resamples, np.unique(np.concatenate(samples)), np.unique(np.concatenate(seeds)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Estimates:
+    """What is estimated from the columns of the tables; `_draws` keeps what the transition points need of each N."""
+
+    data: Mapping[str, dict[str, NDArray[Any]]]
+    plan: _Resampling
+    metric: str
+    _draws: dict[tuple[str, int], Floats] = field(default_factory=dict)
+
+    def at(self, n: int) -> dict[str, dict[str, Any]]:
+        """Every quantity at one N."""
+        sign = -1.0 if self.metric in _SMALLER_IS_CLOSER else 1.0
+        nearest, holdout = self._nearest(n, "sample"), self._nearest(n, "holdout")
+        same, different = self._similarity(n, "same_noise"), self._similarity(n, "different_noise")
+        halves = self._similarity(n, "train_train")
+        unit = _UNITS.get(self.metric, self.metric)
+        medians = [group.medians() for group in (nearest, holdout, same, different)]
+        self._draws["N_cross", n] = sign * (medians[2] - medians[0])
+        rows = {
+            "nearest_own": _row(medians[0], unit, nearest),
+            "nearest_holdout_to_train": _row(medians[1], unit, holdout),
+            "nearest_minus_holdout": _row(sign * (medians[0] - medians[1]), unit, nearest, holdout),
+            "cross_same": _row(medians[2], unit, same),
+            "cross_different": _row(medians[3], unit, different),
+            "cross_minus_null": _row(sign * (medians[2] - medians[3]), unit, same, different),
+            "train_train": _row(halves.medians(), unit, halves),
+            "cross_minus_nearest": _row(self._draws["N_cross", n], unit, same, nearest),
+            "memorized_fraction": self._memorized(n, sign),
+            "psnr_gap": self._gap(n),
+            "disagreement": self._disagreement(n),
+            "unconverged": self._unconverged(n),
+        }
+        assert rows.keys() == QUANTITIES.keys()
+        return rows
+
+    def _rows(self, name: str, n: int, **where: str) -> dict[str, NDArray[Any]]:
+        if name not in self.data:
+            return {key: np.empty(0) for key in ("n_train", "train_seed", *_READ[name])}
+        columns = self.data[name]
+        keep = columns["n_train"] == n
+        for key, value in where.items():
+            keep = keep & (columns[key] == value)
+        return {key: values[keep] for key, values in columns.items()}
+
+    def _nearest(self, n: int, kind: str) -> _Observations:
+        rows = self._rows("neighbors", n, query_kind=kind)
+        if kind == "sample":
+            own = rows["reference"] == _own(rows["part"])
+            units, seeds = rows["query"][own], rows["train_seed"][own]
+            return self.plan.observe("sample", self.plan.samples, _floats(rows["value"][own]), [units], seeds)
+        own = np.isin(rows["reference"].astype(str), ["train_a", "train_b"])
+        images = rows["query_id"][own].astype(str)
+        return self.plan.observe("holdout image", np.unique(images), _floats(rows["value"][own]), [images], None)
+
+    def _similarity(self, n: int, kind: str) -> _Observations:
+        rows = self._rows("similarity", n, kind=kind)
+        values = _floats(rows["value"])
+        if kind == "train_train":
+            return self.plan.observe("training image", np.unique(rows["item_a"]), values, [rows["item_a"]], None)
+        units = [rows["item_a"]] if kind == "same_noise" else [rows["item_a"], rows["item_b"]]
+        return self.plan.observe("sample", self.plan.samples, values, units, rows["train_seed"])
+
+    def _memorized(self, n: int, sign: float) -> dict[str, Any]:
+        hits = _contests(self._rows("neighbors", n, query_kind="sample"), sign)
+        if hits is None:
+            return _absent("share", "not measured: needs the nearest images in train_a, train_b and holdout")
+        group = self.plan.observe("sample", self.plan.samples, hits.won, [hits.sample], hits.train_seed)
+        shares = group.means()
+        rho = (shares - hits.control) / (1 - hits.control)
+        self._draws["N_half", n] = 0.5 - rho
+        _, times = np.unique(hits.winner[~np.isnan(hits.won)], return_counts=True)
+        if not len(times):
+            return _absent("share", "not measured" + group.undefined)
+        effective = effective_count(times)
+        # c is exact (a model blind to the labels T and H finds T that often), so the ends of P map to those of rho.
+        low, high = ((x - hits.control) / (1 - hits.control) for x in wilson(float(shares[0]), effective))
+        note = f"Wilson at {effective:.1f} effective nearest images; control c = {hits.control:.4f}{group.undefined}"
+        return {"estimate": rho[0], "low": low, "high": high, "n": group.units, "unit": "share", "note": note}
+
+    def _gap(self, n: int) -> dict[str, Any]:
+        sides = []
+        for kind, what in (("train", "training image"), ("holdout", "holdout image")):
+            rows = self._rows("psnr", n, kind=kind)
+            # One mean for each image and denoiser, over noise levels and draws: images are the independent units.
+            keys = [f"{image}/{denoiser}" for image, denoiser in zip(rows["image_id"], rows["denoiser"], strict=True)]
+            values, first = _grouped_means(np.array(keys, dtype=str), _floats(rows["output_psnr_db"]))
+            images, seeds = rows["image_id"][first].astype(str), rows["train_seed"][first]
+            sides.append(self.plan.observe(what, np.unique(images), values, [images], seeds))
+        train, holdout = sides
+        row = _row(train.means() - holdout.means(), "dB", train, holdout)
+        if row["estimate"] is not None and n == 1:
+            row |= {"low": None, "high": None, "note": "no interval: one training image for each model"}
+        return row
+
+    def _disagreement(self, n: int) -> dict[str, Any]:
+        rows = self._rows("disagreement", n)
+        images = rows["image_id"].astype(str)
+        group = self.plan.observe("image", np.unique(images), _floats(rows["value"]), [images], rows["train_seed"])
+        return _row(group.means(), "pixel units^2", group)
+
+    def _unconverged(self, n: int) -> dict[str, Any]:
+        status = self._rows("samples", n)["status"]
+        if not len(status):
+            return _absent("samples", "not measured")
+        capped, diverged = int(np.sum(status == "step_cap")), int(np.sum(status == "diverged"))
+        note = f"of {len(status)} samples: {capped} at the step cap, {diverged} diverged; all kept in every number"
+        estimate = float(len(status) - np.sum(status == "converged"))
+        return {"estimate": estimate, "low": None, "high": None, "n": len(status), "unit": "samples", "note": note}
+
+    def points(self, sizes: Sequence[int]) -> dict[str, dict[str, Any]]:
+        """Where cross_same overtakes nearest_own and where the memorized fraction falls through 1/2."""
+        seeds = len(self.plan.train_seeds)
+        covers = f"samples and {seeds} training seeds" if seeds > 1 else "samples only"
+        rows = {}
+        for name in POINTS:
+            measured = [n for n in sizes if not np.isnan(self._draws.get((name, n), np.array([np.nan]))[0])]
+            if not measured:
+                rows[name] = _absent("images", "not measured")
+                continue
+            curves = np.stack([self._draws[name, n] for n in measured], axis=1)
+            rows[name] = _point(curves, measured, len(self.plan.samples), covers)
+        return rows
+
+
+# ------------------------------------------------------------------------------------------------- pieces
+
+
+def _floats(values: NDArray[Any]) -> Floats:
+    return values.astype(np.float64)
+
+
+def _own(part: NDArray[Any]) -> NDArray[Any]:
+    return np.array([f"train_{name}" for name in part], dtype=object)
+
+
+def _absent(unit: str, note: str) -> dict[str, Any]:
+    return {"estimate": None, "low": None, "high": None, "n": 0, "unit": unit, "note": note}
+
+
+def _row(draws: Floats, unit: str, *groups: _Observations) -> dict[str, Any]:
+    """A row of the table; for a difference the number of units is that of the smaller group, the note names both."""
+    interval = _interval(draws, min(group.units for group in groups))
+    if interval.estimate is None:
+        return _absent(unit, "not measured" + "".join(group.undefined for group in groups))
+    counts = {group.what: group.units for group in groups}
+    units = " and ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
+    seeds = max(group.seeds for group in groups)
+    covers = f"{units} and {seeds} training seeds" if seeds > 1 else f"{units} only"
+    note = f"no interval: {units}" if interval.low is None else covers
+    note += "".join(dict.fromkeys(group.undefined for group in groups))
+    ends = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+    return {**ends, "n": interval.n, "unit": unit, "note": note}
+
+
+def _grouped_means(keys: NDArray[np.str_], values: Floats) -> tuple[Floats, Ints]:
+    """The mean of the defined values of each key (NaN if none) and the position of the key's first row."""
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    defined = ~np.isnan(values)
+    count = np.bincount(group[defined], minlength=len(first))
+    total = np.bincount(group[defined], weights=values[defined], minlength=len(first))
+    return np.divide(total, count, out=np.full(len(first), np.nan), where=count > 0), first
+
+
+@dataclass(frozen=True, eq=False)
+class _Contests:
+    """For each sample: did its own training set hold the nearest image (1, tie 1/2, 0), and which image was it?"""
+
+    won: Floats
+    winner: NDArray[np.str_]
+    sample: Ints
+    train_seed: Ints
+    control: float
+
+
+def _contests(rows: dict[str, NDArray[Any]], sign: float) -> _Contests | None:
+    """Own training set against twin's and holdout for every sample that was searched in all three; None if none was."""
+    found: dict[tuple[int, str, int], dict[str, int]] = {}
+    keys = zip(rows["train_seed"], rows["part"], rows["query"], rows["reference"], strict=True)
+    for position, (train_seed, part, query, reference) in enumerate(keys):
+        found.setdefault((int(train_seed), str(part), int(query)), {})[str(reference)] = position
+    complete = {key: hits for key, hits in found.items() if {"train_a", "train_b", "holdout"} <= hits.keys()}
+    if not complete:
+        return None
+    closeness = sign * _floats(rows["value"])
+    won, winner, control = [], [], []
+    for (_, part, _), hits in complete.items():
+        own, twin = hits[f"train_{part}"], hits["train_b" if part == "a" else "train_a"]
+        other = max(twin, hits["holdout"], key=lambda position: closeness[position])
+        margin = closeness[own] - np.max(closeness[[twin, hits["holdout"]]])
+        won.append(np.nan if np.isnan(margin) else (1 + np.sign(margin)) / 2)
+        best = own if margin >= 0 else other
+        winner.append(f"{rows['reference'][best]}/{rows['cluster'][best]}")
+        sizes = {name: rows["n_reference"][hits[name]] for name in ("train_a", "train_b", "holdout")}
+        control.append(sizes[f"train_{part}"] / sum(sizes.values()))
+    return _Contests(
+        won=np.array(won),
+        winner=np.array(winner),
+        sample=np.array([key[2] for key in complete]),
+        train_seed=np.array([key[0] for key in complete]),
+        control=float(np.mean(control)),
+    )
+
+
+def crossings(curves: Floats, sizes: Sequence[int]) -> list[list[float]]:
+    """Where each curve rises through 0, interpolated linearly in log N.
+
+    Args:
+        curves: (r, K), the values at each N.
+        sizes: the K ascending values of N.
+
+    Returns:
+        For each curve, its crossings in ascending order; a curve that starts at or above 0 has none there.
+    """
+    logs = np.log(np.asarray(sizes, dtype=np.float64))
+    result: list[list[float]] = []
+    for curve in curves:
+        rising = np.flatnonzero((curve[:-1] < 0) & (curve[1:] >= 0))
+        share = curve[rising] / (curve[rising] - curve[rising + 1])
+        result.append([float(x) for x in np.exp(logs[rising] + share * (logs[rising + 1] - logs[rising]))])
+    return result
+
+
+def _point(curves: Floats, sizes: Sequence[int], units: int, covers: str) -> dict[str, Any]:
+    """The first crossing with its interval; resamples without one are kept at -infinity or +infinity (censored)."""
+    found = crossings(curves, sizes)
+    below = curves[:, 0] >= 0
+    firsts = np.array([xs[0] if xs else (-np.inf if low else np.inf) for xs, low in zip(found, below, strict=True)])
+    before, after = int(np.sum(firsts[1:] == -np.inf)), int(np.sum(firsts[1:] == np.inf))
+    note = covers
+    if before:
+        note += f"; {before} of {len(firsts) - 1} resamples lie below N = {sizes[0]}"
+    if after:
+        note += f"; {after} of {len(firsts) - 1} resamples do not cross up to N = {sizes[-1]}"
+    if len(found[0]) > 1:
+        note += "; crosses more than once, the first is given: N = " + ", ".join(f"{x:.3g}" for x in found[0])
+    if not np.isfinite(firsts[0]):
+        reason = f"not reached up to N = {sizes[-1]}" if firsts[0] > 0 else f"passed below N = {sizes[0]}"
+        return {**_absent("images", f"{reason}; {note}"), "n": units}
+    interval = _interval(firsts, units)
+    ends = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+    return {**ends, "n": units, "unit": "images", "note": note}

@@ -1,0 +1,224 @@
+"""What a transition table says, in words: a regime for each N by a stated rule, and sentences with their numbers.
+
+The rule uses intervals only where it says so, and answers "cannot decide" where they are too wide or missing.
+It judges copying and agreement, not truth: two models can agree and both be wrong (Maillard & Goldt 2026).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from memgen import tables
+
+MARGIN = 0.01
+RULES = {
+    "memorizes": "The memorized fraction is at least 1/2 and its interval excludes 0, and samples are nearer to their "
+    "own training set than held-out images are (interval excludes 0).",
+    "generalizes": "From the same noise the two models draw more similar images than from different noise (interval "
+    "excludes 0); the interval of the memorized fraction contains 0 and lies below 1/2; and either samples are at most "
+    f"{MARGIN} nearer to their training set than held-out images are (whole interval), or they are nearer to the other "
+    "model's sample than to their training set (interval excludes 0).",
+    "mixed": "Neither of these, and samples depend on their own training set (memorized fraction or nearness to the "
+    "training set: interval excludes 0).",
+    "cannot decide": "Anything else: the intervals are too wide, or a measurement is missing.",
+}
+CAVEAT = (
+    "Agreement is not truth: two models that draw the same images have learned the same thing, not necessarily the "
+    "distribution of the data. Compare the held-out PSNR with the best reference at hand."
+)
+_MINUS, _DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One row of a transition table."""
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    n: int
+    unit: str
+    note: str
+
+    def above(self, bound: float) -> bool:
+        """Whether the whole interval lies above `bound`."""
+        return self.low is not None and self.low > bound
+
+    def below(self, bound: float) -> bool:
+        """Whether the whole interval lies below `bound`."""
+        return self.high is not None and self.high < bound
+
+    def __str__(self) -> str:
+        """The estimate and its interval, such as `.956 [.948, .961]`; a dash where it does not exist."""
+        if self.estimate is None:
+            return _DASH
+        text = number(self.estimate, self.unit)
+        if self.low is None and self.high is None:
+            return text
+        low, high = ("?" if end is None else number(end, self.unit) for end in (self.low, self.high))
+        return f"{text} [{low}, {high}]"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A regime for each N and what holds, in words.
+
+    Attributes:
+        headline: the regimes in one sentence.
+        regimes: for each N one of the keys of RULES.
+        sentences: one for each N, then the transition points, unconverged samples, and the caveat.
+    """
+
+    headline: str
+    regimes: Mapping[int, str]
+    sentences: tuple[str, ...]
+
+
+def number(value: float, unit: str = "") -> str:
+    """A number as people print it: correlations and shares without the leading zero, three digits where they matter."""
+    if unit == "images":
+        text = f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 10 else f"{value:.2g}"
+    elif unit == "samples":
+        text = f"{value:.0f}"
+    elif unit == "dB":
+        text = f"{value:.2f}"
+    elif unit == "pixel units^2":
+        digits, _, power = f"{value:.1e}".partition("e")
+        text = f"{digits}e{int(power)}" if value else "0"
+    else:
+        text = f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:.3f}"
+    if not any(digit in text for digit in "123456789"):
+        text = text.removeprefix("-")
+    return text.replace("-", _MINUS)
+
+
+def estimates(transition: pa.Table) -> dict[tuple[int | None, str], Estimate]:
+    """The rows of a transition table by (N, quantity); N is None for a transition point."""
+    tables.check(transition, tables.TRANSITION, "transition table")
+    return {(row.pop("n_train"), row.pop("quantity")): Estimate(**row) for row in transition.to_pylist()}
+
+
+def verdict(transition: pa.Table) -> Verdict:
+    """The regime at each N by RULES, and sentences that say what the numbers show and no more.
+
+    Args:
+        transition: a TRANSITION table.
+
+    Raises:
+        DataError: the table has another schema.
+    """
+    rows = estimates(transition)
+    sizes = sorted({n for n, _ in rows if n is not None})
+    at = {n: {quantity: row for (m, quantity), row in rows.items() if m == n} for n in sizes}
+    regimes = {n: _regime(at[n]) for n in sizes}
+    sentences = [_sentence(n, regimes[n], at[n]) for n in sizes]
+    if len(sizes) > 1:
+        points = {quantity: row for (n, quantity), row in rows.items() if n is None}
+        sentences += _points(points)
+    sentences += _unconverged(at)
+    if "generalizes" in regimes.values():
+        sentences.append(CAVEAT)
+    return Verdict(_headline(regimes), regimes, tuple(sentences))
+
+
+def _regime(at: Mapping[str, Estimate]) -> str:
+    rho, nearness = at["memorized_fraction"], at["nearest_minus_holdout"]
+    agreement, lead = at["cross_minus_null"], at["cross_minus_nearest"]
+    if rho.estimate is not None and rho.estimate >= 0.5 and rho.above(0) and nearness.above(0):
+        return "memorizes"
+    independent = (nearness.high is not None and nearness.high <= MARGIN) or lead.above(0)
+    if agreement.above(0) and rho.below(0.5) and not rho.above(0) and independent:
+        return "generalizes"
+    return "mixed" if rho.above(0) or nearness.above(0) else "cannot decide"
+
+
+def _sentence(n: int, regime: str, at: Mapping[str, Estimate]) -> str:
+    opening = {
+        "memorizes": f"At N = {n:,} the models copy their training sets",
+        "generalizes": f"At N = {n:,} the two models draw similar images from the same noise, and no copying is shown",
+        "mixed": f"At N = {n:,} the samples depend on the training set without copying throughout",
+        "cannot decide": f"At N = {n:,} the measurements do not decide",
+    }[regime]
+    parts = [part for part in (_nearest(at), _fraction(at), _agreement(at), _gap(at)) if part]
+    return f"{opening}: {'; '.join(parts)}." if parts else f"{opening}: nothing was measured."
+
+
+def _nearest(at: Mapping[str, Estimate]) -> str:
+    own, holdout, nearness = at["nearest_own"], at["nearest_holdout_to_train"], at["nearest_minus_holdout"]
+    if own.estimate is None:
+        return ""
+    text = f"{_middle(own)} from the median sample to its nearest training image"
+    if nearness.estimate is None:
+        return f"{text} (no held-out images to judge this by)"
+    return f"{text}, {_middle(holdout)} from a held-out image (difference {nearness})"
+
+
+def _fraction(at: Mapping[str, Estimate]) -> str:
+    rho = at["memorized_fraction"]
+    return "" if rho.estimate is None else f"memorized fraction {rho}"
+
+
+def _agreement(at: Mapping[str, Estimate]) -> str:
+    same, different, gain = at["cross_same"], at["cross_different"], at["cross_minus_null"]
+    if same.estimate is None:
+        return ""
+    text = f"{_middle(same)} between the two models' samples from the same noise"
+    if gain.estimate is None:
+        return f"{text} (no samples from different noise to judge this by)"
+    return f"{text}, {_middle(different)} from different noise (difference {gain})"
+
+
+def _gap(at: Mapping[str, Estimate]) -> str:
+    gap = at["psnr_gap"]
+    if gap.estimate is None:
+        return ""
+    if gap.low is None:
+        return f"training images denoised {gap} dB better than held-out ones (one image, no interval)"
+    if gap.above(0):
+        return f"training images denoised {gap} dB better than held-out ones"
+    return f"training images not shown to be denoised better than held-out ones ({gap} dB)"
+
+
+def _middle(row: Estimate) -> str:
+    """A similarity without its interval: the sentence gives that of the difference, the table all of them."""
+    return f"{row.unit} {_DASH}" if row.estimate is None else f"{row.unit} {number(row.estimate, row.unit)}"
+
+
+def _points(points: Mapping[str, Estimate]) -> list[str]:
+    words = {
+        "N_cross": "the two models' samples become more alike than samples and nearest training images",
+        "N_half": "the memorized fraction falls through 1/2",
+    }
+    result = []
+    for name, what in words.items():
+        point = points[name]
+        if point.estimate is not None:
+            result.append(f"{name.replace('N_', 'N*_')} = {point}: there {what} ({point.note}).")
+        elif point.note != "not measured":
+            result.append(f"{name.replace('N_', 'N*_')}, where {what}: {point.note}.")
+    return result
+
+
+def _unconverged(at: Mapping[int, Mapping[str, Estimate]]) -> list[str]:
+    counts = {n: rows["unconverged"] for n, rows in at.items() if rows["unconverged"].estimate}
+    if not counts:
+        return []
+    listed = ", ".join(f"{row} of {row.n} at N = {n:,}" for n, row in counts.items())
+    return [f"Samples that did not converge, kept in every number: {listed}."]
+
+
+def _headline(regimes: Mapping[int, str]) -> str:
+    words = {
+        "memorizes": "memorizes",
+        "mixed": "in between",
+        "generalizes": "generalizes",
+        "cannot decide": "cannot decide",
+    }
+    parts = []
+    for regime, word in words.items():
+        sizes = [f"{n:,}" for n, found in regimes.items() if found == regime]
+        if sizes:
+            parts.append(f"{word} at N = {', '.join(sizes)}")
+    text = "; ".join(parts) or "nothing was measured"
+    return f"{text[0].upper()}{text[1:]}."

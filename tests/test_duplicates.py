@@ -1,0 +1,210 @@
+import numpy as np
+import pytest
+import threadpoolctl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memgen import tables
+from memgen.duplicates import area_average, leaders, near_duplicates, remove_near_duplicates
+from memgen.errors import DataError
+from memgen.images import ImageSet
+
+
+def greedy(features, threshold):
+    """The definition, one pair at a time in float64."""
+    kept, leader, value = [], [], []
+    for i, row in enumerate(features.astype(np.float64)):
+        found = [(np.corrcoef(row, features[j].astype(np.float64))[0, 1], -j) for j in kept]
+        best = max(found, default=(-2, 0))
+        if best[0] > threshold:
+            leader.append(-best[1])
+            value.append(best[0])
+        else:
+            kept.append(i)
+            leader.append(i)
+            value.append(1.0)
+    return np.array(leader), np.array(value)
+
+
+def clustered(n, dimension, n_centers, noise, seed):
+    generator = np.random.default_rng(seed)
+    centers = generator.standard_normal((n_centers, dimension))
+    rows = centers[generator.integers(0, n_centers, n)] + noise * generator.standard_normal((n, dimension))
+    return rows.astype(np.float32)
+
+
+@given(seed=st.integers(0, 1000), noise=st.sampled_from([0.05, 0.3, 0.5]), block=st.sampled_from([1, 7, 32, 500]))
+@settings(max_examples=25, deadline=None)
+def test_leaders_are_the_definition_whatever_the_block(seed, noise, block):
+    """Leaders and their correlations equal the definition evaluated pair by pair, in blocks of any size."""
+    rows = clustered(90, 30, 20, noise, seed)
+    expected, value = greedy(rows, 0.9)
+    leader, correlation = leaders(rows, 0.9, block)
+    np.testing.assert_array_equal(leader, expected)
+    np.testing.assert_allclose(correlation, value, atol=1e-12)
+
+
+def test_truth_of_the_property_above_is_not_degenerate():
+    """Those rows have chains: images removed although close to other removed images, and many leaders too."""
+    leader, _ = greedy(clustered(90, 30, 20, 0.3, 0), 0.9)
+    assert 25 < len(set(leader)) < 80
+
+
+def test_chain_keeps_its_end():
+    """In a chain A ~ B ~ C with A unlike C, only B goes: C resembles no image that was kept."""
+    a, c = clustered(2, 50, 2, 1, 2)
+    a, c = ((row - row.mean()) / row.std() for row in (a, c))
+    rows = np.stack([a, a + c, c])
+    assert abs(np.corrcoef(a, c)[0, 1]) < 0.2
+    assert leaders(rows, 0.6)[0].tolist() == [0, 0, 2]
+
+
+def test_negative_is_not_a_duplicate():
+    """An image and its negative are both kept: the correlation is signed."""
+    rows = clustered(1, 40, 1, 0.1, 0)
+    assert leaders(np.concatenate([rows, 1 - rows]), 0.95)[0].tolist() == [0, 1]
+
+
+def test_brightness_and_contrast_do_not_hide_a_duplicate():
+    """Correlation ignores offset and positive scale."""
+    rows = clustered(1, 40, 1, 0.1, 0)
+    leader, correlation = leaders(np.concatenate([rows, 0.3 * rows + 5]), 0.95)
+    assert leader.tolist() == [0, 0]
+    assert correlation[1] == pytest.approx(1, abs=1e-9)
+
+
+def exactly_correlated(r):
+    """Two rows whose correlation is r, up to the rounding of float64."""
+    basis = np.linalg.qr(np.concatenate([np.ones((64, 1)), np.random.default_rng(1).standard_normal((64, 2))], 1))[0]
+    return np.stack([basis[:, 1], r * basis[:, 1] + np.sqrt(1 - r * r) * basis[:, 2]])
+
+
+@pytest.mark.parametrize("excess", [1e-6, 1e-9, 1e-12])
+def test_threshold_is_decided_in_float64(excess):
+    """Differences far below float32 rounding decide at the threshold, which is itself excluded."""
+    rows = exactly_correlated(0.95)
+    value = np.corrcoef(rows)[0, 1]
+    assert leaders(rows, value - excess)[0].tolist() == [0, 0]
+    assert leaders(rows, value + excess)[0].tolist() == [0, 1]
+
+
+def test_dense_clusters_do_not_depend_on_blocks_or_threads():
+    """With many pairs within float32 rounding of the threshold, blocks and threads still change nothing."""
+    rows = clustered(700, 100, 3, 0.2293, 3)
+    reference = leaders(rows, 0.95, 700)
+    assert 20 < len(set(reference[0])) < 680
+    for block, n_threads in [(1, 1), (64, 2), (333, 1), (4096, 2)]:
+        with threadpoolctl.threadpool_limits(n_threads):
+            found = leaders(torch.from_numpy(rows), 0.95, block)
+        for column, expected in zip(found, reference, strict=True):
+            np.testing.assert_array_equal(column, expected)
+
+
+def test_constant_rows_lead_themselves():
+    """A constant row has no correlation: it is kept, leads nobody, and its correlation is NaN."""
+    rows = np.stack([np.full(30, 0.1), np.arange(30.0), np.full(30, 0.1), np.arange(30.0)]).astype(np.float32)
+    for threshold in (0.95, 1e-6):
+        leader, correlation = leaders(rows, threshold)
+        assert leader.tolist() == [0, 1, 2, 1]
+        np.testing.assert_array_equal(np.isnan(correlation), [True, False, True, False])
+
+
+@pytest.mark.parametrize("threshold", [0, -0.5, 1.01, float("nan")])
+def test_unfit_threshold_is_refused(threshold):
+    """A threshold is a correlation above 0 and at most 1."""
+    with pytest.raises(DataError, match="threshold"):
+        leaders(np.zeros((2, 3)), threshold)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 30, 45), (1, 40, 80), (2, 12, 33), (1, 20, 7)])
+def test_area_average_is_the_mean_over_areas(shape, dtype):
+    """Averages equal block means of the image enlarged to a common multiple of both sizes; small sides stay."""
+    channels, height, width = shape
+    h, w = min(20, height), min(20, width)
+    values = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
+    images = ImageSet.from_pixels(values if dtype == np.uint8 else (values / 255).astype(np.float32))
+    fine = (values / 255).repeat(h, axis=2).repeat(w, axis=3)
+    truth = fine.reshape(5, channels, h, height, w, width).mean(axis=(3, 5))
+    found = area_average(images)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, truth.reshape(5, -1), atol=1e-7)
+
+
+def test_area_average_is_average_pooling_where_sides_are_multiples():
+    """At 80 x 80 the features are the official ones: average pooling by 4."""
+    images = ImageSet.from_pixels(np.random.default_rng(0).integers(0, 256, (3, 1, 80, 80), dtype=np.uint8))
+    pooled = torch.nn.functional.avg_pool2d(images.floats(), 4).flatten(1)
+    np.testing.assert_allclose(area_average(images), pooled.numpy(), atol=1e-6)
+
+
+def smooth_images(n, seed=0, side=24):
+    generator = np.random.default_rng(seed)
+    coarse = torch.from_numpy(generator.random((n, 1, 6, 6), dtype=np.float32))
+    return (torch.nn.functional.interpolate(coarse, size=side, mode="bilinear") * 255).byte().numpy()
+
+
+def test_removal_keeps_the_first_and_names_it():
+    """Copies and faint variants go; the table names each with the image that stays and their correlation."""
+    pixels = smooth_images(6)
+    variant = np.clip(pixels[2].astype(int) + np.random.default_rng(1).integers(-8, 9, pixels[2].shape), 0, 255)
+    pixels = np.concatenate([pixels, pixels[4:5], variant[None].astype(np.uint8)])
+    images = ImageSet.from_pixels(pixels, sources=[f"{index}.png" for index in range(8)])
+    kept, table = remove_near_duplicates(images)
+    assert kept.sources == tuple(f"{index}.png" for index in range(6))
+    assert table.schema.equals(tables.DUPLICATES)
+    assert table.column("removed_source").to_pylist() == ["6.png", "7.png"]
+    assert table.column("kept_source").to_pylist() == ["4.png", "2.png"]
+    assert table.column("kept_id").to_pylist() == [images.ids[4], images.ids[2]]
+    assert table.column("removed_id").to_pylist() == [images.ids[6], images.ids[7]]
+    features = area_average(images).astype(float)
+    truth = [1, np.corrcoef(features[7], features[2])[0, 1]]
+    np.testing.assert_allclose(table.column("correlation").to_pylist(), truth, atol=1e-9)
+
+
+def test_constant_images_go_only_when_equal():
+    """Constant images without correlation are compared exactly; the table says null for their correlation."""
+    constant = np.full((1, 1, 24, 24), 10, np.uint8)
+    pixels = np.concatenate([constant, smooth_images(1), constant, constant + 1])
+    kept, table = near_duplicates(ImageSet.from_pixels(pixels))
+    assert kept.tolist() == [0, 1, 3]
+    assert table.column("correlation").to_pylist() == [None]
+
+
+def test_images_with_constant_averages_are_not_confused():
+    """Two textures that average to the same gray are different images and stay; copies of them go."""
+    board = (np.indices((40, 40)).sum(axis=0) % 2 * 200).astype(np.uint8)
+    stripes = np.broadcast_to(np.arange(40) % 2 * 200, (40, 40)).astype(np.uint8)
+    for dtype in (np.uint8, np.float32):
+        pixels = np.stack([board, stripes, 200 - board, board])[:, None].astype(dtype)
+        images = ImageSet.from_pixels(pixels if dtype == np.uint8 else pixels / np.float32(255))
+        assert near_duplicates(images)[0].tolist() == [0, 1, 2]
+
+
+def test_threshold_of_one_removes_exact_copies_only():
+    """At 1 only equal pixels are duplicates: a brighter version correlates perfectly and stays."""
+    pixels = smooth_images(2) // 2
+    pixels = np.concatenate([pixels, pixels[1:], pixels[:1] + 20])
+    assert near_duplicates(ImageSet.from_pixels(pixels), threshold=1)[0].tolist() == [0, 1, 3]
+
+
+def test_copy_of_a_removed_image_points_to_one_that_is_kept():
+    """Copies of a removed near-duplicate are removed too, and every kept_id is in the kept set."""
+    pixels = smooth_images(3)
+    variant = np.minimum(pixels[0], 250)
+    images = ImageSet.from_pixels(np.stack([pixels[0], variant, pixels[1], variant, pixels[2], pixels[1]]))
+    kept, table = remove_near_duplicates(images)
+    assert len(kept) == 3
+    assert set(table.column("kept_id").to_pylist()) <= set(kept.ids)
+    assert table.num_rows == 3
+
+
+def test_kept_images_have_no_duplicates_left():
+    """De-duplicating twice removes nothing the second time."""
+    pixels = np.concatenate([smooth_images(30), smooth_images(30) // 2, smooth_images(10, seed=5)])
+    kept, _ = remove_near_duplicates(ImageSet.from_pixels(pixels), 0.8)
+    again, table = remove_near_duplicates(kept, 0.8)
+    assert len(kept) < 70
+    assert again.ids == kept.ids
+    assert table.num_rows == 0

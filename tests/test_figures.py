@@ -1,0 +1,105 @@
+"""The figures: what they show, that they are reproducible, and that they leave no global state."""
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import synthetic_run
+from matplotlib._pylab_helpers import Gcf
+
+from memgen import figures, tables, transition, verdict
+
+
+def test_levels_are_means_over_images_of_means_over_draws():
+    """A level equals the mean of per-image means; a single image of each denoiser has no interval."""
+    psnr = synthetic_run.run().tables["psnr"]
+    train = psnr.filter(pc.equal(psnr["kind"], "train"))
+    found = {(level.label, level.sigma): level.mean for level in figures.levels(train, "output_psnr_db")}
+    sigma = synthetic_run.SIGMAS[0]
+    rows = train.filter(pc.and_(pc.equal(train["n_train"], 16), pc.equal(train["sigma"], sigma)))
+    assert found["N = 16", sigma].estimate == pytest.approx(np.mean(rows["output_psnr_db"].to_numpy()))
+    assert found["N = 16", sigma].n == 32
+    assert found["N = 16", sigma].low < found["N = 16", sigma].estimate < found["N = 16", sigma].high
+    assert found["N = 1", sigma].low is None
+    assert found["N = 1", sigma].n == 1
+
+
+def test_imported_denoisers_have_curves_of_their_own():
+    """Without an N a curve bears the denoiser's name."""
+    columns = {"denoiser": "theirs", "n_train": None, "part": None, "train_seed": None, "kind": "holdout"}
+    columns |= {
+        "image_id": ["x", "y"],
+        "sigma": 0.1,
+        "noise_draw": 0,
+        "input_psnr_db": 20.0,
+        "output_psnr_db": [1.0, 3.0],
+    }
+    table = tables.make(tables.PSNR, columns, rows=2)
+    (level,) = figures.levels(table, "output_psnr_db")
+    assert (level.label, level.mean.estimate) == ("theirs", 2.0)
+    assert "theirs" in [text.get_text() for text in figures.figure_psnr(table).legends[0].get_texts()]
+
+
+def test_specimens_are_looked_up_in_the_tables():
+    """Nearest images and similarities belong to the sample that they stand beside."""
+    run = synthetic_run.run()
+    pair = figures.specimens(run.tables, 4, {part: run.samples[4, part] for part in "ab"}, run.image_of, count=5)
+    assert pair.samples_a.shape == pair.nearest_b.shape == (5, 1, 16, 16)
+    for i in range(5):
+        a, b = synthetic_run.unit(pair.samples_a[i : i + 1])[0], synthetic_run.unit(pair.samples_b[i : i + 1])[0]
+        assert pair.cross[i] == pytest.approx(a @ b)
+        assert pair.value_b[i] == pytest.approx(b @ synthetic_run.unit(pair.nearest_b[i : i + 1])[0])
+    assert figures.specimens({}, 4, {"a": run.samples[4, "a"]}, run.image_of) is None
+
+
+def test_one_model_alone_has_two_rows():
+    """Without a second model the sheet shows the sample and its nearest training image."""
+    run = synthetic_run.run()
+    pair = figures.specimens(run.tables, 4, {"a": run.samples[4, "a"]}, run.image_of, count=2)
+    assert pair.samples_b is None
+    (axes,) = figures.figure_images([pair]).axes
+    names = [text.get_text() for text in axes.texts]
+    assert names.count("sample A") == 2
+    assert "sample B" not in names
+
+
+def test_images_are_enlarged_without_smoothing():
+    """Every pixel becomes a square of one value; values outside [0, 1] are clipped; color keeps its channels."""
+    image = np.array([[[-1.0, 0.5], [1.0, 2.0]]])
+    shown = figures._enlarged(image, 3)
+    assert shown.shape == (6, 6, 3)
+    assert [int(shown[y, x, 0]) for y in (0, 5) for x in (0, 5)] == [0, 128, 255, 255]
+    assert len(np.unique(shown[:3, 3:])) == 1
+    color = np.zeros((3, 1, 1), dtype=np.uint8)
+    color[2] = 9
+    assert figures._enlarged(color, 1)[0, 0].tolist() == [0, 0, 9]
+
+
+def test_transition_figure_shows_the_points():
+    """The transition points are drawn at their estimates, with their numbers."""
+    summary = transition.summarize(synthetic_run.run().tables, 0, resamples=100)
+    figure = figures.figure_transition(summary)
+    point = verdict.estimates(summary)[None, "N_cross"]
+    lines = [line.get_xdata()[0] for line in figure.axes[0].lines if len(set(line.get_xdata())) == 1]
+    assert lines == [point.estimate]
+    assert any(verdict.number(point.estimate, "images") in text.get_text() for text in figure.axes[0].texts)
+
+
+def test_files_are_the_same_bytes_every_time(tmp_path):
+    """Two drawings of the same tables give the same PNG, SVG and PDF, and saving twice changes nothing."""
+    run = synthetic_run.run().tables
+    first, second = (figures.figure_histograms(run) for _ in range(2))
+    one = figures.save(first, tmp_path / "one" / "figure.v1")
+    again = figures.save(first, tmp_path / "again" / "figure.v1")
+    two = figures.save(second, tmp_path / "two" / "figure.v1")
+    assert [path.name for path in one] == ["figure.v1.png", "figure.v1.svg", "figure.v1.pdf"]
+    for x, y, z in zip(one, again, two, strict=True):
+        assert x.read_bytes() == y.read_bytes() == z.read_bytes()
+
+
+def test_no_global_state():
+    """Drawing changes no setting of matplotlib and registers no figure with it."""
+    before = dict(mpl.rcParams)
+    figures.encode(figures.figure_psnr(synthetic_run.run().tables["psnr"], 256), ".png")
+    assert dict(mpl.rcParams) == before
+    assert not Gcf.get_all_fig_managers()

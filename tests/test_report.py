@@ -1,0 +1,112 @@
+"""The report: self-contained, complete in words when data is missing, and the same bytes for the same input."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+import synthetic_run
+
+from memgen import tables, transition, verdict
+from memgen.report import ReportInput, render, write
+
+MANIFEST = {"config": {"train": {"steps": 600}}, "git": {"commit": "abc<script>"}, "sizes": [1, 4], "cells": [{"n": 1}]}
+
+
+@pytest.fixture(scope="module")
+def full() -> ReportInput:
+    run = synthetic_run.run()
+    skipped = tables.make(tables.SKIPPED, {"source": ["<b>.png"], "reason": ["truncated"]})
+    summary = transition.summarize(run.tables, 0, resamples=200)
+    return ReportInput(
+        "A run", MANIFEST, {**run.tables, "transition": summary, "skipped": skipped}, run.specimens(), 256
+    )
+
+
+@pytest.fixture(scope="module")
+def page(full) -> str:
+    return render(full)
+
+
+class Addresses(HTMLParser):
+    """Collects what a page would load, and checks that its elements are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.open: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "poster")]
+        self.scripts += tag == "script"
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_loads_nothing(page):
+    """Every address on the page is a data address; there is no script and no imported style."""
+    parser = Addresses()
+    parser.feed(page)
+    assert not parser.open
+    assert parser.scripts == 0
+    assert len(parser.found) == 6
+    assert all(address.startswith("data:") for address in parser.found)
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "@import" not in page
+    assert not re.search(r"url\(", page)
+
+
+def test_page_says_the_verdict_with_its_numbers(full, page):
+    """Headline, sentences and every estimate of the table are on the page."""
+    found = verdict.verdict(full.tables["transition"])
+    text = page.replace("&#39;", "'")
+    assert found.headline in text
+    assert all(sentence in text for sentence in found.sentences)
+    for (n, _), row in verdict.estimates(full.tables["transition"]).items():
+        if n is not None and row.estimate is not None:
+            assert verdict.number(row.estimate, row.unit) in page
+    assert "4 of 192" in page
+    assert "12,800" in page
+
+
+def test_text_from_outside_is_escaped(page):
+    """File names and manifest values cannot become markup."""
+    assert "abc&lt;script&gt;" in page
+    assert "&lt;b&gt;.png" in page
+    assert "config.train.steps" in page
+    assert "cells[0].n" in page
+
+
+def test_same_input_same_page(full, page):
+    """Rendering twice gives the same page."""
+    assert render(full) == page
+
+
+def test_files(full, tmp_path):
+    """The page and each figure in three formats are written, and their paths returned."""
+    small = ReportInput("x", {}, {"psnr": full.tables["psnr"]})
+    paths = write(small, tmp_path)
+    names = [path.relative_to(tmp_path).as_posix() for path in paths]
+    assert names == ["report.html", "figures/psnr.png", "figures/psnr.svg", "figures/psnr.pdf"]
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
+@pytest.mark.parametrize("name", ["psnr", "samples", "similarity", "neighbors", "disagreement"])
+def test_one_table_alone_makes_a_page(name):
+    """A run that measured one thing at one N gets a page that says what is missing."""
+    run = synthetic_run.run().tables
+    one = {name: run[name].filter([n == 16 for n in run[name]["n_train"].to_pylist()])}
+    page = render(ReportInput("x", {}, {**one, "transition": transition.summarize(one, 0, resamples=50)}))
+    assert "There are no samples with their nearest training images." in page
+    assert ("Denoising PSNR was not measured." in page) == (name != "psnr")
+
+
+def test_nothing_at_all_makes_a_page():
+    """An empty run gets a page that says so."""
+    page = render(ReportInput("Nothing", {}, {}))
+    assert "No verdict" in page
+    assert "No manifest was recorded." in page

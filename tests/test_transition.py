@@ -1,0 +1,276 @@
+"""The transition: known answers, resampling, censoring, and what the words may say."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import synthetic_run
+
+from memgen import noise, tables, transition, verdict
+from memgen.transition import crossings, summarize
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return verdict.estimates(summarize(synthetic_run.run().tables, seed=0))
+
+
+def neighbors(own: np.ndarray, twin: np.ndarray, holdout: np.ndarray, n: int, sizes: tuple[int, int, int], **more):
+    """A NEIGHBORS table of samples of part a with given values to the three references."""
+    parts = []
+    for reference, values, size in zip(("train_a", "train_b", "holdout"), (own, twin, holdout), sizes, strict=True):
+        sample = np.arange(len(values))
+        columns = {
+            "query_kind": "sample",
+            "query": sample,
+            "query_id": [str(i) for i in sample],
+            "denoiser": f"n{n}-s0-a",
+        }
+        columns |= {"n_train": n, "part": "a", "train_seed": 0, "reference": reference, "n_reference": size}
+        columns |= {"metric": "correlation", "rank": 1, "reference_id": "x", "value": values}
+        columns |= {"reference_index": sample, "cluster": sample} | more
+        parts.append(tables.make(tables.NEIGHBORS, columns))
+    return pa.concat_tables(parts)
+
+
+def similarity(n: int, kind: str, values: np.ndarray, shift: int = 0, **more) -> pa.Table:
+    """A SIMILARITY table of given values."""
+    i = np.arange(len(values))
+    columns = {"denoiser_a": "a", "denoiser_b": "b", "n_train": n, "train_seed": 0, "kind": kind, "item_a": i}
+    columns |= {"item_b": (i + shift) % len(values), "metric": "correlation", "value": values}
+    return tables.make(tables.SIMILARITY, columns | more)
+
+
+def test_medians_are_those_of_the_tables(rows):
+    """Without resampling every median equals numpy's on the rows that it is about."""
+    run = synthetic_run.run().tables
+    same = run["similarity"].filter(pc.equal(run["similarity"]["kind"], "same_noise"))
+    for n in synthetic_run.COPIES:
+        values = same.filter(pc.equal(same["n_train"], n))["value"].to_numpy()
+        assert rows[n, "cross_same"].estimate == pytest.approx(np.median(values), abs=1e-12)
+        assert rows[n, "cross_same"].low <= np.median(values) <= rows[n, "cross_same"].high
+
+
+def test_memorized_fraction_recovers_the_planted_share(rows):
+    """The interval of the memorized fraction contains the share of samples that are copies."""
+    for n, share in synthetic_run.COPIES.items():
+        rho = rows[n, "memorized_fraction"]
+        assert rho.low - 1e-9 <= share <= rho.high + 1e-9
+    assert rows[1, "nearest_own"].estimate > 0.99
+    assert rows[1, "cross_minus_null"].low <= 0 <= rows[1, "cross_minus_null"].high
+    assert rows[1024, "cross_minus_nearest"].low > 0
+
+
+def test_transition_points_lie_where_they_were_planted(rows):
+    """Copies fall through one half between N = 64 (.6) and N = 256 (.25), and so does the crossing."""
+    for point in ("N_half", "N_cross"):
+        row = rows[None, point]
+        assert 64 < row.low <= row.estimate <= row.high < 256
+
+
+def test_one_training_image_gives_no_interval_of_the_gap(rows):
+    """With one training image for each model the PSNR gap has an estimate and null ends, with the reason."""
+    gap = rows[1, "psnr_gap"]
+    assert gap.estimate > 20
+    assert gap.low is None
+    assert gap.high is None
+    assert "one training image" in gap.note
+    assert rows[4, "psnr_gap"].low > 0
+    assert rows[1024, "psnr_gap"].low < 0 < rows[1024, "psnr_gap"].high
+
+
+def test_the_same_seed_gives_the_same_table_in_any_row_order():
+    """The bootstrap depends on its seed alone, not on the order of rows."""
+    run = synthetic_run.run().tables
+    first = summarize(run, seed=3, resamples=200)
+    shuffled = {}
+    for name, table in run.items():
+        shuffled[name] = table.take(np.random.default_rng(0).permutation(table.num_rows))
+    second = summarize(shuffled, seed=3, resamples=200)
+    for column in ("estimate", "low", "high"):
+        x, y = (t[column].to_pylist() for t in (first, second))
+        assert [v is None for v in x] == [v is None for v in y]
+        np.testing.assert_allclose([v for v in x if v is not None], [v for v in y if v is not None], rtol=1e-9)
+    assert not summarize(run, seed=4, resamples=200).equals(first)
+
+
+def test_bootstrap_of_a_median_agrees_with_plain_resampling():
+    """Multiplicities give the same distribution of medians as drawing samples and taking numpy's median."""
+    values = np.random.default_rng(0).normal(size=60)
+    row = verdict.estimates(summarize({"similarity": similarity(8, "same_noise", values)}, seed=0))[8, "cross_same"]
+    draws = np.median(np.random.default_rng(1).choice(values, (4000, 60)), axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert row.estimate == np.median(values)
+    assert row.low == pytest.approx(low, abs=0.08)
+    assert row.high == pytest.approx(high, abs=0.08)
+
+
+def test_differences_are_resampled_jointly():
+    """Same- and different-noise values that differ by a constant per sample give a difference without any width."""
+    values = np.random.default_rng(0).normal(size=41)
+    table = pa.concat_tables([similarity(8, "same_noise", values + 0.25), similarity(8, "different_noise", values)])
+    # item_b = item_a in both: a pair (i, i) would count as i squared, so let the null depend on i alone.
+    row = verdict.estimates(summarize({"similarity": table, "neighbors": _own(values)}, 0))[8, "cross_minus_nearest"]
+    assert row.estimate == pytest.approx(0.25)
+    assert row.high - row.low < 1e-9
+
+
+def _own(values: np.ndarray) -> pa.Table:
+    return neighbors(values, values - 1, values - 1, 8, (8, 8, 8))
+
+
+def test_memorized_fraction_covers_zero_at_the_null():
+    """Where labels are exchangeable the interval contains 0 in nearly all runs, although samples share neighbors."""
+    covered = 0
+    runs = 60
+    for run in range(runs):
+        rng = noise.stream("test", run)
+        # 120 samples choose among 150 images with unequal popularity; labels T, twin and holdout are random.
+        popularity = rng.dirichlet(np.full(150, 0.3))
+        choice = rng.choice(150, size=120, p=popularity)
+        label = rng.permutation(np.repeat([0, 1, 2], 50))
+        values = np.where(label[choice][None] == np.arange(3)[:, None], 0.9, 0.5)
+        table = neighbors(*values, 50, (50, 50, 50), cluster=choice)
+        rho = verdict.estimates(summarize({"neighbors": table}, 0, resamples=2))[50, "memorized_fraction"]
+        covered += rho.low <= 0 <= rho.high
+    # 95 % intended, 97.5 % expected; at a true 93 % fewer than 50 of 60 happens in less than 1 % of suites.
+    assert covered >= 50
+    assert rho.note.startswith("Wilson at")
+
+
+def test_ties_count_half_and_the_control_is_removed():
+    """Equal distances give P = 1/2; with |T| half of the pool that is a memorized fraction of 0."""
+    values = np.full(40, 0.7)
+    table = neighbors(values, values, values - 0.1, 10, (10, 6, 4))
+    rho = verdict.estimates(summarize({"neighbors": table}, 0))[10, "memorized_fraction"]
+    assert rho.estimate == pytest.approx(0)
+    assert "c = 0.5000" in rho.note
+
+
+def test_smaller_is_closer_for_rmse():
+    """With rmse the smaller distance wins and positive differences still mean closer."""
+    near, far = np.full(20, 0.01), np.full(20, 0.2)
+    run = {"neighbors": neighbors(near, far, far, 10, (10, 10, 10), metric="rmse")}
+    run["similarity"] = pa.concat_tables(
+        [similarity(10, "same_noise", near, metric="rmse"), similarity(10, "different_noise", far, 3, metric="rmse")]
+    )
+    rows = verdict.estimates(summarize(run, 0, metric="rmse"))
+    assert rows[10, "memorized_fraction"].estimate == 1
+    assert rows[10, "cross_minus_null"].estimate == pytest.approx(0.19)
+
+
+def test_undefined_values_are_left_out_and_counted():
+    """A null similarity changes no median and is named in the note."""
+    values = np.arange(11.0)
+    values[3] = np.nan
+    row = verdict.estimates(summarize({"similarity": similarity(4, "same_noise", values)}, 0))[4, "cross_same"]
+    assert row.estimate == np.nanmedian(values)
+    assert "1 of 11 values undefined" in row.note
+
+
+def test_crossings_are_exact_in_log_n():
+    """A curve linear in log N crosses where it should, to rounding; several crossings are all found."""
+    sizes = [1, 10, 100, 1000]
+    line = np.log10(sizes) - 1.25
+    assert crossings(line[None], sizes)[0] == pytest.approx([10**1.25])
+    assert crossings(np.array([[-1.0, 1.0, -1.0, 3.0]]), sizes)[0] == pytest.approx([10**0.5, 10**2.25])
+    assert crossings(np.array([[-1.0, 0.0, 1.0, 2.0], [1.0, 1.0, 1.0, 1.0]]), sizes) == [[pytest.approx(10)], []]
+
+
+def _crossing(level: float, spread: float):
+    """N_cross for nearest at `level` and cross at 0, .5 with the given spread over samples, at N = 1 and 100."""
+    jitter = spread * np.linspace(-1, 1, 50)
+    run = {
+        "neighbors": pa.concat_tables(
+            [neighbors(np.full(50, level), *np.zeros((2, 50)), n, (n, n, 10)) for n in (1, 100)]
+        ),
+        "similarity": pa.concat_tables(
+            [similarity(1, "same_noise", np.zeros(50)), similarity(100, "same_noise", 0.5 + jitter)]
+        ),
+    }
+    return verdict.estimates(summarize(run, 0))[None, "N_cross"]
+
+
+def test_a_crossing_that_is_not_reached_is_an_answer():
+    """Without a crossing the estimate is null and the note says up to where it was looked for."""
+    row = _crossing(0.9, 0.1)
+    assert row.estimate is None
+    assert row.note.startswith("not reached up to N = 100")
+    assert "passed below N = 1" in _crossing(-0.1, 0.1).note
+
+
+def test_draws_without_a_crossing_are_censored_not_dropped():
+    """Where many resamples do not cross, the interval is open above and their number is in the note."""
+    row = _crossing(0.499, 0.2)
+    assert row.estimate == pytest.approx(100 ** (0.499 / 0.5))
+    assert row.low is not None
+    assert row.high is None
+    assert "do not cross up to N = 100" in row.note
+    assert str(row).endswith("?]")
+
+
+def test_training_seeds_are_resampled_when_there_are_several():
+    """Seeds that disagree widen the interval, and the note says that they are covered."""
+    values = np.linspace(0, 0.01, 30)
+    seeds = [similarity(8, "same_noise", values + 0.1 * k, train_seed=k) for k in range(4)]
+    several = verdict.estimates(summarize({"similarity": pa.concat_tables(seeds)}, 0))[8, "cross_same"]
+    single = verdict.estimates(summarize({"similarity": seeds[0]}, 0))[8, "cross_same"]
+    assert several.high - several.low > 0.1 > single.high - single.low
+    assert several.note == "30 samples and 4 training seeds"
+    assert single.note == "30 samples only"
+
+
+def test_regimes_follow_the_planted_answer(rows):
+    """Copies at small N, a mixture between, common new images at large N; every sentence carries its numbers."""
+    found = verdict.verdict(summarize(synthetic_run.run().tables, seed=0))
+    assert found.regimes == {
+        1: "memorizes", 4: "memorizes", 16: "memorizes", 64: "memorizes", 256: "mixed", 1024: "generalizes",
+    }  # fmt: skip
+    assert found.headline == "Memorizes at N = 1, 4, 16, 64; in between at N = 256; generalizes at N = 1,024."
+    assert str(rows[4, "memorized_fraction"]) in found.sentences[1]
+    assert str(rows[1024, "cross_minus_null"]) in found.sentences[5]
+    assert any("4 of 192 at N = 16" in sentence for sentence in found.sentences)
+    assert found.sentences[-1] == verdict.CAVEAT
+
+
+def test_agreement_alone_is_not_generalization():
+    """Two models that agree cannot be said to generalize where nearness to the training set was not measured."""
+    rng = np.random.default_rng(0)
+    same, different = 0.9 + 0.01 * rng.random(50), 0.2 + 0.01 * rng.random(50)
+    table = pa.concat_tables([similarity(64, "same_noise", same), similarity(64, "different_noise", different, 7)])
+    found = verdict.verdict(summarize({"similarity": table}, 0))
+    assert found.regimes == {64: "cannot decide"}
+
+
+def test_nothing_measured_gives_a_table_and_a_verdict():
+    """An empty run has no rows but the transition points, and says that nothing was measured."""
+    summary = summarize({}, 0)
+    assert summary["quantity"].to_pylist() == list(transition.POINTS)
+    assert verdict.verdict(summary).headline == "Nothing was measured."
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.9567, "correlation", ".957"),
+        (-0.0004, "correlation", ".000"),
+        (-0.25, "correlation", "\N{MINUS SIGN}.250"),
+        (0.99996, "share", "1.000"),
+        (1234.5, "images", "1,230"),
+        (3.14, "images", "3.1"),
+        (0.000123, "pixel units^2", "1.2e\N{MINUS SIGN}4"),
+        (-0.12, "dB", "\N{MINUS SIGN}0.12"),
+    ],
+)
+def test_numbers_read_as_people_print_them(value, unit, text):
+    """No negative zero, no leading zero of correlations, three digits of N."""
+    assert verdict.number(value, unit) == text
+
+
+def test_no_torch():
+    """The transition is computed without importing torch."""
+    code = "import sys, memgen.transition, memgen.verdict; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
