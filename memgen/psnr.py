@@ -36,7 +36,7 @@ class PsnrSettings(Settings):
         PAPER_SIGMAS, min_length=1, description="standard deviations of the noise, pixel units"
     )
     noise_draws: int = Field(3, ge=3, description="independent noise images per clean image")
-    n_images: int = Field(300, ge=1, description="at most so many images of each set, the first in rank order")
+    n_images: int = Field(128, ge=1, description="at most so many images of each set, the first in rank order")
 
 
 def curve(

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from memgen import checkpoints, compare, figures, files, importers, neighbors, report, runs, tables, transition, verdict
@@ -37,7 +38,16 @@ class DataSettings(importers.ImportSettings):
     """Which images, and how they are prepared; the defaults are the embedded Fashion-MNIST subset at 16x16."""
 
     source: str | None = Field(None, description="folder, .npy, .npz, IDX or .pt file; nothing = the embedded images")
-    resize: int | None = Field(16, ge=1, description="side of the images after resizing; 0 or nothing keeps their size")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shrink_embedded(cls, values: Any) -> Any:
+        # The embedded images are resized to 16 unless told otherwise, a person's keep their size; 0 says keep, since
+        # TOML has no null.
+        if not isinstance(values, dict):
+            return values
+        chosen = {"resize": None if values.get("source") else 16} | values
+        return chosen | {"resize": chosen["resize"] or None}
 
 
 class SplitSettings(Settings):
@@ -190,6 +200,16 @@ def has_data(run: runs.Run) -> bool:
     return (run.images / "images.json").exists() and run.has_table("split", "split") and run.holdout_mean.exists()
 
 
+def read_images(settings: RunSettings, progress: Progress | None = None) -> ImageSet:
+    """The images that a run of these settings would have, without writing anything."""
+    return _import(settings, progress).images
+
+
+def _import(settings: RunSettings, progress: Progress | None) -> importers.Imported:
+    source = Path(settings.data.source) if settings.data.source else None
+    return importers.import_images(source, settings.data, progress)
+
+
 def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[str, Any]:
     """Import the run's images, remove near-duplicates, split them, and record all of it; returns the counts.
 
@@ -198,8 +218,7 @@ def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[
     """
     run, settings = workspace.run, workspace.settings
     if not has_data(run):
-        source = Path(settings.data.source) if settings.data.source else None
-        imported = importers.import_images(source, settings.data, progress)
+        imported = _import(settings, progress)
         split = Split.make(imported.images, settings.split.holdout, settings.seed)
         for n_train in settings.sweep.n_train:
             split.train("a", n_train)  # says what is missing before anything is written
@@ -416,13 +435,21 @@ def search_holdout(workspace: Workspace, reference: str, n_train: int, metric: s
     return workspace.run.table("neighbors", key)
 
 
-def search_images(workspace: Workspace, queries: ImageSet, reference: str, n_train: int, k: int) -> pa.Table:
+def search_images(
+    workspace: Workspace,
+    queries: ImageSet,
+    reference: str,
+    n_train: int,
+    metric: str | None = None,
+    k: int | None = None,
+) -> pa.Table:
     """The nearest images of a reference to a person's own images, as a NEIGHBORS table kept in the run."""
-    metric = workspace.settings.search.metric
+    metric = metric or workspace.settings.search.metric
     index = build_index(workspace, reference, n_train, metric)
     keys = {"denoiser": None, "n_train": n_train, "part": None, "train_seed": None}
-    table = index.to_table(index.search(queries.floats(None), k), "user", queries.ids, keys)
-    key = f"user-{queries.digest}.{_index_name(reference, n_train, metric)}-k{k}"
+    hits = index.search(queries.floats(None), k or min(workspace.settings.search.k, index.n))
+    table = index.to_table(hits, "user", queries.ids, keys)
+    key = f"user-{queries.digest}.{_index_name(reference, n_train, metric)}" + (f"-k{k}" if k else "")
     workspace.run.write_table("neighbors", key, table)
     return table
 
@@ -498,43 +525,70 @@ def pair_medians(workspace: Workspace, n_train: int, train_seed: int) -> dict[st
     return {name: float(np.nanmedian(np.array(found, dtype=float))) for name, found in values.items() if found}
 
 
-def write_report(workspace: Workspace) -> tuple[verdict.Verdict, list[Path]]:
-    """Summarize the run's tables as the table `transition` and write its page and figures; the verdict, the paths.
+def summary(workspace: Workspace, n_train: int | None = None) -> pa.Table:
+    """The TRANSITION table of what the run has measured so far, of one N or of all."""
+    return transition.summarize(
+        _measured(workspace, n_train), workspace.settings.seed, workspace.settings.search.metric
+    )
+
+
+def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
+    """The run's tables, stacked; only the rows of one N where one is given."""
+    found = {
+        kind: workspace.run.table(kind) for kind in tables.SCHEMAS if kind not in ("images", "transition", "trajectory")
+    }
+    if n_train is None:
+        return found
+    return {
+        kind: table.filter(pc.field("n_train") == n_train) if "n_train" in table.column_names else table
+        for kind, table in found.items()
+    }
+
+
+def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verdict.Verdict, list[Path]]:
+    """Summarize the run and write its page and figures, of one N or of all; returns the verdict and the paths.
 
     Raises:
         RunError: the run has nothing to report yet.
     """
-    run, settings = workspace.run, workspace.settings
-    found = {kind: run.table(kind) for kind in tables.SCHEMAS if kind not in ("images", "transition", "trajectory")}
+    run, metric = workspace.run, workspace.settings.search.metric
+    found = _measured(workspace, n_train)
     if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr")):
         raise RunError(f"{run.path} holds no measurements. Make some: memgen sweep --run {run.name}.")
-    metric = settings.search.metric
-    found["transition"] = transition.summarize(found, settings.seed, metric)
-    run.write_table("transition", "transition", found["transition"])
-    position = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
-    pairs = []
-    for n_train in sorted({cell.n_train for cell in run.cells()}):
-        seed = min(cell.train_seed for cell in run.cells() if cell.n_train == n_train)
-        drawn = {
-            cell.part: workspace.samples(cell.name)[0]
-            for cell in (runs.Cell(n_train, seed, "a"), runs.Cell(n_train, seed, "b"))
-            if run.has_table("samples", cell.name)
-        }
-        if drawn:
-            shown = figures.specimens(
-                found,
-                n_train,
-                drawn,
-                lambda image_id: workspace.images.floats([position[image_id]])[0].numpy(),
-                metric=metric,
-            )
-            pairs += [shown] if shown else []
+    found["transition"] = transition.summarize(found, workspace.settings.seed, metric)
+    if n_train is None:
+        run.write_table("transition", "transition", found["transition"])
     page = report.ReportInput(
-        title=f"memgen: {run.name}",
+        title=f"memgen: {run.name}" + (f", N = {n_train:,}" if n_train else ""),
         manifest=run.manifest,
         tables=found,
-        pairs=pairs,
+        pairs=_specimens(workspace, found),
         dimension=int(np.prod(workspace.images.image_shape)),
         metric=metric,
     )
-    return verdict.verdict(found["transition"]), report.write(page, run.report)
+    folder = run.report if n_train is None else run.report / f"n{n_train}"
+    return verdict.verdict(found["transition"]), report.write(page, folder)
+
+
+def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[figures.Specimens]:
+    """The first samples at each N, of the smallest training seed, with their nearest training images."""
+    position = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
+    sampled = [cell for cell in workspace.run.cells() if workspace.run.has_table("samples", cell.name)]
+    sampled = [cell for cell in sampled if cell.n_train in found["samples"].column("n_train").to_pylist()]
+    pairs = []
+    for n_train in sorted({cell.n_train for cell in sampled}):
+        seed = min(cell.train_seed for cell in sampled if cell.n_train == n_train)
+        drawn = {
+            cell.part: workspace.samples(cell.name)[0]
+            for cell in sampled
+            if (cell.n_train, cell.train_seed) == (n_train, seed)
+        }
+        pair = figures.specimens(
+            found,
+            n_train,
+            drawn,
+            lambda image_id: workspace.images.floats([position[image_id]])[0].numpy(),
+            metric=workspace.settings.search.metric,
+        )
+        pairs += [pair] if pair else []
+    return pairs

@@ -156,7 +156,9 @@ PSNR = _schema(
         _field("sigma", _F64, "standard deviation of the added noise", "pixel units"),
         _field("noise_draw", _INT, "which independent noise image was added"),
         _field("input_psnr_db", _F64, "-20 log10 sigma", "dB"),
-        _field("output_psnr_db", _F64, "PSNR of the denoised image, peak 1; null where infinite or NaN", "dB", null=True),
+        _field(
+            "output_psnr_db", _F64, "PSNR of the denoised image, peak 1; null where infinite or NaN", "dB", null=True
+        ),
     ],
 )
 DISAGREEMENT = _schema(
@@ -236,7 +238,9 @@ def check(table: pa.Table, schema: pa.Schema, source: str) -> pa.Table:
         raise DataError(f"{source}: found columns {table.schema.names}, expected {schema.names} with their types.")
     for field in schema:
         if not field.nullable and table.column(field.name).null_count:
-            raise DataError(f"{source}: column {field.name} has {table.column(field.name).null_count} nulls; none allowed.")
+            raise DataError(
+                f"{source}: column {field.name} has {table.column(field.name).null_count} nulls; none allowed."
+            )
     return table
 
 
@@ -264,9 +268,13 @@ def read(path: Path, schema: pa.Schema) -> pa.Table:
         raise DataError(f"{path}: no such table.") from error
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: damaged or not a Parquet file ({reason}). Delete it and run the command again.") from error
+        raise DataError(
+            f"{path}: damaged or not a Parquet file ({reason}). Delete it and run the command again."
+        ) from error
     stored = (table.schema.metadata or {}).get(b"memgen.schema", b"none").decode()
     expected = schema.metadata[b"memgen.schema"].decode()
     if stored != expected:
-        raise DataError(f"{path}: is a table of kind {stored}, expected {expected}. Delete it and run the command again.")
+        raise DataError(
+            f"{path}: is a table of kind {stored}, expected {expected}. Delete it and run the command again."
+        )
     return check(table, schema, source=str(path))

@@ -335,8 +335,8 @@ class _Estimates:
         rows = {}
         for name in POINTS:
             measured = [n for n in sizes if not np.isnan(self._draws.get((name, n), np.array([np.nan]))[0])]
-            if not measured:
-                rows[name] = _absent("images", "not measured")
+            if len(measured) < 2:
+                rows[name] = _absent("images", "not measured" if not measured else "needs more than one N")
                 continue
             curves = np.stack([self._draws[name, n] for n in measured], axis=1)
             rows[name] = _point(curves, measured, len(self.plan.samples), covers)

@@ -209,16 +209,10 @@ def _unconverged(at: Mapping[int, Mapping[str, Estimate]]) -> list[str]:
 
 
 def _headline(regimes: Mapping[int, str]) -> str:
-    words = {
-        "memorizes": "memorizes",
-        "mixed": "in between",
-        "generalizes": "generalizes",
-        "cannot decide": "cannot decide",
-    }
     parts = []
-    for regime, word in words.items():
+    for regime in ("memorizes", "mixed", "generalizes", "cannot decide"):
         sizes = [f"{n:,}" for n, found in regimes.items() if found == regime]
         if sizes:
-            parts.append(f"{word} at N = {', '.join(sizes)}")
+            parts.append(f"{regime} at N = {', '.join(sizes)}")
     text = "; ".join(parts) or "nothing was measured"
     return f"{text[0].upper()}{text[1:]}."

@@ -229,7 +229,7 @@ def test_regimes_follow_the_planted_answer(rows):
     assert found.regimes == {
         1: "memorizes", 4: "memorizes", 16: "memorizes", 64: "memorizes", 256: "mixed", 1024: "generalizes",
     }  # fmt: skip
-    assert found.headline == "Memorizes at N = 1, 4, 16, 64; in between at N = 256; generalizes at N = 1,024."
+    assert found.headline == "Memorizes at N = 1, 4, 16, 64; mixed at N = 256; generalizes at N = 1,024."
     assert str(rows[4, "memorized_fraction"]) in found.sentences[1]
     assert str(rows[1024, "cross_minus_null"]) in found.sentences[5]
     assert any("4 of 192 at N = 16" in sentence for sentence in found.sentences)
