@@ -87,12 +87,12 @@ class _ScaleByDeviation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        mean = x.mean(dim=(0, 2, 3), keepdim=True)
-        centered = x - mean
+        mean = x.float().mean(dim=(0, 2, 3), keepdim=True) if x.dtype == torch.bfloat16 else x.mean((0, 2, 3), True)
+        centered = x - mean  # float32 for bfloat16 features: statistics must not be rounded to 8 bits
         deviation = (centered.square().mean(dim=(0, 2, 3), keepdim=True) + 1e-5).sqrt()
         ctx.save_for_backward(centered, mean, gamma, deviation)
         ctx.mark_non_differentiable(deviation)
-        return x * (gamma / deviation), deviation
+        return x * (gamma / deviation).to(x.dtype), deviation
 
     @staticmethod
     @once_differentiable
@@ -102,7 +102,7 @@ class _ScaleByDeviation(torch.autograd.Function):
         dot = (grad * centered).sum(dim=axes, keepdim=True) + mean * grad.sum(dim=axes, keepdim=True)
         scale = gamma / deviation
         slope = scale * dot / (grad.numel() // grad.shape[1] * deviation.square())
-        return torch.addcmul(grad * scale, centered, slope, value=-1), dot / deviation
+        return torch.addcmul(grad * scale, centered, slope, value=-1).to(grad.dtype), dot / deviation
 
 
 class BiasFreeBatchNorm(nn.Module):
@@ -126,7 +126,7 @@ class BiasFreeBatchNorm(nn.Module):
         scaled: Tensor
         scaled, deviation = _ScaleByDeviation.apply(x, self.gammas)  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            self.running_sd.lerp_(deviation.to(self.running_sd.dtype), 0.1)
+            self.running_sd.lerp_(deviation, 0.1)
         return scaled
 
 
@@ -189,7 +189,7 @@ class UNet(BiasFreeNetwork):
         if height % step or width % step:
             raise ShapeError(
                 f"a UNet of {settings.blocks} blocks needs image sides divisible by {step}, found {height}x{width}. "
-                f"Resize the images, or use fewer blocks (--set model.blocks=...)."
+                f"Resize the images, or use a UNet of fewer blocks."
             )
         widths = [settings.width * 2**block for block in range(settings.blocks + 1)]
         self.encoder = nn.ModuleDict()
@@ -274,11 +274,12 @@ def build(settings: UNetSettings | BFCNNSettings | BFCNNRFSettings, image_shape:
         ShapeError: the images do not fit the architecture.
         ConfigError: the settings are of no known architecture.
     """
-    match settings:
-        case UNetSettings():
-            return UNet(settings, image_shape)
-        case BFCNNSettings():
-            return BFCNN(settings, image_shape)
-        case BFCNNRFSettings():
-            return BFCNNRF(settings, image_shape)
+    with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights that nobody asked for
+        match settings:
+            case UNetSettings():
+                return UNet(settings, image_shape)
+            case BFCNNSettings():
+                return BFCNN(settings, image_shape)
+            case BFCNNRFSettings():
+                return BFCNNRF(settings, image_shape)
     raise ConfigError(f"unknown architecture {settings!r}; known: unet, bf_cnn, bf_cnn_rf.")

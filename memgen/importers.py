@@ -91,18 +91,18 @@ def import_images(
     if source is None:
         resource = importlib.resources.files("memgen") / "embedded" / EMBEDDED
         with importlib.resources.as_file(resource) as path:
-            return _import(path, settings, progress)
-    return _import(source, settings, progress)
+            return _import(path, settings, progress, name="embedded Fashion-MNIST")
+    return _import(source, settings, progress, name=str(source))
 
 
-def _import(source: Path, settings: ImportSettings, progress: Progress | None) -> Imported:
+def _import(source: Path, settings: ImportSettings, progress: Progress | None, name: str) -> Imported:
     report = progress or (lambda done, total: None)
     if source.is_dir():
         pixels, sources, skipped = _read_folder(source, settings, report)
     else:
         pixels, skipped = _prepare_array(source, _read_array(source), settings, report), {}
         sources = [f"{source.name}[{index}]" for index in range(len(pixels))]
-    images = ImageSet.from_pixels(pixels, sources, _recipe(source, settings))
+    images = ImageSet.from_pixels(pixels, sources, _recipe(name, settings))
     removed = tables.make(tables.DUPLICATES, {name: [] for name in tables.DUPLICATES.names})
     if settings.deduplicate:
         kept, removed = duplicates.near_duplicates(images, settings.threshold)
@@ -111,10 +111,10 @@ def _import(source: Path, settings: ImportSettings, progress: Progress | None) -
     return Imported(images, tables.make(tables.SKIPPED, columns), removed)
 
 
-def _recipe(source: Path, settings: ImportSettings) -> dict[str, Any]:
+def _recipe(source: str, settings: ImportSettings) -> dict[str, Any]:
     return {
-        "source": str(source),
-        **settings.model_dump(),
+        "source": source,
+        **settings.model_dump(include=set(ImportSettings.model_fields)),
         "resize_method": "short side, bicubic, antialiased, center crop" if settings.resize else None,
         "gray_method": "mean of R, G, B after the resize" if settings.color == "gray" else None,
     }

@@ -264,7 +264,7 @@ def train_cell(
     network = build(settings.model, workspace.images.image_shape).to(workspace.device)
     training = Training(network, settings.train, (cell.train_seed, int(cell.part == "b")))
     if state.exists():
-        training.restore(_load_state(state))
+        training.restore(_load_state(state, workspace.device))
     budget = settings.train.budget(cell.n_train)
     saved = training.seconds
     for record in train(training, pixels):
@@ -283,9 +283,9 @@ def train_cell(
     return path
 
 
-def _load_state(path: Path) -> dict[str, Any]:
+def _load_state(path: Path, device: str) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
     except Exception as error:  # torch.load raises many kinds for a damaged file
         raise DataError(f"{path}: damaged training state. Delete it to train again from the start.") from error
     return state

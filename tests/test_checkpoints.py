@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from memgen import files
 from memgen.checkpoints import ImportedCheckpoint, ImportOptions, import_checkpoint, load, save
 from memgen.denoisers import BFCNNRFSettings, BFCNNSettings, BiasFreeBatchNorm, BiasFreeNetwork, UNetSettings, build
-from memgen.errors import ConfigError, DataError, ShapeError
+from memgen.errors import ConfigError, DataError, ShapeError, StorageError
 
 Settings = UNetSettings | BFCNNSettings | BFCNNRFSettings
 State = dict[str, Tensor]
@@ -155,6 +155,15 @@ def test_killed_while_saving(tmp_path: Path, call: int):
     files.remove_leftovers(tmp_path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
     assert _same(load(path)[0], _network(UNET, seed=7))
+
+
+@pytest.mark.parametrize("blocked", ["a.json", "a.safetensors"])
+def test_blocked_names(tmp_path: Path, blocked: str):
+    """Where one of the two files cannot be written, the error names it and tells what to do."""
+    (tmp_path / blocked).mkdir()
+    with pytest.raises(StorageError, match=rf"cannot write .*{blocked}: Is a directory\. Choose another place"):
+        save(tmp_path / "a.safetensors", _network(UNET), UNET, {})
+    assert [path.name for path in tmp_path.iterdir()] == [blocked]
 
 
 def test_diverged_weights_are_not_saved(tmp_path: Path):
@@ -527,6 +536,17 @@ def test_files_of_torch_under_any_name(tmp_path: Path, make: Callable[[Path], No
     """Files of torch.save, also from before it wrote zip archives, are known by their content."""
     make(tmp_path / name)
     assert _same(_imported(tmp_path / name).network, _network(UNET))
+
+
+def test_weights_saved_on_an_accelerator(tmp_path: Path):
+    """Weights that were saved on a CUDA device load where there is none."""
+    _good(tmp_path / "saved.pt")
+    with zipfile.ZipFile(tmp_path / "saved.pt") as saved, zipfile.ZipFile(tmp_path / "model.pt", "w") as moved:
+        for name in saved.namelist():
+            place, elsewhere = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"  # as pickle writes the strings
+            moved.writestr(name, saved.read(name).replace(place, elsewhere))
+    assert b"cuda:0" in (tmp_path / "model.pt").read_bytes()
+    assert _same(_imported(tmp_path / "model.pt").network, _network(UNET))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -25,6 +25,7 @@ def test_embedded_images_are_those_the_script_states(script):
     assert images.image_shape == (1, 28, 28)
     assert images.pixels.dtype == np.uint8
     assert len(set(images.ids)) == len(images)
+    assert images.recipe["source"] == "embedded Fashion-MNIST"
 
 
 @pytest.mark.parametrize("side", [None, 16])

@@ -1,4 +1,5 @@
 import gzip
+import logging
 import os
 import pickle
 import struct
@@ -223,6 +224,32 @@ def test_every_unusable_file_is_reported(tmp_path, monkeypatch):
     }.items():  # fmt: skip
         assert why.pop(name).startswith(reason), name
     assert why == {}
+
+
+def patch_tiff(path, tag, kind, count, value):
+    """Change the value (or offset) of a little-endian TIFF tag in place."""
+    data = path.read_bytes()
+    entry = struct.pack("<HHI", tag, kind, count)
+    at = data.index(entry) + len(entry)
+    path.write_bytes(data[:at] + struct.pack("<I", value) + data[at + 4 :])
+
+
+def test_pillow_neither_warns_nor_logs(tmp_path, monkeypatch):
+    """Odd metadata does not keep a picture out, cut metadata does, and Pillow says nothing to the terminal itself."""
+    logged = []
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.lastResort, "emit", logged.append)
+    broken = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"
+    save(tmp_path / "exif.jpg", photo(), exif=broken)
+    save(tmp_path / "cut.tiff", photo(seed=1), tiffinfo={270: "x" * 40})
+    patch_tiff(tmp_path / "cut.tiff", 270, 2, 41, (tmp_path / "cut.tiff").stat().st_size - 5)
+    save(tmp_path / "samples.tiff", photo(seed=2))
+    patch_tiff(tmp_path / "samples.tiff", 277, 3, 1, 2048)
+    found = import_images(tmp_path)
+    assert found.images.sources == ("exif.jpg",)
+    assert reasons(found)["cut.tiff"] == "damaged (Truncated File Read)"
+    assert set(reasons(found)) == {"cut.tiff", "samples.tiff"}
+    assert logged == []
 
 
 def test_nothing_usable_names_the_folder_and_reasons(tmp_path):

@@ -1,0 +1,46 @@
+"""Fixtures of the tests that run the whole program: one tiny finished sweep, made once, and copies of it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import program
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Path:
+    """A file of 80 handwritten digits, 8x8."""
+    return program.write_digits(tmp_path_factory.mktemp("digits") / "digits.npy")
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory, digits) -> Path:
+    """The configuration of the tiny sweep."""
+    return program.write_config(tmp_path_factory.mktemp("config"), digits)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, config) -> Path:
+    """The finished run `tiny`, made in this process without interruption; only to be read."""
+    outputs = tmp_path_factory.mktemp("finished") / "outputs"
+    program.memgen("sweep", "--config", config, "--outputs", outputs, "--run", "tiny", "--jobs", "1").done()
+    return outputs / "tiny"
+
+
+@pytest.fixture
+def tiny(finished, tmp_path, monkeypatch) -> Path:
+    """A copy of the finished run, the only one under outputs/ in the current folder."""
+    run = tmp_path / "outputs" / "tiny"
+    shutil.copytree(finished, run)
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """No test changes the number of threads for the next one."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

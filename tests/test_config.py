@@ -1,0 +1,104 @@
+"""Settings: defaults, then a TOML file, then flags; unknown keys are errors that suggest the right one."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from memgen import config
+from memgen.errors import ConfigError
+from memgen.steps import RunSettings
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+
+
+class Inner(config.Settings):
+    steps: int = Field(5, ge=1)
+    rate: float = 0.1
+
+
+class Outer(config.Settings):
+    name: str = "x"
+    inner: Inner = Inner()
+
+
+def test_defaults_file_and_flags_in_this_order(tmp_path):
+    """A flag beats the file, the file beats the default."""
+    path = tmp_path / "a.toml"
+    path.write_text('name = "file"\n[inner]\nsteps = 7\nrate = 0.5\n')
+    assert config.load(Outer) == Outer()
+    found = config.load(Outer, path, ["inner.steps=9", "name=flag"])
+    assert (found.name, found.inner.steps, found.inner.rate) == ("flag", 9, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("inner.step=3", r"unknown key inner\.step; did you mean inner\.steps\?"),
+        ("zebra=3", r"unknown key zebra; known here: name, inner"),
+        ("inner.steps=0", r"inner\.steps: .*greater than or equal to 1.*got 0"),
+        ("inner.steps=many", r"inner\.steps: .*got 'many'"),
+        ("inner.rate=nan", r"inner\.rate: "),
+        ("nothing", r"expected key=value"),
+        ("name.first=3", r"name"),
+    ],
+)
+def test_a_wrong_setting_is_explained(override, message):
+    """The message names the key, what was found, and what would do."""
+    with pytest.raises(ConfigError, match=message):
+        config.load(Outer, None, [override])
+
+
+def test_all_wrong_settings_are_named_at_once(tmp_path):
+    """Three mistakes, three lines, each with the name of the file."""
+    path = tmp_path / "a.toml"
+    path.write_text("nme = 1\n[inner]\nstep = 1\nrate = 'x'\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load(Outer, path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(str(path)) for line in lines)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    """A missing file and one that is not TOML are errors that name it."""
+    with pytest.raises(ConfigError, match=r"none\.toml"):
+        config.load(Outer, tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = \n")
+    with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML"):
+        config.load(Outer, broken)
+
+
+def test_settings_are_frozen():
+    """A setting cannot be changed after it was read."""
+    with pytest.raises(ValueError, match="frozen"):
+        Outer().name = "y"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_loads_and_says_what_it_costs(path):
+    """Each file in configs/ is valid, and its header states cost and expected values."""
+    config.load(RunSettings, path)
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert "Cost:" in header
+    assert "Expect:" in header
+
+
+def test_there_are_configs():
+    """The parametrization above is not empty."""
+    assert len(CONFIGS) >= 3
+
+
+def test_settings_survive_json():
+    """A run's settings written to run.json and read back are equal."""
+    settings = config.load(RunSettings, None, ["train.preset=paper", "model.architecture=bf_cnn", "data.source=faces"])
+    assert config.validate(RunSettings, settings.model_dump(mode="json"), "run.json") == settings
+
+
+def test_embedded_images_are_shrunk_and_a_persons_are_not():
+    """The default size is 16 for the embedded images, and their own for others; 0 keeps it too."""
+    assert config.load(RunSettings).data.resize == 16
+    assert config.load(RunSettings, None, ["data.source=faces"]).data.resize is None
+    assert config.load(RunSettings, None, ["data.resize=0"]).data.resize is None
+    assert config.load(RunSettings, None, ["data.source=faces", "data.resize=40"]).data.resize == 40

@@ -1,0 +1,95 @@
+"""Tables: long form, units in the metadata, the same bytes for the same rows, readable elsewhere."""
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memgen import tables
+from memgen.errors import DataError
+
+KEYS = {"denoiser": "n4-s0-a", "n_train": 4, "part": "a", "train_seed": 0}
+
+
+def psnr(values) -> pa.Table:
+    n = len(values)
+    return tables.make(
+        tables.PSNR,
+        KEYS
+        | {
+            "kind": "train",
+            "image_id": [f"id{i}" for i in range(n)],
+            "sigma": np.full(n, 0.1),
+            "noise_draw": np.arange(n),
+            "input_psnr_db": 20.0,
+            "output_psnr_db": np.array(values, dtype=float),
+        },
+    )
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=20))
+def test_round_trip_is_the_identity(tmp_path_factory, values):
+    """Written and read back equal, and what is not finite is null."""
+    path = tmp_path_factory.mktemp("t") / "a.parquet"
+    table = psnr(values)
+    tables.write(path, table, tables.PSNR)
+    again = tables.read(path, tables.PSNR)
+    assert again.equals(table)
+    expected = [value if np.isfinite(value) else None for value in values]
+    assert again.column("output_psnr_db").to_pylist() == expected
+
+
+def test_same_table_same_bytes(tmp_path):
+    """Rewriting gives the same file."""
+    for name in ("a", "b"):
+        tables.write(tmp_path / name, psnr([1.0, 2.0]), tables.PSNR)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_other_programs_read_it_with_units(tmp_path):
+    """pandas, polars and DuckDB see the same rows; the units are in the Arrow schema."""
+    path = tmp_path / "a.parquet"
+    tables.write(path, psnr([30.0, float("nan")]), tables.PSNR)
+    assert pd.read_parquet(path)["output_psnr_db"].tolist()[0] == 30.0
+    assert pl.read_parquet(path)["output_psnr_db"].to_list() == [30.0, None]
+    assert duckdb.sql(f"select count(output_psnr_db), max(n_train) from '{path}'").fetchall() == [(1, 4)]
+    schema = pa.parquet.read_schema(path)
+    assert schema.field("output_psnr_db").metadata[b"unit"] == b"dB"
+    assert schema.metadata[b"memgen.schema"] == b"psnr/1"
+
+
+@pytest.mark.parametrize(
+    "change", [{"sigma": None}, {"extra": 1}, {"image_id": ["a"], "noise_draw": [1, 2]}, {"noise_draw": "x"}]
+)
+def test_wrong_columns_are_refused(change):
+    """A null where none is allowed, an unknown column, columns of unequal length and a wrong type are errors."""
+    columns = {"kind": "train", "image_id": "x", "sigma": 0.1, "noise_draw": 0, "input_psnr_db": 1.0}
+    with pytest.raises((DataError, pa.ArrowException)):
+        tables.make(tables.PSNR, KEYS | columns | {"output_psnr_db": 1.0} | change)
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "other"])
+def test_a_damaged_table_is_named(tmp_path, damage):
+    """Whatever is wrong with the file, the message names it and says what to do."""
+    path = tmp_path / "broken.parquet"
+    tables.write(path, psnr([1.0] * 50), tables.PSNR)
+    whole = path.read_bytes()
+    if damage == "other":
+        row = {"source": "a", "reason": "b"}
+        tables.write(path, tables.make(tables.SKIPPED, row), tables.SKIPPED)
+    else:
+        path.write_bytes({"empty": b"", "text": b"hello", "truncated": whole[: len(whole) // 2]}[damage])
+    with pytest.raises(DataError, match=r"broken\.parquet.*Delete it"):
+        tables.read(path, tables.PSNR)
+
+
+def test_every_field_is_documented():
+    """Each column of each schema says what it means."""
+    assert len(tables.SCHEMAS) == 12
+    for schema in tables.SCHEMAS.values():
+        for field in schema:
+            assert field.metadata[b"doc"], (tables.name(schema), field.name)
