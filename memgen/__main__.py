@@ -14,8 +14,10 @@ def main() -> None:
         cli.app()
     except MemgenError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted. Give the same command again to go on.", 130)
+    except SystemExit as ended:
+        if ended.code == 130:  # what Typer makes of an interruption
+            _fail("interrupted. Give the same command again to go on.", 130)
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
             raise

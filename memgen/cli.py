@@ -155,7 +155,10 @@ def _extended(workspace: "Workspace", settings: "RunSettings") -> "Workspace":
         )
     grown = {key: sorted({*old["sweep"][key], *new["sweep"][key]}) for key in ("n_train", "train_seeds")}
     if grown != old["sweep"]:
-        workspace.run.update(config=old | {"sweep": grown})
+        with workspace.run.working():
+            if steps.has_data(workspace.run):
+                workspace.split.train("a", max(grown["n_train"]))  # says what is missing before anything is written
+            workspace.run.update(config=old | {"sweep": grown})
     return steps.Workspace.of(workspace.run, workspace.device)
 
 
@@ -354,7 +357,7 @@ def data_split(
 def train(
     sizes: Annotated[
         list[int] | None,
-        typer.Option("--n", help="Training-set size N; may be repeated. All of the settings if absent."),
+        typer.Option("--n", min=1, help="Training-set size N; may be repeated. All of the settings if absent."),
     ] = None,
     part: Part = None,
     outputs: Outputs = runs.OUTPUTS,
@@ -434,7 +437,7 @@ def sample(
 
     How many and how is set when the run is made (--set sample.n_samples=...).
     """
-    from memgen import steps, terminal
+    from memgen import steps, sweep, terminal
 
     workspace = _existing(outputs, run, device, seed)
     names = [denoiser] if denoiser else []
@@ -442,7 +445,11 @@ def sample(
         names = names or [cell.name for cell in _cells(workspace, sizes, part, trained=True)]
         total = workspace.settings.sample.n_samples
         for name in names:
-            with workspace.run.working(), terminal.bar(f"{name} sampling") as progress:
+            with (
+                workspace.run.working(),
+                sweep.threads(workspace.settings.compute.threads),
+                terminal.bar(f"{name} sampling") as progress,
+            ):
                 steps.sample_denoiser(workspace, name, lambda ended, _: progress(ended, total), trajectories)
     else:
         cells = _cells(workspace, sizes, part, trained=True)
@@ -505,6 +512,10 @@ def nn_search(
     denoiser: Annotated[
         str | None, typer.Option(help="Whose samples; the model trained on the index's part if absent.")
     ] = None,
+    lpips: Annotated[
+        Path | None, typer.Option(help="Also rank the neighbors by LPIPS, with this file as its trunk.")
+    ] = None,
+    lpips_net: Annotated[str, typer.Option(help="Which trunk that is: alex or vgg.")] = "alex",
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
@@ -517,16 +528,23 @@ def nn_search(
     workspace = _existing(outputs, run, device, seed)
     own = n_train or _largest(workspace)
     with workspace.run.working():
-        if queries is not None:
-            images = _read_queries(workspace, queries)
+        images = _read_queries(workspace, queries) if queries is not None else None
+        if images is not None:
             table = steps.search_images(workspace, images, index, own, metric, k)
         else:
             part = "b" if index == "train_b" else "a"
             name = denoiser or runs.Cell(own, min(workspace.settings.sweep.train_seeds), part).name
             table = steps.search_samples(workspace, name, index, own, metric, k)
-        null = None if index == "holdout" else steps.search_holdout(workspace, index, own, metric)
-    _show_neighbors(table, null, index, own)
-    _finish(as_json, workspace.run.path / "tables" / "neighbors", neighbors=table.to_pylist() if as_json else None)
+        null = None if index == "holdout" else steps.search_holdout(workspace, index, own, metric, k if lpips else None)
+        _show_neighbors(table, null, index, own)
+        result = {"neighbors": table.to_pylist()} if as_json else {}
+        if lpips is not None:
+            if null is not None:  # as many images as there are queries, since LPIPS costs far more than the search
+                null = steps.rerank(workspace, null.slice(0, len(table)), lpips, lpips_net)
+            table = steps.rerank(workspace, table, lpips, lpips_net, images)
+            _show_neighbors(table, null, index, own)
+            result |= {"reranked": table.to_pylist()} if as_json else {}
+    _finish(as_json, workspace.run.path / "tables" / "neighbors", **result)
 
 
 def _largest(workspace: "Workspace") -> int:

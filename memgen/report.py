@@ -172,8 +172,8 @@ def _training(table: pa.Table | None) -> list[dict[str, Any]]:
 
 
 def _data(run: Mapping[str, pa.Table]) -> dict[str, Any]:
-    """Counts of images, skipped files, near-duplicates and parts; None where the run has no such table."""
-    counts = {name: run[name].num_rows if name in run else None for name in ("images", "skipped", "duplicates")}
+    """Counts of skipped files, near-duplicates and parts; None where the run has no such table."""
+    counts = {name: run[name].num_rows if name in run else None for name in ("skipped", "duplicates")}
     parts: dict[str, int] = {}
     if "split" in run:
         split = run["split"]

@@ -196,7 +196,7 @@ def create(outputs: Path, name: str, config: dict[str, Any], device: str) -> Run
     Raises:
         RunError: a run of that name exists, or the name is no plain folder name.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if not is_name(name):
         raise RunError(f"run name {name!r}: use letters, digits, '.', '_' and '-' only.")
     run = Run(outputs / name)
     if (run.path / "run.json").exists():
@@ -217,6 +217,11 @@ def create(outputs: Path, name: str, config: dict[str, Any], device: str) -> Run
     }
     files.write_json(run.path / "run.json", manifest)
     return run
+
+
+def is_name(name: str) -> bool:
+    """Whether a run or a denoiser may have that name, which becomes that of a file."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
 def find(outputs: Path, name: str | None) -> Run:

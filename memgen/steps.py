@@ -15,10 +15,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
-from memgen import checkpoints, compare, figures, files, importers, neighbors, report, runs, tables, transition, verdict
+from memgen import (
+    checkpoints,
+    compare,
+    figures,
+    files,
+    importers,
+    neighbors,
+    perceptual,
+    report,
+    runs,
+    tables,
+    transition,
+    verdict,
+)
 from memgen import psnr as denoising
 from memgen import sample as sampling
 from memgen.config import Settings, validate
@@ -68,8 +81,10 @@ class SearchSettings(Settings):
 class SweepSettings(Settings):
     """The cells: every N with every training seed, on both parts."""
 
-    n_train: tuple[int, ...] = Field((1, 4, 16, 64, 256, 1024, 4096), min_length=1, description="training-set sizes")
-    train_seeds: tuple[int, ...] = Field(
+    n_train: tuple[PositiveInt, ...] = Field(
+        (1, 4, 16, 64, 256, 1024, 4096), min_length=1, description="training-set sizes"
+    )
+    train_seeds: tuple[NonNegativeInt, ...] = Field(
         (0,), min_length=1, description="seeds; more than one replicates each training"
     )
 
@@ -300,6 +315,8 @@ def import_denoiser(
         RunError: a denoiser of that name exists, or the name is a cell's.
         DataError: the file is no checkpoint that memgen knows, or takes images of another number of channels.
     """
+    if not runs.is_name(name):
+        raise RunError(f"denoiser name {name!r}: use letters, digits, '.', '_' and '-' only. Choose one with --name.")
     if runs.Cell.parse(name):
         raise RunError(f"{name} is the name of a trained cell. Choose another name for the imported denoiser.")
     if workspace.run.denoiser(name).exists():
@@ -421,14 +438,16 @@ def search_samples(
     return workspace.run.table("neighbors", key)
 
 
-def search_holdout(workspace: Workspace, reference: str, n_train: int, metric: str | None = None) -> pa.Table:
+def search_holdout(
+    workspace: Workspace, reference: str, n_train: int, metric: str | None = None, k: int | None = None
+) -> pa.Table:
     """The nearest training images to each holdout image: what a model that does not depend on them would do."""
     metric = metric or workspace.settings.search.metric
-    key = f"holdout.{_index_name(reference, n_train, metric)}"
+    key = f"holdout.{_index_name(reference, n_train, metric)}" + (f"-k{k}" if k else "")
     if not workspace.run.has_table("neighbors", key):
         index = build_index(workspace, reference, n_train, metric)
         chosen = workspace.split.holdout
-        hits = index.search(workspace.images.floats(chosen), min(workspace.settings.search.k, index.n))
+        hits = index.search(workspace.images.floats(chosen), k or min(workspace.settings.search.k, index.n))
         ids = [workspace.images.ids[i] for i in chosen]
         keys = {"denoiser": None, "n_train": n_train, "part": reference[-1], "train_seed": None}
         workspace.run.write_table("neighbors", key, index.to_table(hits, "holdout", ids, keys))
@@ -450,6 +469,38 @@ def search_images(
     hits = index.search(queries.floats(None), k or min(workspace.settings.search.k, index.n))
     table = index.to_table(hits, "user", queries.ids, keys)
     key = f"user-{queries.digest}.{_index_name(reference, n_train, metric)}" + (f"-k{k}" if k else "")
+    workspace.run.write_table("neighbors", key, table)
+    return table
+
+
+def rerank(
+    workspace: Workspace, found: pa.Table, trunk: Path, net: str = "alex", queries: ImageSet | None = None
+) -> pa.Table:
+    """The neighbors that a search found, ranked by LPIPS, as a NEIGHBORS table of its own kept in the run.
+
+    Args:
+        workspace: the run.
+        found: what a search returned, or its first rows, whole queries only.
+        trunk: weights of the trunk of LPIPS.
+        net: the trunk, alex or vgg.
+        queries: the images searched for, if they were a person's own.
+    """
+    search = found.slice(0, 1).to_pylist()[0]
+    reference, n_train, k = search["reference"], search["n_train"], pc.max(found["rank"]).as_py()
+    source = f"{search['denoiser'] or search['query_kind']}-{files.digest(*found['query_id'].to_pylist())}"
+    query = np.arange(len(found)) // k
+    if queries is not None:
+        images = queries.floats(query)
+    elif search["query_kind"] == "sample":
+        images = torch.from_numpy(workspace.samples(search["denoiser"])[0][query])
+    else:
+        images = workspace.images.floats(workspace.split.holdout[query])
+    alike = workspace.images.floats(workspace.indices(reference, n_train)[found["reference_index"].to_numpy()])
+    value = perceptual.lpips_distance(images, alike, trunk, net).numpy()
+    order = np.lexsort((value, query))
+    ranked = {"metric": f"lpips_{net}", "rank": found["rank"].to_numpy(), "value": value[order]}
+    table = tables.make(tables.NEIGHBORS, found.take(order).to_pydict() | ranked)
+    key = f"{source}.{_index_name(reference, n_train, search['metric'])}-k{k}.lpips-{net}"
     workspace.run.write_table("neighbors", key, table)
     return table
 

@@ -7,6 +7,7 @@ accelerator, in this process. Every step skips what is finished, so a killed swe
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, Literal
@@ -99,7 +100,7 @@ def execute(workspace: Workspace, listed: list[Task], jobs: int, on_event: OnEve
         RunError: a worker process died.
     """
     if jobs == 1:
-        with _threads(workspace.settings.compute.threads):
+        with threads(workspace.settings.compute.threads):
             for task in listed:
                 _perform(workspace, task, on_event)
         return
@@ -107,10 +108,15 @@ def execute(workspace: Workspace, listed: list[Task], jobs: int, on_event: OnEve
     news: Queue[Event | None] = context.Queue()
     listener = threading.Thread(target=_listen, args=(news, on_event), daemon=True)
     listener.start()
-    threads = workspace.settings.compute.threads
-    pool = ProcessPoolExecutor(jobs, context, _start_worker, (news, threads))
+    life, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(jobs, context, _start_worker, (news, life, workspace.settings.compute.threads))
     try:
+        with _without_interruption():  # Ctrl-C is for this process alone, which then ends its workers
+            pool.submit(int)  # starts all of them
         _schedule(pool, workspace, listed)
+    except KeyboardInterrupt:
+        ours.close()
+        raise
     except BrokenProcessPool as error:
         raise RunError(
             "a worker process was killed, perhaps for lack of memory. Finished work is kept: run the same command "
@@ -118,8 +124,9 @@ def execute(workspace: Workspace, listed: list[Task], jobs: int, on_event: OnEve
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        news.cancel_join_thread()  # a worker that was killed may hold the lock of the queue for ever
         news.put(None)
-        listener.join()
+        listener.join(timeout=5)
 
 
 def _schedule(pool: ProcessPoolExecutor, workspace: Workspace, listed: list[Task]) -> None:
@@ -164,7 +171,7 @@ def estimate(settings: RunSettings, images: ImageSet, device: str, jobs: int) ->
     network = build(settings.model, images.image_shape).to(device)
     training = Training(network, settings.train, (0, 0))
     batch = images.floats(range(min(len(images), settings.train.batch_size))).to(device)
-    with _threads(settings.compute.threads):
+    with threads(settings.compute.threads):
         step = _timed(islice(train(training, batch, record_every=1), 4))
         training.result.eval()
         calls = (training.result(batch.new_zeros(settings.sample.micro_batch, *images.image_shape)) for _ in range(4))
@@ -192,18 +199,33 @@ def _timed(work: Iterator[Any]) -> float:
 _news: "Queue[Event | None] | None" = None  # of a worker process: where it reports to
 
 
-def _start_worker(news: "Queue[Event | None]", threads: int) -> None:
+def _start_worker(news: "Queue[Event | None]", life: Connection, count: int) -> None:
     global _news
     _news = news
-    torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-    if parent is not None:  # a worker must not outlive a parent that was killed: it would write on without the lock
-        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(count)
+    threading.Thread(target=_leave_with, args=(life,), daemon=True).start()
 
 
-def _leave_with(parent: BaseProcess) -> None:
-    parent.join()
+def _leave_with(life: Connection) -> None:
+    """End this worker when the other end closes: by a parent that was interrupted, or with one that was killed.
+
+    A worker must not outlive its parent, since it would write on without the lock of the run.
+    """
+    life.poll(None)
     os._exit(1)
+
+
+@contextmanager
+def _without_interruption() -> Iterator[None]:
+    """Ctrl-C does nothing to this process meanwhile, nor ever to the processes that it starts."""
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no change, and none is needed
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _work(path: str, device: str, task: Task) -> None:
@@ -217,7 +239,8 @@ def _listen(news: "Queue[Event | None]", on_event: OnEvent) -> None:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
+    """Work on this many CPU threads, which are part of a result."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -113,7 +114,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], not
         numeric = all(isinstance(row[position], (int, float)) for row in rows)
         drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*(_shown(value) for value in row))
+        drawn.add_row(*(escape(_shown(value)) for value in row))
     console.print(drawn)
 
 

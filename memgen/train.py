@@ -3,7 +3,8 @@
 One loop for both presets. `paper` follows Kadkhodaie et al. (ICLR 2024, A.1) and their code to the constant: σ = u²
 with u uniform on [0, 1], Adam at 1e-3 halved every 100 of 1,000 epochs, batches of 512, and an epoch that tiles the
 training set to about 250,000 images, so the number of images seen depends on N. `fast` (the default) gives every N the
-same budget of images seen, with a warm-up and a cosine decay.
+same budget of images seen, with a warm-up and a cosine decay, and weighs the loss so that low noise, where the squared
+error is small, is learned too.
 
 The order of the images depends on (seed, part, epoch) and the noise of a step on (seed, part, step) alone, so a
 training that is resumed from its saved state ends with the weights of one that was never interrupted.
@@ -36,6 +37,7 @@ _PAPER: dict[str, Any] = {
     "schedule": "halving",
     "warmup": 0.0,
     "weight_decay": 0.0,
+    "weight_floor": None,
 }
 
 
@@ -56,6 +58,11 @@ class TrainSettings(Settings):
     weight_decay: float = Field(0.0, ge=0)
     sigma_law: Literal["quadratic", "uniform"] = Field(
         "quadratic", description="noise level u² or u, u uniform on [0, 1]"
+    )
+    weight_floor: float | None = Field(
+        0.15,
+        gt=0,
+        description="weigh the loss by 1 / (1 + (noise level / floor)^2), so that low noise counts; nothing = equally",
     )
     ema_decay: float | None = Field(None, gt=0, lt=1, description="keep an exponential average of the weights")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -190,7 +197,8 @@ def train(training: Training, pixels: Tensor, record_every: int = 40) -> Iterato
             residual = network.residual(noisy)
         errors = (residual.float() - target).square().flatten(1).sum(dim=1)  # (B,)
         training.optimizer.zero_grad()
-        errors.mean().backward()  # type: ignore[no-untyped-call]
+        weight = 1.0 if settings.weight_floor is None else 1 / (1 + (sigma.flatten() / settings.weight_floor).square())
+        (weight * errors).mean().backward()  # type: ignore[no-untyped-call]
         training.optimizer.step()
         if training.ema:
             training.ema.update_parameters(network)

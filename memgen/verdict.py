@@ -23,6 +23,8 @@ RULES = {
     "training set: interval excludes 0).",
     "cannot decide": "Anything else: the intervals are too wide, or a measurement is missing.",
 }
+# Similarity above which two images pass for copies, and near-duplicates are removed; the word is used nowhere below it.
+COPY_SIMILARITY = {"correlation": 0.95}
 CAVEAT = (
     "Agreement is not truth: two models that draw the same images have learned the same thing, not necessarily the "
     "distribution of the data. Compare the held-out PSNR with the best reference at hand."
@@ -134,10 +136,12 @@ def _regime(at: Mapping[str, Estimate]) -> str:
 
 
 def _sentence(n: int, regime: str, at: Mapping[str, Estimate]) -> str:
+    copying = COPY_SIMILARITY.get(at["nearest_own"].unit)
+    copies = copying is not None and at["nearest_own"].above(copying)
     opening = {
-        "memorizes": f"At N = {n:,} the models copy their training sets",
+        "memorizes": f"At N = {n:,} the models {'copy' if copies else 'memorize'} their training sets",
         "generalizes": f"At N = {n:,} the two models draw similar images from the same noise, and no copying is shown",
-        "mixed": f"At N = {n:,} the samples depend on the training set without copying throughout",
+        "mixed": f"At N = {n:,} the samples depend on the training set in part",
         "cannot decide": f"At N = {n:,} the measurements do not decide",
     }[regime]
     parts = [part for part in (_nearest(at), _fraction(at), _agreement(at), _gap(at)) if part]

@@ -1,12 +1,10 @@
 """Fixtures of the tests that run the whole program: one tiny finished sweep, made once, and copies of it."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import program
 import pytest
-import torch
 
 
 @pytest.fixture(scope="session")
@@ -36,11 +34,3 @@ def tiny(finished, tmp_path, monkeypatch) -> Path:
     shutil.copytree(finished, run)
     monkeypatch.chdir(tmp_path)
     return run
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """No test changes the number of threads for the next one."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)

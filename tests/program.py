@@ -122,7 +122,9 @@ def artifacts(run: Path) -> dict[str, Path]:
     """All files of a run that a finished sweep never writes again, by their path in the run."""
     paths = {path.relative_to(run).as_posix(): path for path in sorted(run.rglob("*")) if path.is_file()}
     again = ("report/", "tables/transition/")
-    return {name: path for name, path in paths.items() if name not in ("run.json", ".lock") and not name.startswith(again)}
+    return {
+        name: path for name, path in paths.items() if name not in ("run.json", ".lock") and not name.startswith(again)
+    }
 
 
 def assert_same_runs(found: Path, expected: Path) -> None:

@@ -59,6 +59,7 @@ def test_paper_preset_has_the_papers_optimizer():
     assert state.optimizer.defaults["weight_decay"] == 0
     assert state.ema is None
     assert settings.sigma_law == "quadratic"
+    assert settings.weight_floor is None
     budget, epoch = settings.budget(10), settings.epoch_images(10)
     rates = [_learning_rate(settings, number * epoch, budget) for number in (0, 99, 100, 899, 900, 999)]
     assert rates == [1e-3, 1e-3, 5e-4, 1e-3 / 256, 1e-3 / 512, 1e-3 / 512]
@@ -167,7 +168,7 @@ def test_a_budget_is_given_once():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("sigma_law", "uniform"), ("weight_decay", 0.5), ("warmup", 0.5), ("schedule", "halving")]
+    ("key", "value"), [("sigma_law", "uniform"), ("weight_decay", 0.5), ("warmup", 0.5), ("schedule", "halving"), ("weight_floor", 1.0)]
 )
 def test_every_setting_is_read(key, value):
     """Changing a setting changes the weights."""

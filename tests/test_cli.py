@@ -1,0 +1,445 @@
+"""The command line, through the real program on real images: what it prints, writes, refuses and keeps."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import program
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from program import memgen
+
+import memgen as package
+from memgen import steps, sweep
+from memgen.denoisers import BFCNNSettings, UNetSettings, build
+from memgen.runs import Run
+
+# What a person who reads a table with other programs relies on: these columns, some with these units.
+COLUMNS = {
+    "images": {"index": "", "image_id": "", "source": ""},
+    "skipped": {"source": "", "reason": ""},
+    "duplicates": {"removed_id": "", "kept_id": "", "correlation": ""},
+    "split": {"part": "", "rank": "", "image_id": ""},
+    "training": {"denoiser": "", "n_train": "images", "images_seen": "images", "seconds": "s", "output_psnr_db": "dB"},
+    "samples": {"sample": "", "noise_seed": "", "updates": "", "sigma": "pixel units", "status": ""},
+    "trajectory": {"sample": "", "step": "", "sigma": "pixel units", "residual_sigma": "pixel units"},
+    "neighbors": {"query_kind": "", "n_train": "images", "reference": "", "rank": "", "cluster": "", "value": ""},
+    "similarity": {"n_train": "images", "kind": "", "item_a": "", "item_b": "", "value": ""},
+    "psnr": {"kind": "", "sigma": "pixel units", "input_psnr_db": "dB", "output_psnr_db": "dB"},
+    "disagreement": {"sigma": "pixel units", "noise_draw": "", "value": "pixel units^2"},
+    "transition": {"n_train": "images", "quantity": "", "estimate": "", "low": "", "high": "", "n": "", "unit": ""},
+}
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """A sweep ends without its report, whose figures take most of the time."""
+    monkeypatch.setattr("memgen.cli._write_report", lambda workspace, as_json: print(workspace.run.path))
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of 30 digits as PNG, with one file that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, pixels in enumerate(np.load(program.write_digits(tmp_path / "photos.npy", 30))):
+        Image.fromarray(pixels).save(folder / f"{index:02}.png")
+    (folder / "[").mkdir()
+    (folder / "[" / "notes].png").write_text("not an image")  # a name that Rich would read as markup
+    return folder
+
+
+def images_in(folder: Path) -> np.ndarray:
+    return np.load(folder / "pixels.npy")
+
+
+# ------------------------------------------------------------------------------------------------ the program itself
+
+
+def test_version():
+    """--version prints the version and nothing else."""
+    assert memgen("--version").done().out == f"memgen {package.__version__}\n"
+
+
+def test_help_is_instant():
+    """--help of the program and of a command loads neither torch nor any other heavy package."""
+    code = (
+        "import sys; sys.argv = ['memgen', *sys.argv[1:]]\n"
+        "from memgen.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as ended: code = ended.code\n"
+        "heavy = {'torch', 'matplotlib', 'faiss', 'pandas', 'PIL'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else code)"
+    )
+    for arguments in (["--help"], ["sweep", "--help"]):
+        ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 0, ended.stderr
+        assert "Usage" in ended.stdout
+    assert "Exit codes" in memgen("--help").out
+
+
+def test_usage_error():
+    """An unknown option is a usage error: exit code 2, no traceback, nothing on stdout."""
+    outcome = memgen("sweep", "--frobnicate")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "Traceback" not in outcome.err
+
+
+# ------------------------------------------------------------------------------------------------ data
+
+
+def test_data_import_folder(photos, tmp_path):
+    """Importing a folder keeps its images and lists what it skipped, with the reason."""
+    settings = ["--set", "split.holdout=8", "--set", "sweep.n_train=[1,4]", "--outputs", tmp_path / "outputs"]
+    outcome = memgen("data", "import", photos, *settings, "--run", "photos", "--json").done()
+    counts = outcome.json
+    assert Path(counts["path"]) == tmp_path / "outputs" / "photos" / "images"
+    assert (counts["images"] + counts["near_duplicates_removed"], counts["skipped"]) == (30, 1)
+    assert counts["image_shape"] == [1, 8, 8]
+    assert counts["a"] + counts["b"] + counts["holdout"] == counts["images"] == len(images_in(Path(counts["path"])))
+    inspected = memgen("data", "inspect", "--outputs", tmp_path / "outputs").done()
+    assert inspected.path == Path(counts["path"])
+    assert "[/notes].png" in inspected.err
+    assert memgen("data", "inspect", "--outputs", tmp_path / "outputs", "--json").done().json["skipped_files"] == [
+        {"source": "[/notes].png", "reason": "not an image that can be read"}
+    ]
+
+
+def test_data_import_array_resized(digits, tmp_path):
+    """Importing an array with --resize resizes it; the last line is the folder of the images."""
+    outcome = memgen(
+        *("data", "import", digits, "--resize", "4", "--outputs", tmp_path, "--run", "small"),
+        *("--set", "split.holdout=8", "--set", "sweep.n_train=[1]", "--set", "data.deduplicate=false"),
+    ).done()
+    assert images_in(outcome.path).shape == (80, 1, 4, 4)
+
+
+def test_data_split(tiny):
+    """The split is disjoint in content and says the largest N."""
+    shown = memgen("data", "split", "--json").done().json
+    table = pq.read_table(shown["path"]).to_pandas()
+    assert table["image_id"].is_unique
+    assert table["part"].value_counts().to_dict() == {part: shown[part] for part in ("a", "b", "holdout")}
+    assert shown["largest_n"] == min(shown["a"], shown["b"])
+    assert memgen("data", "split").done().path.exists()
+
+
+# ------------------------------------------------------------------------------------------------ stages
+
+
+def test_stages_by_themselves_make_the_sweep(config, finished, tmp_path, monkeypatch):
+    """The commands of the stages, one after the other, end with the tables and images of the sweep, byte for byte."""
+    monkeypatch.chdir(tmp_path)
+    assert memgen("data", "import", "-c", config, "--run", "tiny").done().path.is_dir()
+    every = ("--n", "1", "--n", "4", "--jobs", "1")
+    assert memgen("train", "--n", "1", "--part", "a", "--jobs", "1").done().path.is_dir()
+    assert memgen("train", "--jobs", "1", "--json").done().json["denoisers"][-1] == "n4-s0-b"
+    assert memgen("sample", *every).done().path.name == "n4-s0-b.npy"
+    assert memgen("index", *every[:4], "--json").done().json["indexes"][0][0] == "train_a"
+    for n_train in ("1", "4"):
+        for index in ("train_a", "train_b", "holdout"):
+            for part in ("a", "b"):
+                name = f"n{n_train}-s0-{part}"
+                memgen("nn-search", "--index", index, "--n", n_train, "--denoiser", name).done()
+    quantities = {row["quantity"] for row in memgen("compare", *every, "--json").done().json["summary"]}
+    assert {"cross_same", "cross_different", "disagreement"} <= quantities
+    assert memgen("psnr", *every).done().path.is_dir()
+    assert memgen("report", "--sweep").done().path.name == "report.html"
+    program.assert_same_runs(tmp_path / "outputs" / "tiny", finished)
+
+
+def test_lines_of_the_card(tiny):
+    """The three lines of the card work as they are written, on the newest run, and end with a path that exists."""
+    shutil.copytree(tiny, tiny.parent / "older")
+    manifest = json.loads((tiny / "run.json").read_text())
+    (tiny.parent / "older" / "run.json").write_text(json.dumps(manifest | {"created": "2020-01-01T00:00:00.000+00:00"}))
+    for line in ("memgen sample", "memgen nn-search --index train_a", "memgen report --sweep"):
+        outcome = memgen(*line.split()[1:]).done()
+        assert outcome.path.exists()
+        assert outcome.path.parts[:2] == ("outputs", "tiny")
+
+
+def test_report_says_the_verdict(tiny):
+    """The report of one N is JSON with a verdict and numbers, and does not touch that of the whole sweep."""
+    before = (tiny / "report" / "report.html").read_bytes()
+    shown = memgen("report", "--n", "4", "--json").done().json
+    assert {row["n_train"] for row in shown["summary"] if row["n_train"] is not None} == {4}
+    assert set(shown["regimes"]) == {"4"}
+    assert shown["headline"]
+    assert Path(shown["path"]).parent == Path("outputs/tiny/report/n4")
+    assert (tiny / "report" / "report.html").read_bytes() == before
+
+
+def test_trajectories(tiny, monkeypatch):
+    """Keeping the way of the samples changes no sample, however many threads are free, and makes the table of levels."""
+    before = (tiny / "samples" / "n4-s0-a.npy").read_bytes()
+    used = []
+    draw = steps.sampling.sample
+    monkeypatch.setattr(
+        steps.sampling, "sample", lambda *given: (used.append(torch.get_num_threads()), draw(*given))[1]
+    )
+    with sweep.threads(2):
+        shown = memgen("sample", "--part", "a", "--trajectories", "10", "--json").done().json
+    assert used == [1]
+    assert (tiny / "samples" / "n4-s0-a.npy").read_bytes() == before
+    assert sum(shown["samples"]["n4-s0-a"].values()) == 6
+    with np.load(tiny / "samples" / "n4-s0-a.path.npz") as path:
+        assert path["path"].shape == (len(path["steps"]), 6, 1, 8, 8)
+    levels = Run(tiny).table("trajectory", "n4-s0-a").to_pandas()
+    updates = Run(tiny).table("samples", "n4-s0-a").to_pandas()["updates"]
+    assert levels.groupby("sample")["step"].max().tolist() == (updates - 1).tolist()
+
+
+def test_imported_denoiser(tiny, tmp_path):
+    """An authors' UNet is imported under a name, sampled, and its samples searched."""
+    network = build(UNetSettings(blocks=1, width=4), (1, 8, 8))
+    torch.save({f"module.{key}": value for key, value in network.state_dict().items()}, tmp_path / "theirs.pt")
+    shown = memgen("import", "theirs.pt", "--json").done().json
+    assert (shown["name"], shown["architecture"], shown["blocks"]) == ("theirs", "unet", 1)
+    assert shown["parameters"] == network.parameter_count
+    outcome = memgen("sample", "--denoiser", "theirs").done()
+    assert np.load(outcome.path).shape == (6, 1, 8, 8)
+    found = memgen("nn-search", "--index", "train_b", "--denoiser", "theirs", "--json").done().json["neighbors"]
+    assert {row["denoiser"] for row in found} == {"theirs"}
+    assert {row["reference"] for row in found} == {"train_b"}
+    memgen("import", "theirs.pt").failed(4, "already has a denoiser theirs")
+    memgen("import", "theirs.pt", "--name", "n4-s0-a").failed(4, "n4-s0-a")
+    memgen("import", "theirs.pt", "--name", "../../theirs").failed(4, "../../theirs")
+    assert memgen("report", "--sweep", "--json").done().json["regimes"].keys() == {"1", "4"}
+
+
+def test_imported_bf_cnn(tiny, tmp_path):
+    """A BF-CNN in safetensors says that it needs to be told about its first layer, and is imported once it is told."""
+    network = build(BFCNNSettings(layers=3, width=4, first_layer_linear=False), (1, 8, 8))
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "bf.safetensors")
+    memgen("import", "bf.safetensors").failed(2, "bf.safetensors", "ReLU")
+    assert memgen("import", "bf.safetensors", "--first-layer-relu").done().path.exists()
+
+
+def test_nn_search_of_own_images(tiny, photos):
+    """A person's own training image is found at correlation 1, in an image set prepared as the run's."""
+    sources = Run(tiny).table("split").to_pandas().query("part == 'a' and rank < 4")
+    pixels = np.load(tiny / "images" / "pixels.npy")[sources["index"].iloc[2], 0]
+    queries = photos.parent / "queries"
+    queries.mkdir()
+    Image.fromarray(pixels).save(queries / "mine.png")
+    found = memgen("nn-search", "queries", "--index", "train_a", "--n", "4", "--json").done().json["neighbors"]
+    assert found[0]["value"] == pytest.approx(1)
+    assert found[0]["reference_id"] == sources["image_id"].iloc[2]
+    assert {row["query_kind"] for row in found} == {"user"}
+
+
+def test_nn_search_metric_and_k(tiny):
+    """--metric and --k do what they say, and the run's own table is left as it was."""
+    own = tiny / "tables" / "neighbors" / "n4-s0-a.train_a-n4-correlation.parquet"
+    before = own.read_bytes()
+    found = memgen("nn-search", "--index", "train_a", "--metric", "rmse", "--k", "2", "--json").done().json["neighbors"]
+    assert {row["metric"] for row in found} == {"rmse"}
+    assert {row["rank"] for row in found} == {1, 2}
+    assert all(found[i]["value"] <= found[i + 1]["value"] for i in range(0, len(found), 2))
+    assert own.read_bytes() == before
+
+
+def test_searches_leave_the_measurements_alone(tiny):
+    """Whatever is searched for, the summary of the run stays as it is: a search is no measurement of the sweep."""
+    workspace = steps.Workspace.of(Run(tiny), "cpu")
+    before = steps.summary(workspace)
+    for more in (
+        ["--k", "1"],
+        ["--metric", "rmse"],
+        ["--denoiser", "n4-s0-a", "--n", "1"],
+        ["--denoiser", "n1-s0-b"],
+        ["--index", "holdout", "--k", "2"],
+        [tiny.parent / "tiny" / "images" / "pixels.npy"],
+    ):
+        memgen("nn-search", *more).done()
+        assert steps.summary(workspace).equals(before), more
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def test_tables_are_read_by_others(tiny):
+    """pandas, polars and DuckDB read every table with the same columns and rows; units stand in the metadata."""
+    memgen("sample", "--trajectories", "20").done()
+    for kind, columns in COLUMNS.items():
+        folder = tiny / "images" if kind == "images" else tiny / "tables" / kind
+        pattern = str(folder / "*.parquet")
+        rows = sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+        frames = [pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
+        polars = pl.read_parquet(pattern)
+        duck = duckdb.sql(f"select * from read_parquet('{pattern}')")
+        assert sum(map(len, frames)) == len(polars) == duck.shape[0] == rows, kind
+        assert list(frames[0].columns) == polars.columns == duck.columns, kind
+        assert columns.keys() <= set(polars.columns), kind
+        schema = pq.read_schema(next(folder.glob("*.parquet")))
+        assert schema.metadata[b"memgen.schema"].decode().startswith(f"{kind}/")
+        assert {name: schema.field(name).metadata[b"unit"].decode() for name in columns} == columns
+        assert all(field.metadata[b"doc"] for field in schema)
+    assert rows > 0
+
+
+def test_interval_over_one_image_is_null(tiny):
+    """The PSNR gap at N = 1, over one image, has an estimate and no interval."""
+    gap = pd.read_parquet(tiny / "tables" / "transition").query("quantity == 'psnr_gap' and n_train == 1")
+    assert gap["estimate"].notna().all()
+    assert gap[["low", "high"]].isna().all(axis=None)
+
+
+# ------------------------------------------------------------------------------------------------ sweep
+
+
+def test_sweep_in_another_process_with_two_workers(config, finished, tmp_path):
+    """The same settings in a fresh process, with two workers, end with the same tables and bit-identical images."""
+    arguments = ("sweep", "--config", config, "--run", "tiny", "--jobs", "2", "--json")
+    outcome = program.memgen_process(*arguments, cwd=tmp_path).done()
+    assert Path(outcome.json["path"]) == Path("outputs/tiny/report/report.html")
+    assert (tmp_path / outcome.json["path"]).exists()
+    program.assert_same_runs(tmp_path / "outputs" / "tiny", finished)
+
+
+def test_finished_sweep_is_not_done_again(tiny, config, quick):
+    """A sweep over a finished run writes no artifact, and one with a further N adds its own only."""
+    before = {name: path.stat() for name, path in program.artifacts(tiny).items()}
+    memgen("sweep", "-c", config, "--run", "tiny", "--jobs", "1").done()
+    memgen("sweep", "-c", config, "--run", "tiny", "--set", "sweep.n_train=[4, 8]", "--jobs", "1").done()
+    after = {name: path.stat() for name, path in program.artifacts(tiny).items()}
+    for name, found in before.items():
+        assert (after[name].st_mtime_ns, after[name].st_ino) == (found.st_mtime_ns, found.st_ino), name
+    assert json.loads((tiny / "run.json").read_text())["config"]["sweep"]["n_train"] == [1, 4, 8]
+    assert [cell.name for cell in Run(tiny).cells()][-2:] == ["n8-s0-a", "n8-s0-b"]
+    assert all("n8" in name for name in after.keys() - before.keys())
+    assert (tiny / "tables" / "similarity" / "n8-s0.parquet").exists()
+
+
+def test_training_seeds_extend_a_run(tiny, config, quick):
+    """A second training seed adds replicates: other weights, the same noise."""
+    memgen("sweep", "-c", config, "--run", "tiny", "--set", "sweep.train_seeds=[1]", "--jobs", "1").done()
+    assert {cell.train_seed for cell in Run(tiny).cells()} == {0, 1}
+    weights = [(tiny / "denoisers" / f"n4-s{seed}-a.safetensors").read_bytes() for seed in (0, 1)]
+    assert weights[0] != weights[1]
+    assert Run(tiny).table("samples").column("noise_seed").unique().to_pylist() == [0]
+
+
+def test_demo_dry_run(tmp_path):
+    """A dry run says settings, time and disk, and writes nothing."""
+    shown = memgen("demo", "--dry-run", "--outputs", tmp_path / "outputs", "--json").done().json
+    assert shown["settings"]["sweep"]["n_train"] == [1, 4, 16, 64, 256, 1024, 4096]
+    assert shown["cost"]["seconds"] > 0
+    assert shown["cost"]["disk_bytes"] > 0
+    assert not (tmp_path / "outputs").exists()
+
+
+# ------------------------------------------------------------------------------------------------ runs
+
+
+def test_runs_list_and_show(tiny):
+    """The runs are listed with their cells, and shown with their manifest and the rows of their tables."""
+    (row,) = memgen("runs", "list", "--json").done().json
+    assert (row["run"], row["trained cells"], row["largest N"], row["status"]) == ("tiny", "4 of 4", 4, "idle")
+    assert memgen("runs", "list").done().path.exists()
+    shown = memgen("runs", "show", "tiny", "--json").done().json
+    assert shown["rows"]["samples"] == 4 * 6
+    assert shown["wall_seconds"] > 0
+    assert {"memgen", "torch", "numpy"} <= shown["versions"].keys()
+    assert memgen("runs", "show").done().path == Path("outputs/tiny")
+
+
+def test_runs_remove(tiny, monkeypatch):
+    """A run is removed when it is confirmed, and only then."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert memgen("runs", "remove", "tiny").code == 1
+    assert tiny.exists()
+    assert memgen("runs", "remove", "tiny", "--yes", "--json").done().json["removed"]
+    assert not tiny.exists()
+    memgen("runs", "remove", "tiny", "--yes").failed(4, "no run 'tiny'")
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+def test_no_run(tmp_path, monkeypatch):
+    """Without any run, a command that needs one says how to start one, and exits with 4."""
+    monkeypatch.chdir(tmp_path)
+    for command in (["sample"], ["nn-search"], ["report", "--sweep"], ["data", "inspect"], ["runs", "show"]):
+        memgen(*command).failed(4, "no run in outputs", "memgen demo")
+
+
+def test_another_seed(tiny):
+    """A seed that is not the run's is refused, since a run has one; the run's own is accepted."""
+    memgen("sample", "--seed", "7").failed(2, "has seed 0, asked for 7")
+    memgen("sample", "--seed", "0", "--jobs", "1").done()
+
+
+def test_other_settings(tiny, config):
+    """A run is never continued with other settings; the message names them."""
+    memgen("sweep", "-c", config, "--run", "tiny", "--set", "train.batch_size=8").failed(
+        2, "train.batch_size = 4, asked for 8"
+    )
+
+
+def test_unknown_setting(tmp_path):
+    """An unknown key exits with 2 and suggests the one that was meant, and no run is made."""
+    outcome = memgen("sweep", "--set", "train.learning_rat=1", "--outputs", tmp_path / "outputs")
+    outcome.failed(2, "unknown key train.learning_rat", "did you mean train.learning_rate?")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_locked_run(tiny, config):
+    """A run that another process writes to is left alone, settings included, with exit code 4."""
+    code = (
+        "import sys, filelock\n"
+        "with filelock.FileLock('outputs/tiny/.lock'):\n"
+        "    print('locked', flush=True)\n"
+        "    sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        before = (tiny / "run.json").read_bytes()
+        memgen("sample").failed(4, "outputs/tiny is in use")
+        memgen("runs", "remove", "tiny", "--yes").failed(4, "outputs/tiny is in use")
+        memgen("sweep", "-c", config, "--run", "tiny", "--set", "sweep.n_train=[8]").failed(4, "outputs/tiny is in use")
+        assert (tiny / "run.json").read_bytes() == before
+        holder.stdin.close()
+    memgen("sample", "--jobs", "1").done()
+
+
+@pytest.mark.parametrize("delay", [pytest.param(0.3, marks=pytest.mark.slow), 5])
+def test_interrupt(config, tmp_path, delay):
+    """Ctrl-C ends the program and its workers with code 130, one message and no traceback."""
+    command = [sys.executable, "-m", "memgen", "sweep", "-c", config, "--run", "tiny", "--jobs", "2"]
+    command += ["--set", "train.images_seen=100000000"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=program.environment(), start_new_session=True
+    ) as running:
+        try:
+            deadline = time.monotonic() + 60
+            while not list(tmp_path.glob("outputs/tiny/tables/split/*.parquet")):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            time.sleep(delay)  # the workers are starting, or at work
+            os.killpg(running.pid, signal.SIGINT)
+            err = running.communicate(timeout=30)[1]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 130
+    assert "Traceback" not in err
+    assert "error: interrupted" in err
+    assert json.loads((tmp_path / "outputs/tiny/run.json").read_text())["status"] == "interrupted"
