@@ -1,9 +1,9 @@
 """Build file: `python3 make.py TASK` makes the environment .venv and does one task. Needs Python 3.11 only.
 
-    demo     install memgen and run its main job on the embedded images
-    test     install memgen with its development tools and run the tests
-    lint     ruff, mypy and the import contract (after test)
-    wheel    build the wheel, install it alone in an empty environment, and try it (after test)
+demo     install memgen and run its main job on the embedded images
+test     install memgen with its development tools and run the tests
+lint     ruff, mypy and the import contract (after test)
+wheel    build the wheel, install it alone in an empty environment, and try it (after test)
 """
 
 import shutil

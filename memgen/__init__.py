@@ -17,8 +17,8 @@ from typing import Any
 __version__ = _version("memgen")
 
 _HOMES = {
-    "RunSettings": "steps",
-    "Workspace": "steps",
+    "RunSettings": "workspace",
+    "Workspace": "workspace",
     "ImageSet": "images",
     "Split": "images",
     "Denoiser": "denoisers",

@@ -5,8 +5,6 @@ command needs it, so `memgen --help` is instant.
 """
 
 import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +13,35 @@ import typer
 import memgen
 from memgen import runs
 from memgen.errors import ConfigError, RunError
+from memgen.options import (
+    Config,
+    Device,
+    DryRun,
+    Jobs,
+    Json,
+    New,
+    NewName,
+    OneSize,
+    Outputs,
+    Overrides,
+    Part,
+    RunName,
+    Seed,
+    Size,
+    choose_cells,
+    choose_device,
+    existing,
+    extended,
+    finish,
+    note,
+    prepared,
+    worker_count,
+)
 
 if TYPE_CHECKING:
     from memgen.images import ImageSet
-    from memgen.steps import RunSettings, Workspace
     from memgen.sweep import Verb
+    from memgen.workspace import Workspace
 
 _EXIT_CODES = (
     "Exit codes: 0 done, 1 other error, 2 wrong usage or settings, 3 unusable data, 4 run missing, locked or "
@@ -41,40 +63,6 @@ runs_app = typer.Typer(help="List, show and remove runs.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 
-_RUN, _SETTINGS = "Which run", "New run"
-Outputs = Annotated[Path, typer.Option(help="Folder that holds the runs.", rich_help_panel=_RUN)]
-RunName = Annotated[
-    str | None, typer.Option("--run", help="Name of the run; the newest if absent.", rich_help_panel=_RUN)
-]
-NewName = Annotated[
-    str | None,
-    typer.Option("--run", help="Name of the run, new or not; made from the settings if absent.", rich_help_panel=_RUN),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0; auto = cuda where there is one.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of split and noise; that of the run if absent.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON.")]
-Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="TOML file of settings (see configs/).", rich_help_panel=_SETTINGS)
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="One setting, such as train.images_seen=4096; may be repeated.", rich_help_panel=_SETTINGS
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Read the images, show settings, time and disk needed; write nothing.",
-        rich_help_panel=_SETTINGS,
-    ),
-]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Worker processes; as many as CPU cores if absent, 1 on a GPU.")]
-Size = Annotated[list[int] | None, typer.Option("--n", help="Training-set size N; may be repeated. Largest if absent.")]
-OneSize = Annotated[int | None, typer.Option("--n", help="Training-set size N; the largest if absent.")]
-Part = Annotated[str | None, typer.Option(help="Part a or b; both if absent.")]
-
 
 def _version(value: bool) -> None:
     if value:
@@ -91,152 +79,6 @@ def main(
     """See the help given to Typer above."""
 
 
-# ----------------------------------------------------------------------------------------------- run and settings
-
-
-@dataclass(frozen=True)
-class _New:
-    """What a command that may start a run was given."""
-
-    outputs: Path
-    run: str | None
-    config: Path | None
-    overrides: list[str] | None
-    seed: int | None
-    device: str
-
-    def settings(self) -> "RunSettings":
-        """The settings asked for."""
-        from memgen import config, steps
-
-        seed = [f"seed={self.seed}"] if self.seed is not None else []
-        return config.load(steps.RunSettings, self.config, [*(self.overrides or []), *seed])
-
-    @property
-    def plain(self) -> bool:
-        """Whether nothing was said about the settings."""
-        return self.config is None and not self.overrides and self.seed is None
-
-    def open(self) -> "Workspace":
-        """The run asked for, with the sizes and seeds of its sweep extended, or a new one."""
-        from memgen import steps
-
-        settings = self.settings()
-        name = self.run or _default_name(self.config, settings, steps.RunSettings())
-        device = _device(self.device)
-        if not (self.outputs / name / "run.json").exists():
-            run = runs.create(self.outputs, name, settings.model_dump(mode="json"), device)
-            _note(f"new run {run.path}")
-            return steps.Workspace(run, settings, device)
-        workspace = steps.Workspace.of(runs.find(self.outputs, name), device)
-        _note(f"run {workspace.run.path}")
-        return workspace if self.plain else _extended(workspace, settings)
-
-
-def _default_name(config: Path | None, settings: "RunSettings", default: "RunSettings") -> str:
-    """`demo` for the default settings, or else the name of the config file and a hash of the settings."""
-    from memgen import files
-
-    if settings == default:
-        return "demo"
-    return f"{config.stem if config else 'run'}-{files.digest_json(settings.model_dump(mode='json'))[:6]}"
-
-
-def _extended(workspace: "Workspace", settings: "RunSettings") -> "Workspace":
-    """The workspace with the sizes and training seeds of `settings` added; all other settings must be equal."""
-    from memgen import steps
-
-    old, new = workspace.settings.model_dump(mode="json"), settings.model_dump(mode="json")
-    differing = [key for key in _differences(old, new) if not key.startswith("sweep.")]
-    if differing:
-        raise ConfigError(
-            f"{workspace.run.path} was made with other settings: {'; '.join(differing)}. A run has one configuration "
-            f"(only sweep.n_train and sweep.train_seeds may grow): choose another --run name for a new one."
-        )
-    grown = {key: sorted({*old["sweep"][key], *new["sweep"][key]}) for key in ("n_train", "train_seeds")}
-    if grown != old["sweep"]:
-        with workspace.run.working():
-            if steps.has_data(workspace.run):
-                workspace.split.train("a", max(grown["n_train"]))  # says what is missing before anything is written
-            workspace.run.update(config=old | {"sweep": grown})
-    return steps.Workspace.of(workspace.run, workspace.device)
-
-
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            text
-            for name in {**old, **new}
-            for text in _differences(old.get(name), new.get(name), f"{key}.{name}".strip("."))
-        ]
-    return [] if old == new else [f"{key} = {old}, asked for {new}"]
-
-
-def _existing(outputs: Path, name: str | None, device: str, seed: int | None) -> "Workspace":
-    """The workspace of an existing run."""
-    from memgen import steps
-
-    workspace = steps.Workspace.of(runs.find(outputs, name), _device(device))
-    _note(f"run {workspace.run.path}")
-    if seed not in (None, workspace.settings.seed):
-        raise ConfigError(
-            f"{workspace.run.path} has seed {workspace.settings.seed}, asked for {seed}. A run has one seed: start "
-            f"another with memgen sweep --seed {seed}."
-        )
-    return workspace
-
-
-def _device(asked: str) -> str:
-    import torch
-
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=asked)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {asked}: {reason} Use --device cpu, or auto.") from error
-    return asked
-
-
-def _jobs(asked: int | None, device: str, count: int) -> int:
-    import os
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(asked or (cores if device == "cpu" else 1), max(1, count))
-
-
-def _cells(workspace: "Workspace", sizes: list[int] | None, part: str | None, trained: bool) -> list[runs.Cell]:
-    """The cells asked for, among those trained or all of the settings; the largest N if none is named."""
-    if part not in (None, "a", "b"):
-        raise ConfigError(f"--part {part}: expected a or b.")
-    known = workspace.run.cells() if trained else workspace.settings.cells
-    if not known:
-        raise RunError(
-            f"{workspace.run.path} has no trained denoisers. Train some: memgen train --run {workspace.run.name}."
-        )
-    wanted = set(sizes) if sizes else {max(cell.n_train for cell in known)}
-    missing = wanted - {cell.n_train for cell in known}
-    if missing:
-        have = ", ".join(map(str, sorted({cell.n_train for cell in known})))
-        raise RunError(f"{workspace.run.path} has no N = {', '.join(map(str, sorted(missing)))}; it has N = {have}.")
-    chosen = [cell for cell in known if cell.n_train in wanted and part in (None, cell.part)]
-    _note(f"N = {', '.join(map(str, sorted(wanted)))}")
-    return chosen
-
-
-# ----------------------------------------------------------------------------------------------- output
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _finish(as_json: bool, path: Path, **result: Any) -> None:
-    """The last line on stdout: the path written, or the whole result as JSON."""
-    print(json.dumps({"path": str(path), **result}, indent=2, default=str) if as_json else path)
-
-
 def _execute(workspace: "Workspace", cells: list[runs.Cell], verbs: tuple["Verb", ...], jobs: int | None) -> None:
     """Run tasks with bars, holding the lock."""
     from memgen import steps, sweep, terminal
@@ -249,26 +91,8 @@ def _execute(workspace: "Workspace", cells: list[runs.Cell], verbs: tuple["Verb"
         medians = steps.pair_medians(workspace, cell.n_train, cell.train_seed)
         return "median correlation: " + ", ".join(f"{name} {value:.3f}" for name, value in medians.items())
 
-    with workspace.run.working():
-        _import(workspace)
-        with terminal.bars(listed, on_pair) as on_event:
-            sweep.execute(workspace, listed, _jobs(jobs, workspace.device, len(listed)), on_event)
-
-
-def _import(workspace: "Workspace") -> dict[str, Any]:
-    """Import the run's images unless they are there."""
-    from memgen import steps, terminal
-
-    if steps.has_data(workspace.run):
-        return steps.import_data(workspace)
-    with terminal.bar("importing images") as progress:
-        counts = steps.import_data(workspace, progress)
-    _note(
-        f"{counts['images']:,} images of {'x'.join(map(str, counts['image_shape']))} from {counts['source']}; "
-        f"{counts['skipped']:,} files skipped, {counts['near_duplicates_removed']:,} near-duplicates removed; "
-        f"a {counts['a']:,}, b {counts['b']:,}, holdout {counts['holdout']:,}"
-    )
-    return counts
+    with prepared(workspace), terminal.bars(listed, on_pair) as on_event:
+        sweep.execute(workspace, listed, worker_count(jobs, workspace.device, len(listed)), on_event)
 
 
 # ----------------------------------------------------------------------------------------------- data
@@ -299,10 +123,10 @@ def data_import(
         given.append(f"data.source={json.dumps(str(Path(source).resolve()))}")
     if resize is not None:
         given.append(f"data.resize={resize}")
-    workspace = _New(outputs, run, config, given, seed, device).open()
-    with workspace.run.working():
-        counts = _import(workspace)
-    _finish(as_json, workspace.run.images, **counts)
+    workspace = New(outputs, run, config, given, seed, device).open()
+    with prepared(workspace) as counts:
+        pass
+    finish(as_json, workspace.run.images, **counts)
 
 
 @data_app.command("inspect")
@@ -314,10 +138,11 @@ def data_inspect(
     as_json: Json = False,
 ) -> None:
     """Show what a run's images are, and which files were skipped and why."""
-    from memgen import steps, terminal
+    from memgen import terminal
+    from memgen.workspace import has_data
 
-    workspace = _existing(outputs, run, device, seed)
-    counts = dict(workspace.run.manifest["data"] or {}) if steps.has_data(workspace.run) else {}
+    workspace = existing(outputs, run, device, seed)
+    counts = dict(workspace.run.manifest["data"] or {}) if has_data(workspace.run) else {}
     if not counts:
         raise RunError(
             f"{workspace.run.path} holds no images. Import some: memgen data import --run {workspace.run.name}."
@@ -329,7 +154,7 @@ def data_inspect(
     if skipped:
         rows = [[row["source"], row["reason"]] for row in skipped[:20]]
         terminal.table(f"skipped files ({len(rows)} of {len(skipped)})", ["file", "reason"], rows)
-    _finish(as_json, workspace.run.images, **counts, skipped_files=skipped)
+    finish(as_json, workspace.run.images, **counts, skipped_files=skipped)
 
 
 @data_app.command("split")
@@ -343,11 +168,11 @@ def data_split(
     """Show the split of a run into a, b and holdout, and the training-set sizes that it allows."""
     from memgen import terminal
 
-    workspace = _existing(outputs, run, device, seed)
+    workspace = existing(outputs, run, device, seed)
     split = workspace.split
     sizes = {"a": len(split.a), "b": len(split.b), "holdout": len(split.holdout), "largest_n": split.n_max}
     terminal.table("split", ["part", "images"], [[key, value] for key, value in sizes.items()])
-    _finish(as_json, workspace.run.table_path("split", "split"), **sizes)
+    finish(as_json, workspace.run.table_path("split", "split"), **sizes)
 
 
 # ----------------------------------------------------------------------------------------------- stages
@@ -373,17 +198,17 @@ def train(
 
     On the newest run unless --run, --config, --set or --seed say otherwise.
     """
-    new = _New(outputs, run, config, overrides, seed, device)
+    new = New(outputs, run, config, overrides, seed, device)
     if new.plain and run is None and runs.list_runs(outputs):
-        new = _New(outputs, runs.find(outputs, None).name, config, overrides, seed, device)
+        new = New(outputs, runs.find(outputs, None).name, config, overrides, seed, device)
     workspace = new.open()
     if sizes and not set(sizes) <= set(workspace.settings.sweep.n_train):
         grown = workspace.settings.sweep.model_copy(update={"n_train": tuple(sizes)})
-        workspace = _extended(workspace, workspace.settings.model_copy(update={"sweep": grown}))
+        workspace = extended(workspace, workspace.settings.model_copy(update={"sweep": grown}))
     every = sizes or list(workspace.settings.sweep.n_train)
-    cells = _cells(workspace, every, part, trained=False)
+    cells = choose_cells(workspace, every, part, trained=False)
     _execute(workspace, cells, ("train",), jobs)
-    _finish(as_json, workspace.run.path / "denoisers", denoisers=[cell.name for cell in cells])
+    finish(as_json, workspace.run.path / "denoisers", denoisers=[cell.name for cell in cells])
 
 
 @app.command("import")
@@ -409,13 +234,13 @@ def import_(
     from memgen import steps, terminal
     from memgen.checkpoints import ImportOptions
 
-    workspace = _existing(outputs, run, device, seed)
+    workspace = existing(outputs, run, device, seed)
     name = name or checkpoint.stem
     with workspace.run.working():
         found = steps.import_denoiser(workspace, checkpoint, name, ImportOptions(first_layer_linear=first_layer_linear))
     shown = found.settings.model_dump() | {"parameters": found.network.parameter_count}
     terminal.table(name, ["", "value"], [[key, str(value)] for key, value in shown.items()])
-    _finish(as_json, workspace.run.denoiser(name), name=name, **shown)
+    finish(as_json, workspace.run.denoiser(name), name=name, **shown)
 
 
 @app.command()
@@ -439,10 +264,10 @@ def sample(
     """
     from memgen import steps, sweep, terminal
 
-    workspace = _existing(outputs, run, device, seed)
+    workspace = existing(outputs, run, device, seed)
     names = [denoiser] if denoiser else []
     if denoiser or trajectories:
-        names = names or [cell.name for cell in _cells(workspace, sizes, part, trained=True)]
+        names = names or [cell.name for cell in choose_cells(workspace, sizes, part, trained=True)]
         total = workspace.settings.sample.n_samples
         for name in names:
             with (
@@ -452,7 +277,7 @@ def sample(
             ):
                 steps.sample_denoiser(workspace, name, lambda ended, _: progress(ended, total), trajectories)
     else:
-        cells = _cells(workspace, sizes, part, trained=True)
+        cells = choose_cells(workspace, sizes, part, trained=True)
         names = [cell.name for cell in cells]
         _execute(workspace, cells, ("sample",), jobs)
     rows, counts = [], {}
@@ -464,7 +289,7 @@ def sample(
         rows.append([name, *counts[name].values(), updates[0], updates[len(updates) // 2], updates[-1]])
     columns = ["denoiser", "converged", "step cap", "diverged", "fewest updates", "median", "most"]
     terminal.table("samples", columns, rows)
-    _finish(as_json, workspace.run.samples(names[-1]), samples=counts)
+    finish(as_json, workspace.run.samples(names[-1]), samples=counts)
 
 
 @app.command()
@@ -481,19 +306,19 @@ def index(
 ) -> None:
     """Build the FAISS index of each training set and of the holdout."""
     from memgen import steps, terminal
+    from memgen.workspace import REFERENCES
 
-    workspace = _existing(outputs, run, device, seed)
+    workspace = existing(outputs, run, device, seed)
     wanted = sorted(set(sizes or [max(workspace.settings.sweep.n_train)]))
-    names = [name] if name else list(steps.REFERENCES)
+    names = [name] if name else list(REFERENCES)
     rows = []
-    with workspace.run.working():
-        _import(workspace)
+    with prepared(workspace):
         for n_train in wanted:
             for reference in names:
                 built = steps.build_index(workspace, reference, n_train)
                 rows.append([built.name, built.n, built.metric, built.backend, len(set(built.clusters.tolist()))])
     terminal.table("indexes", ["index", "images", "metric", "backend", "duplicate clusters"], rows)
-    _finish(as_json, workspace.run.path / "indexes", indexes=rows)
+    finish(as_json, workspace.run.path / "indexes", indexes=rows)
 
 
 @app.command("nn-search")
@@ -525,7 +350,7 @@ def nn_search(
     """Find the nearest training images of samples, or of your own images, and of the holdout for comparison."""
     from memgen import steps
 
-    workspace = _existing(outputs, run, device, seed)
+    workspace = existing(outputs, run, device, seed)
     own = n_train or _largest(workspace)
     with workspace.run.working():
         images = _read_queries(workspace, queries) if queries is not None else None
@@ -544,13 +369,13 @@ def nn_search(
             table = steps.rerank(workspace, table, lpips, lpips_net, images)
             _show_neighbors(table, null, index, own)
             result |= {"reranked": table.to_pylist()} if as_json else {}
-    _finish(as_json, workspace.run.path / "tables" / "neighbors", **result)
+    finish(as_json, workspace.run.path / "tables" / "neighbors", **result)
 
 
 def _largest(workspace: "Workspace") -> int:
     trained = [cell.n_train for cell in workspace.run.cells()]
     found = max(trained or workspace.settings.sweep.n_train)
-    _note(f"N = {found}")
+    note(f"N = {found}")
     return found
 
 
@@ -625,15 +450,15 @@ def _measure(
 ) -> None:
     from memgen import steps, terminal
 
-    workspace = _existing(outputs, run, device, seed)
-    cells = _cells(workspace, sizes, None, trained=True)
+    workspace = existing(outputs, run, device, seed)
+    cells = choose_cells(workspace, sizes, None, trained=True)
     _execute(workspace, cells, verbs, jobs)
     wanted = {cell.n_train for cell in cells}
     found = [row for row in steps.summary(workspace).to_pylist() if row["n_train"] in wanted]
     shown = [row for row in found if row["estimate"] is not None and row["quantity"] in _QUANTITIES[kind]]
     columns = ["n_train", "quantity", "estimate", "low", "high", "n", "unit"]
     terminal.table("medians and means, with 95 % intervals", columns, [[row[key] for key in columns] for row in shown])
-    _finish(as_json, workspace.run.path / "tables" / kind, summary=shown)
+    finish(as_json, workspace.run.path / "tables" / kind, summary=shown)
 
 
 _QUANTITIES = {
@@ -662,7 +487,7 @@ def sweep(
     The same command goes on where it was interrupted. With --run, a longer sweep.n_train or sweep.train_seeds extends
     a run.
     """
-    _sweep(_New(outputs, run, config, overrides, seed, device), jobs, dry_run, as_json)
+    _sweep(New(outputs, run, config, overrides, seed, device), jobs, dry_run, as_json)
 
 
 @app.command()
@@ -675,10 +500,10 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The main job on the embedded images, in minutes on two CPU cores: a sweep with all settings at their defaults."""
-    _sweep(_New(outputs, None, None, None, seed, device), jobs, dry_run, as_json)
+    _sweep(New(outputs, None, None, None, seed, device), jobs, dry_run, as_json)
 
 
-def _sweep(new: _New, jobs: int | None, dry_run: bool, as_json: bool) -> None:
+def _sweep(new: New, jobs: int | None, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         _estimate(new, jobs, as_json)
         return
@@ -689,15 +514,15 @@ def _sweep(new: _New, jobs: int | None, dry_run: bool, as_json: bool) -> None:
     _write_report(workspace, as_json)
 
 
-def _estimate(new: _New, jobs: int | None, as_json: bool) -> None:
+def _estimate(new: New, jobs: int | None, as_json: bool) -> None:
     """Show settings and cost of a sweep without writing anything."""
     from memgen import steps, sweep, terminal
 
     settings = new.settings()
-    device = _device(new.device)
+    device = choose_device(new.device)
     with terminal.bar("reading images") as progress:
         images = steps.read_images(settings, progress)
-    cost = sweep.estimate(settings, images, device, _jobs(jobs, device, len(settings.cells)))
+    cost = sweep.estimate(settings, images, device, worker_count(jobs, device, len(settings.cells)))
     shown = {
         "images": len(images),
         "cells (trainings)": cost.cells,
@@ -723,16 +548,15 @@ def _write_report(workspace: "Workspace", as_json: bool, n_train: int | None = N
     from memgen import steps, terminal
 
     with workspace.run.working():
-        verdict, paths = steps.write_report(workspace, n_train)
-    terminal.say(verdict)
-    summary = steps.summary(workspace, n_train).to_pylist() if as_json else None
-    _finish(
+        verdict, summary, paths = steps.write_report(workspace, n_train)
+    terminal.say(verdict, summary)
+    finish(
         as_json,
         paths[0],
         headline=verdict.headline,
         regimes=verdict.regimes,
         sentences=verdict.sentences,
-        summary=summary,
+        summary=summary.to_pylist(),
     )
 
 
@@ -747,7 +571,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the page and the figures of a run, and say the verdict in words."""
-    workspace = _existing(outputs, run, device, seed)
+    workspace = existing(outputs, run, device, seed)
     if every and n_train:
         raise ConfigError("--sweep reports every N; leave out --n, or leave out --sweep.")
     _write_report(workspace, as_json, None if every else n_train or _largest(workspace))
@@ -806,4 +630,4 @@ def runs_remove(
     if not yes:
         typer.confirm(f"Delete {found.path} ({runs.size_bytes(found) / 1e6:.1f} MB)?", abort=True)
     runs.remove(found)
-    _finish(as_json, found.path, removed=True)
+    finish(as_json, found.path, removed=True)

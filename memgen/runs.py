@@ -5,6 +5,7 @@
       images/               the ImageSet (pixels.npy, images.parquet, images.json)
       holdout_mean.npy      the common initial mean of all sampling
       tables/KIND/CELL.parquet      one table a cell; `Run.table(KIND)` stacks them
+      tables/neighbors/searches/    what a person searched for beside the sweep; stacked and reported nowhere
       denoisers/CELL.safetensors    weights, with CELL.json beside them
       samples/CELL.npy      images drawn
       indexes/NAME/         FAISS indexes
@@ -269,7 +270,7 @@ def size_bytes(run: Run) -> int:
 
 def versions() -> dict[str, str | None]:
     """Versions of memgen and of the packages whose numbers end up in its results."""
-    names = ["memgen", "torch", "numpy", "faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "pyarrow", "pillow"]
+    names = ["memgen", "torch", "numpy", "faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "pyarrow", "pillow", "lpips"]
     found: dict[str, str | None] = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -5,17 +5,15 @@ This module and `sweep` are the only places where two stages meet.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from memgen import (
@@ -34,185 +32,13 @@ from memgen import (
 )
 from memgen import psnr as denoising
 from memgen import sample as sampling
-from memgen.config import Settings, validate
-from memgen.denoisers import ArchitectureSettings, BiasFreeNetwork, UNetSettings, build
+from memgen.denoisers import build
 from memgen.errors import DataError, RunError
 from memgen.images import ImageSet, Split, content_id
-from memgen.train import Training, TrainingRecord, TrainSettings, train
-
-Progress = Callable[[int, int], None]
-REFERENCES = ("train_a", "train_b", "holdout")
-Metric = Literal["correlation", "cosine", "rmse"]
+from memgen.train import Training, TrainingRecord, train
+from memgen.workspace import REFERENCES, Progress, RunSettings, Workspace, has_data
 
 _SAVE_EVERY_S = 20.0
-
-
-class DataSettings(importers.ImportSettings):
-    """Which images, and how they are prepared; the defaults are the embedded Fashion-MNIST subset at 16x16."""
-
-    source: str | None = Field(None, description="folder, .npy, .npz, IDX or .pt file; nothing = the embedded images")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _shrink_embedded(cls, values: Any) -> Any:
-        # The embedded images are resized to 16 unless told otherwise, a person's keep their size; 0 says keep, since
-        # TOML has no null.
-        if not isinstance(values, dict):
-            return values
-        chosen = {"resize": None if values.get("source") else 16} | values
-        return chosen | {"resize": chosen["resize"] or None}
-
-
-class SplitSettings(Settings):
-    """How the images are divided into a, b and holdout."""
-
-    holdout: int = Field(1024, ge=1, description="images that no denoiser is trained on")
-
-
-class SearchSettings(Settings):
-    """How neighbors are searched."""
-
-    metric: Metric = Field("correlation", description="correlation (mean removed), cosine (raw) or rmse")
-    k: int = Field(3, ge=1, description="neighbors kept of each query; fewer where the set is smaller")
-    cluster_threshold: float = Field(0.99, gt=0, le=1, description="correlation from which images are near-duplicates")
-    backend: Literal["auto", "faiss", "torch"] = Field("auto", description="faiss where it is installed, or else torch")
-
-
-class SweepSettings(Settings):
-    """The cells: every N with every training seed, on both parts."""
-
-    n_train: tuple[PositiveInt, ...] = Field(
-        (1, 4, 16, 64, 256, 1024, 4096), min_length=1, description="training-set sizes"
-    )
-    train_seeds: tuple[NonNegativeInt, ...] = Field(
-        (0,), min_length=1, description="seeds; more than one replicates each training"
-    )
-
-
-class ComputeSettings(Settings):
-    """What may change the last bits of a result."""
-
-    threads: int = Field(
-        1, ge=1, description="CPU threads of each worker; part of the result, unlike the workers' number"
-    )
-
-
-class RunSettings(Settings):
-    """All settings of a run; the defaults are those of `memgen demo`."""
-
-    seed: int = Field(0, ge=0, description="of the split and of the noise")
-    data: DataSettings = DataSettings()
-    split: SplitSettings = SplitSettings()
-    model: ArchitectureSettings = UNetSettings()
-    train: TrainSettings = TrainSettings()
-    sample: sampling.SampleSettings = sampling.SampleSettings()
-    search: SearchSettings = SearchSettings()
-    psnr: denoising.PsnrSettings = denoising.PsnrSettings()
-    sweep: SweepSettings = SweepSettings()
-    compute: ComputeSettings = ComputeSettings()
-
-    @property
-    def cells(self) -> list[runs.Cell]:
-        """The cells of the sweep, smallest training set first."""
-        sizes, seeds = sorted(set(self.sweep.n_train)), sorted(set(self.sweep.train_seeds))
-        return [runs.Cell(n, seed, part) for n in sizes for seed in seeds for part in ("a", "b")]
-
-
-@dataclass(frozen=True, eq=False)
-class Workspace:
-    """A run with its settings, and its images and split, read when first needed.
-
-    Attributes:
-        run: the run directory.
-        settings: its settings.
-        device: where networks run, cpu or cuda.
-    """
-
-    run: runs.Run
-    settings: RunSettings
-    device: str
-
-    @classmethod
-    def of(cls, run: runs.Run, device: str) -> "Workspace":
-        """The workspace of an existing run."""
-        return cls(run, validate(RunSettings, run.manifest["config"], source=str(run.path / "run.json")), device)
-
-    @cached_property
-    def images(self) -> ImageSet:
-        """The run's images.
-
-        Raises:
-            RunError: none have been imported.
-        """
-        if not has_data(self.run):
-            raise RunError(f"{self.run.path} holds no images. Import some: memgen data import --run {self.run.name}.")
-        return ImageSet.load(self.run.images)
-
-    @cached_property
-    def split(self) -> Split:
-        """The run's split into a, b and holdout."""
-        return Split.from_table(self.images, self.run.table("split", "split"))
-
-    @cached_property
-    def mean(self) -> Tensor:
-        """The mean image of the holdout (C, H, W), on the device: where every sample starts."""
-        try:
-            return torch.from_numpy(np.load(self.run.holdout_mean, allow_pickle=False)).to(self.device)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(
-                f"{self.run.holdout_mean}: damaged. Import the images again (memgen data import)."
-            ) from error
-
-    def indices(self, reference: str, n_train: int) -> NDArray[np.int64]:
-        """Positions of the images behind an index: of a training set, or of the holdout."""
-        if reference == "holdout":
-            return self.split.holdout
-        return self.split.train("a" if reference == "train_a" else "b", n_train)
-
-    def denoiser(self, name: str) -> BiasFreeNetwork:
-        """A denoiser of the run in eval mode, on the device.
-
-        Raises:
-            RunError: there is none of that name.
-        """
-        if not self.run.denoiser(name).exists():
-            known = ", ".join(self.run.denoisers()) or "none"
-            raise RunError(f"{self.run.path} has no denoiser {name}; denoisers there: {known}. Train it: memgen train.")
-        network, _ = checkpoints.load(self.run.denoiser(name))
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-    def keys(self, name: str) -> dict[str, Any]:
-        """The columns denoiser, n_train, part and train_seed of a denoiser; null for one that was imported."""
-        cell = runs.Cell.parse(name)
-        return cell.keys if cell else {"denoiser": name, "n_train": None, "part": None, "train_seed": None}
-
-    def samples(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The samples of a denoiser (M, C, H, W) and their indices (M,).
-
-        Raises:
-            RunError: none have been drawn.
-            DataError: the file is damaged.
-        """
-        path = self.run.samples(name)
-        if not self.run.has_table("samples", name):
-            raise RunError(f"{self.run.path} has no samples of {name}. Draw some: memgen sample.")
-        index = self.run.table("samples", name).column("sample").to_numpy()
-        try:
-            drawn = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(
-                f"{path}: damaged ({error}). Delete it and its table and run memgen sample again."
-            ) from error
-        if len(drawn) != len(index):
-            raise DataError(
-                f"{path}: {len(drawn)} samples, expected {len(index)}. Delete it and run memgen sample again."
-            )
-        return drawn, index
-
-
-def has_data(run: runs.Run) -> bool:
-    """Whether the run's images, split and initial mean are all there."""
-    return (run.images / "images.json").exists() and run.has_table("split", "split") and run.holdout_mean.exists()
 
 
 def read_images(settings: RunSettings, progress: Progress | None = None) -> ImageSet:
@@ -273,6 +99,7 @@ def train_cell(
     run, settings = workspace.run, workspace.settings
     path, state = run.denoiser(cell.name), run.training_state(cell.name)
     if path.exists() and run.has_table("training", cell.name) and path.with_suffix(".json").exists():
+        state.unlink(missing_ok=True)  # left by a process killed in the instant after the last file
         return path
     chosen = workspace.indices(f"train_{cell.part}", cell.n_train)
     pixels = torch.from_numpy(np.ascontiguousarray(workspace.images.take(chosen).pixels)).to(workspace.device)
@@ -412,6 +239,14 @@ def _index_name(reference: str, n_train: int, metric: str) -> str:
     return f"{reference}-{metric}" if reference == "holdout" else f"{reference}-n{n_train}-{metric}"
 
 
+def _search_key(
+    workspace: Workspace, name: str, reference: str, n_train: int, metric: str, k: int | None, measured: bool
+) -> str:
+    """Where a search is kept: with the measurements of the sweep if it is one of them, or else apart, not counted."""
+    key = f"{name}.{_index_name(reference, n_train, metric)}" + (f"-k{k}" if k else "")
+    return key if measured and k is None and metric == workspace.settings.search.metric else f"searches/{key}"
+
+
 def search_samples(
     workspace: Workspace, name: str, reference: str, n_train: int, metric: str | None = None, k: int | None = None
 ) -> pa.Table:
@@ -426,7 +261,9 @@ def search_samples(
         k: neighbors of each sample; that of the settings, or N where that is smaller, when None.
     """
     metric = metric or workspace.settings.search.metric
-    key = f"{name}.{_index_name(reference, n_train, metric)}" + (f"-k{k}" if k else "")
+    cell = runs.Cell.parse(name)
+    measured = cell is not None and cell.n_train == n_train
+    key = _search_key(workspace, name, reference, n_train, metric, k, measured)
     if not workspace.run.has_table("neighbors", key):
         index = build_index(workspace, reference, n_train, metric)
         drawn, position = workspace.samples(name)
@@ -443,7 +280,8 @@ def search_holdout(
 ) -> pa.Table:
     """The nearest training images to each holdout image: what a model that does not depend on them would do."""
     metric = metric or workspace.settings.search.metric
-    key = f"holdout.{_index_name(reference, n_train, metric)}" + (f"-k{k}" if k else "")
+    measured = n_train in workspace.settings.sweep.n_train
+    key = _search_key(workspace, "holdout", reference, n_train, metric, k, measured)
     if not workspace.run.has_table("neighbors", key):
         index = build_index(workspace, reference, n_train, metric)
         chosen = workspace.split.holdout
@@ -468,7 +306,7 @@ def search_images(
     keys = {"denoiser": None, "n_train": n_train, "part": None, "train_seed": None}
     hits = index.search(queries.floats(None), k or min(workspace.settings.search.k, index.n))
     table = index.to_table(hits, "user", queries.ids, keys)
-    key = f"user-{queries.digest}.{_index_name(reference, n_train, metric)}" + (f"-k{k}" if k else "")
+    key = _search_key(workspace, f"user-{queries.digest}", reference, n_train, metric, k, measured=False)
     workspace.run.write_table("neighbors", key, table)
     return table
 
@@ -500,7 +338,7 @@ def rerank(
     order = np.lexsort((value, query))
     ranked = {"metric": f"lpips_{net}", "rank": found["rank"].to_numpy(), "value": value[order]}
     table = tables.make(tables.NEIGHBORS, found.take(order).to_pydict() | ranked)
-    key = f"{source}.{_index_name(reference, n_train, search['metric'])}-k{k}.lpips-{net}"
+    key = f"searches/{source}.{_index_name(reference, n_train, search['metric'])}-k{k}.lpips-{net}"
     workspace.run.write_table("neighbors", key, table)
     return table
 
@@ -596,8 +434,8 @@ def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
     }
 
 
-def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verdict.Verdict, list[Path]]:
-    """Summarize the run and write its page and figures, of one N or of all; returns the verdict and the paths.
+def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verdict.Verdict, pa.Table, list[Path]]:
+    """Summarize the run, of one N or of all, and write page and figures; returns verdict, TRANSITION table and paths.
 
     Raises:
         RunError: the run has nothing to report yet.
@@ -618,7 +456,7 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
         metric=metric,
     )
     folder = run.report if n_train is None else run.report / f"n{n_train}"
-    return verdict.verdict(found["transition"]), report.write(page, folder)
+    return verdict.verdict(found["transition"]), found["transition"], report.write(page, folder)
 
 
 def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[figures.Specimens]:

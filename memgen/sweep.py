@@ -30,8 +30,8 @@ from memgen.errors import RunError
 from memgen.images import ImageSet
 from memgen.runs import Cell, Run
 from memgen.sample import expected_updates
-from memgen.steps import REFERENCES, RunSettings, Workspace
 from memgen.train import Training, TrainingRecord, train
+from memgen.workspace import REFERENCES, RunSettings, Workspace
 
 Verb = Literal["train", "sample", "search", "psnr", "compare"]
 VERBS: tuple[Verb, ...] = ("train", "sample", "search", "psnr", "compare")
@@ -112,7 +112,8 @@ def execute(workspace: Workspace, listed: list[Task], jobs: int, on_event: OnEve
     pool = ProcessPoolExecutor(jobs, context, _start_worker, (news, life, workspace.settings.compute.threads))
     try:
         with _without_interruption():  # Ctrl-C is for this process alone, which then ends its workers
-            pool.submit(int)  # starts all of them
+            for _ in range(jobs):
+                pool.submit(int)  # starts a worker
         _schedule(pool, workspace, listed)
     except KeyboardInterrupt:
         ours.close()

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,10 +23,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from memgen import verdict
 from memgen.sweep import Event, Task
 from memgen.verdict import Verdict
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 116  # a log file has no width of its own
 
 _COLORS = {"memorizes": "red", "generalizes": "green", "mixed": "yellow"}
 _DOING = {
@@ -118,11 +123,29 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], not
     console.print(drawn)
 
 
-def say(verdict: Verdict) -> None:
-    """Print a verdict: the headline, the regime of each N, and the sentences."""
-    console.print(f"\n[bold]{verdict.headline}[/bold]\n")
-    for sentence in verdict.sentences:
-        console.print(f"  • {_colored(sentence, verdict.regimes)}", soft_wrap=False)
+_SHOWN = {
+    "nearest_own": "sample\nto train",
+    "nearest_holdout_to_train": "held-out\nto train",
+    "cross_same": "A to B,\nsame noise",
+    "cross_different": "A to B,\nother noise",
+    "memorized_fraction": "memorized\nfraction",
+    "psnr_gap": "PSNR gap\n(dB)",
+}
+
+
+def say(found: Verdict, summary: pa.Table) -> None:
+    """Print a verdict: the numbers of each N with their intervals, the headline, and the sentences."""
+    rows = verdict.estimates(summary)
+    drawn = Table(box=box.SIMPLE_HEAD, title="medians and means, with 95 % intervals", title_justify="left")
+    for column in ("N", *_SHOWN.values(), "verdict"):
+        drawn.add_column(column, justify="left" if column == "verdict" else "right")
+    for n_train, regime in found.regimes.items():
+        numbers = [str(rows[n_train, quantity]).replace(" [", "\n\\[").replace(", ", ",") for quantity in _SHOWN]
+        drawn.add_row(f"{n_train:,}", *numbers, f"[{_COLORS.get(regime, 'bold')}]{regime}[/]")
+    console.print(drawn)
+    console.print(f"[bold]{found.headline}[/bold]\n")
+    for sentence in found.sentences:
+        console.print(Padding(f"• {_colored(escape(sentence), found.regimes)}", (0, 0, 0, 2)), soft_wrap=False)
 
 
 def _colored(sentence: str, regimes: Mapping[int, str]) -> str:

@@ -27,6 +27,7 @@ import memgen as package
 from memgen import steps, sweep
 from memgen.denoisers import BFCNNSettings, UNetSettings, build
 from memgen.runs import Run
+from memgen.workspace import Workspace
 
 # What a person who reads a table with other programs relies on: these columns, some with these units.
 COLUMNS = {
@@ -185,7 +186,7 @@ def test_report_says_the_verdict(tiny):
 
 
 def test_trajectories(tiny, monkeypatch):
-    """Keeping the way of the samples changes no sample, however many threads are free, and makes the table of levels."""
+    """Keeping the way of the samples changes no sample, keeps to the threads of the run, and makes a table of levels."""
     before = (tiny / "samples" / "n4-s0-a.npy").read_bytes()
     used = []
     draw = steps.sampling.sample
@@ -256,7 +257,7 @@ def test_nn_search_metric_and_k(tiny):
 
 def test_searches_leave_the_measurements_alone(tiny):
     """Whatever is searched for, the summary of the run stays as it is: a search is no measurement of the sweep."""
-    workspace = steps.Workspace.of(Run(tiny), "cpu")
+    workspace = Workspace.of(Run(tiny), "cpu")
     before = steps.summary(workspace)
     for more in (
         ["--k", "1"],
@@ -440,6 +441,6 @@ def test_interrupt(config, tmp_path, delay):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode == 130
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err
     assert "error: interrupted" in err
     assert json.loads((tmp_path / "outputs/tiny/run.json").read_text())["status"] == "interrupted"

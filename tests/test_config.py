@@ -7,7 +7,7 @@ from pydantic import Field
 
 from memgen import config
 from memgen.errors import ConfigError
-from memgen.steps import RunSettings
+from memgen.workspace import RunSettings
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 

@@ -4,6 +4,7 @@ Tests that compute LPIPS skip without the extra; the numbers need a trunk too, n
 alex) and MEMGEN_LPIPS_TRUNK_VGG: docs/lpips.md says where to get them.
 """
 
+import importlib.util
 import os
 import pickle
 import sys
@@ -16,10 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from memgen import perceptual, steps
+from memgen import perceptual, steps, tables
 from memgen.errors import ConfigError, DataError, ShapeError
 from memgen.perceptual import lpips_distance, read_trunk
 from memgen.runs import Run
+from memgen.workspace import Workspace
 
 EXAMPLE = Path(__file__).parents[2] / "shared" / "lpips_example"
 TRUNKS = {"alex": "MEMGEN_LPIPS_TRUNK", "vgg": "MEMGEN_LPIPS_TRUNK_VGG"}
@@ -29,10 +31,9 @@ SHAPES = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 1
 @pytest.fixture
 def extra() -> None:
     """LPIPS is installed."""
-    try:
-        perceptual._package()
-    except ConfigError as error:
-        pytest.skip(str(error))
+    for name in ("lpips", "torchvision"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed (extra perceptual)")
 
 
 @pytest.fixture
@@ -197,8 +198,8 @@ def test_unusable_files(tmp_path, random_trunk):
         (b"not a trunk", "alex", "not the weights of a trunk"),
         (whole[:-1], "alex", "not the weights of a trunk"),
         (pickled[:-100], "alex", "not the weights of a trunk"),
-        (pickled, "vgg", "not the weights of a trunk"),
-        (pickle.dumps([1]), "alex", "not the weights of a trunk"),
+        (pickled, "vgg", r"not a trunk for LPIPS vgg, features\.0\.weight is missing"),
+        (pickle.dumps([1]), "alex", r"features\.0\.weight is missing"),
         (safetensors.torch.save(lacking), "alex", r"features\.8\.bias is missing"),
         (whole, "vgg", r"features\.2\.weight is missing"),
     ]:
@@ -266,7 +267,7 @@ def fake(x: Tensor, y: Tensor, trunk: Path, net: str) -> Tensor:
 def test_rerank(tiny, monkeypatch, kind):
     """The neighbors of each query stay the same and are sorted by their LPIPS to it, in a table of their own."""
     monkeypatch.setattr(perceptual, "lpips_distance", fake)
-    workspace = steps.Workspace.of(Run(tiny), "cpu")
+    workspace = Workspace.of(Run(tiny), "cpu")
     cell = workspace.run.cells()[-1]
     before = steps.summary(workspace)
     own = workspace.images.take(workspace.split.holdout[5:9]) if kind == "user" else None
@@ -296,5 +297,6 @@ def test_rerank(tiny, monkeypatch, kind):
         changed += mine[0]["reference_id"] != theirs[0]["reference_id"]
     assert changed
     assert {row["metric"] for row in new} == {"lpips_vgg"}
-    assert workspace.run.table("neighbors").filter(steps.pc.field("metric") == "lpips_vgg").equals(ranked)
+    (kept,) = (tiny / "tables" / "neighbors").rglob("*.lpips-vgg.parquet")
+    assert tables.read(kept, tables.NEIGHBORS).equals(ranked)
     assert steps.summary(workspace).equals(before)  # no other result is touched

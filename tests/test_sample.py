@@ -132,7 +132,9 @@ def test_cutting_the_sample_set_changes_no_bit():
 
 def test_micro_batch_size_changes_rounding_only():
     """Another micro-batch size moves samples by no more than rounding on this smooth problem."""
-    draws = [sample(network(), mean(), range(6), 0, SampleSettings(max_steps=20, micro_batch=m)).images for m in (1, 4, 32)]
+    draws = [
+        sample(network(), mean(), range(6), 0, SampleSettings(max_steps=20, micro_batch=m)).images for m in (1, 4, 32)
+    ]
     for other in draws[1:]:
         np.testing.assert_allclose(other, draws[0], atol=1e-4)
 

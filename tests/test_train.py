@@ -168,7 +168,8 @@ def test_a_budget_is_given_once():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("sigma_law", "uniform"), ("weight_decay", 0.5), ("warmup", 0.5), ("schedule", "halving"), ("weight_floor", 1.0)]
+    ("key", "value"),
+    [("sigma_law", "uniform"), ("weight_decay", 0.5), ("warmup", 0.5), ("schedule", "halving"), ("weight_floor", 1.0)],
 )
 def test_every_setting_is_read(key, value):
     """Changing a setting changes the weights."""

@@ -1,0 +1,113 @@
+"""Speed as ratios, each measured in one process by turns: memgen's work against the kernel that it cannot do without.
+
+    python benchmarks/speed.py [--repeats 9]
+
+A ratio of 1.0 means no overhead over the bare kernel. Prints the median ratio and the smallest and largest one.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+
+from memgen import noise
+from memgen.denoisers import BiasFreeBatchNorm, UNetSettings, build
+from memgen.neighbors import Index
+from memgen.sample import SampleSettings, sample
+from memgen.train import Training, TrainSettings, train
+
+SHAPE = (1, 16, 16)
+
+
+def seconds(work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def ratios(ours, kernel, repeats: int) -> list[float]:
+    ours(), kernel()
+    return [seconds(ours) / seconds(kernel) for _ in range(repeats)]
+
+
+def convolutions_only(network: torch.nn.Module) -> torch.nn.Module:
+    """The same network without normalization and ReLU: what its convolutions alone take."""
+    for module in network.modules():
+        for name, child in list(module.named_children()):
+            if isinstance(child, (BiasFreeBatchNorm, torch.nn.ReLU)):
+                setattr(module, name, torch.nn.Identity())
+    return network
+
+
+def training_step(repeats: int) -> list[float]:
+    settings = TrainSettings(images_seen=10**9)
+    pixels = torch.randint(0, 256, (4096, *SHAPE), dtype=torch.uint8)
+    steps = train(Training(build(UNetSettings(), SHAPE), settings, (0, 0)), pixels, record_every=10)
+    bare = convolutions_only(build(UNetSettings(), SHAPE)).to(memory_format=torch.channels_last)
+    noisy = torch.randn(settings.batch_size, *SHAPE).contiguous(memory_format=torch.channels_last)
+
+    def kernel():
+        for _ in range(10):
+            bare.zero_grad()
+            bare.residual(noisy).sum().backward()
+
+    return ratios(lambda: next(steps), kernel, repeats)
+
+
+def sampling(repeats: int) -> list[float]:
+    network = build(UNetSettings(), SHAPE)
+    network.initialize(torch.Generator().manual_seed(0))
+    network.eval().to(memory_format=torch.channels_last)
+    settings = SampleSettings(max_steps=30)
+    block = torch.randn(settings.micro_batch, *SHAPE)
+
+    def ours():
+        sample(network, torch.zeros(SHAPE), range(128), 0, settings)
+
+    def kernel():  # 30 updates and the last denoising of 128 samples, two calls each
+        with torch.inference_mode():
+            for _ in range(62):
+                network(block)
+
+    return ratios(ours, kernel, repeats)
+
+
+def search(repeats: int, backend: str) -> list[float]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((20_000, 1, 28, 28), generator=generator)
+    index = Index.build(images, [str(i) for i in range(len(images))], "correlation", "bench", backend=backend)
+    queries = torch.rand((1_000, 1, 28, 28), generator=generator)
+    x, y = queries.flatten(1), images.flatten(1)
+    return ratios(lambda: index.search(queries, 3), lambda: x @ y.T, repeats)
+
+
+def drawing_noise(repeats: int) -> list[float]:
+    streams = [noise.stream("bench", i) for i in range(128)]
+    one = np.random.Generator(np.random.Philox(0))
+    return ratios(
+        lambda: [noise.normal(stream, SHAPE) for stream in streams],
+        lambda: one.standard_normal((128, *SHAPE), dtype=np.float32),
+        repeats * 20,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    rows = {
+        "training step / its convolutions, forward and backward": training_step(repeats),
+        "sampling / its network calls": sampling(repeats),
+        "exact search, faiss / one float32 matrix product": search(repeats, "faiss"),
+        "exact search, torch / one float32 matrix product": search(repeats, "torch"),
+        "noise of 128 streams / one stream": drawing_noise(repeats),
+    }
+    print(f"one thread, torch {torch.__version__}, {repeats} repeats by turns: median [smallest, largest]")
+    for name, found in rows.items():
+        print(f"{name:58} {np.median(found):6.2f} [{min(found):.2f}, {max(found):.2f}]")
+
+
+if __name__ == "__main__":
+    main()

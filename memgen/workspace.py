@@ -1,0 +1,197 @@
+"""A run with its settings, and what is read from it: images, split, initial mean, denoisers, samples.
+
+The settings of a run are those of its stages, each declared beside the code that reads it, under one roof.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from torch import Tensor
+
+from memgen import checkpoints, runs
+from memgen.config import Settings, validate
+from memgen.denoisers import ArchitectureSettings, BiasFreeNetwork, UNetSettings
+from memgen.errors import DataError, RunError
+from memgen.images import ImageSet, Split
+from memgen.importers import ImportSettings
+from memgen.psnr import PsnrSettings
+from memgen.sample import SampleSettings
+from memgen.train import TrainSettings
+
+Progress = Callable[[int, int], None]
+REFERENCES = ("train_a", "train_b", "holdout")
+Metric = Literal["correlation", "cosine", "rmse"]
+
+
+class DataSettings(ImportSettings):
+    """Which images, and how they are prepared; the defaults are the embedded Fashion-MNIST subset at 16x16."""
+
+    source: str | None = Field(None, description="folder, .npy, .npz, IDX or .pt file; nothing = the embedded images")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shrink_embedded(cls, values: Any) -> Any:
+        # The embedded images are resized to 16 unless told otherwise, a person's keep their size; 0 says keep, since
+        # TOML has no null.
+        if not isinstance(values, dict):
+            return values
+        chosen = {"resize": None if values.get("source") else 16} | values
+        return chosen | {"resize": chosen["resize"] or None}
+
+
+class SplitSettings(Settings):
+    """How the images are divided into a, b and holdout."""
+
+    holdout: int = Field(1024, ge=1, description="images that no denoiser is trained on")
+
+
+class SearchSettings(Settings):
+    """How neighbors are searched."""
+
+    metric: Metric = Field("correlation", description="correlation (mean removed), cosine (raw) or rmse")
+    k: int = Field(3, ge=1, description="neighbors kept of each query; fewer where the set is smaller")
+    cluster_threshold: float = Field(0.99, gt=0, le=1, description="correlation from which images are near-duplicates")
+    backend: Literal["auto", "faiss", "torch"] = Field("auto", description="faiss where it is installed, or else torch")
+
+
+class SweepSettings(Settings):
+    """The cells: every N with every training seed, on both parts."""
+
+    n_train: tuple[PositiveInt, ...] = Field(
+        (1, 4, 16, 64, 256, 1024, 4096), min_length=1, description="training-set sizes"
+    )
+    train_seeds: tuple[NonNegativeInt, ...] = Field(
+        (0,), min_length=1, description="seeds; more than one replicates each training"
+    )
+
+
+class ComputeSettings(Settings):
+    """What may change the last bits of a result."""
+
+    threads: int = Field(
+        1, ge=1, description="CPU threads of each worker; part of the result, unlike the workers' number"
+    )
+
+
+class RunSettings(Settings):
+    """All settings of a run; the defaults are those of `memgen demo`."""
+
+    seed: int = Field(0, ge=0, description="of the split and of the noise")
+    data: DataSettings = DataSettings()
+    split: SplitSettings = SplitSettings()
+    model: ArchitectureSettings = UNetSettings()
+    train: TrainSettings = TrainSettings()
+    sample: SampleSettings = SampleSettings()
+    search: SearchSettings = SearchSettings()
+    psnr: PsnrSettings = PsnrSettings()
+    sweep: SweepSettings = SweepSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+    @property
+    def cells(self) -> list[runs.Cell]:
+        """The cells of the sweep, smallest training set first."""
+        sizes, seeds = sorted(set(self.sweep.n_train)), sorted(set(self.sweep.train_seeds))
+        return [runs.Cell(n, seed, part) for n in sizes for seed in seeds for part in ("a", "b")]
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """A run with its settings, and its images and split, read when first needed.
+
+    Attributes:
+        run: the run directory.
+        settings: its settings.
+        device: where networks run, cpu or cuda.
+    """
+
+    run: runs.Run
+    settings: RunSettings
+    device: str
+
+    @classmethod
+    def of(cls, run: runs.Run, device: str) -> "Workspace":
+        """The workspace of an existing run."""
+        return cls(run, validate(RunSettings, run.manifest["config"], source=str(run.path / "run.json")), device)
+
+    @cached_property
+    def images(self) -> ImageSet:
+        """The run's images.
+
+        Raises:
+            RunError: none have been imported.
+        """
+        if not has_data(self.run):
+            raise RunError(f"{self.run.path} holds no images. Import some: memgen data import --run {self.run.name}.")
+        return ImageSet.load(self.run.images)
+
+    @cached_property
+    def split(self) -> Split:
+        """The run's split into a, b and holdout."""
+        return Split.from_table(self.images, self.run.table("split", "split"))
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The mean image of the holdout (C, H, W), on the device: where every sample starts."""
+        try:
+            return torch.from_numpy(np.load(self.run.holdout_mean, allow_pickle=False)).to(self.device)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{self.run.holdout_mean}: damaged. Import the images again (memgen data import)."
+            ) from error
+
+    def indices(self, reference: str, n_train: int) -> NDArray[np.int64]:
+        """Positions of the images behind an index: of a training set, or of the holdout."""
+        if reference == "holdout":
+            return self.split.holdout
+        return self.split.train("a" if reference == "train_a" else "b", n_train)
+
+    def denoiser(self, name: str) -> BiasFreeNetwork:
+        """A denoiser of the run in eval mode, on the device.
+
+        Raises:
+            RunError: there is none of that name.
+        """
+        if not self.run.denoiser(name).exists():
+            known = ", ".join(self.run.denoisers()) or "none"
+            raise RunError(f"{self.run.path} has no denoiser {name}; denoisers there: {known}. Train it: memgen train.")
+        network, _ = checkpoints.load(self.run.denoiser(name))
+        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def keys(self, name: str) -> dict[str, Any]:
+        """The columns denoiser, n_train, part and train_seed of a denoiser; null for one that was imported."""
+        cell = runs.Cell.parse(name)
+        return cell.keys if cell else {"denoiser": name, "n_train": None, "part": None, "train_seed": None}
+
+    def samples(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The samples of a denoiser (M, C, H, W) and their indices (M,).
+
+        Raises:
+            RunError: none have been drawn.
+            DataError: the file is damaged.
+        """
+        path = self.run.samples(name)
+        if not self.run.has_table("samples", name):
+            raise RunError(f"{self.run.path} has no samples of {name}. Draw some: memgen sample.")
+        index = self.run.table("samples", name).column("sample").to_numpy()
+        try:
+            drawn = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{path}: damaged ({error}). Delete it and its table and run memgen sample again."
+            ) from error
+        if len(drawn) != len(index):
+            raise DataError(
+                f"{path}: {len(drawn)} samples, expected {len(index)}. Delete it and run memgen sample again."
+            )
+        return drawn, index
+
+
+def has_data(run: runs.Run) -> bool:
+    """Whether the run's images, split and initial mean are all there."""
+    return (run.images / "images.json").exists() and run.has_table("split", "split") and run.holdout_mean.exists()

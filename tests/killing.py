@@ -1,0 +1,96 @@
+"""A sweep that is killed again and again: `python killing.py RUN KILLED.json ARGUMENTS...`.
+
+Loads memgen once, then runs it with these arguments in one forked child after the other, on the same run. Each child
+kills itself with SIGKILL at the first moment of a kind at which none was killed before: just before and just after each
+kind of file is renamed to its final name, and in the middle of training, sampling and importing. The child that finds
+no new moment finishes; the moments are then written to KILLED.json.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+REPORTED = ("transition.parquet", "report.html")  # a report takes seconds, so fewer of its moments are tried
+
+
+def main() -> None:
+    run, killed, arguments = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    for name in ("__main__", "steps", "sweep", "terminal"):
+        importlib.import_module(f"memgen.{name}")
+    importlib.import_module("faiss")
+    moments: list[str] = []
+    reader, writer = os.pipe()
+    while len(moments) < 200:
+        child = os.fork()
+        if not child:
+            work(run, set(moments), writer, arguments)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            killed.write_text(json.dumps(moments))
+            sys.exit(os.waitstatus_to_exitcode(status))
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        moments.append(os.read(reader, 1000).decode())
+    sys.exit("killed too often")
+
+
+def work(run: Path, tried: set[str], writer: int, arguments: list[str]) -> None:
+    """Run memgen in this child, to its end or to a moment that has not been tried."""
+
+    def reach(moment: str) -> None:
+        if moment not in tried:
+            os.write(writer, moment.encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    watch(run, reach)
+    sys.argv = ["memgen", *arguments]
+    sys.modules["memgen.__main__"].main()
+
+
+def watch(run: Path, reach) -> None:
+    from memgen import importers, sample, steps, train
+
+    steps._SAVE_EVERY_S = 0.0  # keep the state of a training at every record
+    rename, update, draw, prepare = os.replace, sample._State.update, train._draw, importers._prepare_array
+
+    def replace(source, target) -> None:
+        kind = kind_of(Path(target).relative_to(run))
+        if kind and kind not in REPORTED:
+            reach(f"before {kind}")
+        rename(source, target)
+        if kind:
+            reach(f"after {kind}")
+
+    def updated(state, step):
+        if step == 5:
+            reach("sampling")
+        return update(state, step)
+
+    def drawn(training, clean):
+        if training.step == 60:
+            reach("training")
+        return draw(training, clean)
+
+    def prepared(*given):
+        reach("importing")
+        return prepare(*given)
+
+    os.replace, sample._State.update, train._draw, importers._prepare_array = replace, updated, drawn, prepared
+
+
+def kind_of(path: Path) -> str:
+    """What kind of artifact a file of a run is; empty for the figures of the report."""
+    folder = path.parts[0]
+    if folder == "report":
+        return path.name if path.suffix == ".html" else ""
+    if folder == "tables":
+        return path.name if path.parts[1] == "transition" else f"tables/{path.parts[1]}"
+    if folder in ("denoisers", "samples"):
+        return f"{folder}/*{path.suffix}"
+    return f"indexes/{path.name}" if folder == "indexes" else path.as_posix()
+
+
+if __name__ == "__main__":
+    main()

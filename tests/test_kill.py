@@ -1,0 +1,109 @@
+"""Killed at any moment, a sweep that is run again ends with the tables, images and weights of an undisturbed one."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import killing
+import program
+import pytest
+from program import memgen
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes")
+
+# Every kind of file that a sweep writes; each is killed before and after it gets its final name.
+KINDS = {
+    *("run.json", "images/pixels.npy", "images/images.parquet", "images/images.json", "holdout_mean.npy"),
+    *(f"tables/{kind}" for kind in ("skipped", "duplicates", "split", "training", "samples", "neighbors")),
+    *(f"tables/{kind}" for kind in ("similarity", "psnr", "disagreement")),
+    *("denoisers/*.safetensors", "denoisers/*.json", "denoisers/*.pt", "samples/*.npy"),
+    *(f"indexes/{name}" for name in ("pixels.npy", "ids.npy", "clusters.npy", "vectors.faiss", "index.json")),
+}
+MOMENTS = {
+    *(f"{when} {kind}" for kind in KINDS for when in ("before", "after")),
+    *(f"after {kind}" for kind in killing.REPORTED),
+    *("importing", "training", "sampling"),
+}
+
+
+def test_killed_at_every_kind_of_moment(config, finished, tmp_path):
+    """SIGKILL during import, training, sampling, indexing, table writing: nothing stays behind and nothing changes."""
+    run, killed = tmp_path / "tiny", tmp_path / "killed.json"
+    arguments = ["sweep", "--config", config, "--outputs", tmp_path, "--run", "tiny", "--jobs", "1"]
+    command = [sys.executable, killing.__file__, run, killed, *arguments]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=program.environment())
+    assert ended.returncode == 0, ended.stderr
+    moments = json.loads(killed.read_text())
+    assert len(moments) == len(set(moments))
+    assert set(moments) == MOMENTS
+    program.assert_same_runs(run, finished)
+    assert not list(run.rglob("*.tmp*"))
+    assert json.loads((run / "run.json").read_text())["status"] == "idle"
+
+
+def start(config: Path, folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "memgen", "sweep", "--config", str(config), "--run", "tiny", "--jobs", "2"]
+    return subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, text=True, env=program.environment(), start_new_session=True
+    )
+
+
+def workers(parent: int) -> list[int]:
+    """The process ids of the workers of a sweep."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def wait_for(condition, seconds: float = 60.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through /proc")
+def test_killed_parent_takes_its_workers_along(config, finished, tmp_path):
+    """No worker outlives a killed parent, to write on without the lock; the next run ends with the same tables."""
+    with start(config, tmp_path) as running:
+        try:
+            wait_for(lambda: list(tmp_path.glob("outputs/tiny/denoisers/*.json")))
+            pids = workers(running.pid)
+            assert len(pids) == 2
+            os.kill(running.pid, signal.SIGKILL)
+            wait_for(lambda: not any(map(is_alive, pids)), seconds=10)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+        assert "Traceback" not in running.stderr.read()
+    assert not (tmp_path / "outputs/tiny/report").exists()
+    arguments = ["--config", config, "--outputs", tmp_path / "outputs", "--run", "tiny", "--jobs", "1"]
+    memgen("sweep", *arguments).done()
+    program.assert_same_runs(tmp_path / "outputs/tiny", finished)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through /proc")
+def test_killed_worker(config, tmp_path):
+    """A worker that is killed, as for lack of memory, ends the sweep with one message that says what to do."""
+    with start(config, tmp_path) as running:
+        try:
+            wait_for(lambda: list(tmp_path.glob("outputs/tiny/denoisers/*.json")))
+            os.kill(workers(running.pid)[0], signal.SIGKILL)
+            err = running.communicate(timeout=60)[1]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+    program.Outcome(running.returncode, "", err).failed(4, "a worker process was killed", "--jobs 1")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
