@@ -92,7 +92,7 @@ class _ScaleByDeviation(torch.autograd.Function):
         deviation = (centered.square().mean(dim=(0, 2, 3), keepdim=True) + 1e-5).sqrt()
         ctx.save_for_backward(centered, mean, gamma, deviation)
         ctx.mark_non_differentiable(deviation)
-        return x * (gamma / deviation).to(x.dtype), deviation
+        return (x * (gamma / deviation)).to(x.dtype), deviation
 
     @staticmethod
     @once_differentiable

@@ -9,10 +9,11 @@ images or need a large memory: it compares |r|, so that a negative of an image c
 removed images too, so that in a chain A ~ B ~ C both B and C go although A and C differ; and it forms the whole
 N x N matrix. Here the matrix exists one block at a time, and memory grows with the images kept.
 
-Float32 products propose pairs a little below the threshold as well, and float64 decides, so that the answer depends
-neither on the blocks nor on the number of threads.
+Float32 products decide only where they are far from the threshold; near it, and for every correlation that is given,
+float64 decides, so that the answer depends neither on the blocks nor on the number of threads.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from memgen import tables
 from memgen.errors import DataError
 from memgen.images import ImageSet
 
-# Far above the rounding of a float32 product of unit vectors, and small enough to propose few pairs in vain.
+# Far above the rounding of a float32 product of unit vectors, and small enough that few pairs need float64.
 _SLACK = 1e-4
 _POOL_BLOCK = 1024
 _PAIR_VALUES = 1 << 22
@@ -55,17 +56,18 @@ def area_average(images: ImageSet, size: int = 20) -> NDArray[np.float32]:
 
 
 def leaders(
-    features: NDArray[Any] | torch.Tensor, threshold: float, block: int = 2048
+    features: NDArray[Any] | torch.Tensor, threshold: float, block: int = 2048, ids: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Greedy clusters by Pearson correlation: each row's leader, the earlier leader that it correlates most with.
 
     A row becomes a leader if it correlates with no earlier leader above the threshold (strictly). Constant rows have
-    no correlation and are always leaders.
+    no correlation and are leaders, but rows of equal content share one leader whatever their correlation.
 
     Args:
         features: (N, D).
         threshold: in (0, 1].
         block: rows compared at a time; it changes memory and speed, never the result.
+        ids: (N,), equal where the images behind the rows are equal; None: no row is known to equal another.
     Returns:
         leader: (N,) int64; leader[i] == i for leaders, and the earliest of equally close ones otherwise.
         correlation: (N,) float64 of each row with its leader, 1 for leaders, NaN for constant rows.
@@ -83,11 +85,17 @@ def leaders(
         correlation[here[~unit.any(axis=1)]] = np.nan
         before = [_close_pairs(rows, here, unit, *earlier, threshold) for earlier in kept]
         free = ~np.isin(here, np.concatenate([i for i, _, _ in before])) if before else np.ones(len(here), dtype=bool)
-        within = _close_pairs(rows, here, unit, here[free], unit[free], threshold)
-        chosen = _choose(here[free], within[0], within[1])
-        among = np.isin(within[1], chosen)
-        _assign(leader, correlation, [*before, (within[0][among], within[1][among], within[2][among])])
+        chosen = _choose(rows, here[free], unit[free], threshold)
         kept.append((chosen, unit[chosen - start]))
+        led = ~np.isin(here, chosen)
+        within = _close_pairs(rows, here[led], unit[led], *kept[-1], threshold)
+        _assign(leader, correlation, [*before, within])
+    if ids is not None:
+        first_of: dict[str, int] = {}
+        first = np.array([first_of.setdefault(identity, i) for i, identity in enumerate(ids)], dtype=np.int64)
+        # Copies that correlation cannot tell: constant rows, or a threshold of 1.
+        copies = (leader == np.arange(len(rows))) & (first != np.arange(len(rows)))
+        leader[copies] = leader[first[copies]]
     return leader, correlation
 
 
@@ -104,13 +112,8 @@ def near_duplicates(images: ImageSet, threshold: float = 0.95) -> tuple[NDArray[
     Raises:
         DataError: the threshold is not in (0, 1].
     """
+    leader, correlation = leaders(area_average(images), threshold, ids=images.ids)
     positions = np.arange(len(images))
-    first_of: dict[str, int] = {}
-    first = np.array([first_of.setdefault(identity, index) for index, identity in enumerate(images.ids)])
-    leader, correlation = leaders(area_average(images), threshold)
-    # Copies that correlation cannot tell: constant images, or a threshold of 1.
-    copies = (leader == positions) & (first != positions)
-    leader[copies] = leader[first[copies]]
     removed = np.flatnonzero(leader != positions)
     columns = {
         "removed_id": [images.ids[i] for i in removed],
@@ -169,24 +172,34 @@ def _close_pairs(
     proposed = np.flatnonzero(left_unit @ right_unit.T > threshold - _SLACK)
     i, j = left[proposed // max(1, len(right))], right[proposed % max(1, len(right))]
     i, j = i[j < i], j[j < i]
+    exact = _exact(rows, i, j)
+    above = exact > threshold
+    return i[above], j[above], exact[above]
+
+
+def _exact(rows: NDArray[Any], i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The correlation of rows i[p] and j[p] for each pair p, in float64; 0 where one is constant."""
     exact = np.empty(len(i))
     step = max(1, _PAIR_VALUES // rows.shape[1])
     for start in range(0, len(i), step):
         part = slice(start, start + step)
         exact[part] = np.einsum("pd,pd->p", _unit(rows[i[part]]), _unit(rows[j[part]]))
-    exact = np.minimum(exact, 1)
-    above = exact > threshold
-    return i[above], j[above], exact[above]
+    return np.minimum(exact, 1)
 
 
-def _choose(candidates: NDArray[np.int64], i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.int64]:
+def _choose(
+    rows: NDArray[Any], candidates: NDArray[np.int64], unit: NDArray[np.float32], threshold: float
+) -> NDArray[np.int64]:
     """Those of the candidates that lead: in order, each that is close to no leader chosen before it."""
-    leads = dict.fromkeys(candidates.tolist(), True)
-    order = np.argsort(i, kind="stable")
-    for later, earlier in zip(i[order].tolist(), j[order].tolist(), strict=True):
-        if leads[earlier] and later in leads:
-            leads[later] = False
-    return np.array([index for index, lead in leads.items() if lead], dtype=np.int64)
+    scores = unit @ unit.T
+    close = scores > threshold
+    i, j = np.nonzero(np.tril(np.abs(scores - threshold) <= _SLACK, -1))
+    close[i, j] = _exact(rows, candidates[i], candidates[j]) > threshold
+    leads = np.ones(len(candidates), dtype=bool)
+    for earlier in range(len(candidates)):
+        if leads[earlier]:
+            leads[earlier + 1 :] &= ~close[earlier + 1 :, earlier]
+    return candidates[leads]
 
 
 def _assign(leader: NDArray[np.int64], correlation: NDArray[np.float64], found: list[_Pairs]) -> None:

@@ -1,7 +1,8 @@
-"""The figures: the paper's Figures 1 and 2 with their nulls, and the transition as a function of N.
+"""The figures: PSNR curves and similarity histograms with their nulls, and the transition as a function of N.
 
 Each function takes tables or arrays and returns a matplotlib Figure; it shows nothing and leaves matplotlib's global
-state as it was. Bands are 95 % intervals; a point without a band has none. Blue and orange are the paper's.
+state as it was. Bands are 95 % intervals; a point without a band has none. Blue and orange are the paper's. How figures
+look and are saved is decided here too, for the sheets of images as well (see sheets.py).
 
 Source: Kadkhodaie et al. 2024, Figs. 1, 2 and 15.
 """
@@ -54,9 +55,11 @@ _STYLE: Any = {
 _P = ParamSpec("_P")
 
 
-def _styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+    """A function that draws, made to draw in the style of all figures, with a layout that no later save moves."""
+
     @functools.wraps(draw)
-    def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         with mpl.rc_context(_STYLE):
             figure = draw(*args, **kwargs)
             # The layout is solved once: solving it again at each save is slow and moves things a little.
@@ -64,87 +67,7 @@ def _styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
             figure.set_layout_engine("none")
             return figure
 
-    return styled
-
-
-@dataclass(frozen=True, eq=False)
-class Specimens:
-    """The first K samples of a pair of denoisers at one N, each with its nearest image in the own training set.
-
-    Attributes:
-        n_train: size of each training set.
-        samples_a: samples of model A, (K, C, H, W), uint8, or float in pixel units.
-        nearest_a: nearest image of training set A to each, same shape.
-        value_a: their similarity, (K,); NaN where unknown.
-        samples_b: samples of model B from the same noise; None without a second model, and so for the rest.
-        nearest_b: nearest image of training set B to each of these.
-        value_b: their similarity, (K,).
-        cross: similarity of samples_a[i] and samples_b[i], (K,).
-    """
-
-    n_train: int
-    samples_a: NDArray[Any]
-    nearest_a: NDArray[Any]
-    value_a: NDArray[np.float64]
-    samples_b: NDArray[Any] | None = None
-    nearest_b: NDArray[Any] | None = None
-    value_b: NDArray[np.float64] | None = None
-    cross: NDArray[np.float64] | None = None
-
-
-def specimens(
-    run: Mapping[str, pa.Table],
-    n_train: int,
-    samples: Mapping[str, NDArray[Any]],
-    image_of: Callable[[str], NDArray[Any]],
-    count: int = 16,
-    metric: str = "correlation",
-) -> Specimens | None:
-    """The first samples at one N, looked up in the run's tables (of the smallest training seed).
-
-    Args:
-        run: the tables neighbors and similarity by name.
-        n_train: size of the training sets.
-        samples: images by part, {"a": (M, C, H, W), "b": ...}; sample i of the tables is row i; part b may be missing.
-        image_of: gives the training image (C, H, W) of a content id.
-        count: how many samples to take.
-        metric: measure to read from the tables.
-
-    Returns:
-        The specimens; None where the tables hold no nearest training images of part a at this N.
-    """
-    found = {part: _own_nearest(run, n_train, part, min(count, len(samples[part])), metric) for part in samples}
-    if not found.get("a"):
-        return None
-    sides = {}
-    for part, hits in found.items():
-        if hits:
-            nearest = np.stack([np.asarray(image_of(hits[i][0])) for i in sorted(hits)])
-            values = np.array([hits[i][1] for i in sorted(hits)], dtype=np.float64)
-            sides[part] = (np.asarray(samples[part][sorted(hits)]), nearest, values)
-    if "b" not in sides:
-        return Specimens(n_train, *sides["a"])
-    rows = _where(run["similarity"], n_train=n_train, kind="same_noise", metric=metric) if "similarity" in run else []
-    cross = {row["item_a"]: row["value"] for row in reversed(rows)}
-    values = np.array([cross.get(i) for i in sorted(found["a"])], dtype=np.float64)
-    return Specimens(n_train, *sides["a"], *sides["b"], values)
-
-
-def _own_nearest(
-    run: Mapping[str, pa.Table], n: int, part: str, count: int, metric: str
-) -> dict[int, tuple[str, float | None]]:
-    if "neighbors" not in run:
-        return {}
-    where = {"n_train": n, "part": part, "reference": f"train_{part}", "query_kind": "sample", "metric": metric}
-    rows = [row for row in _where(run["neighbors"], rank=1, **where) if row["query"] < count]
-    return {row["query"]: (row["reference_id"], row["value"]) for row in reversed(rows)}
-
-
-def _where(table: pa.Table, **where: Any) -> list[dict[str, Any]]:
-    """The rows with these values, those of the smallest training seed first."""
-    for name, value in where.items():
-        table = table.filter(pc.equal(table[name], value))
-    return list(table.sort_by("train_seed").to_pylist())
+    return drawn
 
 
 # ------------------------------------------------------------------------------------------------- Figure 1: PSNR
@@ -205,7 +128,7 @@ def _mean(found: Mapping[str, Mapping[str, float]], seed: int) -> Interval:
     return bootstrap(each, lambda draws: draws.mean(axis=1), seed, resamples=1000)
 
 
-@_styled
+@styled
 def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
     """Output against input PSNR on training (left) and held-out images (right), one curve for each N; paper, Fig. 1.
 
@@ -245,114 +168,10 @@ def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
     return figure
 
 
-# ------------------------------------------------------------------------------------------------- Figure 2
+# ------------------------------------------------------------------------------------------------- Figure 2: similarity
 
 
-@_styled
-def figure_images(pairs: Sequence[Specimens], noises: int = 3) -> Figure:
-    """Closest in A, sample A, sample B, closest in B (rows) for each N (columns) and several noises; paper, Fig. 2 top.
-
-    The similarity of two neighboring images stands between them: blue from model to model, orange to the training set.
-
-    Args:
-        pairs: specimens of each N, in ascending order.
-        noises: how many samples to show.
-    """
-    noises = min(noises, *(len(pair.samples_a) for pair in pairs))
-    one = any(pair.samples_b is None or pair.nearest_b is None for pair in pairs)
-    names = ["closest in A", "sample A"] if one else ["closest in A", "sample A", "sample B", "closest in B"]
-    page = _Page(pairs[0].samples_a.shape[-2:], len(pairs), 0.27)
-    for noise in range(noises):
-        for row, name in enumerate(names):
-            page.row(name, 0.3 if row == 0 and noise else 0.0)
-            for column, pair in enumerate(pairs):
-                shown = (pair.nearest_a, pair.samples_a, pair.samples_b, pair.nearest_b)[row]
-                values = (pair.value_a, pair.cross, pair.value_b, None)[row] if row + 1 < len(names) else None
-                assert shown is not None
-                value = None if values is None else float(values[noise])
-                page.put(column, shown[noise], value, BLUE if row == 1 else ORANGE)
-    return page.figure([f"N = {pair.n_train:,}" for pair in pairs])
-
-
-@_styled
-def figure_samples(pairs: Sequence[Specimens], count: int = 12) -> Figure:
-    """A contact sheet: the first samples of both models at each N; one column is one noise.
-
-    Args:
-        pairs: specimens of each N, in ascending order.
-        count: samples of each model.
-    """
-    count = min(count, *(len(pair.samples_a) for pair in pairs))
-    page = _Page(pairs[0].samples_a.shape[-2:], count, 0.06)
-    for place, pair in enumerate(pairs):
-        for part, images in (("A", pair.samples_a), ("B", pair.samples_b)):
-            if images is not None:
-                page.row(f"N = {pair.n_train:,}   {part}", 0.25 if part == "A" and place else 0.0)
-                for column in range(min(count, len(images))):
-                    page.put(column, images[column])
-    return page.figure([])
-
-
-class _Page:
-    """Rows of image tiles on one white canvas; a unit is the width of a tile."""
-
-    def __init__(self, size: tuple[int, int], columns: int, gap: float) -> None:
-        # Every pixel becomes a square of several, so that no viewer smooths it.
-        self.scale = max(1, round(128 / size[1]))
-        self.width, self.height = size[1] * self.scale, size[0] * self.scale
-        self.columns, self.gap = columns, gap
-        self.top = 0.0
-        self.tops: list[float] = []
-        self.names: list[str] = []
-        self.tiles: list[tuple[int, int, NDArray[np.uint8]]] = []
-        self.texts: list[tuple[float, float, str, str]] = []
-
-    def row(self, name: str, space: float) -> None:
-        """Begin a row, `space` further down than usual."""
-        if self.tops:
-            self.top += self.height / self.width + self.gap + space
-        self.tops.append(self.top)
-        self.names.append(name)
-
-    def put(self, column: int, image: NDArray[Any], value: float | None = None, color: str = INK) -> None:
-        """Place an image in the current row, with a number below it."""
-        self.tiles.append((len(self.tops) - 1, column, _enlarged(image, self.scale)))
-        if value is not None and not math.isnan(value):
-            middle = self.top + self.height / self.width + self.gap / 2
-            self.texts.append((column * 1.08 + 0.5, middle, verdict.number(value), color))
-
-    def figure(self, titles: Sequence[str]) -> Figure:
-        """The canvas with row names on the left, column titles and numbers."""
-        across, down = self.columns * 1.08 - 0.08, self.top + self.height / self.width
-        canvas = np.full((round(down * self.width), round(across * self.width), 3), 255, dtype=np.uint8)
-        for row, column, tile in self.tiles:
-            y, x = round(self.tops[row] * self.width), round(column * 1.08 * self.width)
-            canvas[y : y + self.height, x : x + self.width] = tile
-        left, head, inch = 1.25, 0.4 if titles else 0.05, min(0.85, 8.0 / across)
-        figure = Figure(figsize=(across * inch + left + 0.1, down * inch + head + 0.1))
-        width, height = figure.get_size_inches()
-        axes = figure.add_axes((left / width, 0.1 / height, across * inch / width, down * inch / height))
-        axes.imshow(canvas, extent=(0, across, down, 0), interpolation="none")
-        axes.set_axis_off()
-        for top, name in zip(self.tops, self.names, strict=True):
-            axes.text(-0.12, top + self.height / self.width / 2, name, ha="right", va="center", fontsize=9, color=INK)
-        for column, title in enumerate(titles):
-            axes.text(
-                column * 1.08 + 0.5, -0.1, title, ha="center", va="bottom", fontsize=9.5, weight="bold", color=INK
-            )
-        for across, down, text, color in self.texts:
-            axes.text(across, down, text, ha="center", va="center", fontsize=8, color=color)
-        return figure
-
-
-def _enlarged(image: NDArray[Any], scale: int) -> NDArray[np.uint8]:
-    """An image (C, H, W) as 8-bit RGB, clipped to [0, 1], every pixel a square."""
-    pixels = image if image.dtype == np.uint8 else np.round(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
-    rgb = pixels if len(pixels) == 3 else np.repeat(pixels[:1], 3, axis=0)
-    return rgb.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-@_styled
+@styled
 def figure_histograms(run: Mapping[str, pa.Table], metric: str = "correlation") -> Figure:
     """Similarity from model to model and to the nearest training image, with their nulls; paper, Fig. 2 bottom.
 
@@ -433,7 +252,7 @@ def _valued(table: pa.Table, metric: str) -> pa.Table:
 # ------------------------------------------------------------------------------------------------- the transition
 
 
-@_styled
+@styled
 def figure_transition(transition: pa.Table) -> Figure:
     """Similarities, memorized fraction, PSNR gap and disagreement against N, with intervals and the transition points.
 

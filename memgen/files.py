@@ -20,6 +20,7 @@ from memgen.errors import DataError, StorageError
 _REMEDY = {
     errno.ENOSPC: "The disk is full: free space, or choose another place for the run.",
     errno.EDQUOT: "Your disk quota is used up: free space, or choose another place for the run.",
+    None: "The disk may be full: free space, or choose another place for the run.",  # NumPy loses the reason
     errno.EFBIG: "The file would exceed a size limit of this system: raise the limit, or choose another place.",
     errno.EACCES: "You may not write there: change the permissions, or choose another place for the run.",
     errno.EPERM: "You may not write there: change the permissions, or choose another place for the run.",
@@ -29,7 +30,7 @@ _REMEDY = {
 
 def storage_error(path: Path, error: OSError) -> StorageError:
     """The StorageError that tells a person why `path` could not be written and what to do."""
-    remedy = _REMEDY.get(error.errno or 0, "Choose another place for the run.")
+    remedy = _REMEDY.get(error.errno, "Choose another place for the run.")
     return StorageError(f"cannot write {path}: {error.strerror or error}. {remedy}")
 
 

@@ -288,7 +288,7 @@ class Split:
         return cls(images, **{part: np.array(indices, dtype=np.int64) for part, indices in members.items()})
 
 
-_AGAIN = "Import the images again."
+_AGAIN = "Delete its folder and import the images again."
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:

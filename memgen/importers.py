@@ -2,7 +2,7 @@
 
 Whatever the source, pixels go through the same steps, which the recipe of the resulting ImageSet records:
 
-    1. orientation by EXIF, transparency composited on white (folders only)
+    1. orientation by EXIF, transparency composited on white (folders only, see pictures.py)
     2. antialiased bicubic resize of the short side to `resize`, center crop to a square (optional)
     3. gray as the plain mean of R, G, B, or RGB by repeating gray (optional)
     4. removal of near-duplicates (see duplicates.py)
@@ -11,15 +11,12 @@ uint8 stays uint8, rounded after steps 2 and 3; floats must lie in [0, 1] and be
 executed: pickles are refused, and so is PostScript. A file that cannot be used is reported in the table SKIPPED.
 """
 
-import contextlib
 import gzip
 import importlib.resources
-import logging
-import os
 import pickle
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,13 +26,13 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
-from memgen import duplicates, tables
+from memgen import duplicates, pictures, tables
 from memgen.config import Settings
 from memgen.errors import DataError, ShapeError
 from memgen.images import ImageSet
+from memgen.pictures import first_line
 
 Progress = Callable[[int, int], None]
 
@@ -98,7 +95,14 @@ def import_images(
 def _import(source: Path, settings: ImportSettings, progress: Progress | None, name: str) -> Imported:
     report = progress or (lambda done, total: None)
     if source.is_dir():
-        pixels, sources, skipped = _read_folder(source, settings, report)
+        pixels, sources, skipped = pictures.read_folder(
+            source,
+            lambda picture, channels: _prepared(picture, settings.resize, channels),
+            settings.color,
+            settings.alpha,
+            settings.limit,
+            report,
+        )
     else:
         pixels, skipped = _prepare_array(source, _read_array(source), settings, report), {}
         sources = [f"{source.name}[{index}]" for index in range(len(pixels))]
@@ -167,162 +171,6 @@ def _prepared(images: NDArray[Any], resize: int | None, channels: int) -> NDArra
     return _gray(images) if channels == 1 else np.repeat(images, channels, axis=1)
 
 
-# Folders.
-
-
-class _UndecodableError(Exception):
-    """An image file is left out; the message is the reason that the table SKIPPED gives."""
-
-
-def _read_folder(
-    folder: Path, settings: ImportSettings, report: Progress
-) -> tuple[NDArray[np.uint8], list[str], dict[str, str]]:
-    """Pixels (N, C, H, W), the name of each image's file, and a reason for each file that was skipped."""
-    candidates, skipped = _candidates(folder)
-    with _quiet_pillow():
-        channels = 3 if settings.color == "rgb" else 1
-        if settings.color == "auto" and any(_has_color(folder / name) for name in candidates):
-            channels = 3
-        room = min(len(candidates), settings.limit or len(candidates))
-        pixels: NDArray[np.uint8] | None = None
-        sources: list[str] = []
-        for done, name in enumerate(candidates):
-            report(done, len(candidates))
-            if len(sources) == room:
-                break
-            try:
-                image = _prepared(_decode(folder / name, settings.alpha), settings.resize, channels)[0]
-            except _UndecodableError as error:
-                skipped[name] = str(error)
-                continue
-            if pixels is None:
-                pixels = np.empty((room, *image.shape), dtype=np.uint8)  # the system gives memory as it is filled
-            if image.shape != pixels.shape[1:]:
-                raise ShapeError(_mixed_sizes(folder, sources[0], pixels.shape[2:], name, image.shape[1:]))
-            pixels[len(sources)] = image
-            sources.append(name)
-    report(len(candidates), len(candidates))
-    if pixels is None:
-        raise DataError(_nothing_usable(folder, skipped))
-    return pixels[: len(sources)], sources, dict(sorted(skipped.items()))
-
-
-def _candidates(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Names of files that may be images, sorted, and the reason for each other file; all relative to the folder."""
-    Image.init()
-    found: list[str] = []
-    skipped: dict[str, str] = {}
-
-    def unreadable(error: OSError) -> None:
-        skipped[Path(os.fsdecode(error.filename)).relative_to(folder).as_posix()] = f"cannot be read ({error.strerror})"
-
-    for where, subfolders, names in os.walk(folder, onerror=unreadable):
-        here = Path(where)
-        for name in subfolders:
-            if (here / name).is_symlink():
-                skipped[(here / name).relative_to(folder).as_posix()] = "a link to a folder, not followed"
-        for name in names:
-            path = here / name
-            relative = path.relative_to(folder).as_posix()
-            if name.startswith("."):
-                skipped[relative] = "not an image (hidden file)"
-            elif path.suffix and path.suffix.lower() not in Image.EXTENSION:
-                skipped[relative] = f"not an image (suffix {path.suffix})"
-            elif not path.is_file():
-                skipped[relative] = "not an image (not a regular file)"
-            else:
-                found.append(relative)
-    return sorted(found), skipped
-
-
-@contextlib.contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Pillow's warnings about truncated or oversized images become errors; its others, and its log, are left out."""
-    silence, log = logging.NullHandler(), logging.getLogger("PIL")
-    log.addHandler(silence)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            warnings.filterwarnings("error", message="(?i).*truncated")
-            warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-            yield
-    finally:
-        log.removeHandler(silence)
-
-
-def _open(path: Path) -> Image.Image:
-    # Pillow hands PostScript to an interpreter, which would run what the file says.
-    return Image.open(path, formats=[name for name in Image.ID if name != "EPS"])
-
-
-def _has_color(path: Path) -> bool:
-    try:
-        with _open(path) as image:
-            return Image.getmodebase(image.mode) != "L"
-    except Exception:  # a damaged file may raise anything; it is reported when it is decoded
-        return False
-
-
-def _decode(path: Path, alpha: str) -> NDArray[np.uint8]:
-    """The first frame of an image file, upright and opaque, (1, 1 or 3, H, W).
-
-    Raises:
-        _UndecodableError: with the reason.
-    """
-    try:
-        if path.stat().st_size == 0:
-            raise _UndecodableError("empty file")
-        with _open(path) as image:
-            image.load()
-            pixels = _opaque(ImageOps.exif_transpose(image), image.format or "", alpha)
-    except _UndecodableError:
-        raise
-    except UnidentifiedImageError as error:
-        raise _UndecodableError("not an image that can be read") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _UndecodableError(f"too large ({_first_line(error)})") from error
-    except Exception as error:  # decoders fed with damaged bytes raise anything
-        raise _UndecodableError(f"damaged ({_first_line(error)})") from error
-    return pixels[None, None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]
-
-
-def _opaque(image: Image.Image, kind: str, alpha: str) -> NDArray[np.uint8]:
-    """8-bit pixels of an image, (H, W) or (H, W, 3), with what is transparent replaced."""
-    if image.has_transparency_data and alpha == "skip":
-        raise _UndecodableError("has transparent pixels")
-    # Portable graymaps of 16 bits come as mode I; other images of that mode do not say what their white is.
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PPM"):
-        deep = np.asarray(image).astype(np.uint32)
-        gray = ((deep * 255 + 32767) // 65535).astype(np.uint8)
-        if "transparency" in image.info:
-            gray[deep == image.info["transparency"]] = 255 if alpha == "white" else 0
-        return gray
-    if image.mode in ("I", "F"):
-        raise _UndecodableError(f"32-bit pixels (mode {image.mode}) have no stated range; save it with 8 or 16 bits")
-    target = "L" if Image.getmodebase(image.mode) == "L" else "RGB"
-    if image.has_transparency_data:
-        front = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", front.size, alpha), front)
-        if target == "L":
-            return np.asarray(image)[..., 0]
-    return np.array(image.convert(target))  # a copy, since PyTorch warns of read-only memory
-
-
-def _mixed_sizes(folder: Path, first: str, size: tuple[int, ...], other: str, found: tuple[int, ...]) -> str:
-    return (
-        f"{folder}: {first} has {size[1]} x {size[0]} pixels but {other} has {found[1]} x {found[0]}, and all images "
-        "must have one size. Give a side that all are resized and cropped to, for example --resize 64."
-    )
-
-
-def _nothing_usable(folder: Path, skipped: dict[str, str]) -> str:
-    if not skipped:
-        return f"{folder}: the folder is empty; expected image files."
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(skipped.items())[:3])
-    more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-    return f"{folder}: no usable image ({reasons}{more}). Give a folder with image files that Pillow can read."
-
-
 # Arrays.
 
 
@@ -361,7 +209,7 @@ def _read_numpy(path: Path) -> NDArray[Any]:
                 f"{path}: not an array of plain numbers, and memgen never opens pickles. Save the images with np.save."
             ) from error
         raise DataError(
-            f"{path}: damaged, or not a NumPy file ({_first_line(error)}). Save it again with np.save."
+            f"{path}: damaged, or not a NumPy file ({first_line(error)}). Save it again with np.save."
         ) from error
 
 
@@ -378,7 +226,7 @@ def _read_tensor(path: Path) -> NDArray[Any]:
         ) from error
     except Exception as error:  # torch raises many kinds for damaged files
         raise DataError(
-            f"{path}: damaged, or not a torch file ({_first_line(error)}). Save the tensor again with torch.save."
+            f"{path}: damaged, or not a torch file ({first_line(error)}). Save the tensor again with torch.save."
         ) from error
     if isinstance(loaded, dict):
         names = [str(name) for name, value in loaded.items() if isinstance(value, torch.Tensor)]
@@ -400,7 +248,7 @@ def _read_idx(path: Path) -> NDArray[Any]:
             zipped = file.read(2) == b"\x1f\x8b"
         data = gzip.decompress(path.read_bytes()) if zipped else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged gzip file ({_first_line(error)}). Fetch it again.") from error
+        raise DataError(f"{path}: damaged gzip file ({first_line(error)}). Fetch it again.") from error
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise DataError(
             f"{path}: not a kind of file that memgen reads. "
@@ -484,7 +332,3 @@ def _checked_floats(path: Path, block: NDArray[Any], start: int) -> NDArray[np.f
         f"{path}: image {start + first} has values from {low[first]:g} to {high[first]:g}, expected [0, 1]. "
         "Rescale and save again: x / 255 for values up to 255, (x + 1) / 2 for values in [-1, 1]."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

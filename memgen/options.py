@@ -204,14 +204,14 @@ def finish(as_json: bool, path: Path, **result: Any) -> None:
 
 @contextmanager
 def prepared(workspace: "Workspace") -> Iterator[dict[str, Any]]:
-    """Hold the run's lock, with its images imported; a new run whose images cannot be used is removed again."""
+    """Hold the run's lock, with its images imported; a run that never had usable images is removed again."""
     from memgen.workspace import has_data
 
     try:
         with workspace.run.working():
             yield _import(workspace)
     except DataError:
-        if not has_data(workspace.run):
+        if not has_data(workspace.run) and workspace.run.manifest["data"] is None:
             runs.remove(workspace.run)
         raise
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
-from memgen import figures, files, transition, verdict
-from memgen.figures import Specimens
+from memgen import figures, files, sheets, transition, verdict
+from memgen.sheets import Specimens
 
 _MISSING = {
     "similarity": "Similarities were not measured (no nearest neighbors, no comparison of two models).",
@@ -83,13 +83,13 @@ def _figures(report: ReportInput) -> dict[str, Figure]:
     has = {name for name, table in report.tables.items() if table.num_rows}
     drawn: dict[str, tuple[bool, Callable[[], Figure]]] = {
         "transition": ("transition" in has, lambda: figures.figure_transition(report.tables["transition"])),
-        "images": (bool(report.pairs), lambda: figures.figure_images(report.pairs)),
+        "images": (bool(report.pairs), lambda: sheets.figure_images(report.pairs)),
         "histograms": (
             bool(has & {"similarity", "neighbors"}),
             lambda: figures.figure_histograms(report.tables, report.metric),
         ),
         "psnr": ("psnr" in has, lambda: figures.figure_psnr(report.tables["psnr"], report.dimension)),
-        "samples": (bool(report.pairs), lambda: figures.figure_samples(report.pairs)),
+        "samples": (bool(report.pairs), lambda: sheets.figure_samples(report.pairs)),
     }
     return {name: draw() for name, (there, draw) in drawn.items() if there}
 

@@ -202,6 +202,11 @@ def create(outputs: Path, name: str, config: dict[str, Any], device: str) -> Run
     run = Run(outputs / name)
     if (run.path / "run.json").exists():
         raise RunError(f"{run.path} exists. Choose another name, or remove it (memgen runs remove {name}).")
+    if run.path.is_dir() and any(not path.name.startswith(".") for path in run.path.iterdir()):
+        raise RunError(
+            f"{run.path} holds files but no run.json, as a removal that was cut short leaves it. Delete the folder, or "
+            f"choose another name."
+        )
     manifest = {
         "format": FORMAT,
         "name": name,

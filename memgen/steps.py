@@ -19,13 +19,13 @@ from torch import Tensor
 from memgen import (
     checkpoints,
     compare,
-    figures,
     files,
     importers,
     neighbors,
     perceptual,
     report,
     runs,
+    sheets,
     tables,
     transition,
     verdict,
@@ -60,6 +60,12 @@ def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[
     run, settings = workspace.run, workspace.settings
     if not has_data(run):
         imported = _import(settings, progress)
+        before = run.manifest["data"]
+        if before and before["digest"] != imported.images.digest:
+            raise DataError(
+                f"{before['source']}: no longer holds the images that {run.path} was made from. Restore them, or "
+                f"start another run."
+            )
         split = Split.make(imported.images, settings.split.holdout, settings.seed)
         for n_train in settings.sweep.n_train:
             split.train("a", n_train)  # says what is missing before anything is written
@@ -459,7 +465,7 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
     return verdict.verdict(found["transition"]), found["transition"], report.write(page, folder)
 
 
-def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[figures.Specimens]:
+def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.Specimens]:
     """The first samples at each N, of the smallest training seed, with their nearest training images."""
     position = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
     sampled = [cell for cell in workspace.run.cells() if workspace.run.has_table("samples", cell.name)]
@@ -472,7 +478,7 @@ def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[figures
             for cell in sampled
             if (cell.n_train, cell.train_seed) == (n_train, seed)
         }
-        pair = figures.specimens(
+        pair = sheets.specimens(
             found,
             n_train,
             drawn,

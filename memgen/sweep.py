@@ -106,7 +106,8 @@ def execute(workspace: Workspace, listed: list[Task], jobs: int, on_event: OnEve
         return
     context = multiprocessing.get_context("spawn")
     news: Queue[Event | None] = context.Queue()
-    listener = threading.Thread(target=_listen, args=(news, on_event), daemon=True)
+    failures: list[Exception] = []
+    listener = threading.Thread(target=_listen, args=(news, on_event, failures), daemon=True)
     listener.start()
     life, ours = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(jobs, context, _start_worker, (news, life, workspace.settings.compute.threads))
@@ -128,6 +129,8 @@ def execute(workspace: Workspace, listed: list[Task], jobs: int, on_event: OnEve
         news.cancel_join_thread()  # a worker that was killed may hold the lock of the queue for ever
         news.put(None)
         listener.join(timeout=5)
+    if failures:
+        raise failures[0]
 
 
 def _schedule(pool: ProcessPoolExecutor, workspace: Workspace, listed: list[Task]) -> None:
@@ -234,9 +237,12 @@ def _work(path: str, device: str, task: Task) -> None:
     _perform(Workspace.of(Run(Path(path)), device), task, _news.put)
 
 
-def _listen(news: "Queue[Event | None]", on_event: OnEvent) -> None:
+def _listen(news: "Queue[Event | None]", on_event: OnEvent, failures: list[Exception]) -> None:
     while (event := news.get()) is not None:
-        on_event(event)
+        try:
+            on_event(event)
+        except Exception as error:  # raised in the main thread, once the workers are done
+            failures.append(error)
 
 
 @contextmanager

@@ -115,7 +115,7 @@ TRAJECTORY = _schema(
 )
 NEIGHBORS = _schema(
     "neighbors",
-    1,
+    2,
     [
         _field("query_kind", _STR, "sample, holdout, train or user"),
         _field("query", _INT, "index of the sample, or position of the image among the queries"),
@@ -126,6 +126,7 @@ NEIGHBORS = _schema(
         _field("train_seed", _INT, "seed of its training", null=True),
         _field("reference", _STR, "name of the index searched: train_a, train_b, holdout, or a user's"),
         _field("n_reference", _INT, "images in that index", "images"),
+        _field("n_clusters", _INT, "duplicate clusters in that index", "clusters"),
         _field("metric", _STR, "correlation, cosine or rmse"),
         _field("rank", _INT, "1 = nearest"),
         _field("reference_id", _STR, "content id of the neighbor"),

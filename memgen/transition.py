@@ -7,7 +7,8 @@ For each training-set size N, from the tables of a run alone:
     cross_same              median similarity of two models' samples from the same noise, with its nulls: samples from
                             different noise, and training images against the nearest of the other half
     memorized_fraction      rho = (P - c) / (1 - c); P: share of samples whose nearest image among T and H is in T,
-                            T the own training set, H the twin's and the holdout, c = |T| / (|T| + |H|)
+                            T the own training set, H the twin's and the holdout, c = |T| / (|T| + |H|), where each
+                            cluster of near-duplicates counts once
     psnr_gap, disagreement  in denoiser space, on noisy images, averaged over noise levels
     N_cross, N_half         where cross_same overtakes nearest_own; where rho falls through 1/2; linear in log N
 
@@ -186,7 +187,7 @@ def summarize(run: Mapping[str, pa.Table], seed: int, metric: str = "correlation
 
 
 _READ = {
-    "neighbors": ("query_kind", "query", "query_id", "part", "reference", "n_reference", "cluster", "value"),
+    "neighbors": ("query_kind", "query", "query_id", "part", "reference", "n_clusters", "cluster", "value"),
     "similarity": ("kind", "item_a", "item_b", "value"),
     "psnr": ("kind", "image_id", "denoiser", "sigma", "output_psnr_db"),
     "disagreement": ("image_id", "value"),
@@ -411,7 +412,7 @@ def _contests(rows: dict[str, NDArray[Any]], sign: float) -> _Contests | None:
         won.append(np.nan if np.isnan(margin) else (1 + np.sign(margin)) / 2)
         best = own if margin >= 0 else other
         winner.append(f"{rows['reference'][best]}/{rows['cluster'][best]}")
-        sizes = {name: rows["n_reference"][hits[name]] for name in ("train_a", "train_b", "holdout")}
+        sizes = {name: rows["n_clusters"][hits[name]] for name in ("train_a", "train_b", "holdout")}
         control.append(sizes[f"train_{part}"] / sum(sizes.values()))
     return _Contests(
         won=np.array(won),

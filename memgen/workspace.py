@@ -142,7 +142,7 @@ class Workspace:
             return torch.from_numpy(np.load(self.run.holdout_mean, allow_pickle=False)).to(self.device)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
-                f"{self.run.holdout_mean}: damaged. Import the images again (memgen data import)."
+                f"{self.run.holdout_mean}: damaged. Delete it and run the command again."
             ) from error
 
     def indices(self, reference: str, n_train: int) -> NDArray[np.int64]:
@@ -194,4 +194,5 @@ class Workspace:
 
 def has_data(run: runs.Run) -> bool:
     """Whether the run's images, split and initial mean are all there."""
-    return (run.images / "images.json").exists() and run.has_table("split", "split") and run.holdout_mean.exists()
+    listed = all(run.has_table(kind, kind) for kind in ("skipped", "duplicates", "split"))
+    return listed and (run.images / "images.json").exists() and run.holdout_mean.exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from memgen import tables
-from memgen.figures import Specimens, specimens
+from memgen.sheets import Specimens, specimens
 
 COPIES = {1: 1.0, 4: 1.0, 16: 0.9, 64: 0.6, 256: 0.25, 1024: 0.0}
 SIGMAS = np.logspace(-2, -0.1, 6)
@@ -123,6 +123,7 @@ class Run:
                 "query_id": [f"{kind}-{part}-{i}" for i in range(len(queries))],
                 "reference": index,
                 "n_reference": len(references),
+                "n_clusters": len(references),
                 "metric": "correlation",
                 "rank": 1,
                 "reference_id": [f"{name}-{i}" for i in where],

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from memgen import files, neighbors, tables
+from memgen import files, flatsearch, neighbors, tables
 from memgen.errors import ConfigError, DataError, ShapeError
 from memgen.neighbors import Index
-from memgen.similarity import METRICS, embed, larger_is_closer, paired
+from memgen.similarity import METRICS, larger_is_closer, paired
 
 BACKENDS = [
-    pytest.param("faiss", marks=pytest.mark.skipif(neighbors._find_faiss() is None, reason="faiss is not installed")),
+    pytest.param("faiss", marks=pytest.mark.skipif(flatsearch.find_faiss() is None, reason="faiss is not installed")),
     "torch",
 ]
 
@@ -84,16 +84,15 @@ def test_ties_and_near_copies(seed, n, k, kinds, metric, spread):
     references = base[torch.randint(kinds, (n,), generator=generator)]
     queries = torch.cat([base[:5], images(3, seed=seed + 1)])
     expected = brute_force(queries, references, metric, k)
-    found = ["torch"] + ["faiss"] * (neighbors._find_faiss() is not None)
+    found = ["torch"] + ["faiss"] * (flatsearch.find_faiss() is not None)
     for backend in found:
         assert_equal(build(references, metric, backend).search(queries, k), expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_shortlist_grows_until_proved(metric, backend, monkeypatch):
+def test_the_shortlist_grows_until_proved(metric, backend):
     """Among 2,000 images that differ from the query by float32 steps in two pixels, the very nearest is found."""
-    monkeypatch.setattr(neighbors, "leaders", lambda features, threshold: (np.zeros(len(features), np.int64), None))
     query = images(1, (1, 16, 16))
     references = query.repeat(2000, 1, 1, 1)
     generator = torch.Generator().manual_seed(0)
@@ -138,34 +137,12 @@ def test_company_changes_nothing(metric, backend, monkeypatch):
     alone = [index.search(queries[i : i + 1], 4) for i in range(40)]
     np.testing.assert_array_equal(together.value, np.concatenate([hits.value for hits in alone]))
     np.testing.assert_array_equal(together.reference_index, np.concatenate([hits.reference_index for hits in alone]))
-    for name, size in (("_QUERIES", 7), ("_REFERENCES", 13), ("_PAIRS", 50), ("_RESCORED", 5000), ("_SHORTLIST", 1)):
+    for name, size in (("_QUERIES", 7), ("_PAIRS", 50), ("_RESCORED", 5000), ("_SHORTLIST", 1)):
         monkeypatch.setattr(neighbors, name, size)
+    monkeypatch.setattr(flatsearch, "_REFERENCES", 13)
     cut = index.search(queries.flip(0), 4)
     np.testing.assert_array_equal(together.value, cut.value[::-1])
     np.testing.assert_array_equal(together.reference_index, cut.reference_index[::-1])
-
-
-def test_the_search_uses_true_float32():
-    """In a process that allows TF32 or bfloat16 products, the search does not use them, and keeps the setting."""
-
-    class Spy(torch.Tensor):
-        seen = ()
-
-        def __matmul__(self, other):
-            Spy.seen += (torch.get_float32_matmul_precision(),)
-            return torch.Tensor(self) @ torch.Tensor(other)
-
-        def to(self, *_):
-            return self
-
-    search = neighbors._TorchSearch(embed(images(30), "cosine"), "cosine", "cpu")
-    torch.set_float32_matmul_precision("medium")
-    try:
-        search(embed(images(3), "cosine").as_subclass(Spy), 2)
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
-    assert Spy.seen == ("highest",)
 
 
 def test_permuting_references_permutes_positions():
@@ -208,6 +185,27 @@ def test_near_duplicates_share_a_cluster():
         hits = index.search(references[1:2], 6)
         np.testing.assert_array_equal(hits.cluster, index.clusters[hits.reference_index])
     assert build(references, cluster_threshold=1).clusters.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_images_of_equal_id_share_a_cluster():
+    """Copies that correlation cannot tell, constant ones or at a threshold of 1, are one cluster."""
+    references = images(5)
+    references[[1, 3]], references[4] = 0.5, references[0]
+    for threshold, clusters in ((0.99, [0, 1, 2, 1, 0]), (1, [0, 1, 2, 1, 0])):
+        index = Index.build(references, list("abcba"), "rmse", "train_a", threshold, "torch")
+        assert index.clusters.tolist() == clusters
+        assert index.n_clusters == 3
+
+
+def test_the_table_counts_clusters():
+    """Beside the number of references stands that of their clusters, in every row."""
+    references = images(6)
+    references[4:] = references[2:4]
+    index = build(references)
+    keys = {"denoiser": None, "n_train": 6, "part": None, "train_seed": None}
+    table = index.to_table(index.search(images(2, seed=1), 3), "holdout", ["x", "y"], keys)
+    assert table["n_reference"].to_pylist() == [6] * 6
+    assert table["n_clusters"].to_pylist() == [4] * 6
 
 
 @pytest.mark.parametrize("saver", BACKENDS)
@@ -339,17 +337,17 @@ def test_without_faiss(monkeypatch):
             build(images(3), backend="faiss")
 
 
-@pytest.mark.skipif(neighbors._find_faiss() is None, reason="faiss is not installed")
+@pytest.mark.skipif(flatsearch.find_faiss() is None, reason="faiss is not installed")
 def test_with_faiss(monkeypatch):
     """With faiss, auto is faiss on the CPU of Linux, and two wheels of it are warned of."""
     monkeypatch.setattr(sys, "platform", "linux")
     assert build(images(3), backend="auto").backend == "faiss"
-    assert neighbors._choose("auto", "cuda") == "torch"
+    assert flatsearch.choose("auto", "cuda") == "torch"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert neighbors._choose("auto", "cpu") == "torch"
-    monkeypatch.setattr(neighbors, "_is_installed", lambda wheel: wheel != "faiss-gpu")
+    assert flatsearch.choose("auto", "cpu") == "torch"
+    monkeypatch.setattr(flatsearch, "_is_installed", lambda wheel: wheel != "faiss-gpu")
     with pytest.warns(UserWarning, match="faiss-cpu and faiss-gpu-cuvs overwrite each other"):
-        neighbors._find_faiss()
+        flatsearch.find_faiss()
 
 
 @pytest.mark.gpu

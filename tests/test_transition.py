@@ -31,7 +31,7 @@ def neighbors(own: np.ndarray, twin: np.ndarray, holdout: np.ndarray, n: int, si
         }
         columns |= {"n_train": n, "part": "a", "train_seed": 0, "reference": reference, "n_reference": size}
         columns |= {"metric": "correlation", "rank": 1, "reference_id": "x", "value": values}
-        columns |= {"reference_index": sample, "cluster": sample} | more
+        columns |= {"reference_index": sample, "cluster": sample, "n_clusters": size} | more
         parts.append(tables.make(tables.NEIGHBORS, columns))
     return pa.concat_tables(parts)
 
@@ -148,6 +148,20 @@ def test_ties_count_half_and_the_control_is_removed():
     rho = verdict.estimates(summarize({"neighbors": table}, 0))[10, "memorized_fraction"]
     assert rho.estimate == pytest.approx(0)
     assert "c = 0.5000" in rho.note
+
+
+def test_copies_in_the_training_set_do_not_raise_the_control():
+    """Ten training images in five clusters of duplicates count as five: a blind model finds T 5 times in 5 + 6 + 4."""
+    rng = np.random.default_rng(0)
+    own, twin, holdout = 0.5 + 0.1 * rng.random((3, 60))
+    tables_of = [neighbors(own, twin, holdout, 10, (size, 6, 4)) for size in (10, 5)]
+    column = tables_of[0].column_names.index("n_reference")
+    duplicated = tables_of[1].set_column(column, tables_of[1].schema.field(column), tables_of[0]["n_reference"])
+    share = np.mean(own > np.maximum(twin, holdout))
+    for table, control in ((tables_of[0], 10 / 20), (duplicated, 5 / 15)):
+        rho = verdict.estimates(summarize({"neighbors": table}, 0))[10, "memorized_fraction"]
+        assert rho.estimate == pytest.approx((share - control) / (1 - control))
+        assert f"c = {control:.4f}" in rho.note
 
 
 def test_smaller_is_closer_for_rmse():
