@@ -28,7 +28,7 @@ from torch import Tensor
 from memgen import files
 from memgen.config import Settings
 from memgen.denoisers import ArchitectureSettings, BiasFreeNetwork, ImageShape, build
-from memgen.errors import ConfigError, DataError, ShapeError
+from memgen.errors import ConfigError, DataError, ShapeError, first_line
 
 State = dict[str, Tensor]
 
@@ -332,7 +332,7 @@ def _read_torch(path: Path) -> dict[Any, Any]:
         found = f"holds more than tensors ({name[1]})" if name else "is damaged or holds more than tensors"
         raise DataError(f"{path}: {found}, and may execute code when opened; {_REMEDY}.") from error
     except Exception as error:  # damaged files fail in the unpickler in every possible way
-        raise DataError(f"{path}: damaged ({type(error).__name__}: {_one_line(error)}). Copy it again.") from error
+        raise DataError(f"{path}: damaged ({type(error).__name__}: {first_line(error)}). Copy it again.") from error
     if not isinstance(value, dict):
         raise DataError(f"{path}: holds a {type(value).__name__}, not a state dict; {_REMEDY}.")
     return value
@@ -352,7 +352,7 @@ def _read_safetensors(path: Path) -> State:
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        raise DataError(f"{path}: damaged ({_one_line(error)}). Copy it again.") from error
+        raise DataError(f"{path}: damaged ({first_line(error)}). Copy it again.") from error
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -368,10 +368,6 @@ def _named(values: dict[str, Any]) -> str:
 def _listed(names: list[str], limit: int = 4) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
 
 
 def _first_error(error: ValidationError) -> str:

@@ -44,3 +44,8 @@ class StorageError(MemgenError):
     """The disk is full, or a folder cannot be written."""
 
     exit_code = 5
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, cut to one line without a full stop; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

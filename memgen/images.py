@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from memgen import files, tables
-from memgen.errors import DataError, ShapeError
+from memgen.errors import DataError, ShapeError, first_line
 
 Indices = Sequence[int] | NDArray[Any] | slice | None
 PARTS = ("holdout", "a", "b")
@@ -318,7 +318,7 @@ def _map_array(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file. {_AGAIN}") from error
     except Exception as error:  # damaged headers make NumPy raise many kinds
-        raise DataError(f"{path}: damaged, or not an array ({_first_line(error)}). {_AGAIN}") from error
+        raise DataError(f"{path}: damaged, or not an array ({first_line(error)}). {_AGAIN}") from error
     if array.shape != shape or array.dtype.name != dtype or not array.flags.c_contiguous:
         raise DataError(
             f"{path}: found {array.dtype} of shape {array.shape}, expected {dtype} of shape {shape}. {_AGAIN}"
@@ -327,7 +327,3 @@ def _map_array(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     if surplus:
         raise DataError(f"{path}: {surplus} bytes too long for its shape {shape}. {_AGAIN}")
     return array
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

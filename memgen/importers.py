@@ -30,9 +30,8 @@ from pydantic import Field
 
 from memgen import duplicates, pictures, tables
 from memgen.config import Settings
-from memgen.errors import DataError, ShapeError
+from memgen.errors import DataError, ShapeError, first_line
 from memgen.images import ImageSet
-from memgen.pictures import first_line
 
 Progress = Callable[[int, int], None]
 

@@ -295,10 +295,14 @@ class Index:
             name, metric, threshold = record["name"], record["metric"], record["cluster_threshold"]
             digests = dict(record["digests"])
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{folder / 'index.json'}: not the record of an index. Delete its folder to build the index again.") from error
+            raise DataError(
+                f"{folder / 'index.json'}: not the record of an index. Delete its folder to build it again."
+            ) from error
         for part in {*digests, *_PARTS}:
             if files.digest_file(folder / part) != digests.get(part):
-                raise DataError(f"{folder / part}: damaged, its digest is not the recorded one. Delete its folder to build the index again.")
+                raise DataError(
+                    f"{folder / part}: damaged (its digest has changed). Delete its folder to build it again."
+                )
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
         ids = np.load(folder / "ids.npy", allow_pickle=False).tolist()
         clusters = np.load(folder / "clusters.npy", allow_pickle=False)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memgen import runs
-from memgen.errors import ConfigError, DataError, RunError
+from memgen.errors import ConfigError, DataError, RunError, first_line
 
 if TYPE_CHECKING:
     from memgen.workspace import RunSettings, Workspace
@@ -160,8 +160,7 @@ def choose_device(asked: str) -> str:
     try:
         torch.empty(1, device=asked)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {asked}: {reason} Use --device cpu, or auto.") from error
+        raise ConfigError(f"--device {asked}: {first_line(error)}. Use --device cpu, or auto.") from error
     return asked
 
 

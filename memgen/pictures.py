@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from memgen.errors import DataError, ShapeError
+from memgen.errors import DataError, ShapeError, first_line
 
 
 class _UndecodableError(Exception):
@@ -190,8 +190,3 @@ def _nothing_usable(folder: Path, skipped: dict[str, str]) -> str:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(skipped.items())[:3])
     more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
     return f"{folder}: no usable image ({reasons}{more}). Give a folder with image files that Pillow can read."
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, cut to one line without a full stop; its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memgen import files
-from memgen.errors import DataError
+from memgen.errors import DataError, first_line
 
 
 def _field(name: str, kind: pa.DataType, doc: str, unit: str = "", null: bool = False) -> pa.Field:
@@ -268,9 +268,8 @@ def read(path: Path, schema: pa.Schema) -> pa.Table:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such table.") from error
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise DataError(
-            f"{path}: damaged or not a Parquet file ({reason}). Delete it and run the command again."
+            f"{path}: damaged or not a Parquet file ({first_line(error)}). Delete it and run the command again."
         ) from error
     stored = (table.schema.metadata or {}).get(b"memgen.schema", b"none").decode()
     expected = schema.metadata[b"memgen.schema"].decode()

@@ -141,9 +141,7 @@ class Workspace:
         try:
             return torch.from_numpy(np.load(self.run.holdout_mean, allow_pickle=False)).to(self.device)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(
-                f"{self.run.holdout_mean}: damaged. Delete it and run the command again."
-            ) from error
+            raise DataError(f"{self.run.holdout_mean}: damaged. Delete it and run the command again.") from error
 
     def indices(self, reference: str, n_train: int) -> NDArray[np.int64]:
         """Positions of the images behind an index: of a training set, or of the holdout."""

@@ -16,16 +16,8 @@ from program import memgen
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes")
 
-# Every kind of file that a sweep writes; each is killed before and after it gets its final name.
-KINDS = {
-    *("run.json", "images/pixels.npy", "images/images.parquet", "images/images.json", "holdout_mean.npy"),
-    *(f"tables/{kind}" for kind in ("skipped", "duplicates", "split", "training", "samples", "neighbors")),
-    *(f"tables/{kind}" for kind in ("similarity", "psnr", "disagreement")),
-    *("denoisers/*.safetensors", "denoisers/*.json", "denoisers/*.pt", "samples/*.npy"),
-    *(f"indexes/{name}" for name in ("pixels.npy", "ids.npy", "clusters.npy", "vectors.faiss", "index.json")),
-}
 MOMENTS = {
-    *(f"{when} {kind}" for kind in KINDS for when in ("before", "after")),
+    *(f"{when} {kind}" for kind in killing.KINDS for when in ("before", "after")),
     *(f"after {kind}" for kind in killing.REPORTED),
     *("importing", "training", "sampling"),
 }
