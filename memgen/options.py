@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,7 +159,8 @@ def choose_device(asked: str) -> str:
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=asked)
+        if torch.empty(1, device=asked).device.type not in ("cpu", "cuda"):
+            raise RuntimeError("memgen computes on cpu and cuda only.")
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {asked}: {first_line(error)}. Use --device cpu, or auto.") from error
     return asked
@@ -206,6 +208,10 @@ def prepared(workspace: "Workspace") -> Iterator[dict[str, Any]]:
     """Hold the run's lock, with its images imported; a run that never had usable images is removed again."""
     from memgen.workspace import has_data
 
+    if workspace.settings.search.backend == "auto" and find_spec("faiss") is None:
+        note(
+            "FAISS is not installed: PyTorch searches instead, with the same result. For FAISS: pip install 'memgen[cpu]'"
+        )
     try:
         with workspace.run.working():
             yield _import(workspace)

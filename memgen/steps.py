@@ -4,6 +4,7 @@ Every function here is the library twin of a command. Each is idempotent: an art
 This module and `sweep` are the only places where two stages meet.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -109,8 +110,8 @@ def train_cell(
         return path
     chosen = workspace.indices(f"train_{cell.part}", cell.n_train)
     pixels = torch.from_numpy(np.ascontiguousarray(workspace.images.take(chosen).pixels)).to(workspace.device)
-    network = build(settings.model, workspace.images.image_shape).to(workspace.device)
-    training = Training(network, settings.train, (cell.train_seed, int(cell.part == "b")))
+    network = build(settings.model, workspace.images.image_shape)
+    training = Training(network, settings.train, (cell.train_seed, int(cell.part == "b")), workspace.device)
     if state.exists():
         training.restore(_load_state(state, workspace.device))
     budget = settings.train.budget(cell.n_train)
@@ -120,8 +121,10 @@ def train_cell(
             on_record(record, budget)
         if record.seconds - saved > _SAVE_EVERY_S and record.images_seen < budget:
             saved = record.seconds
+            saving = io.BytesIO()  # torch.save would report a full disk as a RuntimeError without its cause
+            torch.save(training.state(), saving)
             with files.writing(state) as file:
-                torch.save(training.state(), file)
+                file.write(saving.getbuffer())
     records = [asdict(record) for record in training.records]
     columns = {name: [record[name] for record in records] for name in records[0]}
     run.write_table("training", cell.name, tables.make(tables.TRAINING, cell.keys | columns))

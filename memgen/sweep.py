@@ -172,8 +172,7 @@ class Cost:
 def estimate(settings: RunSettings, images: ImageSet, device: str, jobs: int) -> Cost:
     """Expected cost of a sweep on these images, from a few training steps and network calls timed here and now."""
     cells, pixels = settings.cells, int(np.prod(images.image_shape))
-    network = build(settings.model, images.image_shape).to(device)
-    training = Training(network, settings.train, (0, 0))
+    training = Training(build(settings.model, images.image_shape), settings.train, (0, 0), device)
     batch = images.floats(range(min(len(images), settings.train.batch_size))).to(device)
     with threads(settings.compute.threads):
         step = _timed(islice(train(training, batch, record_every=1), 4))

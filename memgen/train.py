@@ -111,24 +111,26 @@ class Training:
     """A training under way, with all that it takes to go on from here.
 
     Attributes:
-        network: the network trained, in train mode, on the device where it is trained.
+        network: the network trained; given on the CPU, moved to the device and put in train mode.
         settings: how.
         seed: (training seed, 0 for part a or 1 for part b): decides weights, order and noise.
+        device: where it is trained.
         records: progress so far.
     """
 
     network: BiasFreeNetwork
     settings: TrainSettings
     seed: tuple[int, int]
+    device: str = "cpu"
     step: int = 0
     images_seen: int = 0
     seconds: float = 0.0
     records: list[TrainingRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Draw the initial weights and make the optimizer."""
+        """Draw the initial weights, the same on every device, and make the optimizer."""
         self.network.initialize(_torch_generator("cpu", "weights", *self.seed))
-        self.network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         kind = torch.optim.Adam if self.settings.optimizer == "adam" else torch.optim.AdamW
         self.optimizer = kind(
             self.network.parameters(),
@@ -173,7 +175,7 @@ def train(training: Training, pixels: Tensor, record_every: int = 40) -> Iterato
 
     Args:
         training: a new or a restored training; changed in place.
-        pixels: (N, C, H, W) training images, uint8 or float32 in [0, 1], on the device of the network.
+        pixels: (N, C, H, W) training images, uint8 or float32 in [0, 1], on the device of the training.
         record_every: steps between records.
 
     Raises:

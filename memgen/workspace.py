@@ -193,4 +193,5 @@ class Workspace:
 def has_data(run: runs.Run) -> bool:
     """Whether the run's images, split and initial mean are all there."""
     listed = all(run.has_table(kind, kind) for kind in ("skipped", "duplicates", "split"))
-    return listed and (run.images / "images.json").exists() and run.holdout_mean.exists()
+    kept = [run.images / name for name in ("pixels.npy", "images.parquet", "images.json")]
+    return listed and all(path.exists() for path in [*kept, run.holdout_mean])

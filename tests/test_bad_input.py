@@ -54,7 +54,7 @@ def test_unusable_files_are_listed(pictures):
     assert (counts["images"], counts["skipped"]) == (12, 4)
     reasons = {row["source"]: row["reason"] for row in Run(Path("outputs/mine")).table("skipped").to_pylist()}
     for name, part in {"cut.jpg": "truncated", "empty.png": "empty", "text.png": "not an image"}.items():
-        assert part in reasons[name]
+        assert part in reasons[name].lower()
     assert reasons.keys() == {"cut.jpg", "empty.png", "text.png", "notes.txt"}
 
 
@@ -154,7 +154,7 @@ def test_checkpoint_of_another_architecture(tiny, tmp_path):
 
 # Each artifact, the command that comes upon it, and what the message says to delete.
 DAMAGED = {
-    "images/pixels.npy": ("train", "images"),
+    "images/pixels.npy": ("train", "images/pixels.npy"),
     "images/images.parquet": ("train", "images/images.parquet"),
     "images/images.json": ("train", "images/images.json"),
     "tables/split/split.parquet": ("train", "tables/split/split.parquet"),
@@ -191,6 +191,8 @@ def test_damaged_artifact(tiny, config, finished, monkeypatch, name, damage):
     assert {key: value for key, value in contents(tiny).items() if key in before} == before
     target = tiny / remedy
     shutil.rmtree(target) if target.is_dir() else target.unlink()
+    if command == "index":
+        memgen("index").done()
     monkeypatch.setattr("memgen.cli._write_report", lambda workspace, as_json: print(workspace.run.path))
     memgen("sweep", "-c", config, "--run", "tiny", "--jobs", "1").done()
     program.assert_same_runs(tiny, finished)
@@ -254,7 +256,7 @@ def test_size_limit_at_every_kind_of_file(sweep, finished, tmp_path, monkeypatch
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     monkeypatch.setattr("memgen.files.replacing", limited)
-    monkeypatch.setattr("memgen.steps._SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("memgen.steps._SAVE_EVERY_S", 0.0)  # write the state of a training, too
     for attempt in range(100):
         outcome = sweep(tmp_path)
         if outcome.code == 0:
@@ -281,7 +283,7 @@ def test_full_disk(sweep, finished, tmp_path):
         assert finished_before.items() <= contents(disk / "tiny").items()
         program.assert_same_runs(disk / "tiny", finished)
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)  # images are still mapped into memory
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])

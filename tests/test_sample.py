@@ -89,6 +89,15 @@ def reference(denoiser, start, index, seed, settings):
     return denoiser(y[None])[0], t - 1
 
 
+@pytest.mark.gpu
+def test_on_cuda():
+    """The same noise as on the CPU: at a few large steps, before rounding can be amplified, the same images."""
+    settings = SampleSettings(max_steps=5, growing_step=False, h0=0.2)
+    on_cpu = sample(network(), mean(), range(3), 0, settings).images
+    on_cuda = sample(network().cuda(), mean().cuda(), range(3), 0, settings).images
+    np.testing.assert_allclose(on_cuda, on_cpu, atol=1e-2)
+
+
 def test_samples_equal_a_plain_loop():
     """Batched sampling gives what the algorithm gives one sample at a time."""
     truth = GaussianDenoiser.make(SHAPE, seed=1)

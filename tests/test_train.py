@@ -151,6 +151,18 @@ def test_bfloat16_trains():
     assert low.records[-1].loss != full.records[-1].loss
 
 
+@pytest.mark.gpu
+def test_on_cuda():
+    """The same initial weights as on the CPU, a training that learns, and a resume that changes nothing."""
+    on_cpu, state = (
+        training(),
+        Training(build(UNetSettings(blocks=1, width=4), SHAPE), training().settings, (0, 0), "cuda"),
+    )
+    assert torch.equal(on_cpu.network.mid_block[0].weight, state.network.mid_block[0].weight.cpu())
+    finish(state, images(30).cuda())
+    assert state.records[-1].loss < 0.5 * state.records[0].loss
+
+
 def test_divergence_is_an_error():
     """A loss that is no longer finite stops the training with advice."""
     with pytest.raises(DataError, match="learning_rate"):
