@@ -209,9 +209,7 @@ def prepared(workspace: "Workspace") -> Iterator[dict[str, Any]]:
     from memgen.workspace import has_data
 
     if workspace.settings.search.backend == "auto" and find_spec("faiss") is None:
-        note(
-            "FAISS is not installed: PyTorch searches instead, with the same result. For FAISS: pip install 'memgen[cpu]'"
-        )
+        note("FAISS is not installed: PyTorch searches, with the same result. For FAISS: pip install 'memgen[cpu]'")
     try:
         with workspace.run.working():
             yield _import(workspace)
