@@ -1,9 +1,9 @@
-"""A sweep that is killed again and again: `python killing.py RUN KILLED.json ARGUMENTS...`.
+"""A sweep that is killed again and again: `python killing.py RUN KILLED.json MOMENTS.json ARGUMENTS...`.
 
 Loads memgen once, then runs it with these arguments in one forked child after the other, on the same run. Each child
-kills itself with SIGKILL at the first moment of a kind at which none was killed before: just before and just after each
-kind of file is renamed to its final name, and in the middle of training, sampling and importing. The child that finds
-no new moment finishes; the moments are then written to KILLED.json.
+kills itself with SIGKILL at the first of the moments at which none was killed before: just before or just after a kind of
+file is renamed to its final name, or in the middle of training, sampling or importing. The child that reaches no new
+moment finishes; the moments are then written to KILLED.json in their order.
 """
 
 import importlib
@@ -21,20 +21,21 @@ KINDS = {
     *("denoisers/*.safetensors", "denoisers/*.json", "denoisers/*.pt", "samples/*.npy"),
     *(f"indexes/{name}" for name in ("pixels.npy", "ids.npy", "clusters.npy", "vectors.faiss", "index.json")),
 }
-REPORTED = ("transition.parquet", "report.html")  # a report takes seconds, so fewer of its moments are tried
+REPORTED = ("transition.parquet", "report.html")
 
 
 def main() -> None:
-    run, killed, arguments = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    run, killed, arguments = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4:]
+    planned = set(json.loads(Path(sys.argv[3]).read_text()))
     for name in ("__main__", "steps", "sweep", "terminal"):
         importlib.import_module(f"memgen.{name}")
     importlib.import_module("faiss")
     moments: list[str] = []
     reader, writer = os.pipe()
-    while len(moments) < 200:
+    while len(moments) <= len(planned):
         child = os.fork()
         if not child:
-            work(run, set(moments), writer, arguments)
+            work(run, planned - set(moments), writer, arguments)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
             killed.write_text(json.dumps(moments))
@@ -44,11 +45,11 @@ def main() -> None:
     sys.exit("killed too often")
 
 
-def work(run: Path, tried: set[str], writer: int, arguments: list[str]) -> None:
-    """Run memgen in this child, to its end or to a moment that has not been tried."""
+def work(run: Path, planned: set[str], writer: int, arguments: list[str]) -> None:
+    """Run memgen in this child, to its end or to one of the moments planned."""
 
     def reach(moment: str) -> None:
-        if moment not in tried:
+        if moment in planned:
             os.write(writer, moment.encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -65,11 +66,9 @@ def watch(run: Path, reach) -> None:
 
     def replace(source, target) -> None:
         kind = kind_of(Path(target).relative_to(run))
-        if kind and kind not in REPORTED:
-            reach(f"before {kind}")
+        reach(f"before {kind}")
         rename(source, target)
-        if kind:
-            reach(f"after {kind}")
+        reach(f"after {kind}")
 
     def updated(state, step):
         if step == 5:
