@@ -426,6 +426,7 @@ def compare(
 @app.command()
 def psnr(
     sizes: Size = None,
+    denoiser: Annotated[str | None, typer.Option(help="Name of one denoiser, such as an imported one.")] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
@@ -434,6 +435,9 @@ def psnr(
     as_json: Json = False,
 ) -> None:
     """Measure denoising PSNR against noise level, on training and held-out images."""
+    if denoiser:
+        _measure_one(existing(outputs, run, device, seed), denoiser, as_json)
+        return
     _measure(outputs, run, device, seed, sizes, ("psnr",), jobs, as_json, "psnr")
 
 
@@ -459,6 +463,25 @@ def _measure(
     columns = ["n_train", "quantity", "estimate", "low", "high", "n", "unit"]
     terminal.table("medians and means, with 95 % intervals", columns, [[row[key] for key in columns] for row in shown])
     finish(as_json, workspace.run.path / "tables" / kind, summary=shown)
+
+
+def _measure_one(workspace: "Workspace", name: str, as_json: bool) -> None:
+    """PSNR of one denoiser, by noise level."""
+    import numpy as np
+
+    from memgen import steps, sweep, terminal
+
+    with prepared(workspace), sweep.threads(workspace.settings.compute.threads):
+        found = steps.measure_psnr(workspace, name).to_pylist()
+    groups: dict[tuple[str, float, float], list[float]] = {}
+    for row in found:
+        group = groups.setdefault((row["kind"], row["sigma"], row["input_psnr_db"]), [])
+        group += [] if row["output_psnr_db"] is None else [row["output_psnr_db"]]
+    columns = ["images", "sigma", "input PSNR (dB)", "mean output PSNR (dB)"]
+    means = [[*key, float(np.mean(values)) if values else None] for key, values in sorted(groups.items())]
+    terminal.table(name, columns, means)
+    path = workspace.run.table_path("psnr", name)
+    finish(as_json, path, curve=[dict(zip(columns, row, strict=True)) for row in means])
 
 
 _QUANTITIES = {
@@ -593,6 +616,8 @@ def runs_list(outputs: Outputs = runs.OUTPUTS, as_json: Json = False) -> None:
         cells = f"{len(run.cells())} of {2 * len(sizes) * len(seeds)}"
         megabytes = runs.size_bytes(run) / 1e6
         rows.append([run.name, manifest["created"][:16], manifest["status"], cells, max(sizes), round(megabytes, 1)])
+    damaged = [runs.Run(path) for path in runs.damaged_runs(outputs)]
+    rows += [[run.name, None, "damaged", None, None, round(runs.size_bytes(run) / 1e6, 1)] for run in damaged]
     columns = ["run", "created (UTC)", "status", "trained cells", "largest N", "MB"]
     terminal.table(f"runs in {outputs}", columns, rows)
     print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2) if as_json else outputs)

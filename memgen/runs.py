@@ -33,7 +33,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from memgen import files, tables
-from memgen.errors import RunError
+from memgen.errors import MemgenError, RunError
 
 FORMAT = 1
 OUTPUTS = Path("outputs")
@@ -249,9 +249,21 @@ def find(outputs: Path, name: str | None) -> Run:
 
 
 def list_runs(outputs: Path) -> list[Run]:
-    """All runs in a folder, oldest first."""
-    runs = [Run(path.parent) for path in outputs.glob("*/run.json")]
-    return sorted(runs, key=lambda run: (run.manifest["created"], run.name))
+    """All runs in a folder whose manifest can be read, oldest first."""
+    damaged = damaged_runs(outputs)
+    found = [Run(path.parent) for path in outputs.glob("*/run.json") if path.parent not in damaged]
+    return sorted(found, key=lambda run: (run.manifest["created"], run.name))
+
+
+def damaged_runs(outputs: Path) -> dict[Path, str]:
+    """The run directories whose manifest cannot be read, and why."""
+    damaged = {}
+    for path in sorted(outputs.glob("*/run.json")):
+        try:
+            _ = Run(path.parent).manifest["created"]
+        except (MemgenError, KeyError, TypeError, AttributeError) as error:
+            damaged[path.parent] = str(error)
+    return damaged
 
 
 def remove(run: Run) -> None:

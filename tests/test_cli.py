@@ -217,6 +217,9 @@ def test_imported_denoiser(tiny, tmp_path):
     found = memgen("nn-search", "--index", "train_b", "--denoiser", "theirs", "--json").done().json["neighbors"]
     assert {row["denoiser"] for row in found} == {"theirs"}
     assert {row["reference"] for row in found} == {"train_b"}
+    curve = memgen("psnr", "--denoiser", "theirs", "--json").done().json["curve"]
+    assert [row["images"] for row in curve] == ["holdout"] * len(curve)
+    assert all(row["mean output PSNR (dB)"] is not None for row in curve)
     memgen("import", "theirs.pt").failed(4, "already has a denoiser theirs")
     memgen("import", "theirs.pt", "--name", "n4-s0-a").failed(4, "n4-s0-a")
     memgen("import", "theirs.pt", "--name", "../../theirs").failed(4, "../../theirs")

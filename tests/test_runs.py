@@ -114,6 +114,20 @@ def test_tables_are_stacked_in_the_order_of_n(tmp_path):
         run.table("training")
 
 
+def test_a_damaged_manifest_hides_no_other_run(tmp_path):
+    """A run whose run.json is damaged is named as such, and the others are found as before."""
+    runs.create(tmp_path, "whole", CONFIG, "cpu")
+    time.sleep(0.002)
+    broken = runs.create(tmp_path, "broken", CONFIG, "cpu")
+    (broken.path / "run.json").write_text('{"format": 1, ')
+    assert runs.find(tmp_path, None).name == "whole"
+    assert list(runs.damaged_runs(tmp_path)) == [broken.path]
+    with pytest.raises(DataError, match=r"broken.run\.json"):
+        _ = runs.find(tmp_path, "broken").manifest
+    runs.remove(broken)
+    assert not broken.path.exists()
+
+
 def test_another_format_is_refused(tmp_path):
     """A run of a later format is not misread."""
     run = runs.create(tmp_path, "one", CONFIG, "cpu")
