@@ -27,13 +27,13 @@ def main() -> None:
 
 
 def demo(*arguments: str) -> None:
-    folder = environment(ROOT / ".venv", f"{ROOT}[cpu]")
+    folder = environment(ROOT / ".venv", "-e", f"{ROOT}[cpu]")
     run(folder / "memgen", "demo", *arguments)
 
 
 def test(*arguments: str) -> None:
     folder = environment(ROOT / ".venv", "-e", f"{ROOT}[cpu,dev]")
-    run(folder / "python", "-m", "pytest", *arguments)
+    run(folder / "python", "-m", "pytest", "-n", "2", *arguments)
 
 
 def lint() -> None:

@@ -89,7 +89,9 @@ def _execute(workspace: "Workspace", cells: list[runs.Cell], verbs: tuple["Verb"
         cell = runs.Cell.parse(f"{name}-a")
         assert cell is not None
         medians = steps.pair_medians(workspace, cell.n_train, cell.train_seed)
-        return "median correlation: " + ", ".join(f"{name} {value:.3f}" for name, value in medians.items())
+        return f"median {workspace.settings.search.metric}: " + ", ".join(
+            f"{name} {value:.3f}" for name, value in medians.items()
+        )
 
     with prepared(workspace), terminal.bars(listed, on_pair) as on_event:
         sweep.execute(workspace, listed, worker_count(jobs, workspace.device, len(listed)), on_event)

@@ -5,6 +5,7 @@ This module and `sweep` are the only places where two stages meet.
 """
 
 import io
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -180,8 +181,8 @@ def sample_denoiser(
         path_every: also keep the denoised images every so many updates, and the noise levels in a table.
     """
     run, settings = workspace.run, workspace.settings
-    wanted = run.has_table("trajectory", name) if path_every else True
-    if run.has_table("samples", name) and run.samples(name).exists() and wanted:
+    finished = run.has_table("samples", name) and run.samples(name).exists()
+    if finished and (path_every is None or _path_interval(run, name) == path_every):
         return run.samples(name)
     drawn = sampling.sample(
         workspace.denoiser(name),
@@ -196,7 +197,7 @@ def sample_denoiser(
         np.save(file, drawn.images)
     if drawn.path is not None:
         with files.writing(run.sample_path(name)) as file:
-            np.savez(file, path=drawn.path, steps=np.array(drawn.path_steps))
+            np.savez(file, path=drawn.path, steps=np.array(drawn.path_steps), interval=np.array(path_every))
         run.write_table("trajectory", name, _trajectory(name, drawn))
     columns = {
         "sample": drawn.samples,
@@ -208,6 +209,18 @@ def sample_denoiser(
     }
     run.write_table("samples", name, tables.make(tables.SAMPLES, workspace.keys(name) | columns))
     return run.samples(name)
+
+
+def _path_interval(run: runs.Run, name: str) -> int | None:
+    """Updates between the images kept along the way of a denoiser's samples; None where none were kept."""
+    path = run.sample_path(name)
+    if not (run.has_table("trajectory", name) and path.exists()):
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return int(kept["interval"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # damaged: drawn again
 
 
 def _trajectory(name: str, drawn: sampling.SampleSet) -> pa.Table:

@@ -203,6 +203,12 @@ def test_trajectories(tiny, monkeypatch):
     levels = Run(tiny).table("trajectory", "n4-s0-a").to_pandas()
     updates = Run(tiny).table("samples", "n4-s0-a").to_pandas()["updates"]
     assert levels.groupby("sample")["step"].max().tolist() == (updates - 1).tolist()
+    with np.load(tiny / "samples" / "n4-s0-a.path.npz") as kept:
+        assert kept["steps"].tolist() == list(range(0, int(updates.max()), 10))
+    memgen("sample", "--part", "a", "--trajectories", "7").done()  # another interval is not taken for the same
+    with np.load(tiny / "samples" / "n4-s0-a.path.npz") as kept:
+        assert kept["steps"].tolist() == list(range(0, int(updates.max()), 7))
+    assert (tiny / "samples" / "n4-s0-a.npy").read_bytes() == before
 
 
 def test_imported_denoiser(tiny, tmp_path):
