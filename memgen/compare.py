@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen import noise, tables
-from memgen.denoisers import Denoiser
-from memgen.errors import DataError, ShapeError
+from memgen.denoisers import Denoiser, check_measurable
 from memgen.similarity import paired
 
 Nearest = Callable[[Tensor], tuple[NDArray[np.int64], NDArray[np.float64]]]
@@ -109,13 +108,7 @@ def disagreement(
         DataError: a denoiser is in train mode, or gives a value that is not finite.
     """
     for denoiser in (denoiser_a, denoiser_b):
-        if tuple(images.shape[1:]) != tuple(denoiser.image_shape) or len(images) != len(ids):
-            raise ShapeError(
-                f"{len(ids)} ids and images of shape {tuple(images.shape)} "
-                f"for a denoiser of {tuple(denoiser.image_shape)}."
-            )
-        if getattr(denoiser, "training", False):
-            raise DataError("a denoiser is in train mode, where its output depends on the batch. Call eval() first.")
+        check_measurable(denoiser, images, ids)
     levels = np.asarray(sigmas, dtype=np.float64)
     shape = len(ids), draws, len(levels)
     values = np.empty(shape)

@@ -9,7 +9,8 @@ Source: Kadkhodaie, Guth, Simoncelli & Mallat (ICLR 2024), appendix A.1, and the
 parameters and buffers are theirs, so their checkpoints load as they are.
 """
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from memgen.config import Settings
-from memgen.errors import ConfigError, ShapeError
+from memgen.errors import ConfigError, DataError, ShapeError
 
 ImageShape = tuple[int, int, int]
 
@@ -46,6 +47,21 @@ class Denoiser(Protocol):
             (B, C, H, W), same units, not clipped.
         """
         ...
+
+
+def check_measurable(denoiser: Denoiser, images: Tensor, ids: Sequence[str]) -> None:
+    """Check that a denoiser can be measured on images (n, C, H, W) with content ids (n,).
+
+    Raises:
+        ShapeError: the images are not of the denoiser's shape, or not as many as the ids.
+        DataError: the denoiser is in train mode, where its output depends on the batch.
+    """
+    if tuple(images.shape[1:]) != tuple(denoiser.image_shape) or len(images) != len(ids):
+        raise ShapeError(
+            f"{len(ids)} ids and images of shape {tuple(images.shape)} for a denoiser of {tuple(denoiser.image_shape)}."
+        )
+    if getattr(denoiser, "training", False):
+        raise DataError("the denoiser is in train mode, where its output depends on the batch. Call its eval() first.")
 
 
 class UNetSettings(Settings):
@@ -130,7 +146,7 @@ class BiasFreeBatchNorm(nn.Module):
         return scaled
 
 
-class BiasFreeNetwork(nn.Module):
+class BiasFreeNetwork(nn.Module, ABC):
     """Base of the networks: a denoiser that subtracts its `residual` from the noisy image.
 
     Args:
@@ -143,9 +159,9 @@ class BiasFreeNetwork(nn.Module):
         super().__init__()
         self.image_shape = image_shape
 
+    @abstractmethod
     def residual(self, noisy: Tensor) -> Tensor:
         """The residual r(y) = y - f(y) of noisy images (B, C, H, W)."""
-        raise NotImplementedError  # abstract: every network below defines it
 
     def forward(self, noisy: Tensor, sigma: Tensor | None = None) -> Tensor:
         """The denoised images f(y) = y - r(y); `sigma` is ignored (see Denoiser)."""

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from memgen import noise, tables
 from memgen.config import Settings
-from memgen.denoisers import Denoiser
-from memgen.errors import DataError, ShapeError
+from memgen.denoisers import Denoiser, check_measurable
+from memgen.errors import DataError
 
 # Input PSNR from 42.13 to 0.13 dB in steps of 3 dB: the axis of Figure 1.
 PAPER_SIGMAS = tuple(float(sigma) for sigma in np.logspace(0.3, 2.4, 15) / 255)
@@ -72,14 +72,9 @@ def curve(
         DataError: there is no image, or the denoiser is in train mode, where it depends on the batch.
     """
     images, ids = images[: settings.n_images], list(ids[: settings.n_images])
-    if tuple(images.shape[1:]) != tuple(denoiser.image_shape) or len(images) != len(ids):
-        raise ShapeError(
-            f"{len(ids)} ids and images of shape {tuple(images.shape)} for a denoiser of {tuple(denoiser.image_shape)}."
-        )
+    check_measurable(denoiser, images, ids)
     if not ids:
         raise DataError(f"no {kind} images: PSNR needs at least 1.")
-    if getattr(denoiser, "training", False):
-        raise DataError("the denoiser is in train mode, where its output depends on the batch. Call its eval() first.")
     sigmas = np.asarray(settings.sigmas)
     shape = len(ids), settings.noise_draws, len(sigmas)
     psnr = np.empty(shape)
