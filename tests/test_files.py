@@ -25,6 +25,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
+def test_a_file_is_replaced_not_overwritten(tmp_path):
+    """Whoever has the old file open goes on reading it whole: the new one is another file under the same name."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with open(path, "rb") as reader:
+        with files.writing(path) as file:
+            file.write(b"new content")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new content"
+
+
 @pytest.mark.parametrize(
     ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "permissions"), (errno.EROFS, "read-only")]
 )
