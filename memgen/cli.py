@@ -602,6 +602,35 @@ def report(
     _write_report(workspace, as_json, None if every else n_train or _largest(workspace))
 
 
+@app.command()
+def verdict(
+    sizes: Annotated[
+        list[int] | None, typer.Option("--n", help="Training-set size N; may be repeated. All trained if absent.")
+    ] = None,
+    outputs: Outputs = runs.OUTPUTS,
+    run: RunName = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Test every sample for copies at a controlled rate, and say what a run's measurements support and no more."""
+    from memgen import steps, terminal
+
+    workspace = existing(outputs, run, device, seed)
+    every = sizes or sorted({cell.n_train for cell in workspace.run.cells()})
+    _execute(workspace, choose_cells(workspace, every, None, trained=True), ("sample", "search", "copies"), jobs)
+    found, summary, copies = steps.say_verdict(workspace)
+    rows = [row for row in copies.to_pylist() if row["n_train"] in every]
+    columns = ["denoiser", "answer", "discoveries", "attached", "k_min", "memorized_fraction", "low", "high", "p"]
+    title = "training images that samples depend on, and the memorized fraction against the whole other part"
+    terminal.table(title, columns, [[row[key] for key in columns] for row in rows])
+    terminal.say(found, summary)
+    path = workspace.run.path / "tables" / "copies"
+    said = {"headline": found.headline, "regimes": found.regimes, "sentences": found.sentences}
+    finish(as_json, path, **said, summary=summary.to_pylist(), copies=rows)
+
+
 # ----------------------------------------------------------------------------------------------- runs
 
 

@@ -106,7 +106,8 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         lstrip_blocks=True,
     )
     summary = report.tables.get("transition")
-    found = verdict.verdict(summary) if summary is not None else None
+    copies = report.tables.get("copies")
+    found = verdict.verdict(summary, copies) if summary is not None else None
     return environment.get_template("report.html.j2").render(
         title=report.title,
         verdict=found,
@@ -118,6 +119,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         missing=_MISSING,
         metric=report.metric,
         dimension=report.dimension,
+        copies=[] if copies is None else copies.to_pylist(),
         training=_training(report.tables.get("training")),
         data=_data(report.tables),
         manifest=list(_flat(report.manifest)) if report.manifest else [],

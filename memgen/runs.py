@@ -6,7 +6,7 @@
       holdout_mean.npy      the common initial mean of all sampling
       tables/KIND/CELL.parquet      one table a cell; `Run.table(KIND)` stacks them
       tables/neighbors/searches/    what a person searched for beside the sweep; stacked and reported nowhere
-      denoisers/CELL.safetensors    weights, with CELL.json beside them
+      denoisers/CELL.safetensors    weights, with CELL.json beside them, or CELL.fitted.json for a closed form
       samples/CELL.npy      images drawn
       indexes/NAME/         FAISS indexes
       report/               the page and its figures
@@ -138,6 +138,10 @@ class Run:
         """The weights of a denoiser."""
         return self.path / "denoisers" / f"{name}.safetensors"
 
+    def fitted(self, name: str) -> Path:
+        """What says that a denoiser known in closed form stands for a cell; it has no weights to keep."""
+        return self.path / "denoisers" / f"{name}.fitted.json"
+
     def training_state(self, name: str) -> Path:
         """The state of a training under way."""
         return self.path / "denoisers" / f"{name}.training.pt"
@@ -183,8 +187,9 @@ class Run:
 
     def denoisers(self) -> list[str]:
         """Names of the finished denoisers, smallest training set first."""
-        folder = self.path / "denoisers"
-        return [path.stem for path in sorted(folder.glob("*.json"), key=_natural) if self.denoiser(path.stem).exists()]
+        paths = sorted((self.path / "denoisers").glob("*.json"), key=_natural)
+        names = [path.name.removesuffix(".json").removesuffix(".fitted") for path in paths]
+        return [name for name in names if self.denoiser(name).exists() or self.fitted(name).exists()]
 
     def cells(self) -> list[Cell]:
         """The cells whose denoiser is finished, smallest training set first."""

@@ -38,7 +38,7 @@ from memgen.denoisers import build
 from memgen.errors import DataError, RunError
 from memgen.images import ImageSet, Split, content_id
 from memgen.train import Training, TrainingRecord, train
-from memgen.workspace import REFERENCES, Progress, RunSettings, Workspace, has_data
+from memgen.workspace import REFERENCES, NetworkSettings, Progress, RunSettings, Workspace, has_data
 
 _SAVE_EVERY_S = 20.0
 
@@ -99,12 +99,17 @@ def train_cell(
 ) -> Path:
     """Train the denoiser of a cell, or go on from where a killed process left it; returns the path of its weights.
 
+    A denoiser known in closed form needs no training: its architecture is noted, and it is fitted when it is used.
+
     Args:
         workspace: the run.
         cell: which training.
         on_record: called with each new record and the budget in images.
     """
     run, settings = workspace.run, workspace.settings
+    if not isinstance(settings.model, NetworkSettings):
+        files.write_json(run.fitted(cell.name), settings.model.model_dump(mode="json") | cell.keys)
+        return run.fitted(cell.name)
     path, state = run.denoiser(cell.name), run.training_state(cell.name)
     if path.exists() and run.has_table("training", cell.name) and path.with_suffix(".json").exists():
         state.unlink(missing_ok=True)  # left by a process killed in the instant after the last file
@@ -128,9 +133,10 @@ def train_cell(
                 file.write(saving.getbuffer())
     records = [asdict(record) for record in training.records]
     columns = {name: [record[name] for record in records] for name in records[0]}
-    run.write_table("training", cell.name, tables.make(tables.TRAINING, cell.keys | columns))
     extra = {"train": settings.train.model_dump(), "images_seen": training.images_seen, **cell.keys}
     checkpoints.save(path, training.result, settings.model, extra)
+    # Last, since it alone holds wall times: what a killed process has to do again then comes out the same.
+    run.write_table("training", cell.name, tables.make(tables.TRAINING, cell.keys | columns))
     state.unlink(missing_ok=True)
     return path
 
@@ -456,6 +462,12 @@ def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
     }
 
 
+def say_verdict(workspace: Workspace) -> tuple[verdict.Verdict, pa.Table, pa.Table]:
+    """What the run's measurements support; returns the verdict, the TRANSITION and the COPIES table behind it."""
+    table, found = summary(workspace), workspace.run.table("copies")
+    return verdict.verdict(table, found), table, found
+
+
 def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verdict.Verdict, pa.Table, list[Path]]:
     """Summarize the run, of one N or of all, and write page and figures; returns verdict, TRANSITION table and paths.
 
@@ -478,7 +490,7 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
         metric=metric,
     )
     folder = run.report if n_train is None else run.report / f"n{n_train}"
-    return verdict.verdict(found["transition"]), found["transition"], report.write(page, folder)
+    return verdict.verdict(found["transition"], found["copies"]), found["transition"], report.write(page, folder)
 
 
 def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.Specimens]:

@@ -24,17 +24,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from memgen import steps
-from memgen.denoisers import build
+from memgen import copies, steps
+from memgen.closed_form import fit
+from memgen.denoisers import Denoiser, build
 from memgen.errors import RunError
 from memgen.images import ImageSet
 from memgen.runs import Cell, Run
 from memgen.sample import expected_updates
 from memgen.train import Training, TrainingRecord, train
-from memgen.workspace import REFERENCES, RunSettings, Workspace
+from memgen.workspace import REFERENCES, NetworkSettings, RunSettings, Workspace
 
-Verb = Literal["train", "sample", "search", "psnr", "compare"]
-VERBS: tuple[Verb, ...] = ("train", "sample", "search", "psnr", "compare")
+Verb = Literal["train", "sample", "search", "copies", "psnr", "compare"]
+VERBS: tuple[Verb, ...] = ("train", "sample", "search", "copies", "psnr", "compare")
 
 
 @dataclass(frozen=True)
@@ -172,14 +173,20 @@ class Cost:
 def estimate(settings: RunSettings, images: ImageSet, device: str, jobs: int) -> Cost:
     """Expected cost of a sweep on these images, from a few training steps and network calls timed here and now."""
     cells, pixels = settings.cells, int(np.prod(images.image_shape))
-    training = Training(build(settings.model, images.image_shape), settings.train, (0, 0), device)
     batch = images.floats(range(min(len(images), settings.train.batch_size))).to(device)
     with threads(settings.compute.threads):
-        step = _timed(islice(train(training, batch, record_every=1), 4))
-        training.result.eval()
-        calls = (training.result(batch.new_zeros(settings.sample.micro_batch, *images.image_shape)) for _ in range(4))
+        if isinstance(settings.model, NetworkSettings):
+            training = Training(build(settings.model, images.image_shape), settings.train, (0, 0), device)
+            step = _timed(islice(train(training, batch, record_every=1), 4))
+            weights = training.network.parameter_count * 4
+            denoiser: Denoiser = training.result.eval()
+        else:  # timed at the mean size of the training sets
+            size = int(np.mean([cell.n_train for cell in cells]))
+            denoiser, step, weights = fit(settings.model, images.take(range(size)).pixels).to(device), 0.0, 0
+        noisy = batch.new_zeros(settings.sample.micro_batch, *images.image_shape)
+        sigma = batch.new_ones(settings.sample.micro_batch)
         with torch.inference_mode():
-            call = _timed(calls) / settings.sample.micro_batch
+            call = _timed(denoiser(noisy, sigma) for _ in range(4)) / settings.sample.micro_batch
     trained = sum(settings.train.budget(cell.n_train) for cell in cells)
     updates = expected_updates(settings.sample)
     measured = sum(min(cell.n_train, settings.psnr.n_images) + settings.psnr.n_images for cell in cells)
@@ -188,8 +195,7 @@ def estimate(settings: RunSettings, images: ImageSet, device: str, jobs: int) ->
     seconds = trained / len(batch) * step + denoised * call
     references = sum(cell.n_train for cell in cells) * pixels * 5  # pixels and float32 vectors
     samples = len(cells) * settings.sample.n_samples * pixels * 4
-    weights = len(cells) * training.network.parameter_count * 4
-    return Cost(len(cells), seconds / jobs, images.pixels.nbytes + references + samples + weights)
+    return Cost(len(cells), seconds / jobs, images.pixels.nbytes + references + samples + len(cells) * weights)
 
 
 def _timed(work: Iterator[Any]) -> float:
@@ -288,6 +294,10 @@ def _search(workspace: Workspace, cell: Cell, report: Report) -> None:
     steps.search_holdout(workspace, f"train_{cell.part}", cell.n_train)
 
 
+def _copies(workspace: Workspace, cell: Cell, report: Report) -> None:
+    copies.find_copies(workspace, cell)
+
+
 def _psnr(workspace: Workspace, cell: Cell, report: Report) -> None:
     steps.measure_psnr(workspace, cell.name)
 
@@ -300,6 +310,7 @@ _STEPS: dict[Verb, Callable[[Workspace, Cell, Report], None]] = {
     "train": _train,
     "sample": _sample,
     "search": _search,
+    "copies": _copies,
     "psnr": _psnr,
     "compare": _compare,
 }

@@ -187,12 +187,55 @@ TRANSITION = _schema(
         _field("note", _STR, "what the interval covers, censored draws, or why it is missing"),
     ],
 )
+SIGNIFICANCE = _schema(
+    "significance",
+    1,
+    [
+        *_TRAINED,
+        _field("sample", _INT, "index of the sample"),
+        _field("nearest_id", _STR, "content id of the nearest representative in the pool of T and H"),
+        _field("nearest_in", _STR, "T (training set) or H (never trained on): the label of that representative"),
+        _field("d1", _F64, "distance to the nearest representative; null where undefined", null=True),
+        _field("d2", _F64, "distance to the second nearest; null where undefined", null=True),
+        _field("cluster", _INT, "number of the representative, and of its cluster of near-duplicates, in the pool"),
+        _field("W", _F64, "score in the competition: + in T, - in H; null where infinite", null=True),
+        _field("p", _F64, "conformal p-value against held-out images; null where not computed", null=True),
+        _field("q", _F64, "the same after Benjamini & Hochberg", null=True),
+        _field("discovered", pa.bool_(), "found by the competition at its rate q"),
+        _field("space", _STR, "feature space and metric of the distances"),
+        _field("definition", _STR, "version of the definitions of these columns"),
+    ],
+)
+
+COPIES = _schema(
+    "copies",
+    1,
+    [
+        *_TRAINED,
+        _field("n_pool_train", _INT, "representatives of the training set T in the pool", "images"),
+        _field("n_pool_heldout", _INT, "representatives of the held-out images H in the pool", "images"),
+        _field("n_leaks", _INT, "clusters of near-duplicates with members in both T and H"),
+        _field("samples", _INT, "samples tested"),
+        _field("q", _F64, "false-discovery rate aimed at"),
+        _field("answer", _STR, "found, none, or cannot decide"),
+        _field("discoveries", _INT, "training images (clusters) found, each by its deepest sample"),
+        _field("attached", _INT, "further samples at the images found; they have no rate of their own"),
+        _field("k_min", _INT, "training images that must be found for any to be found"),
+        _field("n_competing", _INT, "images that compete"),
+        _field("memorized_fraction", _F64, "share of samples nearest to T, less that expected by chance"),
+        _field("low", _F64, "lower end of its 95 % interval"),
+        _field("high", _F64, "upper end of its 95 % interval"),
+        _field("p", _F64, "label-permutation p-value of: the model does not know which images are in T"),
+        _field("conformal_discoveries", _INT, "samples flagged by conformal p-values at the rate q"),
+        _field("conformal_k_min", _INT, "fewest copies that conformal p-values can flag at all"),
+    ],
+)
 
 SCHEMAS = {
     schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
     for schema in (
         IMAGES, SKIPPED, DUPLICATES, SPLIT, TRAINING, SAMPLES, TRAJECTORY,
-        NEIGHBORS, SIMILARITY, PSNR, DISAGREEMENT, TRANSITION,
+        NEIGHBORS, SIMILARITY, PSNR, DISAGREEMENT, TRANSITION, SIGNIFICANCE, COPIES,
     )
 }  # fmt: skip
 

@@ -36,6 +36,7 @@ _DOING = {
     "train": "training",
     "sample": "sampling",
     "search": "searching neighbors",
+    "copies": "testing for copies",
     "psnr": "measuring PSNR",
     "compare": "comparing twins",
 }

@@ -4,8 +4,9 @@ The rule uses intervals only where it says so, and answers "cannot decide" where
 It judges copying and agreement, not truth: two models can agree and both be wrong (Maillard & Goldt 2026).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -101,11 +102,12 @@ def estimates(transition: pa.Table) -> dict[tuple[int | None, str], Estimate]:
     return {(row.pop("n_train"), row.pop("quantity")): Estimate(**row) for row in transition.to_pylist()}
 
 
-def verdict(transition: pa.Table) -> Verdict:
+def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:
     """The regime at each N by RULES, and sentences that say what the numbers show and no more.
 
     Args:
         transition: a TRANSITION table.
+        copies: a COPIES table, if samples were tested for copies.
 
     Raises:
         DataError: the table has another schema.
@@ -114,7 +116,11 @@ def verdict(transition: pa.Table) -> Verdict:
     sizes = sorted({n for n, _ in rows if n is not None})
     at = {n: {quantity: row for (m, quantity), row in rows.items() if m == n} for n in sizes}
     regimes = {n: _regime(at[n]) for n in sizes}
-    sentences = [_sentence(n, regimes[n], at[n]) for n in sizes]
+    found = [] if copies is None else copies.to_pylist()
+    sentences = []
+    for n in sizes:
+        sentences.append(_sentence(n, regimes[n], at[n]))
+        sentences += _copies(n, [row for row in found if row["n_train"] == n])
     if len(sizes) > 1:
         points = {quantity: row for (n, quantity), row in rows.items() if n is None}
         sentences += _points(points)
@@ -146,6 +152,25 @@ def _sentence(n: int, regime: str, at: Mapping[str, Estimate]) -> str:
     }[regime]
     parts = [part for part in (_nearest(at), _fraction(at), _agreement(at), _gap(at)) if part]
     return f"{opening}: {'; '.join(parts)}." if parts else f"{opening}: nothing was measured."
+
+
+def _copies(n: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the test for copies found at one N, over its models."""
+    if not rows:
+        return []
+    discoveries, attached = (sum(row[name] for row in rows) for name in ("discoveries", "attached"))
+    samples, q = sum(row["samples"] for row in rows), rows[0]["q"]
+    models = f"{len(rows)} models" if len(rows) > 1 else "the model"
+    start = f"At N = {n:,}, {samples:,} samples of {models} tested image by image (false-discovery rate {q:.0%}):"
+    if discoveries:
+        each = ", ".join(f"{row['denoiser']} {row['discoveries']}" for row in rows)
+        found = f"they depend on {discoveries:,} single training images ({each})"
+        return [f"{start} {found}, with {attached:,} further samples at these."]
+    undecided = [row for row in rows if row["answer"] == "cannot decide"]
+    if undecided:
+        needed = max(row["k_min"] for row in undecided)
+        return [f"{start} cannot decide; {needed:,} training images would have to be found for any to be found."]
+    return [f"{start} no dependence on single training images found."]
 
 
 def _nearest(at: Mapping[str, Estimate]) -> str:

@@ -6,7 +6,7 @@ The settings of a run are those of its stages, each declared beside the code tha
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from memgen import checkpoints, runs
+from memgen.closed_form import EmpiricalSettings, GaussianSettings, LocalSettings, fit
 from memgen.config import Settings, validate
-from memgen.denoisers import ArchitectureSettings, BiasFreeNetwork, UNetSettings
+from memgen.denoisers import BFCNNRFSettings, BFCNNSettings, Denoiser, UNetSettings
 from memgen.errors import DataError, RunError
 from memgen.images import ImageSet, Split
 from memgen.importers import ImportSettings
@@ -27,6 +28,9 @@ from memgen.train import TrainSettings
 Progress = Callable[[int, int], None]
 REFERENCES = ("train_a", "train_b", "holdout")
 Metric = Literal["correlation", "cosine", "rmse"]
+NetworkSettings = UNetSettings | BFCNNSettings | BFCNNRFSettings
+FittedSettings = EmpiricalSettings | GaussianSettings | LocalSettings
+ModelSettings = Annotated[NetworkSettings | FittedSettings, Field(discriminator="architecture")]
 
 
 class DataSettings(ImportSettings):
@@ -85,7 +89,7 @@ class RunSettings(Settings):
     seed: int = Field(0, ge=0, description="of the split and of the noise")
     data: DataSettings = DataSettings()
     split: SplitSettings = SplitSettings()
-    model: ArchitectureSettings = UNetSettings()
+    model: ModelSettings = UNetSettings()
     train: TrainSettings = TrainSettings()
     sample: SampleSettings = SampleSettings()
     search: SearchSettings = SearchSettings()
@@ -149,12 +153,16 @@ class Workspace:
             return self.split.holdout
         return self.split.train("a" if reference == "train_a" else "b", n_train)
 
-    def denoiser(self, name: str) -> BiasFreeNetwork:
-        """A denoiser of the run in eval mode, on the device.
+    def denoiser(self, name: str) -> Denoiser:
+        """A denoiser of the run in eval mode, on the device; one known in closed form is fitted to its images anew.
 
         Raises:
             RunError: there is none of that name.
         """
+        cell = runs.Cell.parse(name)
+        if cell and self.run.fitted(name).exists() and not isinstance(self.settings.model, NetworkSettings):
+            chosen = self.indices(f"train_{cell.part}", cell.n_train)
+            return fit(self.settings.model, self.images.take(chosen).pixels).to(self.device).eval()
         if not self.run.denoiser(name).exists():
             known = ", ".join(self.run.denoisers()) or "none"
             raise RunError(f"{self.run.path} has no denoiser {name}; denoisers there: {known}. Train it: memgen train.")

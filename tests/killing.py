@@ -17,7 +17,7 @@ from pathlib import Path
 KINDS = {
     *("run.json", "images/pixels.npy", "images/images.parquet", "images/images.json", "holdout_mean.npy"),
     *(f"tables/{kind}" for kind in ("skipped", "duplicates", "split", "training", "samples", "neighbors")),
-    *(f"tables/{kind}" for kind in ("similarity", "psnr", "disagreement")),
+    *(f"tables/{kind}" for kind in ("similarity", "psnr", "disagreement", "significance", "copies")),
     *("denoisers/*.safetensors", "denoisers/*.json", "denoisers/*.pt", "samples/*.npy"),
     *(f"indexes/{name}" for name in ("pixels.npy", "ids.npy", "clusters.npy", "vectors.faiss", "index.json")),
 }

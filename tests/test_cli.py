@@ -42,6 +42,8 @@ COLUMNS = {
     "similarity": {"n_train": "images", "kind": "", "item_a": "", "item_b": "", "value": ""},
     "psnr": {"kind": "", "sigma": "pixel units", "input_psnr_db": "dB", "output_psnr_db": "dB"},
     "disagreement": {"sigma": "pixel units", "noise_draw": "", "value": "pixel units^2"},
+    "significance": {"sample": "", "nearest_id": "", "nearest_in": "", "d1": "", "W": "", "p": "", "discovered": ""},
+    "copies": {"n_pool_train": "images", "answer": "", "discoveries": "", "k_min": "", "memorized_fraction": ""},
     "transition": {"n_train": "images", "quantity": "", "estimate": "", "low": "", "high": "", "n": "", "unit": ""},
 }
 
@@ -158,6 +160,7 @@ def test_stages_by_themselves_make_the_sweep(config, finished, tmp_path, monkeyp
                 memgen("nn-search", "--index", index, "--n", n_train, "--denoiser", name).done()
     quantities = {row["quantity"] for row in memgen("compare", *every, "--json").done().json["summary"]}
     assert {"cross_same", "cross_different", "disagreement"} <= quantities
+    assert memgen("verdict", "--jobs", "1").done().path.is_dir()
     assert memgen("psnr", *every).done().path.is_dir()
     assert memgen("report", "--sweep").done().path.name == "report.html"
     program.assert_same_runs(tmp_path / "outputs" / "tiny", finished)
@@ -183,6 +186,18 @@ def test_report_says_the_verdict(tiny):
     assert shown["headline"]
     assert Path(shown["path"]).parent == Path("outputs/tiny/report/n4")
     assert (tiny / "report" / "report.html").read_bytes() == before
+
+
+def test_verdict(tiny):
+    """Samples are tested for copies, and what was found is said in words and as JSON."""
+    shown = memgen("verdict", "--json").done().json
+    assert {row["denoiser"] for row in shown["copies"]} == {f"n{n}-s0-{part}" for n in (1, 4) for part in "ab"}
+    assert {row["answer"] for row in shown["copies"]} <= {"found", "none", "cannot decide"}
+    assert sum("tested image by image" in sentence for sentence in shown["sentences"]) == 2
+    rows = Run(tiny).table("significance", "n4-s0-a").to_pandas()
+    assert rows["sample"].tolist() == list(range(6))
+    assert (rows["d1"] <= rows["d2"]).all()
+    assert rows["p"].between(0, 1).all()
 
 
 def test_trajectories(tiny, monkeypatch):
