@@ -232,7 +232,7 @@ class Split:
         if len(images) < holdout + 2:
             raise DataError(
                 f"split: found {len(images)} images, but a holdout of {holdout} and one image for each of a and b "
-                f"need {holdout + 2}. Import more images, or use a smaller holdout."
+                f"need {holdout + 2}. Import more images, or use a smaller holdout (split.holdout)."
             )
         keys = [files.digest(str(seed), identity) for identity in images.ids]
         order = np.array(sorted(range(len(images)), key=keys.__getitem__), dtype=np.int64)
@@ -256,7 +256,8 @@ class Split:
             held = len(self.holdout)
             raise DataError(
                 f"split: N = {n} needs 2 x {n} training images and {held} for the holdout, {2 * n + held} in all, but "
-                f"found {len(self.images)}. Use N up to {self.n_max}, a smaller holdout, or import more images."
+                f"found {len(self.images)}. Use N up to {self.n_max} (sweep.n_train), "
+                f"a smaller holdout (split.holdout), or more images."
             )
         return (self.a if part == "a" else self.b)[:n]
 
