@@ -226,15 +226,15 @@ def _leave_with(life: Connection) -> None:
 
 @contextmanager
 def _without_interruption() -> Iterator[None]:
-    """Ctrl-C does nothing to this process meanwhile, nor ever to the processes that it starts."""
-    if threading.current_thread() is not threading.main_thread():  # where Python allows no change, and none is needed
+    """Ctrl-C waits until the end, and never comes to processes started meanwhile, which inherit the signal mask."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(path: str, device: str, task: Task) -> None:

@@ -445,7 +445,7 @@ def test_locked_run(tiny, config):
     memgen("sample", "--jobs", "1").done()
 
 
-@pytest.mark.parametrize("delay", [0.3, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("delay", [0.3, *(pytest.param(d, marks=pytest.mark.slow) for d in (0, 0.1, 0.6, 1.2, 2, 6))])
 def test_interrupt(config, tmp_path, delay):
     """Ctrl-C ends the program and its workers with code 130, one message and no traceback."""
     command = [sys.executable, "-m", "memgen", "sweep", "-c", config, "--run", "tiny", "--jobs", "2"]
