@@ -11,6 +11,7 @@ have the same form with another M.
 Source: Wiener 1949; Kay 1993, Fundamentals of Statistical Signal Processing: Estimation Theory, section 12.7.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Self
 
@@ -44,9 +45,9 @@ class AffineDenoiser(ClosedFormDenoiser):
         levels = basis.new_full((len(basis),), sigma)
         return self._linear(basis.view(-1, *self.image_shape), levels).flatten(1).T
 
+    @abstractmethod
     def _linear(self, centered: Tensor, sigma: Tensor) -> Tensor:
         """M(σ) applied to each of (B, C, H, W)."""
-        raise NotImplementedError  # abstract: every affine denoiser defines it
 
     def _denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         return self.mean + self._linear(noisy - self.mean, sigma)

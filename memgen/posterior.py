@@ -16,6 +16,7 @@ Source: Miyasawa 1961; Kadkhodaie et al. (ICLR 2024), eq. 9 and 22, for the Jaco
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from memgen.denoisers import ImageShape
 from memgen.errors import DataError, ShapeError
 
 
-class ClosedFormDenoiser(nn.Module):
+class ClosedFormDenoiser(nn.Module, ABC):
     """Base of the denoisers known in closed form; a `memgen.denoisers.Denoiser`.
 
     Args:
@@ -57,11 +58,13 @@ class ClosedFormDenoiser(nn.Module):
         """
         return self._jacobian(noisy.double(), self._levels(noisy, sigma))
 
+    @abstractmethod
     def _denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
-        raise NotImplementedError  # abstract: every denoiser defines it, on float64
+        """On float64."""
 
+    @abstractmethod
     def _jacobian(self, noisy: Tensor, sigma: Tensor) -> Tensor:
-        raise NotImplementedError  # abstract: every denoiser defines it, on float64
+        """On float64."""
 
     def _levels(self, noisy: Tensor, sigma: Tensor | None) -> Tensor:
         if tuple(noisy.shape[1:]) != tuple(self.image_shape):
