@@ -48,12 +48,11 @@ class LocalSettings(Settings):
         return patch
 
 
-ClosedFormSettings = Annotated[
-    EmpiricalSettings | GaussianSettings | LocalSettings, Field(discriminator="architecture")
-]
+FittedSettings = EmpiricalSettings | GaussianSettings | LocalSettings
+ClosedFormSettings = Annotated[FittedSettings, Field(discriminator="architecture")]
 
 
-def fit(settings: EmpiricalSettings | GaussianSettings | LocalSettings, images: NDArray[Any]) -> ClosedFormDenoiser:
+def fit(settings: FittedSettings, images: NDArray[Any]) -> ClosedFormDenoiser:
     """The denoiser of the given architecture for a training set, on the CPU.
 
     Args:

@@ -91,7 +91,8 @@ class BFCNNRFSettings(Settings):
     width: int = Field(64, ge=1, description="channels of every inner layer")
 
 
-ArchitectureSettings = Annotated[UNetSettings | BFCNNSettings | BFCNNRFSettings, Field(discriminator="architecture")]
+NetworkSettings = UNetSettings | BFCNNSettings | BFCNNRFSettings
+ArchitectureSettings = Annotated[NetworkSettings, Field(discriminator="architecture")]
 
 
 class _ScaleByDeviation(torch.autograd.Function):
@@ -283,7 +284,7 @@ def _rf_kernels(receptive_field: int) -> Iterator[int]:
     return (3 if layer % every == 0 else 1 for layer in range(1, 20))
 
 
-def build(settings: UNetSettings | BFCNNSettings | BFCNNRFSettings, image_shape: ImageShape) -> BiasFreeNetwork:
+def build(settings: NetworkSettings, image_shape: ImageShape) -> BiasFreeNetwork:
     """A network of the given architecture with weights not yet initialized (see `BiasFreeNetwork.initialize`).
 
     Raises:

@@ -126,19 +126,6 @@ def near_duplicates(images: ImageSet, threshold: float = 0.95) -> tuple[NDArray[
     return np.flatnonzero(leader == positions), tables.make(tables.DUPLICATES, columns)
 
 
-def remove_near_duplicates(images: ImageSet, threshold: float = 0.95) -> tuple[ImageSet, pa.Table]:
-    """The images without near-duplicates, and the table DUPLICATES of those removed.
-
-    Args:
-        images: the set; the first image of a cluster is kept.
-        threshold: correlation above which two images are near-duplicates, in (0, 1].
-    Raises:
-        DataError: the threshold is not in (0, 1].
-    """
-    kept, table = near_duplicates(images, threshold)
-    return images.take(kept), table
-
-
 @dataclass(frozen=True, eq=False)
 class Pool:
     """A training set T and held-out images H together, one representative for each cluster of near-duplicates.

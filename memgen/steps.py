@@ -34,11 +34,11 @@ from memgen import (
 )
 from memgen import psnr as denoising
 from memgen import sample as sampling
-from memgen.denoisers import build
+from memgen.denoisers import NetworkSettings, build
 from memgen.errors import DataError, RunError
 from memgen.images import ImageSet, Split, content_id
 from memgen.train import Training, TrainingRecord, train
-from memgen.workspace import REFERENCES, NetworkSettings, Progress, RunSettings, Workspace, has_data
+from memgen.workspace import REFERENCES, Progress, RunSettings, Workspace, has_data
 
 _SAVE_EVERY_S = 20.0
 
@@ -108,7 +108,8 @@ def train_cell(
     """
     run, settings = workspace.run, workspace.settings
     if not isinstance(settings.model, NetworkSettings):
-        files.write_json(run.fitted(cell.name), settings.model.model_dump(mode="json") | cell.keys)
+        if not run.fitted(cell.name).exists():
+            files.write_json(run.fitted(cell.name), settings.model.model_dump(mode="json") | cell.keys)
         return run.fitted(cell.name)
     path, state = run.denoiser(cell.name), run.training_state(cell.name)
     if path.exists() and run.has_table("training", cell.name) and path.with_suffix(".json").exists():

@@ -26,13 +26,13 @@ import torch
 
 from memgen import copies, steps
 from memgen.closed_form import fit
-from memgen.denoisers import Denoiser, build
+from memgen.denoisers import Denoiser, NetworkSettings, build
 from memgen.errors import RunError
 from memgen.images import ImageSet
 from memgen.runs import Cell, Run
 from memgen.sample import expected_updates
 from memgen.train import Training, TrainingRecord, train
-from memgen.workspace import REFERENCES, NetworkSettings, RunSettings, Workspace
+from memgen.workspace import REFERENCES, RunSettings, Workspace
 
 Verb = Literal["train", "sample", "search", "copies", "psnr", "compare"]
 VERBS: tuple[Verb, ...] = ("train", "sample", "search", "copies", "psnr", "compare")

@@ -15,9 +15,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from memgen import checkpoints, runs
-from memgen.closed_form import EmpiricalSettings, GaussianSettings, LocalSettings, fit
+from memgen.closed_form import FittedSettings, fit
 from memgen.config import Settings, validate
-from memgen.denoisers import BFCNNRFSettings, BFCNNSettings, Denoiser, UNetSettings
+from memgen.denoisers import Denoiser, NetworkSettings, UNetSettings
 from memgen.errors import DataError, RunError
 from memgen.images import ImageSet, Split
 from memgen.importers import ImportSettings
@@ -28,8 +28,6 @@ from memgen.train import TrainSettings
 Progress = Callable[[int, int], None]
 REFERENCES = ("train_a", "train_b", "holdout")
 Metric = Literal["correlation", "cosine", "rmse"]
-NetworkSettings = UNetSettings | BFCNNSettings | BFCNNRFSettings
-FittedSettings = EmpiricalSettings | GaussianSettings | LocalSettings
 ModelSettings = Annotated[NetworkSettings | FittedSettings, Field(discriminator="architecture")]
 
 

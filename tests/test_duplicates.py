@@ -6,9 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memgen import tables
-from memgen.duplicates import area_average, leaders, near_duplicates, remove_near_duplicates
+from memgen.duplicates import area_average, leaders, near_duplicates
 from memgen.errors import DataError
 from memgen.images import ImageSet
+
+
+def removed(images: ImageSet, threshold: float = 0.95):
+    """The images that are kept, and the table of those that are not."""
+    kept, table = near_duplicates(images, threshold)
+    return images.take(kept), table
 
 
 def greedy(features, threshold):
@@ -173,7 +179,7 @@ def test_removal_keeps_the_first_and_names_it():
     variant = np.clip(pixels[2].astype(int) + np.random.default_rng(1).integers(-8, 9, pixels[2].shape), 0, 255)
     pixels = np.concatenate([pixels, pixels[4:5], variant[None].astype(np.uint8)])
     images = ImageSet.from_pixels(pixels, sources=[f"{index}.png" for index in range(8)])
-    kept, table = remove_near_duplicates(images)
+    kept, table = removed(images)
     assert kept.sources == tuple(f"{index}.png" for index in range(6))
     assert table.schema.equals(tables.DUPLICATES)
     assert table.column("removed_source").to_pylist() == ["6.png", "7.png"]
@@ -216,7 +222,7 @@ def test_copy_of_a_removed_image_points_to_one_that_is_kept():
     pixels = smooth_images(3)
     variant = np.minimum(pixels[0], 250)
     images = ImageSet.from_pixels(np.stack([pixels[0], variant, pixels[1], variant, pixels[2], pixels[1]]))
-    kept, table = remove_near_duplicates(images)
+    kept, table = removed(images)
     assert len(kept) == 3
     assert set(table.column("kept_id").to_pylist()) <= set(kept.ids)
     assert table.num_rows == 3
@@ -225,8 +231,8 @@ def test_copy_of_a_removed_image_points_to_one_that_is_kept():
 def test_kept_images_have_no_duplicates_left():
     """De-duplicating twice removes nothing the second time."""
     pixels = np.concatenate([smooth_images(30), smooth_images(30) // 2, smooth_images(10, seed=5)])
-    kept, _ = remove_near_duplicates(ImageSet.from_pixels(pixels), 0.8)
-    again, table = remove_near_duplicates(kept, 0.8)
+    kept, _ = removed(ImageSet.from_pixels(pixels), 0.8)
+    again, table = removed(kept, 0.8)
     assert len(kept) < 70
     assert again.ids == kept.ids
     assert table.num_rows == 0
