@@ -81,14 +81,14 @@ def main(
 
 def _execute(workspace: "Workspace", cells: list[runs.Cell], verbs: tuple["Verb", ...], jobs: int | None) -> None:
     """Run tasks with bars, holding the lock."""
-    from memgen import steps, sweep, terminal
+    from memgen import results, sweep, terminal
 
     listed = sweep.tasks(cells, verbs)
 
     def on_pair(name: str) -> str:
         cell = runs.Cell.parse(f"{name}-a")
         assert cell is not None
-        medians = steps.pair_medians(workspace, cell.n_train, cell.train_seed)
+        medians = results.pair_medians(workspace, cell.n_train, cell.train_seed)
         return f"median {workspace.settings.search.metric}: " + ", ".join(
             f"{name} {value:.3f}" for name, value in medians.items()
         )
@@ -307,7 +307,7 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Build the FAISS index of each training set and of the holdout."""
-    from memgen import steps, terminal
+    from memgen import measure, terminal
     from memgen.workspace import REFERENCES
 
     workspace = existing(outputs, run, device, seed)
@@ -317,7 +317,7 @@ def index(
     with prepared(workspace):
         for n_train in wanted:
             for reference in names:
-                built = steps.build_index(workspace, reference, n_train)
+                built = measure.build_index(workspace, reference, n_train)
                 rows.append([built.name, built.n, built.metric, built.backend, len(set(built.clusters.tolist()))])
     terminal.table("indexes", ["index", "images", "metric", "backend", "duplicate clusters"], rows)
     finish(as_json, workspace.run.path / "indexes", indexes=rows)
@@ -350,25 +350,27 @@ def nn_search(
     as_json: Json = False,
 ) -> None:
     """Find the nearest training images of samples, or of your own images, and of the holdout for comparison."""
-    from memgen import steps
+    from memgen import measure
 
     workspace = existing(outputs, run, device, seed)
     own = n_train or _largest(workspace)
     with workspace.run.working():
         images = _read_queries(workspace, queries) if queries is not None else None
         if images is not None:
-            table = steps.search_images(workspace, images, index, own, metric, k)
+            table = measure.search_images(workspace, images, index, own, metric, k)
         else:
             part = "b" if index == "train_b" else "a"
             name = denoiser or runs.Cell(own, min(workspace.settings.sweep.train_seeds), part).name
-            table = steps.search_samples(workspace, name, index, own, metric, k)
-        null = None if index == "holdout" else steps.search_holdout(workspace, index, own, metric, k if lpips else None)
+            table = measure.search_samples(workspace, name, index, own, metric, k)
+        null = (
+            None if index == "holdout" else measure.search_holdout(workspace, index, own, metric, k if lpips else None)
+        )
         _show_neighbors(table, null, index, own)
         result = {"neighbors": table.to_pylist()} if as_json else {}
         if lpips is not None:
             if null is not None:  # as many images as there are queries, since LPIPS costs far more than the search
-                null = steps.rerank(workspace, null.slice(0, len(table)), lpips, lpips_net)
-            table = steps.rerank(workspace, table, lpips, lpips_net, images)
+                null = measure.rerank(workspace, null.slice(0, len(table)), lpips, lpips_net)
+            table = measure.rerank(workspace, table, lpips, lpips_net, images)
             _show_neighbors(table, null, index, own)
             result |= {"reranked": table.to_pylist()} if as_json else {}
     finish(as_json, workspace.run.path / "tables" / "neighbors", **result)
@@ -454,13 +456,13 @@ def _measure(
     as_json: bool,
     kind: str,
 ) -> None:
-    from memgen import steps, terminal
+    from memgen import results, terminal
 
     workspace = existing(outputs, run, device, seed)
     cells = choose_cells(workspace, sizes, None, trained=True)
     _execute(workspace, cells, verbs, jobs)
     wanted = {cell.n_train for cell in cells}
-    found = [row for row in steps.summary(workspace).to_pylist() if row["n_train"] in wanted]
+    found = [row for row in results.summary(workspace).to_pylist() if row["n_train"] in wanted]
     shown = [row for row in found if row["estimate"] is not None and row["quantity"] in _QUANTITIES[kind]]
     columns = ["n_train", "quantity", "estimate", "low", "high", "n", "unit"]
     terminal.table("medians and means, with 95 % intervals", columns, [[row[key] for key in columns] for row in shown])
@@ -471,10 +473,10 @@ def _measure_one(workspace: "Workspace", name: str, as_json: bool) -> None:
     """PSNR of one denoiser, by noise level."""
     import numpy as np
 
-    from memgen import steps, sweep, terminal
+    from memgen import measure, sweep, terminal
 
     with prepared(workspace), sweep.threads(workspace.settings.compute.threads):
-        found = steps.measure_psnr(workspace, name).to_pylist()
+        found = measure.measure_psnr(workspace, name).to_pylist()
     groups: dict[tuple[str, float, float], list[float]] = {}
     for row in found:
         group = groups.setdefault((row["kind"], row["sigma"], row["input_psnr_db"]), [])
@@ -570,10 +572,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
 
 
 def _write_report(workspace: "Workspace", as_json: bool, n_train: int | None = None) -> None:
-    from memgen import steps, terminal
+    from memgen import results, terminal
 
     with workspace.run.working():
-        verdict, summary, paths = steps.write_report(workspace, n_train)
+        verdict, summary, paths = results.write_report(workspace, n_train)
     terminal.say(verdict, summary)
     finish(
         as_json,
@@ -615,12 +617,12 @@ def verdict(
     as_json: Json = False,
 ) -> None:
     """Test every sample for copies at a controlled rate, and say what a run's measurements support and no more."""
-    from memgen import steps, terminal
+    from memgen import results, terminal
 
     workspace = existing(outputs, run, device, seed)
     every = sizes or sorted({cell.n_train for cell in workspace.run.cells()})
     _execute(workspace, choose_cells(workspace, every, None, trained=True), ("sample", "search", "copies"), jobs)
-    found, summary, copies = steps.say_verdict(workspace)
+    found, summary, copies = results.say_verdict(workspace)
     rows = [row for row in copies.to_pylist() if row["n_train"] in every]
     columns = ["denoiser", "answer", "discoveries", "attached", "k_min", "memorized_fraction", "low", "high", "p"]
     title = "training images that samples depend on, and the memorized fraction against the whole other part"

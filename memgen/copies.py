@@ -1,95 +1,87 @@
-"""The test for copies (significance.py) applied to a cell of a run.
+"""The test for copies (significance.py) on images: samples against a training set T and images H never trained on.
 
-T is the cell's training set, H the whole other part, which the cell never saw; conformal p-values are judged against
-the holdout, which is in neither. Distances are Euclidean between images centered and scaled to length 1, so that
-d^2 = 2 (1 - correlation).
+Distances are Euclidean between images centered and scaled to length 1, so that d^2 = 2 (1 - correlation). The pool of T
+and H is clustered and indexed once, and any number of sample sets can then be examined against it.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from memgen import duplicates, neighbors, runs, significance, steps, tables
+from memgen import duplicates, neighbors, significance
+from memgen.images import ImageSet
 from memgen.similarity import embed
-from memgen.workspace import Workspace
 
 SPACE = "pixels, centered and scaled; Euclidean"
 _NEIGHBORS = 10  # how many the depth of a sample looks at
 
 
-def find_copies(workspace: Workspace, cell: runs.Cell) -> pa.Table:
-    """Test a cell's samples for copies of its training images; its row of the table COPIES, kept in the run.
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """What was found of M samples.
 
-    A row for each sample goes into the table SIGNIFICANCE.
+    Attributes:
+        nearest: number of each sample's nearest representative in the pool, (M,).
+        distances: to the nearest representatives, nearest first, (M, K), K at most 10.
+        competition: samples that depend on single training images, at a controlled rate.
+        fraction: the memorized fraction.
     """
-    run = workspace.run
-    if not run.has_table("copies", cell.name):
-        chosen = [workspace.indices(f"train_{cell.part}", cell.n_train), getattr(workspace.split, cell.twin.part)]
-        ids_t, ids_h = ([workspace.images.ids[i] for i in part] for part in chosen)
-        rows_t, rows_h = (embed(workspace.images.floats(part), "correlation").numpy() for part in chosen)
-        pool = duplicates.pool(rows_t, rows_h, ids_t, ids_h, workspace.settings.search.cluster_threshold)
-        drawn, position = workspace.samples(cell.name)
-        nearest, distances, apart = _depths(
-            workspace, np.concatenate(chosen), np.concatenate([rows_t, rows_h]), pool, drawn
-        )
-        contest = significance.compete(nearest, significance.depth(distances, apart), pool.in_train)
-        p = significance.conformal(*_nearness(workspace, cell))
-        keys = workspace.keys(cell.name)
-        samples = [int(i) for i in position]
-        table = significance.to_table(keys, samples, pool.ids, pool.in_train, nearest, distances, contest, p, SPACE)
-        run.write_table("significance", cell.name, table)
-        share = significance.memorized_fraction(nearest, pool.in_train, workspace.settings.seed)
-        held_out = len(workspace.split.holdout)
-        _, flagged = significance.benjamini_hochberg(p, contest.q)
-        columns = {
-            "n_pool_train": int(pool.in_train.sum()),
-            "n_pool_heldout": int((~pool.in_train).sum()),
-            "n_leaks": pool.n_mixed,
-            "samples": len(drawn),
-            "q": contest.q,
-            "answer": contest.answer,
-            "discoveries": int(contest.discovered.sum()),
-            "attached": contest.n_attached,
-            "k_min": contest.k_min,
-            "n_competing": contest.n_competing,
-            "memorized_fraction": share.estimate,
-            "low": share.low,
-            "high": share.high,
-            "p": share.p,
-            "conformal_discoveries": int(flagged.sum()),
-            "conformal_k_min": significance.conformal_resolution(len(drawn), held_out, contest.q),
-        }
-        run.write_table("copies", cell.name, tables.make(tables.COPIES, keys | columns))
-    return run.table("copies", cell.name)
+
+    nearest: NDArray[np.int64]
+    distances: NDArray[np.float64]
+    competition: significance.Competition
+    fraction: significance.MemorizedFraction
 
 
-def _depths(
-    workspace: Workspace, positions: NDArray[np.int64], rows: NDArray[Any], pool: duplicates.Pool, drawn: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Nearest representative (m,) of each sample, distances to the ten nearest, and theirs from the nearest."""
-    search = workspace.settings.search
-    pixels = workspace.images.take(positions[pool.representatives]).pixels
-    index = neighbors.Index.build(pixels, pool.ids, "correlation", "pool", 1.0, search.backend, workspace.device)
-    hits = index.search(torch.from_numpy(drawn), min(_NEIGHBORS, index.n))
-    # A constant image is the zero vector here, at distance 1 from every other.
-    distances = np.sqrt(np.maximum(0, 2 - 2 * np.nan_to_num(hits.value, nan=0.5)))
-    order = np.argsort(distances, axis=1, kind="stable")
-    near = np.take_along_axis(hits.reference_index, order, axis=1)
-    unit = rows[pool.representatives].astype(np.float64)
-    apart = np.linalg.norm(unit[near[:, :1]] - unit[near[:, 1:]], axis=2)
-    return near[:, 0], np.take_along_axis(distances, order, axis=1), apart
+class Examiner:
+    """T and H, pooled, clustered and indexed.
 
+    Args:
+        train: the training set T.
+        held_out: images H of the same source that were never trained on.
+        threshold: correlation from which two images are near-duplicates, and count once.
+        backend: faiss, torch or auto.
+        device: where the torch backend searches.
 
-def _nearness(workspace: Workspace, cell: runs.Cell) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Correlation of each sample, and of each holdout image, with its nearest training image; -1 where undefined."""
-    reference = f"train_{cell.part}"
-    found = [
-        steps.search_samples(workspace, cell.name, reference, cell.n_train, "correlation"),
-        steps.search_holdout(workspace, reference, cell.n_train, "correlation"),
-    ]
-    first = [table.filter(pc.field("rank") == 1).column("value").to_numpy() for table in found]
-    return np.nan_to_num(first[0], nan=-1), np.nan_to_num(first[1], nan=-1)
+    Attributes:
+        pool: the representatives of T and H.
+
+    Raises:
+        DataError: T or H is empty, or the threshold is not in (0, 1].
+    """
+
+    def __init__(
+        self, train: ImageSet, held_out: ImageSet, threshold: float, backend: str = "auto", device: str = "cpu"
+    ) -> None:
+        rows_t, rows_h = (embed(images.floats(), "correlation").numpy() for images in (train, held_out))
+        self.pool = duplicates.pool(rows_t, rows_h, train.ids, held_out.ids, threshold)
+        chosen = self.pool.representatives
+        self._rows = np.concatenate([rows_t, rows_h])[chosen].astype(np.float64)
+        pixels = np.concatenate([train.pixels, held_out.pixels])[chosen]
+        # Near-duplicates are gone: a threshold of 1 clusters nothing more.
+        self._index = neighbors.Index.build(pixels, self.pool.ids, "correlation", "pool", 1.0, backend, device)
+
+    def examine(self, samples: Tensor, seed: int, q: float = 0.05) -> Examination:
+        """Test samples (M, C, H, W) for dependence on single images of T.
+
+        Args:
+            samples: float32, pixel units.
+            seed: of the label permutations.
+            q: false-discovery rate aimed at, in (0, 1).
+
+        Raises:
+            ShapeError: the samples are not of the shape of the images.
+            DataError: a sample has a pixel that is not finite.
+        """
+        hits = self._index.search(samples, min(_NEIGHBORS, self._index.n))
+        # A constant image is the zero vector here, at distance 1 from every other.
+        distances = np.sqrt(np.maximum(0, 2 - 2 * np.nan_to_num(hits.value, nan=0.5)))
+        order = np.argsort(distances, axis=1, kind="stable")
+        near = np.take_along_axis(hits.reference_index, order, axis=1)
+        distances = np.take_along_axis(distances, order, axis=1)
+        apart = np.linalg.norm(self._rows[near[:, :1]] - self._rows[near[:, 1:]], axis=2)
+        nearest, in_train = near[:, 0], self.pool.in_train
+        contest = significance.compete(nearest, significance.depth(distances, apart), in_train, q)
+        return Examination(nearest, distances, contest, significance.memorized_fraction(nearest, in_train, seed))

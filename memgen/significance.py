@@ -37,7 +37,10 @@ from memgen import noise, tables
 from memgen.errors import DataError, ShapeError
 from memgen.intervals import grouped
 
-DEFINITION = "significance/1"
+DEFINITION = "significance/2"
+ALIKE = (
+    0.95  # correlation from which a sample and a training image pass for one picture, as when duplicates are removed
+)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -317,6 +320,8 @@ def to_table(
     nearest: Ints,
     distances: Floats,
     competition: Competition,
+    train_ids: Sequence[str],
+    correlation: Floats,
     p: Floats | None,
     space: str,
 ) -> pa.Table:
@@ -330,6 +335,8 @@ def to_table(
         nearest: number of each sample's nearest representative, (m,).
         distances: (m, K), nearest first, K >= 2.
         competition: of these samples.
+        train_ids: content id of the nearest training image of each sample, a near-duplicate perhaps, (m,).
+        correlation: of each sample with that image, (m,).
         p: conformal p-values, (m,); None where not computed. q-values come from `benjamini_hochberg`.
         space: name of the feature space and metric.
     """
@@ -337,6 +344,8 @@ def to_table(
         "sample": list(samples),
         "nearest_id": [ids[i] for i in nearest],
         "nearest_in": np.where(in_train[nearest], "T", "H"),
+        "train_id": list(train_ids),
+        "correlation": correlation,
         "d1": distances[:, 0],
         "d2": distances[:, 1],
         "cluster": nearest,

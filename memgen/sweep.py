@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from memgen import copies, steps
+from memgen import measure, steps
 from memgen.closed_form import fit
 from memgen.denoisers import Denoiser, NetworkSettings, build
 from memgen.errors import RunError
@@ -32,7 +32,7 @@ from memgen.images import ImageSet
 from memgen.runs import Cell, Run
 from memgen.sample import expected_updates
 from memgen.train import Training, TrainingRecord, train
-from memgen.workspace import REFERENCES, RunSettings, Workspace
+from memgen.workspace import RunSettings, Workspace
 
 Verb = Literal["train", "sample", "search", "copies", "psnr", "compare"]
 VERBS: tuple[Verb, ...] = ("train", "sample", "search", "copies", "psnr", "compare")
@@ -288,22 +288,20 @@ def _sample(workspace: Workspace, cell: Cell, report: Report) -> None:
 
 
 def _search(workspace: Workspace, cell: Cell, report: Report) -> None:
-    for done, reference in enumerate(REFERENCES):
-        report(done, len(REFERENCES) + 1)
-        steps.search_samples(workspace, cell.name, reference, cell.n_train)
-    steps.search_holdout(workspace, f"train_{cell.part}", cell.n_train)
+    measure.search_samples(workspace, cell.name, f"train_{cell.part}", cell.n_train)
+    measure.search_holdout(workspace, f"train_{cell.part}", cell.n_train)
 
 
 def _copies(workspace: Workspace, cell: Cell, report: Report) -> None:
-    copies.find_copies(workspace, cell)
+    measure.find_copies(workspace, cell)
 
 
 def _psnr(workspace: Workspace, cell: Cell, report: Report) -> None:
-    steps.measure_psnr(workspace, cell.name)
+    measure.measure_psnr(workspace, cell.name)
 
 
 def _compare(workspace: Workspace, cell: Cell, report: Report) -> None:
-    steps.compare_pair(workspace, cell.n_train, cell.train_seed)
+    measure.compare_pair(workspace, cell.n_train, cell.train_seed)
 
 
 _STEPS: dict[Verb, Callable[[Workspace, Cell, Report], None]] = {

@@ -189,12 +189,14 @@ TRANSITION = _schema(
 )
 SIGNIFICANCE = _schema(
     "significance",
-    1,
+    2,
     [
         *_TRAINED,
         _field("sample", _INT, "index of the sample"),
         _field("nearest_id", _STR, "content id of the nearest representative in the pool of T and H"),
         _field("nearest_in", _STR, "T (training set) or H (never trained on): the label of that representative"),
+        _field("train_id", _STR, "content id of the nearest training image by correlation"),
+        _field("correlation", _F64, "of the sample with that image; null where undefined", null=True),
         _field("d1", _F64, "distance to the nearest representative; null where undefined", null=True),
         _field("d2", _F64, "distance to the second nearest; null where undefined", null=True),
         _field("cluster", _INT, "number of the representative, and of its cluster of near-duplicates, in the pool"),
@@ -209,16 +211,17 @@ SIGNIFICANCE = _schema(
 
 COPIES = _schema(
     "copies",
-    1,
+    2,
     [
         *_TRAINED,
         _field("n_pool_train", _INT, "representatives of the training set T in the pool", "images"),
-        _field("n_pool_heldout", _INT, "representatives of the held-out images H in the pool", "images"),
+        _field("n_pool_heldout", _INT, "representatives in the pool of H, the other part and the holdout", "images"),
         _field("n_leaks", _INT, "clusters of near-duplicates with members in both T and H"),
         _field("samples", _INT, "samples tested"),
         _field("q", _F64, "false-discovery rate aimed at"),
         _field("answer", _STR, "found, none, or cannot decide"),
         _field("discoveries", _INT, "training images (clusters) found, each by its deepest sample"),
+        _field("alike", _INT, "discoveries that look like the image found: correlation of at least .95"),
         _field("attached", _INT, "further samples at the images found; they have no rate of their own"),
         _field("k_min", _INT, "training images that must be found for any to be found"),
         _field("n_competing", _INT, "images that compete"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from memgen import tables
+from memgen import significance, tables
 
 MARGIN = 0.01
 RULES = {
@@ -25,7 +25,7 @@ RULES = {
     "cannot decide": "Anything else: the intervals are too wide, or a measurement is missing.",
 }
 # Similarity above which two images pass for copies, and near-duplicates are removed; the word is used nowhere below it.
-COPY_SIMILARITY = {"correlation": 0.95}
+COPY_SIMILARITY = {"correlation": significance.ALIKE}
 CAVEAT = (
     "Agreement is not truth: two models that draw the same images have learned the same thing, not necessarily the "
     "distribution of the data. Compare the held-out PSNR with the best reference at hand."

@@ -24,7 +24,7 @@ from PIL import Image
 from program import memgen
 
 import memgen as package
-from memgen import steps, sweep
+from memgen import results, steps, sweep
 from memgen.denoisers import BFCNNSettings, UNetSettings, build
 from memgen.runs import Run
 from memgen.workspace import Workspace
@@ -282,7 +282,7 @@ def test_nn_search_metric_and_k(tiny):
 def test_searches_leave_the_measurements_alone(tiny):
     """Whatever is searched for, the summary of the run stays as it is: a search is no measurement of the sweep."""
     workspace = Workspace.of(Run(tiny), "cpu")
-    before = steps.summary(workspace)
+    before = results.summary(workspace)
     for more in (
         ["--k", "1"],
         ["--metric", "rmse"],
@@ -292,7 +292,7 @@ def test_searches_leave_the_measurements_alone(tiny):
         [tiny.parent / "tiny" / "images" / "pixels.npy"],
     ):
         memgen("nn-search", *more).done()
-        assert steps.summary(workspace).equals(before), more
+        assert results.summary(workspace).equals(before), more
 
 
 # ------------------------------------------------------------------------------------------------ tables

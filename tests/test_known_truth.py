@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from memgen import config, runs, steps, sweep
+from memgen import config, measure, results, runs, steps, sweep
 from memgen.workspace import RunSettings, Workspace
 
 SMALL = [
@@ -25,7 +25,7 @@ def read(tmp_path, *settings):
     with run.working():
         steps.import_data(workspace)
         sweep.execute(workspace, sweep.tasks(chosen.cells), 1, lambda event: None)
-        verdict, table, _ = steps.write_report(workspace)
+        verdict, table, _ = results.write_report(workspace)
     rows = {(row["n_train"], row["quantity"]): row for row in table.to_pylist()}
     return workspace, verdict, rows
 
@@ -36,7 +36,7 @@ def test_a_model_that_has_memorized_is_read_as_such(tmp_path):
     assert set(verdict.regimes.values()) == {"memorizes"}
     for n_train in (1, 4, 64, 512):
         for part in ("a", "b"):
-            found = steps.search_samples(workspace, f"n{n_train}-s0-{part}", f"train_{part}", n_train).to_pandas()
+            found = measure.search_samples(workspace, f"n{n_train}-s0-{part}", f"train_{part}", n_train).to_pandas()
             assert (found.query("rank == 1")["value"] > 0.999).all()
         share = rows[n_train, "memorized_fraction"]
         assert share["estimate"] == 1

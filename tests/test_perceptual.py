@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from memgen import perceptual, steps, tables
+from memgen import measure, perceptual, results, tables
 from memgen.errors import ConfigError, DataError, ShapeError
 from memgen.perceptual import lpips_distance, read_trunk
 from memgen.runs import Run
@@ -251,7 +251,7 @@ def test_without_the_extra(monkeypatch, tmp_path, random_trunk, package):
 
 def test_nothing_is_imported_before_it_is_asked_for():
     """memgen's modules load neither lpips nor torchvision."""
-    code = "import sys, memgen.steps; sys.exit(bool({'lpips', 'torchvision'} & set(sys.modules)))"
+    code = "import sys, memgen.measure; sys.exit(bool({'lpips', 'torchvision'} & set(sys.modules)))"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
 
 
@@ -269,18 +269,18 @@ def test_rerank(tiny, monkeypatch, kind):
     monkeypatch.setattr(perceptual, "lpips_distance", fake)
     workspace = Workspace.of(Run(tiny), "cpu")
     cell = workspace.run.cells()[-1]
-    before = steps.summary(workspace)
+    before = results.summary(workspace)
     own = workspace.images.take(workspace.split.holdout[5:9]) if kind == "user" else None
     if kind == "sample":
-        found = steps.search_samples(workspace, cell.name, "train_a", cell.n_train)
+        found = measure.search_samples(workspace, cell.name, "train_a", cell.n_train)
         queries = torch.from_numpy(workspace.samples(cell.name)[0])
     elif kind == "holdout":
-        found = steps.search_holdout(workspace, "train_a", cell.n_train)
+        found = measure.search_holdout(workspace, "train_a", cell.n_train)
         queries = workspace.images.floats(workspace.split.holdout)
     else:
-        found = steps.search_images(workspace, own, "train_a", cell.n_train)
+        found = measure.search_images(workspace, own, "train_a", cell.n_train)
         queries = own.floats(None)
-    ranked = steps.rerank(workspace, found, Path("trunk"), "vgg", own)
+    ranked = measure.rerank(workspace, found, Path("trunk"), "vgg", own)
     training = workspace.images.floats(workspace.indices("train_a", cell.n_train))
     old, new = found.to_pylist(), ranked.to_pylist()
     k = max(row["rank"] for row in old)
@@ -299,4 +299,4 @@ def test_rerank(tiny, monkeypatch, kind):
     assert {row["metric"] for row in new} == {"lpips_vgg"}
     (kept,) = (tiny / "tables" / "neighbors").rglob("*.lpips-vgg.parquet")
     assert tables.read(kept, tables.NEIGHBORS).equals(ranked)
-    assert steps.summary(workspace).equals(before)  # no other result is touched
+    assert results.summary(workspace).equals(before)  # no other result is touched
