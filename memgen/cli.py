@@ -41,6 +41,7 @@ from memgen.options import (
 if TYPE_CHECKING:
     from memgen.images import ImageSet
     from memgen.sweep import Verb
+    from memgen.verdict import Verdict
     from memgen.workspace import Workspace
 
 _EXIT_CODES = (
@@ -577,14 +578,13 @@ def _write_report(workspace: "Workspace", as_json: bool, n_train: int | None = N
     with workspace.run.working():
         verdict, summary, paths = results.write_report(workspace, n_train)
     terminal.say(verdict, summary)
-    finish(
-        as_json,
-        paths[0],
-        headline=verdict.headline,
-        regimes=verdict.regimes,
-        sentences=verdict.sentences,
-        summary=summary.to_pylist(),
-    )
+    finish(as_json, paths[0], **_said(verdict, summary))
+
+
+def _said(found: "Verdict", summary: Any) -> dict[str, Any]:
+    """A verdict and its TRANSITION table for --json."""
+    said = {"headline": found.headline, "regimes": found.regimes, "sentences": found.sentences}
+    return said | {"summary": summary.to_pylist()}
 
 
 @app.command()
@@ -622,15 +622,30 @@ def verdict(
     workspace = existing(outputs, run, device, seed)
     every = sizes or sorted({cell.n_train for cell in workspace.run.cells()})
     _execute(workspace, choose_cells(workspace, every, None, trained=True), ("sample", "search", "copies"), jobs)
-    found, summary, copies = results.say_verdict(workspace)
-    rows = [row for row in copies.to_pylist() if row["n_train"] in every]
-    columns = ["denoiser", "answer", "discoveries", "attached", "k_min", "memorized_fraction", "low", "high", "p"]
-    title = "training images that samples depend on, and the memorized fraction against the whole other part"
+    found = results.find(workspace)
+    rows = [row for row in found.copies.to_pylist() if row["n_train"] in every]
+    columns = [
+        "denoiser",
+        "answer",
+        "discoveries",
+        "alike",
+        "attached",
+        "k_min",
+        "memorized_fraction",
+        "low",
+        "high",
+        "p",
+    ]
+    title = "training images that samples depend on, and the memorized fraction of each model"
     terminal.table(title, columns, [[row[key] for key in columns] for row in rows])
-    terminal.say(found, summary)
+    pairs = [row for row in found.pairs if row["n_train"] in every]
+    if pairs:
+        columns = ["denoiser", "sample", "train_id", "source", "correlation", "W"]
+        title = f"samples and the training images that they depend on, {min(len(pairs), 20)} of {len(pairs)}"
+        terminal.table(title, columns, [[row[key] for key in columns] for row in pairs[:20]])
+    terminal.say(found.verdict, found.transition)
     path = workspace.run.path / "tables" / "copies"
-    said = {"headline": found.headline, "regimes": found.regimes, "sentences": found.sentences}
-    finish(as_json, path, **said, summary=summary.to_pylist(), copies=rows)
+    finish(as_json, path, **_said(found.verdict, found.transition), copies=rows, pairs=pairs)
 
 
 # ----------------------------------------------------------------------------------------------- runs

@@ -1,26 +1,21 @@
-"""Two denoisers trained on disjoint images: how alike are the images they draw, and how alike are they as functions?
+"""Two denoisers trained on disjoint images: how alike are the images that they draw from the same noise?
 
 `compare` sets the similarity of the samples drawn from the same noise between two references: pairs of samples drawn
 from different noise, which share no more than the distribution, and training images of one half with their nearest in
 the other half, which is as alike as images of the two sets ever come.
 
-`disagreement` compares the denoisers on the same noisy images y = x + σz of a held-out set, free of the sampler's
-chaos: V(σ) = E ||f_A(y) - f_B(y)||^2 / d, which is twice the model variance for independent training sets.
-
-Source: Kadkhodaie et al. 2024, Figures 2, 6 and 8, section 2.1.
+Source: Kadkhodaie et al. 2024, Figures 2, 6 and 8.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memgen import noise, tables
-from memgen.denoisers import Denoiser, check_measurable
+from memgen import tables
 from memgen.similarity import paired
 
 Nearest = Callable[[Tensor], tuple[NDArray[np.int64], NDArray[np.float64]]]
@@ -70,66 +65,6 @@ def compare(
             "item_b": np.concatenate(items_b),
             "metric": metric,
             "value": np.concatenate(values),
-        },
-    )
-
-
-def disagreement(
-    denoiser_a: Denoiser,
-    denoiser_b: Denoiser,
-    images: Tensor,
-    ids: Sequence[str],
-    sigmas: Sequence[float],
-    draws: int,
-    noise_seed: int,
-    batch: int,
-    keys: Keys,
-) -> pa.Table:
-    """Squared distance per pixel between two denoisers' outputs, for every image, noise draw and noise level.
-
-    With the same seed, ids and draws, the noise is that of `psnr.curve`.
-
-    Args:
-        denoiser_a: in eval mode; it runs on the device of `images`.
-        denoiser_b: likewise.
-        images: clean held-out images, (n, C, H, W), float32, [0, 1].
-        ids: their content ids, (n,).
-        sigmas: standard deviations of the noise, pixel units.
-        draws: independent noise images per clean image.
-        noise_seed: seed of the noise.
-        batch: images denoised at a time, which bounds the memory.
-        keys: values of the columns denoiser_a, denoiser_b, n_train and train_seed.
-
-    Returns:
-        A DISAGREEMENT table of n * draws * len(sigmas) rows.
-
-    Raises:
-        ShapeError: the images are not of the denoisers' shape, or not as many as the ids.
-        DataError: a denoiser is in train mode, or gives a value that is not finite.
-    """
-    for denoiser in (denoiser_a, denoiser_b):
-        check_measurable(denoiser, images, ids)
-    levels = np.asarray(sigmas, dtype=np.float64)
-    shape = len(ids), draws, len(levels)
-    values = np.empty(shape)
-    with torch.inference_mode():
-        for image, draw, level, normal in noise.image_draws(
-            ids, tuple(images.shape[1:]), len(levels), draws, noise_seed, batch
-        ):
-            clean = images[torch.from_numpy(image)]
-            sigma = torch.from_numpy(levels[level]).float().to(clean.device)
-            noisy = clean + sigma.view(-1, 1, 1, 1) * torch.from_numpy(normal).to(clean.device)
-            difference = denoiser_a(noisy, sigma) - denoiser_b(noisy, sigma)
-            values[image, draw, level] = difference.double().square().flatten(1).mean(dim=1).cpu().numpy()
-    image, draw, level = (index.ravel() for index in np.indices(shape))
-    return tables.make(
-        tables.DISAGREEMENT,
-        {
-            **keys,
-            "image_id": np.array(ids, dtype=object)[image],
-            "sigma": levels[level],
-            "noise_draw": draw,
-            "value": values.ravel(),
         },
     )
 

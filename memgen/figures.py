@@ -254,7 +254,7 @@ def _valued(table: pa.Table, metric: str) -> pa.Table:
 
 @styled
 def figure_transition(transition: pa.Table) -> Figure:
-    """Similarities, memorized fraction, PSNR gap and disagreement against N, with intervals and the transition points.
+    """Similarities, memorized fraction, PSNR gap and bits against N, with intervals and the transition points.
 
     Args:
         transition: a TRANSITION table.
@@ -272,7 +272,7 @@ def figure_transition(transition: pa.Table) -> Figure:
             {"memorized_fraction": ("", ORANGE, "-")},
         ),
         (gap, "PSNR gap, training minus held-out", "dB", {"psnr_gap": ("", INK, "-")}),
-        (apart, "Disagreement of the two denoisers, V", "squared pixel units", {"disagreement": ("", BLUE, "-")}),
+        (apart, "Between the two models' score functions", "bits per dimension", {"bits": ("", BLUE, "-")}),
     ):
         measured = False
         for quantity, (label, color, line) in curves.items():
@@ -288,7 +288,7 @@ def figure_transition(transition: pa.Table) -> Figure:
     gap.axhline(0, color=GRAY, linewidth=1, linestyle="--")
     for level in (0, 0.5, 1):
         fraction.axhline(level, color=GRAY, linewidth=1, linestyle="--" if level == 0.5 else ":")
-    if any(rows[n, "disagreement"].estimate for n in sizes):
+    if any(rows[n, "bits"].estimate for n in sizes):
         apart.set_yscale("log")
     _mark(similarity, rows.get((None, "N_cross")), r"$N^*_\mathrm{cross}$", sizes)
     _mark(fraction, rows.get((None, "N_half")), r"$N^*_\mathrm{half}$", sizes)
@@ -355,6 +355,54 @@ def _band(panel: Axes, x: Sequence[float], y: Sequence[Interval], color: str, la
 def _sequence(count: int) -> list[Any]:
     """Colors from dark to light for ascending N, apart for the color-blind."""
     return [mpl.colormaps["viridis"](x) for x in np.linspace(0.0, 0.9, count)]
+
+
+# ------------------------------------------------------------------------------------------------- noise levels
+
+
+@styled
+def figure_levels(table: pa.Table) -> Figure:
+    """Distances between denoisers and PSNR against the references, at each noise level; one curve for each N.
+
+    Args:
+        table: a LEVELS table.
+    """
+    figure = Figure(figsize=(9.5, 7.6), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True).ravel()
+    sizes = sorted(set(table["n_train"].to_pylist()))
+    colors = dict(zip(sizes, _sequence(len(sizes)), strict=True))
+    for panel, (quantity, (title, unit, scale, line)) in zip(panels, _LEVELS.items(), strict=True):
+        found = table.filter(pc.equal(table["quantity"], quantity)).to_pylist()
+        for n in sizes:
+            rows = [row for row in found if row["n_train"] == n]
+            intervals = [Interval(row["estimate"], row["low"], row["high"], row["n"]) for row in rows]
+            if rows:
+                _band(panel, [row["sigma"] for row in rows], intervals, colors[n], f"N = {n:,}")
+        panel.set_xscale("log")
+        if any(row["estimate"] for row in found):
+            panel.set_yscale(scale)
+        else:
+            panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color=GRAY)
+        for level in line:
+            panel.axhline(level, color=GRAY, linewidth=1, linestyle="--")
+        panel.set_title(title)
+        panel.set_ylabel(unit)
+        panel.set_xlabel("noise level, pixel units")
+        panel.xaxis.set_tick_params(labelbottom=True)
+    handles = {
+        name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(8, max(1, len(sizes))))
+    return figure
+
+
+# Title, unit, scale of the axis, and levels to compare with.
+_LEVELS: dict[str, tuple[str, str, str, tuple[float, ...]]] = {
+    "disagreement": ("V: the two denoisers on held-out images", "squared pixel units", "log", ()),
+    "bits_density": ("Bits, on noised samples of both models", "bits per dimension and unit of ln sigma", "log", ()),
+    "to_empirical": ("Distance to pure memorization", "0 = memorized, 1 = as other images' mean", "linear", (0, 1)),
+    "to_linear": ("Held-out PSNR against the best linear denoiser", "dB better", "linear", (0,)),
+}
 
 
 # ------------------------------------------------------------------------------------------------- files

@@ -13,11 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memgen import compare, copies, files, neighbors, perceptual, runs, significance, tables
+from memgen import compare, copies, distances, files, neighbors, perceptual, runs, significance, tables
 from memgen import psnr as denoising
+from memgen.closed_form import EmpiricalSettings, GaussianSettings, fit
 from memgen.errors import RunError
 from memgen.images import ImageSet, content_id
 from memgen.workspace import REFERENCES, Workspace
+
+_DENSE = 4096  # pixels up to which a covariance is made and diagonalized: 2 minutes and 0.5 GB there
 
 
 def build_index(workspace: Workspace, reference: str, n_train: int, metric: str | None = None) -> neighbors.Index:
@@ -174,36 +177,77 @@ def _first(workspace: Workspace, chosen: NDArray[np.int64]) -> tuple[list[str], 
 
 
 def compare_pair(workspace: Workspace, n_train: int, train_seed: int) -> pa.Table:
-    """Similarity of the samples of two twins, and their disagreement as denoisers; the former is returned."""
+    """Similarity of the samples of two twins, as a SIMILARITY table kept in the run."""
     run, settings = workspace.run, workspace.settings
     cell = runs.Cell(n_train, train_seed, "a")
-    pair: compare.Keys = {
-        "denoiser_a": cell.name,
-        "denoiser_b": cell.twin.name,
-        "n_train": n_train,
-        "train_seed": train_seed,
-    }
     if not run.has_table("similarity", cell.pair):
         drawn_a, drawn_b = (torch.from_numpy(workspace.samples(name)[0]) for name in (cell.name, cell.twin.name))
         nearest = build_index(workspace, "train_b", n_train).nearest
         train_a = workspace.images.floats(workspace.indices("train_a", n_train))
-        similar = compare.compare(drawn_a, drawn_b, train_a, nearest, settings.search.metric, pair)
+        similar = compare.compare(drawn_a, drawn_b, train_a, nearest, settings.search.metric, _pair(cell))
         run.write_table("similarity", cell.pair, similar)
-    if not run.has_table("disagreement", cell.pair):
-        ids, clean = _first(workspace, workspace.split.holdout)
-        twins = workspace.denoiser(cell.name), workspace.denoiser(cell.twin.name)
-        table = compare.disagreement(
-            *twins,
-            clean,
-            ids,
-            settings.psnr.sigmas,
-            settings.psnr.noise_draws,
-            settings.seed,
-            settings.sample.micro_batch,
-            pair,
-        )
-        run.write_table("disagreement", cell.pair, table)
     return run.table("similarity", cell.pair)
+
+
+def _pair(cell: runs.Cell) -> dict[str, str | int]:
+    """The columns of a table on the cell of part a and its twin."""
+    names = {"denoiser_a": cell.name, "denoiser_b": cell.twin.name}
+    return names | {"n_train": cell.n_train, "train_seed": cell.train_seed}
+
+
+def measure_distances(workspace: Workspace, n_train: int, train_seed: int) -> pa.Table:
+    """How far apart two twins are as denoisers, and from their training sets' posterior means: a DISTANCES table.
+
+    The bits are measured between the noise levels at which sampling ends and starts, where the denoisers are used.
+    """
+    run, settings = workspace.run, workspace.settings
+    cell = runs.Cell(n_train, train_seed, "a")
+    if not run.has_table("distances", cell.pair):
+        batch, seed, draws = settings.sample.micro_batch, settings.seed, settings.psnr.noise_draws
+        a, b = (workspace.denoiser(name) for name in (cell.name, cell.twin.name))
+        ids, clean = _first(workspace, workspace.split.holdout)
+        keys, sigmas = _pair(cell), settings.psnr.sigmas
+        found = [distances.measure({"models": (a, b)}, clean, ids, sigmas, draws, seed, batch, keys)]
+        if count := settings.distances.empirical_images:
+            memories = [
+                fit(EmpiricalSettings(), workspace.images.take(workspace.indices(reference, n_train)).pixels)
+                for reference in ("train_a", "train_b")
+            ]
+            e_a, e_b = (denoiser.to(workspace.device).eval() for denoiser in memories)
+            pairs = {"empirical_a": (a, e_a), "empirical_b": (b, e_b), "empirical": (e_b, e_a)}
+            found.append(distances.measure(pairs, clean[:count], ids[:count], sigmas, draws, seed, batch, keys))
+        levels, weights = distances.quadrature(
+            settings.sample.sigma_end, settings.sample.sigma_start, settings.distances.bits_levels
+        )
+        for part, name in (("a", cell.name), ("b", cell.twin.name)):
+            drawn, position = workspace.samples(name)
+            images = torch.from_numpy(drawn).to(workspace.device)
+            ids = [str(i) for i in position]
+            kind = {f"samples_{part}": (a, b)}
+            found.append(distances.measure(kind, images, ids, levels, 1, seed, batch, keys, weights))
+        run.write_table("distances", cell.pair, pa.concat_tables(found))
+    return run.table("distances", cell.pair)
+
+
+def measure_reference(workspace: Workspace) -> pa.Table:
+    """PSNR on the holdout of the best denoiser that needs no network: a PSNR table kept in the run.
+
+    It is the Wiener filter of all training images, the best linear denoiser: dense where they are at least twice as
+    many as pixels and a covariance is of moderate size, or else stationary.
+    """
+    run, settings = workspace.run, workspace.settings
+    name = "reference-linear"
+    if not run.has_table("psnr", name):
+        chosen = np.concatenate([workspace.split.a, workspace.split.b])
+        d = int(np.prod(workspace.images.image_shape))
+        gaussian = GaussianSettings(floor=1e-6, stationary=len(chosen) < 2 * d or d > _DENSE)
+        denoiser = fit(gaussian, workspace.images.take(chosen).pixels).to(workspace.device).eval()
+        ids, clean = _first(workspace, workspace.split.holdout)
+        keys = {"denoiser": tables.REFERENCES["to_linear"], "n_train": None, "part": None, "train_seed": None}
+        batch = settings.sample.micro_batch
+        table = denoising.curve(denoiser, clean, ids, "holdout", settings.psnr, settings.seed, batch, keys)
+        run.write_table("psnr", name, table)
+    return run.table("psnr", name)
 
 
 def find_copies(workspace: Workspace, cell: runs.Cell) -> pa.Table:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
 from memgen import figures, files, sheets, transition, verdict
-from memgen.sheets import Specimens
+from memgen.sheets import Copies, Specimens
 
 _MISSING = {
     "similarity": "Similarities were not measured (no nearest neighbors, no comparison of two models).",
@@ -37,6 +37,7 @@ class ReportInput:
         pairs: specimens of each N, in ascending order.
         dimension: d = C * H * W, for the reference line of the PSNR figure.
         metric: the measure shown, one of those in the tables.
+        copies: what the test for copies found of each model.
     """
 
     title: str
@@ -45,6 +46,7 @@ class ReportInput:
     pairs: Sequence[Specimens] = field(default=())
     dimension: int | None = None
     metric: str = "correlation"
+    copies: Sequence[Copies] = field(default=())
 
 
 def render(report: ReportInput) -> str:
@@ -88,6 +90,8 @@ def _figures(report: ReportInput) -> dict[str, Figure]:
             bool(has & {"similarity", "neighbors"}),
             lambda: figures.figure_histograms(report.tables, report.metric),
         ),
+        "copies": (bool(report.copies), lambda: sheets.figure_copies(report.copies)),
+        "levels": ("levels" in has, lambda: figures.figure_levels(report.tables["levels"])),
         "psnr": ("psnr" in has, lambda: figures.figure_psnr(report.tables["psnr"], report.dimension)),
         "samples": (bool(report.pairs), lambda: sheets.figure_samples(report.pairs)),
     }

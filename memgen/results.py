@@ -1,14 +1,18 @@
 """What a run's measurements say: the summary with its intervals, the verdict in words, the report."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from memgen import measure, report, runs, sheets, tables, transition, verdict
+from memgen import levels, measure, report, runs, sheets, tables, transition, verdict
 from memgen.errors import RunError
 from memgen.workspace import Workspace
+
+_MADE_HERE = ("images", "transition", "levels", "trajectory")
 
 
 def pair_medians(workspace: Workspace, n_train: int, train_seed: int) -> dict[str, float]:
@@ -33,21 +37,50 @@ def summary(workspace: Workspace, n_train: int | None = None) -> pa.Table:
 
 def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
     """The run's tables, stacked; only the rows of one N where one is given."""
-    found = {
-        kind: workspace.run.table(kind) for kind in tables.SCHEMAS if kind not in ("images", "transition", "trajectory")
-    }
+    found = {kind: workspace.run.table(kind) for kind in tables.SCHEMAS if kind not in _MADE_HERE}
     if n_train is None:
         return found
     return {
-        kind: table.filter(pc.field("n_train") == n_train) if "n_train" in table.column_names else table
+        kind: table.filter(_of(n_train) | pc.is_null(pc.field("n_train"))) if "n_train" in table.column_names else table
         for kind, table in found.items()
     }
 
 
-def say_verdict(workspace: Workspace) -> tuple[verdict.Verdict, pa.Table, pa.Table]:
-    """What the run's measurements support; returns the verdict, the TRANSITION and the COPIES table behind it."""
+@dataclass(frozen=True)
+class Findings:
+    """What the run's measurements support, and what is behind it.
+
+    Attributes:
+        verdict: in words.
+        transition: a TRANSITION table.
+        copies: a COPIES table.
+        pairs: each sample found by the test for copies with the training image that it depends on, deepest first.
+    """
+
+    verdict: verdict.Verdict
+    transition: pa.Table
+    copies: pa.Table
+    pairs: list[dict[str, Any]]
+
+
+def find(workspace: Workspace) -> Findings:
+    """What the run's measurements support."""
     table, found = summary(workspace), workspace.run.table("copies")
-    return verdict.verdict(table, found), table, found
+    return Findings(verdict.verdict(table, found), table, found, pairs(workspace))
+
+
+def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, Any]]:
+    """The discoveries of the test for copies, of one N or of all, the deepest of each model first."""
+    table = workspace.run.table("significance")
+    table = table.filter(pc.field("discovered") if n_train is None else _of(n_train) & pc.field("discovered"))
+    table = table.sort_by([("n_train", "ascending"), ("denoiser", "ascending"), ("W", "descending")])
+    source = dict(zip(workspace.images.ids, workspace.images.sources, strict=True))
+    columns = ("n_train", "denoiser", "sample", "train_id", "correlation", "W")
+    return [row | {"source": source[row["train_id"]]} for row in table.select(columns).to_pylist()]
+
+
+def _of(n_train: int) -> pc.Expression:
+    return pc.field("n_train") == n_train
 
 
 def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verdict.Verdict, pa.Table, list[Path]]:
@@ -61,18 +94,44 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
     if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr")):
         raise RunError(f"{run.path} holds no measurements. Make some: memgen sweep --run {run.name}.")
     found["transition"] = transition.summarize(found, workspace.settings.seed, metric)
+    found["levels"] = levels.summarize(found, workspace.settings.seed)
     if n_train is None:
         run.write_table("transition", "transition", found["transition"])
+        run.write_table("levels", "levels", found["levels"])
     page = report.ReportInput(
         title=f"memgen: {run.name}" + (f", N = {n_train:,}" if n_train else ""),
         manifest=run.manifest,
         tables=found,
         pairs=_specimens(workspace, found),
+        copies=_copies(workspace, n_train),
         dimension=int(np.prod(workspace.images.image_shape)),
         metric=metric,
     )
     folder = run.report if n_train is None else run.report / f"n{n_train}"
     return verdict.verdict(found["transition"], found["copies"]), found["transition"], report.write(page, folder)
+
+
+def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
+    """The deepest discoveries of each model with the images that they depend on."""
+    images = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
+    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for row in pairs(workspace, n_train):
+        found.setdefault((row["n_train"], row["denoiser"]), []).append(row)
+    sheet = []
+    for (n, name), rows in found.items():
+        rows, total = rows[: sheets.COPIES_SHOWN], len(rows)
+        drawn, index = workspace.samples(name)
+        place = {int(sample): i for i, sample in enumerate(index)}
+        sheet.append(
+            sheets.Copies(
+                f"N = {n:,}  {name.rpartition('-')[2].upper()}",
+                total,
+                drawn[[place[row["sample"]] for row in rows]],
+                workspace.images.floats([images[row["train_id"]] for row in rows]).numpy(),
+                np.array([row["correlation"] for row in rows], dtype=np.float64),
+            )
+        )
+    return sheet
 
 
 def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.Specimens]:

@@ -146,6 +146,46 @@ def figure_samples(pairs: Sequence[Specimens], count: int = 12) -> Figure:
     return page.figure([])
 
 
+COPIES_SHOWN = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """What the test for copies found of one model: samples with the training images that they depend on.
+
+    Attributes:
+        name: of the model, for people.
+        total: how many were found; the first K are shown.
+        samples: (K, C, H, W), uint8, or float in pixel units.
+        images: the training images, same shape.
+        values: correlation of the two, (K,); NaN where undefined.
+    """
+
+    name: str
+    total: int
+    samples: NDArray[Any]
+    images: NDArray[Any]
+    values: NDArray[np.float64]
+
+
+@styled
+def figure_copies(found: Sequence[Copies]) -> Figure:
+    """Samples above the training images that they depend on, with the correlation of the two between them.
+
+    Args:
+        found: of each model with discoveries.
+    """
+    page = _Page(found[0].samples.shape[-2:], COPIES_SHOWN, 0.27)
+    for place, copies in enumerate(found):
+        page.row(f"{copies.name}\n{len(copies.samples)} of {copies.total} found", 0.2 if place else 0.0)
+        for column, (image, value) in enumerate(zip(copies.samples, copies.values, strict=True)):
+            page.put(column, image, float(value), ORANGE)
+        page.row("training image", 0.0)
+        for column, image in enumerate(copies.images):
+            page.put(column, image)
+    return page.figure([])
+
+
 class _Page:
     """Rows of image tiles on one white canvas; a unit is the width of a tile."""
 

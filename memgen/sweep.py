@@ -19,7 +19,7 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from memgen.train import Training, TrainingRecord, train
 from memgen.workspace import RunSettings, Workspace
 
 Verb = Literal["train", "sample", "search", "copies", "psnr", "compare"]
-VERBS: tuple[Verb, ...] = ("train", "sample", "search", "copies", "psnr", "compare")
+VERBS: tuple[Verb, ...] = get_args(Verb)
 
 
 @dataclass(frozen=True)
@@ -298,10 +298,12 @@ def _copies(workspace: Workspace, cell: Cell, report: Report) -> None:
 
 def _psnr(workspace: Workspace, cell: Cell, report: Report) -> None:
     measure.measure_psnr(workspace, cell.name)
+    measure.measure_reference(workspace)
 
 
 def _compare(workspace: Workspace, cell: Cell, report: Report) -> None:
     measure.compare_pair(workspace, cell.n_train, cell.train_seed)
+    measure.measure_distances(workspace, cell.n_train, cell.train_seed)
 
 
 _STEPS: dict[Verb, Callable[[Workspace, Cell, Report], None]] = {

@@ -18,6 +18,10 @@ import pyarrow.parquet as pq
 from memgen import files
 from memgen.errors import DataError, first_line
 
+# Names in the column `denoiser` of those measured for comparison only, by the quantity that compares with them; no
+# denoiser of a run can have such a name.
+REFERENCES = {"to_linear": "reference (best linear)", "to_optimum": "reference (exact optimum)"}
+
 
 def _field(name: str, kind: pa.DataType, doc: str, unit: str = "", null: bool = False) -> pa.Field:
     return pa.field(name, kind, nullable=null, metadata={"doc": doc, "unit": unit})
@@ -162,15 +166,33 @@ PSNR = _schema(
         ),
     ],
 )
-DISAGREEMENT = _schema(
-    "disagreement",
+DISTANCES = _schema(
+    "distances",
     1,
     [
         *_PAIR,
-        _field("image_id", _STR, "content id of the clean holdout image"),
+        _field(
+            "kind", _STR, "models, samples_a, samples_b, empirical_a, empirical_b or empirical; see memgen.distances"
+        ),
+        _field("image_id", _STR, "content id of the clean image, or the sample that noise was added to"),
         _field("sigma", _F64, "standard deviation of the added noise", "pixel units"),
         _field("noise_draw", _INT, "which independent noise image was added"),
-        _field("value", _F64, "||f_A(y) - f_B(y)||^2 / d; V(sigma) is its mean over images and draws", "pixel units^2"),
+        _field("value", _F64, "squared distance of the two denoised images / d", "pixel units^2"),
+        _field("weight", _F64, "what a value at this noise level adds to the bits", "bits / pixel units^2", null=True),
+    ],
+)
+LEVELS = _schema(
+    "levels",
+    1,
+    [
+        _field("n_train", _INT, "size of each training set", "images"),
+        _field("quantity", _STR, "disagreement, bits_density, to_empirical, to_linear or to_optimum"),
+        _field("sigma", _F64, "noise level", "pixel units"),
+        _field("estimate", _F64, "null where undefined: the denominator of a ratio is below its floor", null=True),
+        _field("low", _F64, "lower end of the 95 % interval; null where there is none", null=True),
+        _field("high", _F64, "upper end of the 95 % interval; null where there is none", null=True),
+        _field("n", _INT, "independent units behind the interval (images or samples)"),
+        _field("unit", _STR, "unit of the estimate"),
     ],
 )
 TRANSITION = _schema(
@@ -238,7 +260,7 @@ SCHEMAS = {
     schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
     for schema in (
         IMAGES, SKIPPED, DUPLICATES, SPLIT, TRAINING, SAMPLES, TRAJECTORY,
-        NEIGHBORS, SIMILARITY, PSNR, DISAGREEMENT, TRANSITION, SIGNIFICANCE, COPIES,
+        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES,
     )
 }  # fmt: skip
 

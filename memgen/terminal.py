@@ -3,7 +3,7 @@
 All of it goes to stderr; stdout is for results that scripts read.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,7 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = 116  # a log file has no width of its own
 
-_COLORS = {"memorizes": "red", "generalizes": "green", "mixed": "yellow"}
+_COLORS = {"memorizes": "red", "generalizes": "green", "mixed": "yellow", "underfits": "magenta"}
 _DOING = {
     "train": "training",
     "sample": "sampling",
@@ -131,6 +131,8 @@ _SHOWN = {
     "cross_different": "A to B,\nother noise",
     "memorized_fraction": "memorized\nfraction",
     "psnr_gap": "PSNR gap\n(dB)",
+    "bits": "bits per\ndimension",
+    "to_linear": "over best\nlinear (dB)",
 }
 
 
@@ -145,16 +147,16 @@ def say(found: Verdict, summary: pa.Table) -> None:
         drawn.add_row(f"{n_train:,}", *numbers, f"[{_COLORS.get(regime, 'bold')}]{regime}[/]")
     console.print(drawn)
     console.print(f"[bold]{found.headline}[/bold]\n")
-    for sentence in found.sentences:
-        console.print(Padding(f"• {_colored(escape(sentence), found.regimes)}", (0, 0, 0, 2)), soft_wrap=False)
+    for n_train, sentences in found.at.items():
+        start, color = f"At N = {n_train:,}", _COLORS.get(found.regimes[n_train], "bold")
+        first, *others = (escape(sentence) for sentence in sentences)
+        _bullet(" ".join([f"[{color}]{start}[/]{first.removeprefix(start)}", *others]))
+    for sentence in found.overall:
+        _bullet(escape(sentence))
 
 
-def _colored(sentence: str, regimes: Mapping[int, str]) -> str:
-    for n_train, regime in regimes.items():
-        start = f"At N = {n_train:,} "
-        if sentence.startswith(start):
-            return f"[{_COLORS.get(regime, 'bold')}]{start}[/]{sentence[len(start) :]}"
-    return sentence
+def _bullet(text: str) -> None:
+    console.print(Padding(f"• {text}", (0, 0, 0, 2)), soft_wrap=False)
 
 
 def _shown(value: Any) -> str:

@@ -6,21 +6,24 @@ For each training-set size N, from the tables of a run alone:
                             with its null, the same for held-out images
     cross_same              median similarity of two models' samples from the same noise, with its nulls: samples from
                             different noise, and training images against the nearest of the other half
-    memorized_fraction      rho = (P - c) / (1 - c); P: share of samples whose nearest image among T and H is in T,
-                            T the own training set, H the twin's and the holdout, c = |T| / (|T| + |H|), where each
-                            cluster of near-duplicates counts once
+    memorized_fraction      rho = (P - c) / (1 - c), see `significance`, over the samples of all models at N: P their
+                            share nearest to T, the own training set, rather than to H, all that the model never saw
     psnr_gap, disagreement  in denoiser space, on noisy images, averaged over noise levels
+    to_linear, to_optimum   PSNR less that of a reference, on noisy held-out images, averaged over noise levels
+    bits                    score-difference bits per dimension, see `distances`
     N_cross, N_half         where cross_same overtakes nearest_own; where rho falls through 1/2; linear in log N
 
 Intervals (95 %) are percentile bootstraps over independent units, drawn once for the whole table: sample i keeps its
 multiplicity in both models, in both kinds of similarity and at every N, because all of them start from the same noise;
 so differences and crossings are resampled jointly. Several training seeds are resampled too (crossed with the samples).
 A pair of samples (i, j) counts as often as i times j, which is conservative where each sample is in few pairs.
-The memorized fraction has a Wilson interval at the effective count of nearest images instead, since samples share them.
+The memorized fraction has the interval of `intervals.grouped` instead, since samples share nearest images; N_half has
+the widest of where the ends of that interval fall through 1/2 and of the bootstrap.
 
 Source: Kadkhodaie et al. 2024, Figs. 1, 2 and 15; residual over a control as in anonymeter (Giomi et al. 2023).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +34,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from memgen import noise, tables
-from memgen.intervals import Interval, effective_count, wilson
+from memgen.intervals import Interval, grouped
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -50,11 +53,18 @@ QUANTITIES = {
     "different real images can be.",
     "cross_minus_nearest": "cross_same minus nearest_own. Above 0: a sample is nearer to its twin than to its model's "
     "training set.",
-    "memorized_fraction": "Share of samples whose nearest image is in the training set, less the share expected of a "
-    "model that does not know which images it was trained on. 0 = that expectation, 1 = every sample; ties count half.",
+    "memorized_fraction": "Share of samples whose nearest image, among the training set and all images that the model "
+    "never saw, is in the training set, less the share expected of a model that does not know which images it was "
+    "trained on. 0 = that expectation, 1 = every sample. Near-duplicates count once.",
     "psnr_gap": "Denoising PSNR on training images minus that on held-out images, mean over noise levels.",
     "disagreement": "V: mean squared difference per pixel of the two denoisers' outputs on the same noisy held-out "
     "image, mean over noise levels.",
+    "bits": "Score-difference bits per dimension between the two models, on noised samples of both: what their "
+    "densities differ by (KL divergence) if they were exact denoisers. 0: the same function there.",
+    "to_linear": "PSNR on held-out images less that of the best linear denoiser, the Wiener filter of all training "
+    "images of the run, mean over noise levels. Below 0: the model is poor, whatever it agrees with.",
+    "to_optimum": "The same less that of the exact posterior mean, where the images are of a class that has a known "
+    "one. 0: nothing is left to learn.",
     "unconverged": "Samples that reached the step cap or diverged. They stay in every number.",
 }
 POINTS = {
@@ -166,7 +176,8 @@ def summarize(run: Mapping[str, pa.Table], seed: int, metric: str = "correlation
     """Every quantity at every N, and the transition points, with 95 % intervals.
 
     Args:
-        run: the run's tables by name: neighbors, similarity, psnr, disagreement, samples; any may be missing.
+        run: the run's tables by name: neighbors, similarity, psnr, distances, samples, significance, copies; any may
+            be missing.
         seed: of the bootstrap.
         metric: the measure to read from neighbors and similarity. With rmse, where smaller is closer, the differences
             are taken the other way round, so that positive always means closer.
@@ -177,7 +188,7 @@ def summarize(run: Mapping[str, pa.Table], seed: int, metric: str = "correlation
     """
     data = {name: _columns(run[name], metric) for name in _READ if name in run}
     sizes = sorted({int(n) for columns in data.values() for n in columns["n_train"]})
-    estimates = _Estimates(data, _resampling(data, seed, resamples), metric)
+    estimates = _Estimates(data, _references(run.get("psnr")), _resampling(data, seed, resamples), metric)
     rows: list[dict[str, Any]] = []
     for n in sizes:
         rows += [{"n_train": n, "quantity": name, **values} for name, values in estimates.at(n).items()]
@@ -187,11 +198,13 @@ def summarize(run: Mapping[str, pa.Table], seed: int, metric: str = "correlation
 
 
 _READ = {
-    "neighbors": ("query_kind", "query", "query_id", "part", "reference", "n_clusters", "cluster", "value"),
+    "neighbors": ("query_kind", "query", "query_id", "part", "reference", "value"),
     "similarity": ("kind", "item_a", "item_b", "value"),
-    "psnr": ("kind", "image_id", "denoiser", "sigma", "output_psnr_db"),
-    "disagreement": ("image_id", "value"),
+    "psnr": ("kind", "image_id", "denoiser", "sigma", "noise_draw", "output_psnr_db"),
+    "distances": ("kind", "image_id", "sigma", "value", "weight"),
     "samples": ("status",),
+    "significance": ("sample", "part", "nearest_id", "nearest_in"),
+    "copies": ("n_pool_train", "n_pool_heldout"),
 }
 
 
@@ -208,15 +221,33 @@ def _columns(table: pa.Table, metric: str) -> dict[str, NDArray[Any]]:
     return columns | {"train_seed": pc.fill_null(rows["train_seed"], -1).to_numpy()}
 
 
+def _references(psnr: pa.Table | None) -> dict[str, dict[tuple[str, float, int], float]]:
+    """PSNR of the references that were measured, by their names, and by image, noise level and noise draw."""
+    if psnr is None:
+        return {}
+    found = {}
+    for quantity, name in tables.REFERENCES.items():
+        rows = psnr.filter(pc.equal(psnr["denoiser"], name))
+        keys = zip(*(rows[key].to_pylist() for key in ("image_id", "sigma", "noise_draw")), strict=True)
+        found[quantity] = dict(zip(keys, rows["output_psnr_db"].to_numpy(), strict=True))
+    return found
+
+
 def _resampling(data: Mapping[str, dict[str, NDArray[Any]]], seed: int, resamples: int) -> _Resampling:
     samples, seeds = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     if "neighbors" in data:
         samples.append(data["neighbors"]["query"][data["neighbors"]["query_kind"] == "sample"])
         seeds.append(data["neighbors"]["train_seed"][data["neighbors"]["query_kind"] == "sample"])
+    if "significance" in data:
+        samples.append(data["significance"]["sample"])
+        seeds.append(data["significance"]["train_seed"])
+    if "distances" in data:
+        ours = np.char.startswith(data["distances"]["kind"].astype(str), "samples")
+        samples.append(data["distances"]["image_id"][ours].astype(np.int64))
     if "similarity" in data:
         ours = data["similarity"]["kind"] != "train_train"
         samples += [data["similarity"]["item_a"][ours], data["similarity"]["item_b"][ours]]
-    seeds += [data[name]["train_seed"] for name in ("similarity", "psnr", "disagreement") if name in data]
+    seeds += [data[name]["train_seed"] for name in ("similarity", "psnr", "distances") if name in data]
     return _Resampling(seed, resamples, np.unique(np.concatenate(samples)), np.unique(np.concatenate(seeds)))
 
 
@@ -225,9 +256,11 @@ class _Estimates:
     """What is estimated from the columns of the tables; `_draws` keeps what the transition points need of each N."""
 
     data: Mapping[str, dict[str, NDArray[Any]]]
+    references: Mapping[str, Mapping[tuple[str, float, int], float]]
     plan: _Resampling
     metric: str
     _draws: dict[tuple[str, int], Floats] = field(default_factory=dict)
+    _bands: dict[int, tuple[float, float]] = field(default_factory=dict)  # interval of the memorized fraction
 
     def at(self, n: int) -> dict[str, dict[str, Any]]:
         """Every quantity at one N."""
@@ -247,9 +280,11 @@ class _Estimates:
             "cross_minus_null": _row(sign * (medians[2] - medians[3]), unit, same, different),
             "train_train": _row(halves.medians(), unit, halves),
             "cross_minus_nearest": _row(self._draws["N_cross", n], unit, same, nearest),
-            "memorized_fraction": self._memorized(n, sign),
+            "memorized_fraction": self._memorized(n),
             "psnr_gap": self._gap(n),
             "disagreement": self._disagreement(n),
+            "bits": self._bits(n),
+            **{quantity: self._to_reference(n, quantity) for quantity in tables.REFERENCES},
             "unconverged": self._unconverged(n),
         }
         assert rows.keys() == QUANTITIES.keys()
@@ -282,21 +317,27 @@ class _Estimates:
         units = [rows["item_a"]] if kind == "same_noise" else [rows["item_a"], rows["item_b"]]
         return self.plan.observe("sample", self.plan.samples, values, units, rows["train_seed"])
 
-    def _memorized(self, n: int, sign: float) -> dict[str, Any]:
-        hits = _contests(self._rows("neighbors", n, query_kind="sample"), sign)
-        if hits is None:
-            return _absent("share", "not measured: needs the nearest images in train_a, train_b and holdout")
-        group = self.plan.observe("sample", self.plan.samples, hits.won, [hits.sample], hits.train_seed)
-        shares = group.means()
-        rho = (shares - hits.control) / (1 - hits.control)
-        self._draws["N_half", n] = 0.5 - rho
-        _, times = np.unique(hits.winner[~np.isnan(hits.won)], return_counts=True)
-        if not len(times):
-            return _absent("share", "not measured" + group.undefined)
-        effective = effective_count(times)
+    def _memorized(self, n: int) -> dict[str, Any]:
+        rows, tested = self._rows("significance", n), self._rows("copies", n)
+        if not len(rows["sample"]):
+            return _absent("share", "not measured: samples were not tested for copies (memgen verdict)")
+        sizes = tested["n_pool_train"], tested["n_pool_train"] + tested["n_pool_heldout"]
+        control = float(np.mean(sizes[0] / sizes[1]))
+        hits = rows["nearest_in"] == "T"
+        group = self.plan.observe("sample", self.plan.samples, _floats(hits), [rows["sample"]], rows["train_seed"])
+        rho = (group.means() - control) / (1 - control)
+        # Samples of one part that share a nearest image hit or miss together.
+        shared = _joined(rows["part"], rows["nearest_id"])
+        _, first, counts = np.unique(shared, return_index=True, return_counts=True)
         # c is exact (a model blind to the labels T and H finds T that often), so the ends of P map to those of rho.
-        low, high = ((x - hits.control) / (1 - hits.control) for x in wilson(float(shares[0]), effective))
-        note = f"Wilson at {effective:.1f} effective nearest images; control c = {hits.control:.4f}{group.undefined}"
+        low, high = ((x - control) / (1 - control) for x in grouped(counts, hits[first], control))
+        note = f"{len(rows['sample'])} samples at {len(counts)} nearest images; control c = {control:.4f}"
+        if group.seeds > 1:  # what another training would give comes on top
+            wider = _interval(rho, group.units)
+            low = low if wider.low is None else min(low, wider.low)
+            high = high if wider.high is None else max(high, wider.high)
+            note += f"; widened to cover {group.seeds} training seeds"
+        self._draws["N_half", n], self._bands[n] = 0.5 - rho, (low, high)
         return {"estimate": rho[0], "low": low, "high": high, "n": group.units, "unit": "share", "note": note}
 
     def _gap(self, n: int) -> dict[str, Any]:
@@ -304,8 +345,8 @@ class _Estimates:
         for kind, what in (("train", "training image"), ("holdout", "holdout image")):
             rows = self._rows("psnr", n, kind=kind)
             # One mean for each image and denoiser, over noise levels and draws: images are the independent units.
-            keys = [f"{image}/{denoiser}" for image, denoiser in zip(rows["image_id"], rows["denoiser"], strict=True)]
-            values, first = _grouped_means(np.array(keys, dtype=str), _floats(rows["output_psnr_db"]))
+            keys = _joined(rows["image_id"], rows["denoiser"])
+            values, first = _grouped_means(keys, _floats(rows["output_psnr_db"]))
             images, seeds = rows["image_id"][first].astype(str), rows["train_seed"][first]
             sides.append(self.plan.observe(what, np.unique(images), values, [images], seeds))
         train, holdout = sides
@@ -315,10 +356,38 @@ class _Estimates:
         return row
 
     def _disagreement(self, n: int) -> dict[str, Any]:
-        rows = self._rows("disagreement", n)
+        rows = self._rows("distances", n, kind="models")
         images = rows["image_id"].astype(str)
         group = self.plan.observe("image", np.unique(images), _floats(rows["value"]), [images], rows["train_seed"])
         return _row(group.means(), "pixel units^2", group)
+
+    def _bits(self, n: int) -> dict[str, Any]:
+        sides = [self._rows("distances", n, kind=kind) for kind in ("samples_a", "samples_b")]
+        rows = {key: np.concatenate([side[key] for side in sides]) for key in sides[0]}
+        if not len(rows["value"]):
+            return _absent("bits per dimension", "not measured")
+        sigmas, first = np.unique(rows["sigma"], return_index=True)
+        share, keys = rows["weight"][first] * sigmas**2 * math.log(2), _joined(rows["kind"], rows["image_id"])
+        keys = _joined(keys, rows["train_seed"])
+        means, first = _grouped_means(keys, _floats(rows["value"]) * rows["weight"])
+        units = rows["image_id"][first].astype(np.int64)
+        group = self.plan.observe("sample", self.plan.samples, means * len(sigmas), [units], rows["train_seed"][first])
+        row = _row(group.means(), "bits per dimension", group)
+        # The quadrature gives its ends away: its weights sum to their distance, and center in their middle, in log σ.
+        middle, half = (share @ np.log(sigmas)) / share.sum(), share.sum() / 2
+        ends = f"sigma from {math.exp(middle - half):.3g} to {math.exp(middle + half):.3g}"
+        return row | {"note": f"{ends}; {row['note']}"}
+
+    def _to_reference(self, n: int, quantity: str) -> dict[str, Any]:
+        rows, reference = self._rows("psnr", n, kind="holdout"), self.references.get(quantity)
+        if not (reference and len(rows["image_id"])):
+            return _absent("dB", "not measured")
+        places = zip(rows["image_id"], rows["sigma"], rows["noise_draw"], strict=True)
+        better = _floats(rows["output_psnr_db"]) - np.array([reference.get(place, np.nan) for place in places])
+        values, first = _grouped_means(_joined(rows["image_id"], rows["denoiser"]), better)
+        images, seeds = rows["image_id"][first].astype(str), rows["train_seed"][first]
+        group = self.plan.observe("holdout image", np.unique(images), values, [images], seeds)
+        return _row(group.means(), "dB", group)
 
     def _unconverged(self, n: int) -> dict[str, Any]:
         status = self._rows("samples", n)["status"]
@@ -341,7 +410,18 @@ class _Estimates:
                 continue
             curves = np.stack([self._draws[name, n] for n in measured], axis=1)
             rows[name] = _point(curves, measured, len(self.plan.samples), covers)
+        if rows["N_half"]["estimate"] is not None:
+            self._widen(rows["N_half"])
         return rows
+
+    def _widen(self, half: dict[str, Any]) -> None:
+        """Widen the interval of N_half to where the ends of the memorized fraction's intervals fall through 1/2."""
+        sizes = sorted(self._bands)
+        ends = np.array([self._bands[n] for n in sizes]).T
+        low, high = (found[0] if found else None for found in crossings(0.5 - ends, sizes))
+        half["low"] = None if low is None or half["low"] is None else min(low, half["low"])
+        half["high"] = None if high is None or half["high"] is None else max(high, half["high"])
+        half["note"] += "; nearest images shared by samples are covered"
 
 
 # ------------------------------------------------------------------------------------------------- pieces
@@ -349,6 +429,10 @@ class _Estimates:
 
 def _floats(values: NDArray[Any]) -> Floats:
     return values.astype(np.float64)
+
+
+def _joined(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.str_]:
+    return np.array([f"{x}/{y}" for x, y in zip(first, second, strict=True)], dtype=np.str_)
 
 
 def _own(part: NDArray[Any]) -> NDArray[Any]:
@@ -381,46 +465,6 @@ def _grouped_means(keys: NDArray[np.str_], values: Floats) -> tuple[Floats, Ints
     count = np.bincount(group[defined], minlength=len(first))
     total = np.bincount(group[defined], weights=values[defined], minlength=len(first))
     return np.divide(total, count, out=np.full(len(first), np.nan), where=count > 0), first
-
-
-@dataclass(frozen=True, eq=False)
-class _Contests:
-    """For each sample: did its own training set hold the nearest image (1, tie 1/2, 0), and which image was it?"""
-
-    won: Floats
-    winner: NDArray[np.str_]
-    sample: Ints
-    train_seed: Ints
-    control: float
-
-
-def _contests(rows: dict[str, NDArray[Any]], sign: float) -> _Contests | None:
-    """Own training set against twin's and holdout for every sample that was searched in all three; None if none was."""
-    found: dict[tuple[int, str, int], dict[str, int]] = {}
-    keys = zip(rows["train_seed"], rows["part"], rows["query"], rows["reference"], strict=True)
-    for position, (train_seed, part, query, reference) in enumerate(keys):
-        found.setdefault((int(train_seed), str(part), int(query)), {})[str(reference)] = position
-    complete = {key: hits for key, hits in found.items() if {"train_a", "train_b", "holdout"} <= hits.keys()}
-    if not complete:
-        return None
-    closeness = sign * _floats(rows["value"])
-    won, winner, control = [], [], []
-    for (_, part, _), hits in complete.items():
-        own, twin = hits[f"train_{part}"], hits["train_b" if part == "a" else "train_a"]
-        other = max(twin, hits["holdout"], key=lambda position: closeness[position])
-        margin = closeness[own] - np.max(closeness[[twin, hits["holdout"]]])
-        won.append(np.nan if np.isnan(margin) else (1 + np.sign(margin)) / 2)
-        best = own if margin >= 0 else other
-        winner.append(f"{rows['reference'][best]}/{rows['cluster'][best]}")
-        sizes = {name: rows["n_clusters"][hits[name]] for name in ("train_a", "train_b", "holdout")}
-        control.append(sizes[f"train_{part}"] / sum(sizes.values()))
-    return _Contests(
-        won=np.array(won),
-        winner=np.array(winner),
-        sample=np.array([key[2] for key in complete]),
-        train_seed=np.array([key[0] for key in complete]),
-        control=float(np.mean(control)),
-    )
 
 
 def crossings(curves: Floats, sizes: Sequence[int]) -> list[list[float]]:

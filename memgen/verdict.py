@@ -13,22 +13,27 @@ import pyarrow as pa
 from memgen import significance, tables
 
 MARGIN = 0.01
+GAP_DB = 0.1
+LINEAR_DB = 0.5
 RULES = {
     "memorizes": "The memorized fraction is at least 1/2 and its interval excludes 0, and samples are nearer to their "
     "own training set than held-out images are (interval excludes 0).",
     "generalizes": "From the same noise the two models draw more similar images than from different noise (interval "
-    "excludes 0); the interval of the memorized fraction contains 0 and lies below 1/2; and either samples are at most "
-    f"{MARGIN} nearer to their training set than held-out images are (whole interval), or they are nearer to the other "
-    "model's sample than to their training set (interval excludes 0).",
-    "mixed": "Neither of these, and samples depend on their own training set (memorized fraction or nearness to the "
-    "training set: interval excludes 0).",
+    "excludes 0). The interval of the memorized fraction contains 0 and lies below 1/2, and no training image was "
+    f"found that samples depend on. Either samples are at most {MARGIN} nearer to their training set than held-out "
+    "images are (whole interval), or they are nearer to the other model's sample than to their training set (interval "
+    f"excludes 0). And training images are not shown to be denoised more than {GAP_DB} dB better than held-out ones.",
+    "underfits": "As for generalizes, but held-out images are denoised more than "
+    f"{LINEAR_DB} dB worse than by the best linear denoiser (whole interval): the models agree on too little.",
+    "mixed": "None of these, and the models depend on their own training set (memorized fraction, nearness to the "
+    f"training set, a training image found, or a PSNR gap above {GAP_DB} dB: intervals exclude 0).",
     "cannot decide": "Anything else: the intervals are too wide, or a measurement is missing.",
 }
 # Similarity above which two images pass for copies, and near-duplicates are removed; the word is used nowhere below it.
 COPY_SIMILARITY = {"correlation": significance.ALIKE}
 CAVEAT = (
     "Agreement is not truth: two models that draw the same images have learned the same thing, not necessarily the "
-    "distribution of the data. Compare the held-out PSNR with the best reference at hand."
+    "distribution of the data. Denoising better than the best linear denoiser is needed for that, not enough."
 )
 _MINUS, _DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
 
@@ -70,12 +75,19 @@ class Verdict:
     Attributes:
         headline: the regimes in one sentence.
         regimes: for each N one of the keys of RULES.
-        sentences: one for each N, then the transition points, unconverged samples, and the caveat.
+        at: for each N what was measured there, the first sentence naming N.
+        overall: the transition points, unconverged samples, and the caveat.
     """
 
     headline: str
     regimes: Mapping[int, str]
-    sentences: tuple[str, ...]
+    at: Mapping[int, tuple[str, ...]]
+    overall: tuple[str, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """A paragraph for each N, and those that are about all."""
+        return (*(" ".join(sentences) for sentences in self.at.values()), *self.overall)
 
 
 def number(value: float, unit: str = "") -> str:
@@ -115,30 +127,30 @@ def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:
     rows = estimates(transition)
     sizes = sorted({n for n, _ in rows if n is not None})
     at = {n: {quantity: row for (m, quantity), row in rows.items() if m == n} for n in sizes}
-    regimes = {n: _regime(at[n]) for n in sizes}
     found = [] if copies is None else copies.to_pylist()
-    sentences = []
-    for n in sizes:
-        sentences.append(_sentence(n, regimes[n], at[n]))
-        sentences += _copies(n, [row for row in found if row["n_train"] == n])
+    tested = {n: [row for row in found if row["n_train"] == n] for n in sizes}
+    regimes = {n: _regime(at[n], sum(row["discoveries"] for row in tested[n])) for n in sizes}
+    said = {n: (_sentence(n, regimes[n], at[n]), *_functions(at[n]), *_copies(tested[n])) for n in sizes}
+    overall = []
     if len(sizes) > 1:
         points = {quantity: row for (n, quantity), row in rows.items() if n is None}
-        sentences += _points(points)
-    sentences += _unconverged(at)
-    if "generalizes" in regimes.values():
-        sentences.append(CAVEAT)
-    return Verdict(_headline(regimes), regimes, tuple(sentences))
+        overall += _points(points)
+    overall += _unconverged(at)
+    if {"generalizes", "underfits"} & set(regimes.values()):
+        overall.append(CAVEAT)
+    return Verdict(_headline(regimes), regimes, said, tuple(overall))
 
 
-def _regime(at: Mapping[str, Estimate]) -> str:
+def _regime(at: Mapping[str, Estimate], discoveries: int) -> str:
     rho, nearness = at["memorized_fraction"], at["nearest_minus_holdout"]
+    depends = rho.above(0) or discoveries > 0 or at["psnr_gap"].above(GAP_DB)
     agreement, lead = at["cross_minus_null"], at["cross_minus_nearest"]
     if rho.estimate is not None and rho.estimate >= 0.5 and rho.above(0) and nearness.above(0):
         return "memorizes"
     independent = (nearness.high is not None and nearness.high <= MARGIN) or lead.above(0)
-    if agreement.above(0) and rho.below(0.5) and not rho.above(0) and independent:
-        return "generalizes"
-    return "mixed" if rho.above(0) or nearness.above(0) else "cannot decide"
+    if agreement.above(0) and rho.below(0.5) and not depends and independent:
+        return "underfits" if at["to_linear"].below(-LINEAR_DB) else "generalizes"
+    return "mixed" if depends or nearness.above(0) else "cannot decide"
 
 
 def _sentence(n: int, regime: str, at: Mapping[str, Estimate]) -> str:
@@ -147,25 +159,42 @@ def _sentence(n: int, regime: str, at: Mapping[str, Estimate]) -> str:
     opening = {
         "memorizes": f"At N = {n:,} the models {'copy' if copies else 'memorize'} their training sets",
         "generalizes": f"At N = {n:,} the two models draw similar images from the same noise, and no copying is shown",
-        "mixed": f"At N = {n:,} the samples depend on the training set in part",
+        "underfits": f"At N = {n:,} the two models agree without copying, but on too little",
+        "mixed": f"At N = {n:,} the models depend on the training set in part",
         "cannot decide": f"At N = {n:,} the measurements do not decide",
     }[regime]
     parts = [part for part in (_nearest(at), _fraction(at), _agreement(at), _gap(at)) if part]
     return f"{opening}: {'; '.join(parts)}." if parts else f"{opening}: nothing was measured."
 
 
-def _copies(n: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _functions(at: Mapping[str, Estimate]) -> list[str]:
+    """How far apart the two models are as functions, and how good."""
+    bits, parts = at["bits"], []
+    if bits.estimate is not None:
+        parts.append(
+            f"the two models' score functions differ by {bits} bits per dimension ({bits.note.partition(';')[0]})"
+        )
+    for quantity, reference in (("to_linear", "the best linear denoiser"), ("to_optimum", "the exact optimum")):
+        row = at[quantity]
+        if row.estimate is not None:
+            how = "better than" if row.above(0) else "worse than" if row.below(0) else "about as well as"
+            parts.append(f"held-out images are denoised {how} by {reference} ({row} dB)")
+    return [f"{text[0].upper()}{text[1:]}." for text in ["; ".join(parts)] if parts]
+
+
+def _copies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the test for copies found at one N, over its models."""
     if not rows:
         return []
-    discoveries, attached = (sum(row[name] for row in rows) for name in ("discoveries", "attached"))
+    discoveries, alike, attached = (sum(row[name] for row in rows) for name in ("discoveries", "alike", "attached"))
     samples, q = sum(row["samples"] for row in rows), rows[0]["q"]
     models = f"{len(rows)} models" if len(rows) > 1 else "the model"
-    start = f"At N = {n:,}, {samples:,} samples of {models} tested image by image (false-discovery rate {q:.0%}):"
+    start = f"{samples:,} samples of {models} tested image by image (false-discovery rate {q:.0%}):"
     if discoveries:
         each = ", ".join(f"{row['denoiser']} {row['discoveries']}" for row in rows)
         found = f"they depend on {discoveries:,} single training images ({each})"
-        return [f"{start} {found}, with {attached:,} further samples at these."]
+        look = f"{alike:,} of them look like the sample (correlation {number(significance.ALIKE)} or more)"
+        return [f"{start} {found}; {look}; {attached:,} further samples lie at these."]
     undecided = [row for row in rows if row["answer"] == "cannot decide"]
     if undecided:
         needed = max(row["k_min"] for row in undecided)
@@ -239,7 +268,7 @@ def _unconverged(at: Mapping[int, Mapping[str, Estimate]]) -> list[str]:
 
 def _headline(regimes: Mapping[int, str]) -> str:
     parts = []
-    for regime in ("memorizes", "mixed", "generalizes", "cannot decide"):
+    for regime in ("memorizes", "mixed", "underfits", "generalizes", "cannot decide"):
         sizes = [f"{n:,}" for n, found in regimes.items() if found == regime]
         if sizes:
             parts.append(f"{regime} at N = {', '.join(sizes)}")

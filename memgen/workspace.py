@@ -18,6 +18,7 @@ from memgen import checkpoints, runs
 from memgen.closed_form import FittedSettings, fit
 from memgen.config import Settings, validate
 from memgen.denoisers import Denoiser, NetworkSettings, UNetSettings
+from memgen.distances import DistanceSettings
 from memgen.errors import DataError, RunError
 from memgen.images import ImageSet, Split
 from memgen.importers import ImportSettings
@@ -92,6 +93,7 @@ class RunSettings(Settings):
     sample: SampleSettings = SampleSettings()
     search: SearchSettings = SearchSettings()
     psnr: PsnrSettings = PsnrSettings()
+    distances: DistanceSettings = DistanceSettings()
     sweep: SweepSettings = SweepSettings()
     compute: ComputeSettings = ComputeSettings()
 

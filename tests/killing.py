@@ -17,11 +17,11 @@ from pathlib import Path
 KINDS = {
     *("run.json", "images/pixels.npy", "images/images.parquet", "images/images.json", "holdout_mean.npy"),
     *(f"tables/{kind}" for kind in ("skipped", "duplicates", "split", "training", "samples", "neighbors")),
-    *(f"tables/{kind}" for kind in ("similarity", "psnr", "disagreement", "significance", "copies")),
+    *(f"tables/{kind}" for kind in ("similarity", "psnr", "distances", "significance", "copies")),
     *("denoisers/*.safetensors", "denoisers/*.json", "denoisers/*.pt", "samples/*.npy"),
     *(f"indexes/{name}" for name in ("pixels.npy", "ids.npy", "clusters.npy", "vectors.faiss", "index.json")),
 }
-REPORTED = ("transition.parquet", "report.html")
+REPORTED = ("transition.parquet", "levels.parquet", "report.html")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from memgen import tables
+from memgen.distances import quadrature
 from memgen.sheets import Specimens, specimens
 
 COPIES = {1: 1.0, 4: 1.0, 16: 0.9, 64: 0.6, 256: 0.25, 1024: 0.0}
@@ -52,8 +53,8 @@ class Run:
         self.sets = {"a": textures(max(sizes), 1), "b": textures(max(sizes), 2), "holdout": textures(HOLDOUT, 3)}
         self.samples: dict[tuple[int, str], np.ndarray] = {}
         self.tables: dict[str, pa.Table] = {}
-        parts: dict[str, list[pa.Table]] = {name: [] for name in ("neighbors", "similarity", "psnr", "disagreement")}
-        parts["samples"], parts["training"] = [], []
+        parts: dict[str, list[pa.Table]] = {name: [] for name in ("neighbors", "similarity", "psnr", "distances")}
+        parts |= {name: [] for name in ("samples", "training", "significance", "copies")}
         for n in sizes:
             for train_seed in range(train_seeds):
                 self._pair(parts, n, train_seed)
@@ -68,8 +69,9 @@ class Run:
             if train_seed == 0:
                 self.samples[n, part] = images
             trained = {"denoiser": f"n{n}-s{train_seed}-{part}", "n_train": n, "part": part, "train_seed": train_seed}
-            references = ["a", "b", "holdout"]
-            parts["neighbors"] += [self._hits(n, trained, "sample", name, images, part) for name in references]
+            parts["neighbors"].append(self._hits(n, trained, "sample", part, images, part))
+            parts["significance"].append(self._significance(trained, part, images))
+            parts["copies"].append(self._copies(trained))
             parts["psnr"] += [self._psnr(trained, part, kind) for kind in ("train", "holdout")]
             status = np.array(["converged"] * SAMPLES, dtype=object)
             status[: 2 if n == 16 else 0] = "step_cap"
@@ -93,7 +95,7 @@ class Run:
         j, value = nearest(self.sets["a"][:n], self.sets["b"][:n])
         columns = {"kind": "train_train", "item_a": np.arange(n), "item_b": j, "metric": "correlation", "value": value}
         parts["similarity"].append(tables.make(tables.SIMILARITY, {**keys, **columns}))
-        parts["disagreement"].append(self._disagreement(keys))
+        parts["distances"] += self._distances(keys)
 
     def _draw(self, n: int, part: str, train_seed: int) -> np.ndarray:
         common = textures(SAMPLES, 4)
@@ -133,6 +135,40 @@ class Run:
             },
         )
 
+    def _unseen(self, part: str) -> np.ndarray:
+        return np.concatenate([self.sets["b" if part == "a" else "a"], self.sets["holdout"]])
+
+    def _significance(self, trained: dict, part: str, images: np.ndarray) -> pa.Table:
+        n = trained["n_train"]
+        where, value = nearest(images, np.concatenate([self.sets[part][:n], self._unseen(part)]))
+        own, of_own = nearest(images, self.sets[part][:n])
+        columns = {
+            "sample": np.arange(len(images)),
+            "nearest_id": [f"pool-{i}" for i in where],
+            "nearest_in": np.where(where < n, "T", "H"),
+            "train_id": [f"{part}-{i}" for i in own],
+            "correlation": of_own,
+            "d1": np.sqrt(np.maximum(0, 2 - 2 * value)),
+            "d2": 1.0,
+            "cluster": where,
+            "W": 0.0,
+            "p": None,
+            "q": None,
+            "discovered": False,
+            "space": "test",
+            "definition": "test",
+        }
+        return tables.make(tables.SIGNIFICANCE, {**trained, **columns})
+
+    def _copies(self, trained: dict) -> pa.Table:
+        counts = dict.fromkeys(
+            ("n_leaks", "discoveries", "alike", "attached", "n_competing", "conformal_discoveries"), 0
+        )
+        shares = dict.fromkeys(("memorized_fraction", "low", "high", "p"), 0.5)
+        columns = {"n_pool_train": trained["n_train"], "n_pool_heldout": len(self._unseen("a")), "samples": SAMPLES}
+        columns |= {"q": 0.05, "answer": "none", "k_min": 1, "conformal_k_min": 1}
+        return tables.make(tables.COPIES, {**trained, **columns, **counts, **shares})
+
     def _psnr(self, trained: dict, part: str, kind: str) -> pa.Table:
         n = trained["n_train"]
         count = min(n, 60) if kind == "train" else 60
@@ -150,7 +186,8 @@ class Run:
         columns |= {"input_psnr_db": inputs[level], "output_psnr_db": values}
         return tables.make(tables.PSNR, {**trained, **columns})
 
-    def _disagreement(self, keys: dict) -> pa.Table:
+    def _distances(self, keys: dict) -> list[pa.Table]:
+        """V falls with N; samples of A and B are as far apart at every noise level, in units of its square."""
         n = keys["n_train"]
         rng = np.random.default_rng([n, 5])
         image, draw, level = (index.ravel() for index in np.indices((60, 2, len(SIGMAS))))
@@ -162,8 +199,23 @@ class Run:
             "sigma": SIGMAS[level],
             "noise_draw": draw,
             "value": values,
+            "weight": None,
+            "kind": "models",
         }
-        return tables.make(tables.DISAGREEMENT, {**keys, **columns})
+        found = [tables.make(tables.DISTANCES, {**keys, **columns})]
+        sigmas, weights = quadrature(SIGMAS[0], SIGMAS[-1], 4)
+        sample, level = (index.ravel() for index in np.indices((SAMPLES, 4)))
+        for part in "ab":
+            columns = {
+                "kind": f"samples_{part}",
+                "image_id": [str(i) for i in sample],
+                "sigma": sigmas[level],
+                "noise_draw": 0,
+                "value": sigmas[level] ** 2 * np.log(2) * rng.lognormal(0, 0.3, SAMPLES)[sample] / n,
+                "weight": weights[level],
+            }
+            found.append(tables.make(tables.DISTANCES, {**keys, **columns}))
+        return found
 
     def image_of(self, content_id: str) -> np.ndarray:
         name, _, rank = content_id.partition("-")

@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from truth import GaussianDenoiser, IdealDenoiser, IdentityDenoiser, LinearDenoiser
 
-from memgen import noise, tables
-from memgen.compare import compare, disagreement
-from memgen.errors import DataError, ShapeError
+from memgen import tables
+from memgen.compare import compare
+from memgen.errors import ShapeError
 from memgen.neighbors import Index
 from memgen.similarity import METRICS, paired
 
@@ -103,71 +101,3 @@ def test_samples_of_different_shape():
     """Sample sets that do not pair up are refused."""
     with pytest.raises(ShapeError, match="pair by pair"):
         compare(images(3), images(4), images(1), index_b(images(1)).nearest, "correlation", KEYS)
-
-
-def disagree(a, b, clean, sigmas=(0.1, 0.5), batch=64, names=None, seed=0):
-    return disagreement(a, b, clean, names or ids(len(clean)), sigmas, 3, seed, batch, KEYS)
-
-
-def test_disagreement_of_linear_denoisers():
-    """For f_A = M y and f_B = y, V = ||(M - 1)(x + sigma z)||^2 / d, with the noise that psnr adds, row by row."""
-    generator = torch.Generator().manual_seed(0)
-    matrix = torch.randn((36, 36), generator=generator, dtype=torch.float64)
-    clean = images(3)
-    table = disagree(LinearDenoiser(matrix, SHAPE), IdentityDenoiser(SHAPE), clean, seed=5)
-    assert tables.check(table, tables.DISAGREEMENT, "test").num_rows == 3 * 3 * 2
-    for row in table.to_pylist():
-        z = noise.normal(noise.stream(f"image/{row['image_id']}", 5, row["noise_draw"]), SHAPE)
-        noisy = clean[int(row["image_id"][2:])].double() + row["sigma"] * torch.from_numpy(z).double()
-        difference = (matrix - torch.eye(36)) @ noisy.flatten()
-        assert row["value"] == pytest.approx(difference.square().mean().item(), rel=1e-4)
-
-
-def test_disagreement_of_gaussian_denoisers_in_closed_form():
-    """For Wiener filters W_A, W_B of one mean on images of A, V is tr((W_A - W_B)^2 (C_A + s^2)) / d.
-
-    400 images x 3 draws: the relative standard error is below 2 %; four of them are allowed.
-    """
-    a, sigma = GaussianDenoiser.make(SHAPE, seed=1), 0.2
-    b = GaussianDenoiser(a.mean, a.variances.flip(0), a.axes)
-    table = disagree(a, b, a.draw(400, seed=2).float(), (sigma,), batch=500)
-    noisy_variance = a.variances + sigma**2
-    difference = a.variances / noisy_variance - b.variances / (b.variances + sigma**2)
-    expected = (difference**2 * noisy_variance).mean().item()
-    assert np.mean(table["value"].to_pylist()) == pytest.approx(expected, rel=0.08)
-
-
-def test_memorizers_disagree_and_twins_agree():
-    """A denoiser agrees with itself exactly; two that memorized different images do not."""
-    a, b, holdout = IdealDenoiser(images(4)), IdealDenoiser(images(4, seed=1)), images(4, seed=2)
-    assert set(disagree(a, a, holdout)["value"].to_pylist()) == {0.0}
-    assert min(disagree(a, b, holdout, sigmas=(0.05,))["value"].to_pylist()) > 0.05
-
-
-@pytest.mark.parametrize("batch", [1, 7, 1000])
-def test_the_batch_changes_nothing(batch):
-    """Any batch size gives the same table for an image-wise denoiser."""
-    a, b = IdentityDenoiser(SHAPE), IdealDenoiser(torch.zeros((1, *SHAPE)))
-    assert disagree(a, b, images(5), batch=batch).equals(disagree(a, b, images(5), batch=13))
-
-
-class Diverging(nn.Module):
-    """f(y) = NaN, and a training flag."""
-
-    image_shape, blind = SHAPE, True
-
-    def forward(self, noisy, sigma=None):
-        return noisy * torch.nan
-
-
-def test_bad_input_is_named():
-    """Images of another shape, ids that do not fit, and a denoiser in train mode are refused."""
-    identity = IdentityDenoiser(SHAPE)
-    with pytest.raises(ShapeError, match=r"\(2, 1, 4, 4\)"):
-        disagree(identity, identity, images(2, (1, 4, 4)))
-    with pytest.raises(ShapeError, match="3 ids"):
-        disagree(identity, identity, images(2), names=ids(3))
-    with pytest.raises(DataError, match="train mode"):
-        disagree(identity, Diverging().train(), images(1))
-    with pytest.raises(DataError, match="nulls"):
-        disagree(identity, Diverging().eval(), images(1))

@@ -95,7 +95,7 @@ def test_files(full, tmp_path):
     assert all(path.stat().st_size > 1000 for path in paths)
 
 
-@pytest.mark.parametrize("name", ["psnr", "samples", "similarity", "neighbors", "disagreement"])
+@pytest.mark.parametrize("name", ["psnr", "samples", "similarity", "neighbors", "distances", "copies"])
 def test_one_table_alone_makes_a_page(name):
     """A run that measured one thing at one N gets a page that says what is missing."""
     run = synthetic_run.run().tables

@@ -10,6 +10,7 @@ import pytest
 import synthetic_run
 
 from memgen import noise, tables, transition, verdict
+from memgen.intervals import grouped
 from memgen.transition import crossings, summarize
 
 
@@ -18,22 +19,33 @@ def rows():
     return verdict.estimates(summarize(synthetic_run.run().tables, seed=0))
 
 
-def neighbors(own: np.ndarray, twin: np.ndarray, holdout: np.ndarray, n: int, sizes: tuple[int, int, int], **more):
-    """A NEIGHBORS table of samples of part a with given values to the three references."""
-    parts = []
-    for reference, values, size in zip(("train_a", "train_b", "holdout"), (own, twin, holdout), sizes, strict=True):
-        sample = np.arange(len(values))
-        columns = {
-            "query_kind": "sample",
-            "query": sample,
-            "query_id": [str(i) for i in sample],
-            "denoiser": f"n{n}-s0-a",
-        }
-        columns |= {"n_train": n, "part": "a", "train_seed": 0, "reference": reference, "n_reference": size}
-        columns |= {"metric": "correlation", "rank": 1, "reference_id": "x", "value": values}
-        columns |= {"reference_index": sample, "cluster": sample, "n_clusters": size} | more
-        parts.append(tables.make(tables.NEIGHBORS, columns))
-    return pa.concat_tables(parts)
+def neighbors(values: np.ndarray, n: int, **more) -> pa.Table:
+    """A NEIGHBORS table of samples of part a with given values to their own training set."""
+    sample = np.arange(len(values))
+    columns = {"query_kind": "sample", "query": sample, "query_id": [str(i) for i in sample], "denoiser": f"n{n}-s0-a"}
+    columns |= {"n_train": n, "part": "a", "train_seed": 0, "reference": "train_a", "n_reference": n, "n_clusters": n}
+    columns |= {"metric": "correlation", "rank": 1, "reference_id": "x", "value": values}
+    return tables.make(tables.NEIGHBORS, columns | {"reference_index": sample, "cluster": sample} | more)
+
+
+def examined(n: int, nearest: np.ndarray, hits: np.ndarray, pool: tuple[int, int], part="a", seed=0) -> dict:
+    """SIGNIFICANCE and COPIES tables of samples with given nearest images in a pool of given sizes of T and H."""
+    trained = {"denoiser": f"n{n}-s{seed}-{part}", "n_train": n, "part": part, "train_seed": seed}
+    columns = {"sample": np.arange(len(nearest)), "nearest_id": [f"image {i}" for i in nearest]}
+    columns |= {"nearest_in": np.where(hits, "T", "H"), "train_id": "x", "cluster": nearest, "discovered": False}
+    columns |= dict.fromkeys(("correlation", "d1", "d2", "W", "p", "q")) | {"space": "test", "definition": "test"}
+    counts = dict.fromkeys(("n_leaks", "discoveries", "alike", "attached", "k_min", "n_competing"), 0)
+    counts |= {"conformal_discoveries": 0, "conformal_k_min": 1, "samples": len(nearest), "q": 0.05, "answer": "none"}
+    counts |= dict.fromkeys(("memorized_fraction", "low", "high", "p"), 0.0)
+    counts |= {"n_pool_train": pool[0], "n_pool_heldout": pool[1]}
+    return {
+        "significance": tables.make(tables.SIGNIFICANCE, {**trained, **columns}),
+        "copies": tables.make(tables.COPIES, {**trained, **counts}),
+    }
+
+
+def stacked(*runs: dict) -> dict:
+    return {name: pa.concat_tables([run[name] for run in runs]) for name in runs[0]}
 
 
 def similarity(n: int, kind: str, values: np.ndarray, shift: int = 0, **more) -> pa.Table:
@@ -119,60 +131,81 @@ def test_differences_are_resampled_jointly():
 
 
 def _own(values: np.ndarray) -> pa.Table:
-    return neighbors(values, values - 1, values - 1, 8, (8, 8, 8))
+    return neighbors(values, 8)
 
 
 def test_memorized_fraction_covers_zero_at_the_null():
     """Where labels are exchangeable the interval contains 0 in nearly all runs, although samples share neighbors."""
     covered = 0
     runs = 60
-    for run in range(runs):
-        rng = noise.stream("test", run)
-        # 120 samples choose among 150 images with unequal popularity; labels T, twin and holdout are random.
+    for number in range(runs):
+        rng = noise.stream("test", number)
+        # 120 samples choose among 150 images with unequal popularity; labels T and H are random.
         popularity = rng.dirichlet(np.full(150, 0.3))
         choice = rng.choice(150, size=120, p=popularity)
-        label = rng.permutation(np.repeat([0, 1, 2], 50))
-        values = np.where(label[choice][None] == np.arange(3)[:, None], 0.9, 0.5)
-        table = neighbors(*values, 50, (50, 50, 50), cluster=choice)
-        rho = verdict.estimates(summarize({"neighbors": table}, 0, resamples=2))[50, "memorized_fraction"]
+        label = rng.permutation(np.arange(150) < 50)
+        run = examined(50, choice, label[choice], (50, 100))
+        rho = verdict.estimates(summarize(run, 0, resamples=2))[50, "memorized_fraction"]
         covered += rho.low <= 0 <= rho.high
     # 95 % intended, 97.5 % expected; at a true 93 % fewer than 50 of 60 happens in less than 1 % of suites.
     assert covered >= 50
-    assert rho.note.startswith("Wilson at")
+    assert rho.note.startswith("120 samples at ")
 
 
-def test_ties_count_half_and_the_control_is_removed():
-    """Equal distances give P = 1/2; with |T| half of the pool that is a memorized fraction of 0."""
-    values = np.full(40, 0.7)
-    table = neighbors(values, values, values - 0.1, 10, (10, 6, 4))
-    rho = verdict.estimates(summarize({"neighbors": table}, 0))[10, "memorized_fraction"]
-    assert rho.estimate == pytest.approx(0)
-    assert "c = 0.5000" in rho.note
+def test_both_models_count_and_the_control_is_removed():
+    """P is over the samples of both; the control is the share of T in the pool; the interval is that of `grouped`."""
+    hits = np.arange(40) < 30
+    run = stacked(examined(10, np.arange(40), hits, (10, 30)), examined(10, np.arange(40), ~hits, (10, 30), part="b"))
+    rho = verdict.estimates(summarize(run, 0))[10, "memorized_fraction"]
+    assert rho.estimate == pytest.approx((0.5 - 0.25) / 0.75)
+    assert rho.note == "80 samples at 80 nearest images; control c = 0.2500"
+    ends = grouped(np.ones(80, int), np.concatenate([hits, ~hits]), 0.25)
+    assert (rho.low, rho.high) == pytest.approx([(end - 0.25) / 0.75 for end in ends])
 
 
-def test_copies_in_the_training_set_do_not_raise_the_control():
-    """Ten training images in five clusters of duplicates count as five: a blind model finds T 5 times in 5 + 6 + 4."""
-    rng = np.random.default_rng(0)
-    own, twin, holdout = 0.5 + 0.1 * rng.random((3, 60))
-    tables_of = [neighbors(own, twin, holdout, 10, (size, 6, 4)) for size in (10, 5)]
-    column = tables_of[0].column_names.index("n_reference")
-    duplicated = tables_of[1].set_column(column, tables_of[1].schema.field(column), tables_of[0]["n_reference"])
-    share = np.mean(own > np.maximum(twin, holdout))
-    for table, control in ((tables_of[0], 10 / 20), (duplicated, 5 / 15)):
-        rho = verdict.estimates(summarize({"neighbors": table}, 0))[10, "memorized_fraction"]
-        assert rho.estimate == pytest.approx((share - control) / (1 - control))
-        assert f"c = {control:.4f}" in rho.note
+def test_samples_at_one_image_count_as_one():
+    """A hundred samples at one training image say no more than one sample does."""
+    many = verdict.estimates(summarize(examined(8, np.zeros(100, int), np.ones(100, bool), (8, 8)), 0))
+    rho = many[8, "memorized_fraction"]
+    assert rho.estimate == 1
+    assert rho.low < 0 < rho.high == 1
+
+
+def test_training_seeds_widen_the_memorized_fraction():
+    """Seeds of which one copies and one does not give an interval that says that a third might do either."""
+    none, every = np.zeros(60, bool), np.ones(60, bool)
+    run = stacked(
+        *(examined(8, np.arange(60), hits, (50, 50), seed=s) for s, hits in enumerate((none, every, none, every)))
+    )
+    rho = verdict.estimates(summarize(run, 0))[8, "memorized_fraction"]
+    assert rho.low <= -0.9
+    assert rho.high >= 0.9
+    assert "4 training seeds" in rho.note
+
+
+def test_the_interval_of_n_half_covers_shared_images():
+    """Where samples share a few nearest images N_half is less certain than where each has its own, at equal shares."""
+    found = []
+    for images in (400, 20):
+        nearest = np.arange(400) * images // 400
+        sets = [examined(n, nearest, nearest < share * images, (50, 50)) for n, share in ((10, 0.95), (1000, 0.2))]
+        found.append(verdict.estimates(summarize(stacked(*sets), 0))[None, "N_half"])
+    distinct, shared = found
+    assert distinct.estimate == pytest.approx(shared.estimate)
+    assert 10 < distinct.low < distinct.high < 1000
+    assert shared.low is None or shared.low < 0.8 * distinct.low
+    assert shared.high > 1.2 * distinct.high
 
 
 def test_smaller_is_closer_for_rmse():
     """With rmse the smaller distance wins and positive differences still mean closer."""
     near, far = np.full(20, 0.01), np.full(20, 0.2)
-    run = {"neighbors": neighbors(near, far, far, 10, (10, 10, 10), metric="rmse")}
+    run = {"neighbors": neighbors(far, 10, metric="rmse")}
     run["similarity"] = pa.concat_tables(
         [similarity(10, "same_noise", near, metric="rmse"), similarity(10, "different_noise", far, 3, metric="rmse")]
     )
     rows = verdict.estimates(summarize(run, 0, metric="rmse"))
-    assert rows[10, "memorized_fraction"].estimate == 1
+    assert rows[10, "cross_minus_nearest"].estimate == pytest.approx(0.19)
     assert rows[10, "cross_minus_null"].estimate == pytest.approx(0.19)
 
 
@@ -198,9 +231,7 @@ def _crossing(level: float, spread: float):
     """N_cross for nearest at `level` and cross at 0, .5 with the given spread over samples, at N = 1 and 100."""
     jitter = spread * np.linspace(-1, 1, 50)
     run = {
-        "neighbors": pa.concat_tables(
-            [neighbors(np.full(50, level), *np.zeros((2, 50)), n, (n, n, 10)) for n in (1, 100)]
-        ),
+        "neighbors": pa.concat_tables([neighbors(np.full(50, level), n) for n in (1, 100)]),
         "similarity": pa.concat_tables(
             [similarity(1, "same_noise", np.zeros(50)), similarity(100, "same_noise", 0.5 + jitter)]
         ),

@@ -1,0 +1,100 @@
+"""Summaries at each noise level: means, ratios, references, and what is null."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import synthetic_run
+
+from memgen import levels, tables
+
+SIGMAS = np.array([0.1, 0.4])
+PAIR = {"denoiser_a": "n8-s0-a", "denoiser_b": "n8-s0-b", "n_train": 8, "train_seed": 0}
+
+
+def apart(kind: str, values: np.ndarray, sigmas: np.ndarray = SIGMAS, **more) -> pa.Table:
+    """A DISTANCES table of values (images, levels), one draw."""
+    image, level = (index.ravel() for index in np.indices(values.shape))
+    columns = {"kind": kind, "image_id": [f"i{i}" for i in image], "sigma": sigmas[level], "noise_draw": 0}
+    return tables.make(tables.DISTANCES, PAIR | columns | {"value": values.ravel(), "weight": None} | more)
+
+
+def psnr(denoiser: str, values: np.ndarray, n_train: int | None) -> pa.Table:
+    """A PSNR table of values (images, levels) on held-out images."""
+    image, level = (index.ravel() for index in np.indices(values.shape))
+    columns = {"denoiser": denoiser, "n_train": n_train, "part": n_train and "a", "train_seed": n_train and 0}
+    columns |= {"kind": "holdout", "image_id": [f"i{i}" for i in image], "sigma": SIGMAS[level], "noise_draw": 0}
+    columns |= {"input_psnr_db": -20 * np.log10(SIGMAS)[level], "output_psnr_db": values.ravel()}
+    return tables.make(tables.PSNR, columns)
+
+
+def rows(run: dict, quantity: str) -> list[dict]:
+    found = levels.summarize(run, seed=0)
+    tables.check(found, tables.LEVELS, "test")
+    return [row for row in found.to_pylist() if row["quantity"] == quantity]
+
+
+def test_disagreement_is_the_mean_over_images():
+    """V is the mean of the models' values at each level, its interval contains it and has a width."""
+    values = np.random.default_rng(0).random((50, 2)) * [1, 10]
+    found = rows({"distances": apart("models", values)}, "disagreement")
+    assert [row["sigma"] for row in found] == SIGMAS.tolist()
+    for row, column in zip(found, values.T, strict=True):
+        assert row["estimate"] == pytest.approx(column.mean())
+        assert row["low"] < row["estimate"] < row["high"]
+        assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * column.std() / 50**0.5, rel=0.2)
+        assert (row["n"], row["n_train"], row["unit"]) == (50, 8, "pixel units^2")
+
+
+def test_bits_density_weighs_by_the_noise_level():
+    """Samples of both models count, in bits: V / (sigma^2 ln 2)."""
+    a, b = np.full((10, 2), 0.2), np.full((10, 2), 0.4)
+    run = {"distances": pa.concat_tables([apart("samples_a", a), apart("samples_b", b)])}
+    found = rows(run, "bits_density")
+    assert [row["estimate"] for row in found] == pytest.approx((0.3 / SIGMAS**2 / np.log(2)).tolist())
+
+
+def empirical(own: np.ndarray, far: np.ndarray) -> dict:
+    kinds = {"empirical_a": own, "empirical_b": own, "empirical": far}
+    return {"distances": pa.concat_tables([apart(kind, values) for kind, values in kinds.items()])}
+
+
+def test_distance_to_memorization_is_a_ratio_of_means():
+    """0 for a model that is the posterior mean of its set, 1 for one as far as another set's is; not a mean of ratios."""
+    far = np.random.default_rng(0).random((30, 2)) + 0.1
+    assert {row["estimate"] for row in rows(empirical(0 * far, far), "to_empirical")} == {0}
+    shuffled = far[::-1]
+    for row in rows(empirical(shuffled, far), "to_empirical"):
+        assert row["estimate"] == pytest.approx(1)
+        assert row["low"] < 1 < row["high"]
+
+
+def test_distance_to_memorization_is_null_below_the_floor():
+    """Where two sets have the same posterior mean up to rounding there is no ratio."""
+    far = np.full((30, 2), [0.5, levels.FLOOR / 2])
+    first, second = rows(empirical(far, far), "to_empirical")
+    assert first["estimate"] == pytest.approx(1)
+    assert second["estimate"] is None
+
+
+def test_references_are_paired_with_the_same_images():
+    """A model 2 dB above the linear reference on every image has 2 dB and no width, whatever the images are."""
+    known = 20 + 10 * np.random.default_rng(0).random((20, 2))
+    run = {"psnr": pa.concat_tables([psnr("n8-s0-a", known + 2, 8), psnr(tables.REFERENCES["to_linear"], known, None)])}
+    for row in rows(run, "to_linear"):
+        assert (row["estimate"], row["low"], row["high"]) == pytest.approx((2, 2, 2))
+    assert rows(run, "to_optimum") == []
+
+
+def test_nothing_measured_gives_no_rows():
+    """An empty run, or one without a reference, has no such rows."""
+    assert levels.summarize({}, 0).num_rows == 0
+    assert rows({"psnr": psnr("n8-s0-a", np.ones((3, 2)), 8)}, "to_linear") == []
+
+
+def test_a_whole_run():
+    """Every N of a run has its curves, in ascending order."""
+    found = levels.summarize(synthetic_run.run().tables, seed=0)
+    for quantity in ("disagreement", "bits_density"):
+        sizes = [row["n_train"] for row in found.to_pylist() if row["quantity"] == quantity]
+        assert sorted(set(sizes)) == list(synthetic_run.COPIES)
+        assert sizes == sorted(sizes)
