@@ -5,6 +5,7 @@ command needs it, so `memgen --help` is instant.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -490,8 +491,8 @@ def _measure_one(workspace: "Workspace", name: str, as_json: bool) -> None:
 
 
 _QUANTITIES = {
-    "similarity": ("cross_same", "cross_different", "cross_minus_null", "train_train", "disagreement"),
-    "psnr": ("psnr_gap",),
+    "similarity": ("cross_same", "cross_different", "cross_minus_null", "train_train", "disagreement", "bits"),
+    "psnr": ("psnr_gap", "to_linear", "to_optimum"),
 }
 
 
@@ -646,6 +647,39 @@ def verdict(
     terminal.say(found.verdict, found.transition)
     path = workspace.run.path / "tables" / "copies"
     finish(as_json, path, **_said(found.verdict, found.transition), copies=rows, pairs=pairs)
+
+
+@app.command()
+def calibrate(
+    n_train: OneSize = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=2, help="Redraws of the images; 20 if absent. More go on from fewer.")
+    ] = None,
+    outputs: Outputs = runs.OUTPUTS,
+    run: RunName = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Try the test for copies on the run's own images: sample sets whose answer is known must be read as what they are.
+
+    Size (nothing is found where nothing is copied), power (how much of planted copies is found) and the coverage of
+    intervals, at one N. The report carries the result.
+    """
+    from memgen import calibration, measure, sweep, terminal
+
+    workspace = existing(outputs, run, device, seed)
+    size = n_train or _largest(workspace)
+    with (
+        prepared(workspace),
+        sweep.threads(workspace.settings.compute.threads),
+        terminal.bar(f"calibrating at N = {size}") as progress,
+    ):
+        found = measure.calibrate(workspace, size, repeats or calibration.REPEATS, progress)
+    readings = calibration.readings(found)
+    terminal.say_calibration(readings, size)
+    path = workspace.run.path / "tables" / "calibration"
+    finish(as_json, path, n_train=size, readings=[asdict(reading) for reading in readings])
 
 
 # ----------------------------------------------------------------------------------------------- runs

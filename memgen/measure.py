@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memgen import compare, copies, distances, files, neighbors, perceptual, runs, significance, tables
+from memgen import calibration, compare, copies, distances, files, neighbors, perceptual, runs, significance, tables
 from memgen import psnr as denoising
 from memgen.closed_form import EmpiricalSettings, GaussianSettings, fit
 from memgen.errors import RunError
 from memgen.images import ImageSet, content_id
-from memgen.workspace import REFERENCES, Workspace
+from memgen.workspace import REFERENCES, Progress, Workspace
 
 _DENSE = 4096  # pixels up to which a covariance is made and diagonalized: 2 minutes and 0.5 GB there
 
@@ -70,7 +70,7 @@ def search_samples(
     """
     metric = metric or workspace.settings.search.metric
     cell = runs.Cell.parse(name)
-    measured = cell is not None and cell.n_train == n_train
+    measured = cell is not None and cell.n_train == n_train and reference == f"train_{cell.part}"
     key = _search_key(workspace, name, reference, n_train, metric, k, measured)
     if not workspace.run.has_table("neighbors", key):
         index = build_index(workspace, reference, n_train, metric)
@@ -317,3 +317,39 @@ def _own_nearest(workspace: Workspace, cell: runs.Cell) -> list[pa.Table]:
         search_holdout(workspace, reference, cell.n_train, "correlation"),
     ]
     return [table.filter(pc.field("rank") == 1) for table in found]
+
+
+def calibrate(
+    workspace: Workspace, n_train: int, repeats: int = calibration.REPEATS, progress: Progress | None = None
+) -> pa.Table:
+    """Try the test for copies on the run's own images, in the sizes in which it tests a cell: a CALIBRATION table.
+
+    Each redraw is kept, so that a longer calibration goes on from a shorter one.
+
+    Args:
+        workspace: the run.
+        n_train: size of the training set.
+        repeats: redraws.
+        progress: called with (redraws done, redraws).
+
+    Raises:
+        DataError: the run has too few images.
+    """
+    run, split, settings = workspace.run, workspace.split, workspace.settings
+    design = calibration.Design(
+        n_train=n_train,
+        n_held_out=max(len(split.a), len(split.b)) + len(split.holdout),
+        n_samples=settings.sample.n_samples,
+        threshold=settings.search.cluster_threshold,
+        backend=settings.search.backend,
+        device=workspace.device,
+        sample=settings.sample,
+    )
+    names = [f"n{n_train}-r{repeat}" for repeat in range(repeats)]
+    for repeat, name in enumerate(names):
+        if not run.has_table("calibration", name):
+            found = calibration.run_once(workspace.images, design, settings.seed, repeat)
+            run.write_table("calibration", name, found)
+        if progress:
+            progress(repeat + 1, repeats)
+    return pa.concat_tables([run.table("calibration", name) for name in names])

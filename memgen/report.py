@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
-from memgen import figures, files, sheets, transition, verdict
+from memgen import calibration, figures, files, sheets, transition, verdict
 from memgen.sheets import Copies, Specimens
 
 _MISSING = {
@@ -124,6 +124,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         metric=report.metric,
         dimension=report.dimension,
         copies=[] if copies is None else copies.to_pylist(),
+        calibrated=_calibrated(report.tables.get("calibration")),
         training=_training(report.tables.get("training")),
         data=_data(report.tables),
         manifest=list(_flat(report.manifest)) if report.manifest else [],
@@ -175,6 +176,12 @@ def _training(table: pa.Table | None) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def _calibrated(table: pa.Table | None) -> dict[int, list[calibration.Reading]]:
+    """What the test for copies said of sample sets whose answer is known, for each N at which it was tried."""
+    sizes = [] if table is None else sorted(set(table["n_train"].to_pylist()))
+    return {n: calibration.readings(calibration.of_size(table, n)) for n in sizes}
 
 
 def _data(run: Mapping[str, pa.Table]) -> dict[str, Any]:

@@ -256,11 +256,35 @@ COPIES = _schema(
     ],
 )
 
+CALIBRATION = _schema(
+    "calibration",
+    1,
+    [
+        _field("n_train", _INT, "images in T", "images"),
+        _field("repeat", _INT, "which redraw of T, H and the samples"),
+        _field("control", _STR, "how the samples were made; see memgen.calibration"),
+        _field("share", _F64, "share of copies planted; null where there are none", null=True),
+        _field("eps", _F64, "standard deviation of the noise on them", "pixel units", null=True),
+        _field("samples", _INT, "samples tested"),
+        _field("copies", _INT, "of them copies"),
+        _field("q", _F64, "false-discovery rate aimed at"),
+        _field("discoveries", _INT, "training images (clusters) found"),
+        _field("false_discoveries", _INT, "of them by samples that are no copies"),
+        _field("answer", _STR, "found, none, or cannot decide"),
+        _field("k_min", _INT, "training images that must be found for any to be found"),
+        _field("memorized_fraction", _F64, "share of samples nearest to T, less that expected by chance"),
+        _field("low", _F64, "lower end of its 95 % interval"),
+        _field("high", _F64, "upper end of its 95 % interval"),
+        _field("known_fraction", _F64, "the true one; null where the control does not fix it", null=True),
+        _field("p", _F64, "label-permutation p-value"),
+    ],
+)
+
 SCHEMAS = {
     schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
     for schema in (
         IMAGES, SKIPPED, DUPLICATES, SPLIT, TRAINING, SAMPLES, TRAJECTORY,
-        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES,
+        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, CALIBRATION,
     )
 }  # fmt: skip
 

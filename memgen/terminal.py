@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from memgen import verdict
+from memgen.calibration import Rate, Reading
 from memgen.sweep import Event, Task
 from memgen.verdict import Verdict
 
@@ -153,6 +154,53 @@ def say(found: Verdict, summary: pa.Table) -> None:
         _bullet(" ".join([f"[{color}]{start}[/]{first.removeprefix(start)}", *others]))
     for sentence in found.overall:
         _bullet(escape(sentence))
+
+
+def say_calibration(readings: Sequence[Reading], n_train: int) -> None:
+    """Print what the test for copies said of sample sets whose answer is known, and whether it is calibrated."""
+    title = f"the test for copies on sample sets whose answer is known, N = {n_train:,}"
+    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for column in (
+        "control",
+        "copies",
+        "noise",
+        "k_min",
+        "anything\nfound",
+        "false\nshare",
+        "power",
+        "coverage",
+        "band",
+    ):
+        drawn.add_column(column, justify="left" if column in ("control", "band") else "right")
+    for reading in readings:
+        rates = (reading.any_found, reading.false_share, reading.power, reading.covered)
+        planted = "" if reading.share is None else f"{reading.share:.0%} = {reading.copies:.0f}"
+        noise = "" if reading.eps is None else f"{reading.eps:g}"
+        color = {"in": "green", "out": "bold red"}.get(reading.band, "dim")
+        cells = [
+            reading.control,
+            planted,
+            noise,
+            str(reading.k_min),
+            *("" if rate is None else _rate(rate) for rate in rates),
+        ]
+        drawn.add_row(*cells, f"[{color}]{reading.band}[/]")
+    console.print(drawn)
+    console.print(
+        "held-out to correlated: no copies, so nothing may be found; copies: the false share must stay at 5 %; "
+    )
+    console.print("mirrored: what a comparison of pixels cannot see; empirical: every sample must be nearest to T.\n")
+    out = [reading.control for reading in readings if reading.band == "out"]
+    repeats = max(reading.repeats for reading in readings)
+    judged = f"by {repeats} redraws; more (--repeats) make the intervals shorter"
+    if out:
+        console.print(f"[bold red]Not calibrated on these images[/]: {', '.join(dict.fromkeys(out))}, {judged}.")
+    else:
+        console.print(f"[bold]Calibrated on these images[/], as far as can be told {judged}.")
+
+
+def _rate(rate: Rate) -> str:
+    return f"{verdict.number(rate.estimate)}\n\\[{verdict.number(rate.low)},{verdict.number(rate.high)}]"
 
 
 def _bullet(text: str) -> None:

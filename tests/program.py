@@ -121,7 +121,7 @@ def write_config(folder: Path, source: Path) -> Path:
 def artifacts(run: Path) -> dict[str, Path]:
     """All files of a run that a finished sweep never writes again, by their path in the run."""
     paths = {path.relative_to(run).as_posix(): path for path in sorted(run.rglob("*")) if path.is_file()}
-    again = ("report/", "tables/transition/")
+    again = ("report/", "tables/transition/", "tables/levels/")
     return {
         name: path for name, path in paths.items() if name not in ("run.json", ".lock") and not name.startswith(again)
     }
@@ -140,5 +140,6 @@ def assert_same_runs(found: Path, expected: Path) -> None:
     manifests = [json.loads((run / "run.json").read_text()) for run in (found, expected)]
     for key in ("config", "data", "versions"):
         assert manifests[0][key] == manifests[1][key]
-    summaries = [pq.read_table(run / "tables" / "transition" / "transition.parquet") for run in (found, expected)]
-    assert summaries[0].equals(summaries[1], check_metadata=True)
+    for kind in ("transition", "levels"):
+        summaries = [pq.read_table(run / "tables" / kind / f"{kind}.parquet") for run in (found, expected)]
+        assert summaries[0].equals(summaries[1], check_metadata=True), kind

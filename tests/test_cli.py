@@ -41,10 +41,17 @@ COLUMNS = {
     "neighbors": {"query_kind": "", "n_train": "images", "reference": "", "rank": "", "cluster": "", "value": ""},
     "similarity": {"n_train": "images", "kind": "", "item_a": "", "item_b": "", "value": ""},
     "psnr": {"kind": "", "sigma": "pixel units", "input_psnr_db": "dB", "output_psnr_db": "dB"},
-    "distances": {"kind": "", "sigma": "pixel units", "noise_draw": "", "value": "pixel units^2", "weight": ""},
+    "distances": {
+        "kind": "",
+        "sigma": "pixel units",
+        "noise_draw": "",
+        "value": "pixel units^2",
+        "weight": "bits / pixel units^2",
+    },
     "levels": {"n_train": "images", "quantity": "", "sigma": "pixel units", "estimate": "", "low": "", "high": ""},
     "significance": {"sample": "", "nearest_id": "", "nearest_in": "", "d1": "", "W": "", "p": "", "discovered": ""},
     "copies": {"n_pool_train": "images", "answer": "", "discoveries": "", "k_min": "", "memorized_fraction": ""},
+    "calibration": {"n_train": "images", "control": "", "discoveries": "", "known_fraction": "", "eps": "pixel units"},
     "transition": {"n_train": "images", "quantity": "", "estimate": "", "low": "", "high": "", "n": "", "unit": ""},
 }
 
@@ -153,14 +160,12 @@ def test_stages_by_themselves_make_the_sweep(config, finished, tmp_path, monkeyp
     assert memgen("train", "--n", "1", "--part", "a", "--jobs", "1").done().path.is_dir()
     assert memgen("train", "--jobs", "1", "--json").done().json["denoisers"][-1] == "n4-s0-b"
     assert memgen("sample", *every).done().path.name == "n4-s0-b.npy"
-    assert memgen("index", *every[:4], "--json").done().json["indexes"][0][0] == "train_a"
+    assert memgen("index", "--name", "train_a", *every[:4], "--json").done().json["indexes"][0][0] == "train_a"
     for n_train in ("1", "4"):
-        for index in ("train_a", "train_b", "holdout"):
-            for part in ("a", "b"):
-                name = f"n{n_train}-s0-{part}"
-                memgen("nn-search", "--index", index, "--n", n_train, "--denoiser", name).done()
+        for part in ("a", "b"):
+            memgen("nn-search", "--index", f"train_{part}", "--n", n_train).done()
     quantities = {row["quantity"] for row in memgen("compare", *every, "--json").done().json["summary"]}
-    assert {"cross_same", "cross_different", "disagreement"} <= quantities
+    assert {"cross_same", "cross_different", "disagreement", "bits"} <= quantities
     assert memgen("verdict", "--jobs", "1").done().path.is_dir()
     assert memgen("psnr", *every).done().path.is_dir()
     assert memgen("report", "--sweep").done().path.name == "report.html"
@@ -195,10 +200,35 @@ def test_verdict(tiny):
     assert {row["denoiser"] for row in shown["copies"]} == {f"n{n}-s0-{part}" for n in (1, 4) for part in "ab"}
     assert {row["answer"] for row in shown["copies"]} <= {"found", "none", "cannot decide"}
     assert sum("tested image by image" in sentence for sentence in shown["sentences"]) == 2
+    assert len(shown["pairs"]) == sum(row["discoveries"] for row in shown["copies"])
+    drawn = np.load(tiny / "samples" / "n1-s0-a.npy")
+    sources = pd.read_parquet(tiny / "images" / "images.parquet").set_index("image_id")["source"]
+    for pair in shown["pairs"]:
+        assert pair["source"] == sources[pair["train_id"]]
+        assert 0 <= pair["sample"] < len(drawn)
     rows = Run(tiny).table("significance", "n4-s0-a").to_pandas()
     assert rows["sample"].tolist() == list(range(6))
     assert (rows["d1"] <= rows["d2"]).all()
     assert rows["p"].between(0, 1).all()
+
+
+def test_calibrate(tiny):
+    """The test is tried on the run's own images; more redraws go on from fewer, and the report carries the result."""
+    shown = memgen("calibrate", "--n", "8", "--repeats", "2", "--json").done().json
+    controls = {row["control"] for row in shown["readings"]}
+    assert {"held-out", "broadened", "blurred", "one mode", "correlated", "copies", "empirical"} <= controls
+    first = (tiny / "tables" / "calibration" / "n8-r0.parquet").stat()
+    outcome = memgen("calibrate", "--n", "8", "--repeats", "3").done()
+    assert "alibrated on these images" in outcome.err
+    assert "by 3 redraws" in outcome.err
+    assert (tiny / "tables" / "calibration" / "n8-r0.parquet").stat() == first
+    assert len(Run(tiny).table("calibration").to_pandas()["repeat"].unique()) == 3
+    assert "N = 8: " in memgen("report", "--sweep").done().path.read_text()
+
+
+def test_calibrate_with_too_few_images(tiny):
+    """A training set that leaves no images to pose as samples is named, with what to do."""
+    memgen("calibrate", "--n", "75", "--repeats", "2").failed(3, "73 images", "smaller N (--n)")
 
 
 def test_trajectories(tiny, monkeypatch):
@@ -302,6 +332,7 @@ def test_searches_leave_the_measurements_alone(tiny):
 def test_tables_are_read_by_others(tiny):
     """pandas, polars and DuckDB read every table with the same columns and rows; units stand in the metadata."""
     memgen("sample", "--trajectories", "20").done()
+    memgen("calibrate", "--n", "8", "--repeats", "2").done()
     for kind, columns in COLUMNS.items():
         folder = tiny / "images" if kind == "images" else tiny / "tables" / kind
         pattern = str(folder / "*.parquet")
