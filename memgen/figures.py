@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from memgen import files, verdict
+from memgen import files, tables, verdict
 from memgen.intervals import Interval, bootstrap
 
 BLUE, ORANGE, GRAY, INK = "#2166ac", "#e08214", "#7a7a7a", "#222222"
@@ -143,28 +143,33 @@ def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
     }
     every = [level for found in curves.values() for level in found]
     labels = list(dict.fromkeys(level.label for level in every))
-    colors = dict(zip(labels, _sequence(len(labels)), strict=True))
+    trained = [label for label in labels if label not in tables.REFERENCES.values()]
+    colors = dict(zip(trained, _sequence(len(trained)), strict=True))
     for panel, (kind, title) in zip(
         panels, (("train", "Training images"), ("holdout", "Held-out images")), strict=True
     ):
         for label in labels:
             points = [level for level in curves[kind] if level.label == label]
-            _band(panel, [-20 * math.log10(p.sigma) for p in points], [p.mean for p in points], colors[label], label)
+            if points:
+                x, means = [-20 * math.log10(p.sigma) for p in points], [p.mean for p in points]
+                _band(panel, x, means, colors.get(label, INK), label, "-" if label in colors else "-.")
         panel.set_title(title)
         panel.set_xlabel("input PSNR (dB)")
     panels[0].set_ylabel("output PSNR (dB)")
-    x = np.array(sorted({-20 * math.log10(level.sigma) for level in every}) or [0.0, 1.0])
+    inputs = np.array(sorted({-20 * math.log10(level.sigma) for level in every}) or [0.0, 1.0])
     heights = [level.mean.estimate for level in every if level.mean.estimate is not None] or [0.0, 1.0]
     panels[0].set_ylim(min(heights) - 1.5, max(heights) + 1.5)
     for panel in panels:
-        panel.plot(x, x, color=GRAY, linewidth=1, linestyle="--", label="identity", zorder=1)
+        panel.plot(inputs, inputs, color=GRAY, linewidth=1, linestyle="--", label="identity", zorder=1)
     if dimension:
         label = "identity + 10 log10 d"
         panels[0].plot(
-            x, x + 10 * math.log10(dimension), color=GRAY, linewidth=1.2, linestyle=":", label=label, zorder=1
+            inputs, inputs + 10 * math.log10(dimension), color=GRAY, linewidth=1.2, linestyle=":", label=label, zorder=1
         )
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right center")
+    handles = {
+        name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside right center")
     return figure
 
 
@@ -383,6 +388,8 @@ def figure_levels(table: pa.Table) -> Figure:
             panel.set_yscale(scale)
         else:
             panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color=GRAY)
+        if scale == "linear" and len(line) == 2:  # ratios to ever smaller distances go off the page
+            panel.set_ylim(top=min(2.0, panel.get_ylim()[1]))
         for level in line:
             panel.axhline(level, color=GRAY, linewidth=1, linestyle="--")
         panel.set_title(title)

@@ -3,7 +3,7 @@
 All of it goes to stderr; stdout is for results that scripts read.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -126,34 +126,43 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], not
 
 
 _SHOWN = {
-    "nearest_own": "sample\nto train",
-    "nearest_holdout_to_train": "held-out\nto train",
-    "cross_same": "A to B,\nsame noise",
-    "cross_different": "A to B,\nother noise",
+    "nearest_own": "sample to train\n(held-out)",
+    "cross_same": "A to B, same noise\n(other noise)",
     "memorized_fraction": "memorized\nfraction",
     "psnr_gap": "PSNR gap\n(dB)",
-    "bits": "bits per\ndimension",
+    "bits": "A to B, bits\nper dimension",
     "to_linear": "over best\nlinear (dB)",
 }
+_NULLS = {"nearest_own": "nearest_holdout_to_train", "cross_same": "cross_different"}
 
 
 def say(found: Verdict, summary: pa.Table) -> None:
     """Print a verdict: the numbers of each N with their intervals, the headline, and the sentences."""
     rows = verdict.estimates(summary)
-    drawn = Table(box=box.SIMPLE_HEAD, title="medians and means, with 95 % intervals", title_justify="left")
+    title = "medians and means, with 95 % intervals, and (what they are judged against)"
+    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for column in ("N", *_SHOWN.values(), "verdict"):
         drawn.add_column(column, justify="left" if column == "verdict" else "right")
     for n_train, regime in found.regimes.items():
-        numbers = [str(rows[n_train, quantity]).replace(" [", "\n\\[").replace(", ", ",") for quantity in _SHOWN]
+        numbers = [_stacked(rows, n_train, quantity) for quantity in _SHOWN]
         drawn.add_row(f"{n_train:,}", *numbers, f"[{_COLORS.get(regime, 'bold')}]{regime}[/]")
     console.print(drawn)
     console.print(f"[bold]{found.headline}[/bold]\n")
     for n_train, sentences in found.at.items():
         start, color = f"At N = {n_train:,}", _COLORS.get(found.regimes[n_train], "bold")
-        first, *others = (escape(sentence) for sentence in sentences)
-        _bullet(" ".join([f"[{color}]{start}[/]{first.removeprefix(start)}", *others]))
+        # The numbers of the sentences that follow stand in the table above.
+        words = [escape(sentence) for sentence in sentences[: max(1, len(sentences) - 2)]]
+        _bullet(" ".join([f"[{color}]{start}[/]{words[0].removeprefix(start)}", *words[1:]]))
     for sentence in found.overall:
         _bullet(escape(sentence))
+
+
+def _stacked(rows: Mapping[tuple[int | None, str], verdict.Estimate], n_train: int, quantity: str) -> str:
+    """An estimate above its interval above its null."""
+    text = str(rows[n_train, quantity]).replace(" [", "\n\\[").replace(", ", ",")
+    if (null := _NULLS.get(quantity)) and (found := rows[n_train, null]).estimate is not None:
+        text += f"\n({verdict.number(found.estimate, found.unit)})"
+    return text
 
 
 def say_calibration(readings: Sequence[Reading], n_train: int) -> None:

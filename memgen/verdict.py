@@ -75,7 +75,7 @@ class Verdict:
     Attributes:
         headline: the regimes in one sentence.
         regimes: for each N one of the keys of RULES.
-        at: for each N what was measured there, the first sentence naming N.
+        at: for each N sentences: the regime, what the test for copies found, and the numbers behind them.
         overall: the transition points, unconverged samples, and the caveat.
     """
 
@@ -97,7 +97,9 @@ def number(value: float, unit: str = "") -> str:
     elif unit == "samples":
         text = f"{value:.0f}"
     elif unit == "dB":
-        text = f"{value:.2f}"
+        text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+    elif unit.startswith("bits") and abs(value) >= 1:
+        text = f"{value:.3g}"
     elif unit == "pixel units^2":
         digits, _, power = f"{value:.1e}".partition("e")
         text = f"{digits}e{int(power)}" if value else "0"
@@ -130,7 +132,7 @@ def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:
     found = [] if copies is None else copies.to_pylist()
     tested = {n: [row for row in found if row["n_train"] == n] for n in sizes}
     regimes = {n: _regime(at[n], sum(row["discoveries"] for row in tested[n])) for n in sizes}
-    said = {n: (_sentence(n, regimes[n], at[n]), *_functions(at[n]), *_copies(tested[n])) for n in sizes}
+    said = {n: (_opening(n, regimes[n], at[n]), *_copies(tested[n]), *_numbers(at[n])) for n in sizes}
     overall = []
     if len(sizes) > 1:
         points = {quantity: row for (n, quantity), row in rows.items() if n is None}
@@ -153,33 +155,40 @@ def _regime(at: Mapping[str, Estimate], discoveries: int) -> str:
     return "mixed" if depends or nearness.above(0) else "cannot decide"
 
 
-def _sentence(n: int, regime: str, at: Mapping[str, Estimate]) -> str:
+def _opening(n: int, regime: str, at: Mapping[str, Estimate]) -> str:
+    """The regime in words; "copy" only where samples are as alike to training images as copies are."""
     copying = COPY_SIMILARITY.get(at["nearest_own"].unit)
     copies = copying is not None and at["nearest_own"].above(copying)
-    opening = {
-        "memorizes": f"At N = {n:,} the models {'copy' if copies else 'memorize'} their training sets",
-        "generalizes": f"At N = {n:,} the two models draw similar images from the same noise, and no copying is shown",
-        "underfits": f"At N = {n:,} the two models agree without copying, but on too little",
-        "mixed": f"At N = {n:,} the models depend on the training set in part",
-        "cannot decide": f"At N = {n:,} the measurements do not decide",
+    return {
+        "memorizes": f"At N = {n:,} the models {'copy' if copies else 'memorize'} their training sets.",
+        "generalizes": f"At N = {n:,} the two models draw similar images from the same noise, and no copying is shown.",
+        "underfits": f"At N = {n:,} the two models agree without copying, but on too little.",
+        "mixed": f"At N = {n:,} the models depend on the training set in part.",
+        "cannot decide": f"At N = {n:,} the measurements do not decide.",
     }[regime]
-    parts = [part for part in (_nearest(at), _fraction(at), _agreement(at), _gap(at)) if part]
-    return f"{opening}: {'; '.join(parts)}." if parts else f"{opening}: nothing was measured."
 
 
-def _functions(at: Mapping[str, Estimate]) -> list[str]:
-    """How far apart the two models are as functions, and how good."""
-    bits, parts = at["bits"], []
+def _numbers(at: Mapping[str, Estimate]) -> list[str]:
+    """What was measured: one sentence on the samples, one on the models as functions."""
+    found = ("; ".join(part for part in parts if part) for parts in (_of_samples(at), _of_functions(at)))
+    return [f"{text[0].upper()}{text[1:]}." for text in found if text] or ["Nothing was measured."]
+
+
+def _of_samples(at: Mapping[str, Estimate]) -> list[str]:
+    return [_nearest(at), _fraction(at), _agreement(at)]
+
+
+def _of_functions(at: Mapping[str, Estimate]) -> list[str]:
+    bits, parts = at["bits"], [_gap(at)]
     if bits.estimate is not None:
-        parts.append(
-            f"the two models' score functions differ by {bits} bits per dimension ({bits.note.partition(';')[0]})"
-        )
+        extent = bits.note.partition(";")[0]
+        parts.append(f"the two models' score functions differ by {bits} bits per dimension ({extent})")
     for quantity, reference in (("to_linear", "the best linear denoiser"), ("to_optimum", "the exact optimum")):
         row = at[quantity]
         if row.estimate is not None:
             how = "better than" if row.above(0) else "worse than" if row.below(0) else "about as well as"
             parts.append(f"held-out images are denoised {how} by {reference} ({row} dB)")
-    return [f"{text[0].upper()}{text[1:]}." for text in ["; ".join(parts)] if parts]
+    return parts
 
 
 def _copies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -189,11 +198,11 @@ def _copies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     discoveries, alike, attached = (sum(row[name] for row in rows) for name in ("discoveries", "alike", "attached"))
     samples, q = sum(row["samples"] for row in rows), rows[0]["q"]
     models = f"{len(rows)} models" if len(rows) > 1 else "the model"
-    start = f"{samples:,} samples of {models} tested image by image (false-discovery rate {q:.0%}):"
+    start = f"{samples:,} samples of {models} were tested image by image (false-discovery rate {q:.0%}):"
     if discoveries:
         each = ", ".join(f"{row['denoiser']} {row['discoveries']}" for row in rows)
         found = f"they depend on {discoveries:,} single training images ({each})"
-        look = f"{alike:,} of them look like the sample (correlation {number(significance.ALIKE)} or more)"
+        look = f"{alike:,} of them look like the sample (correlation {significance.ALIKE:g} or more)"
         return [f"{start} {found}; {look}; {attached:,} further samples lie at these."]
     undecided = [row for row in rows if row["answer"] == "cannot decide"]
     if undecided:

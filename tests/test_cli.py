@@ -199,7 +199,7 @@ def test_verdict(tiny):
     shown = memgen("verdict", "--json").done().json
     assert {row["denoiser"] for row in shown["copies"]} == {f"n{n}-s0-{part}" for n in (1, 4) for part in "ab"}
     assert {row["answer"] for row in shown["copies"]} <= {"found", "none", "cannot decide"}
-    assert sum("tested image by image" in sentence for sentence in shown["sentences"]) == 2
+    assert sum("were tested image by image" in sentence for sentence in shown["sentences"]) == 2
     assert len(shown["pairs"]) == sum(row["discoveries"] for row in shown["copies"])
     drawn = np.load(tiny / "samples" / "n1-s0-a.npy")
     sources = pd.read_parquet(tiny / "images" / "images.parquet").set_index("image_id")["source"]

@@ -3,11 +3,13 @@
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import synthetic_run
 
-from memgen import tables, transition, verdict
+from memgen import levels, tables, transition, verdict
 from memgen.report import ReportInput, render, write
+from memgen.sheets import Copies
 
 MANIFEST = {"config": {"train": {"steps": 600}}, "git": {"commit": "abc<script>"}, "sizes": [1, 4], "cells": [{"n": 1}]}
 
@@ -17,9 +19,9 @@ def full() -> ReportInput:
     run = synthetic_run.run()
     skipped = tables.make(tables.SKIPPED, {"source": ["<b>.png"], "reason": ["truncated"]})
     summary = transition.summarize(run.tables, 0, resamples=200)
-    return ReportInput(
-        "A run", MANIFEST, {**run.tables, "transition": summary, "skipped": skipped}, run.specimens(), 256
-    )
+    made = {"transition": summary, "levels": levels.summarize(run.tables, 0), "skipped": skipped}
+    found = Copies("N = 4  A", 5, run.samples[4, "a"][:3], run.sets["a"][:3], np.array([0.99, 0.98, np.nan]))
+    return ReportInput("A run", MANIFEST, {**run.tables, **made}, run.specimens(), 256, copies=[found])
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_page_loads_nothing(page):
     parser.feed(page)
     assert not parser.open
     assert parser.scripts == 0
-    assert len(parser.found) == 6
+    assert len(parser.found) == 8
     assert all(address.startswith("data:") for address in parser.found)
     assert "http://" not in page
     assert "https://" not in page
@@ -62,7 +64,7 @@ def test_page_loads_nothing(page):
 
 def test_page_says_the_verdict_with_its_numbers(full, page):
     """Headline, sentences and every estimate of the table are on the page."""
-    found = verdict.verdict(full.tables["transition"])
+    found = verdict.verdict(full.tables["transition"], full.tables["copies"])
     text = page.replace("&#39;", "'")
     assert found.headline in text
     assert all(sentence in text for sentence in found.sentences)
