@@ -38,9 +38,8 @@ from memgen.errors import DataError, ShapeError
 from memgen.intervals import grouped
 
 DEFINITION = "significance/2"
-ALIKE = (
-    0.95  # correlation from which a sample and a training image pass for one picture, as when duplicates are removed
-)
+# Correlation from which a sample and a training image pass for one picture, as when duplicates are removed.
+ALIKE = 0.95
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
