@@ -93,7 +93,7 @@ def kind_of(path: Path) -> str:
     if folder == "report":
         return path.name if path.suffix == ".html" else ""
     if folder == "tables":
-        return path.name if path.parts[1] == "transition" else f"tables/{path.parts[1]}"
+        return path.name if path.parts[1] in ("transition", "levels") else f"tables/{path.parts[1]}"
     if folder in ("denoisers", "samples"):
         return f"{folder}/*{path.suffix}"
     return f"indexes/{path.name}" if folder == "indexes" else path.as_posix()

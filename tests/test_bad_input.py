@@ -192,7 +192,7 @@ def test_damaged_artifact(tiny, config, finished, monkeypatch, name, damage):
     target = tiny / remedy
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     if command == "index":
-        memgen("index").done()
+        memgen("index", "--name", "train_b").done()
     monkeypatch.setattr("memgen.cli._write_report", lambda workspace, as_json: print(workspace.run.path))
     memgen("sweep", "-c", config, "--run", "tiny", "--jobs", "1").done()
     program.assert_same_runs(tiny, finished)

@@ -306,7 +306,8 @@ def test_table_says_what_it_holds():
     distances = np.array([[0.0, 1.0], [0.4, 0.5], [0.2, 0.9]])
     competition = compete(nearest, np.array([np.inf, 0.1, 0.5]), in_train, q=0.5)
     keys = {"denoiser": "n4-s0-a", "n_train": 4, "part": "a", "train_seed": 0}
-    arguments = (keys, [7, 8, 9], ("x", "y"), in_train, nearest, distances, competition)
+    own = (["x", "z", "x"], np.array([1.0, 0.5, np.nan]))
+    arguments = (keys, [7, 8, 9], ("x", "y"), in_train, nearest, distances, competition, *own)
     rows = significance.to_table(*arguments, p=None, space="pixels").to_pylist()
     assert [row["sample"] for row in rows] == [7, 8, 9]
     assert [(row["nearest_id"], row["nearest_in"], row["cluster"]) for row in rows] == [
@@ -315,7 +316,9 @@ def test_table_says_what_it_holds():
         ("x", "T", 0),
     ]
     assert [row["W"] for row in rows] == [None, -0.1, 0.5]
-    assert all(row["p"] is None and row["q"] is None and row["definition"] == "significance/1" for row in rows)
+    assert all(row["p"] is None and row["q"] is None and row["definition"] == significance.DEFINITION for row in rows)
+    assert [row["train_id"] for row in rows] == ["x", "z", "x"]
+    assert [row["correlation"] for row in rows] == [1, 0.5, None]
     table = significance.to_table(*arguments, p=np.array([0.01, 0.5, 0.02]), space="pixels")
     assert table["q"].to_pylist() == pytest.approx([0.03, 0.5, 0.03])
     assert tables.name(table.schema) == "significance"
