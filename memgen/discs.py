@@ -8,10 +8,11 @@ on intervals, (foreground, background) on the two triangles of [0, 1]² where th
 Given the mask m an image is linear in the two intensities, so that their posterior is a bivariate normal cut to the
 triangles: one of the two is integrated in closed form (truncated.py), the other by Gauss-Legendre quadrature where the
 integrand, which is log-concave, is not negligible. Over centre and radius the posterior is summed by the midpoint rule
-on a grid with fourth-order corrections at its ends, which for a smooth peak inside converges faster than any power of
-the spacing. The grid is refined where the posterior is: cells are halved until the spacing is a given share of the
-posterior standard deviation, and dropped when no disc in them can explain the image nearly as well as the best one
-does, to five standard deviations of the noise. The weight that was dropped is bounded and given.
+on a grid with corrections of the fifth order at its ends, which for a smooth peak inside converges faster than any
+power of the spacing. The grid is refined where the posterior is: cells are halved until the spacing is a given share of
+the posterior standard deviation, and dropped when no disc in them can explain the image nearly as well as the best one
+does, to five standard deviations of the noise. The weight that was dropped is bounded and given; the bound is for
+images of discs with noise of the stated level, and for others the discs found are the likely ones only.
 
 At small σ all of this approaches the projection on the tangent space, whose squared error is 5 σ².
 
@@ -37,9 +38,12 @@ PARAMETERS = ("row", "column", "radius", "foreground", "background")
 _START = (10, 10, 5)  # cells of the coarsest grid along row, column and radius
 _DEVIATIONS = 5.0  # of the noise, by which a cell that is dropped could look worse than it is
 _NEGLIGIBLE = 18.0  # log-likelihood below the best, from which a cell is dropped
-_NODES = 24  # of the quadrature over the background
-_DROP = 30.0  # log of the share of its peak to which the integrand over the background is followed
-_END = (2 / 24, -3 / 24, 1 / 24)  # added to the weights of the midpoints at an end: h f' / 24, from these three
+_OF_EDGE = 0.33  # spacing in widths of the edge, at resolution 1
+_NODES = 16  # of the quadrature over the background
+_DROP = 18.0  # log of the share of its peak to which the integrand over the background is followed
+# Added to the weights of the five midpoints next to an end. With them the rule is exact for polynomials of degree 4:
+# Σ_j c_j (j + 1/2)^p = B_{p+1}(1/2) / (p + 1), which is 0, -1/24, 0, 7/960, 0.
+_END = (101 / 640, -2213 / 5760, 143 / 384, -349 / 1920, 103 / 2880)
 
 
 @dataclass(frozen=True)
@@ -187,11 +191,12 @@ class DiscDenoiser(ClosedFormDenoiser):
 
     Args:
         prior: which discs.
-        resolution: largest spacing of the grid over centre and radius, in posterior standard deviations of the radius
-            (root mean square over the posterior). Half of it changes the result by the quadrature error.
+        resolution: spacing of the grid over centre and radius in posterior standard deviations of the radius (root mean
+            square over the posterior), and in units of 0.33 widths of the edge, at most. Halving it changes the result
+            by about the quadrature error.
     """
 
-    def __init__(self, prior: DiscPrior, resolution: float = 1.2) -> None:
+    def __init__(self, prior: DiscPrior, resolution: float = 1.0) -> None:
         super().__init__((1, prior.side, prior.side))
         self.prior, self.resolution = prior, resolution
         self._nodes, self._node_weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(_NODES))
@@ -281,6 +286,9 @@ class DiscDenoiser(ClosedFormDenoiser):
                 break
             corners = torch.cartesian_prod(*[torch.arange(2, device=cells.device)] * 3)
             counts, cells = 2 * counts, (2 * cells[:, None] + corners).flatten(0, 1)
+        # On this grid a cell is as heavy as its midpoint says.
+        kept = fit.squared <= fit.squared.min() + 2 * sigma**2 * _NEGLIGIBLE
+        cells, places, fit = cells[kept], places[kept], _Fit(*(part[kept] for part in fit))
         intensities = self._intensities(fit, sigma)
         log_weights = intensities.log_evidence + self._end_weights(cells, counts).log()
         left_out = torch.logsumexp(torch.stack(dropped), dim=0) - log_weights.logsumexp(dim=0) - spacing.log().sum()
@@ -318,14 +326,13 @@ class DiscDenoiser(ClosedFormDenoiser):
         distance of x from the clean image: it falls to no less than (S - reach)², and the inner product of the noise
         with the movement is within so many standard deviations.
         """
-        moved = (spacing[0] / 2) * math.sqrt(2) + spacing[2] / 2  # of a point of the circle, at most
-        steep = 4 / self.prior.edge
-        # The integral over the edge of (m(ρ + moved) - m(ρ))², times the largest circumference.
+        # To a corner of the cell the circle moves by this root mean square along its circumference. The integral of
+        # (m(ρ + moved) - m(ρ))² over the edge is concave in moved², so that no other movement changes the mask more.
+        moved, steep = (spacing[0] ** 2 + spacing[2] ** 2).sqrt() / 2, 4 / self.prior.edge
         across = (steep * moved / torch.tanh(steep * moved / 2) - 2) / steep
         contrast = (1.2 * torch.maximum(fit.contrast, fit.contrast[fit.squared.argmin()])).clamp(max=1)
-        reach = contrast * (2 * math.pi * (radius + moved) * across).sqrt()
-        noise = max(sigma, math.sqrt(float(fit.squared.min()) / self.prior.side**2))
-        random = 2 * _DEVIATIONS * noise * reach
+        reach = contrast * (2 * math.pi * (radius + spacing[2] / 2) * across).sqrt()
+        random = 2 * _DEVIATIONS * sigma * reach
         energy = (fit.squared - reach**2 - random).min().clamp(min=0)
         away = (fit.squared - energy).sqrt()
         nearest: Tensor = fit.squared - away**2 + (away - reach).clamp(min=0) ** 2 - random
@@ -338,7 +345,7 @@ class DiscDenoiser(ClosedFormDenoiser):
 
     def _is_fine(self, fit: _Fit, radius: Tensor, spacing: Tensor, sigma: float) -> bool:
         """Whether the grid resolves both the edge and the posterior."""
-        if float(spacing.max()) > self.prior.edge / 3:
+        if float(spacing.max()) > self.resolution * _OF_EDGE * self.prior.edge:
             return False
         # The squared norm of the derivative of an image by its radius.
         stiffness = fit.contrast**2 * 2 * math.pi * radius * (4 / self.prior.edge) / 6
