@@ -394,7 +394,7 @@ def _read_queries(workspace: "Workspace", source: Path) -> "ImageSet":
     settings = workspace.settings.data.model_copy(
         update={"deduplicate": False, "limit": None, "resize": side, "color": color}
     )
-    return import_images(source, settings).images
+    return import_images(source, settings, seed=workspace.settings.seed).images
 
 
 def _show_neighbors(table: Any, null: Any, index: str, n_train: int) -> None:

@@ -8,7 +8,7 @@ import difflib
 import tomllib
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -81,24 +81,39 @@ def _set(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(kind: type[BaseModel], detail: ErrorDetails) -> str:
+    unknown = detail["type"] == "extra_forbidden"
     location = [str(part) for part in detail["loc"]]
-    dotted = ".".join(location)
-    if detail["type"] == "extra_forbidden":
-        known = _keys(kind, location[:-1])
+    path, known = _follow(kind, location[:-1] if unknown else location)
+    if unknown:
         match = difflib.get_close_matches(location[-1], known, n=1)
+        dotted = ".".join([*path, location[-1]])
         if match:
-            return f"unknown key {dotted}; did you mean {'.'.join([*location[:-1], match[0]])}?"
+            return f"unknown key {dotted}; did you mean {'.'.join([*path, match[0]])}?"
         return f"unknown key {dotted}; known here: {', '.join(known)}."
     found = "" if isinstance(detail["input"], dict) else f" (got {detail['input']!r})"
-    return f"{dotted or 'settings'}: {detail['msg']}{found}."
+    return f"{'.'.join(path) or 'settings'}: {detail['msg']}{found}."
 
 
-def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:
-    for part in path:
-        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
-        options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-        models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-        if not models:
-            return []
-        kind = models[0]
-    return list(kind.model_fields)
+def _follow(kind: type[BaseModel], location: list[str]) -> tuple[list[str], list[str]]:
+    """The keys that a person would write to get to a location, and those that are known there.
+
+    In a location the choice among alternatives, such as an architecture, is a part of its own; it is no key.
+    """
+    models, path = [kind], []
+    for part in location:
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if fields or len(models) < 2:
+            path.append(part)
+            models = [model for field in fields for model in _models(field.annotation)]
+        else:
+            models = [model for model in models if part in [field.default for field in model.model_fields.values()]]
+    return path, list(dict.fromkeys(key for model in models for key in model.model_fields))
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes in an annotation, through unions and what annotates them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return [model for option in get_args(annotation) for model in _models(option)]
+    return []

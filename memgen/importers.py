@@ -6,6 +6,7 @@ Whatever the source, pixels go through the same steps, which the recipe of the r
     2. antialiased bicubic resize of the short side to `resize`, center crop to a square (optional)
     3. gray as the plain mean of R, G, B, or RGB by repeating gray (optional)
     4. removal of near-duplicates (see duplicates.py)
+    5. one permutation of the pixels of all images (optional, see synthetic.py)
 
 uint8 stays uint8, rounded after steps 2 and 3; floats must lie in [0, 1] and become float32. Nothing in a file is
 executed: pickles are refused, and so is PostScript. A file that cannot be used is reported in the table SKIPPED.
@@ -17,7 +18,7 @@ import pickle
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 
-from memgen import duplicates, pictures, tables
+from memgen import duplicates, pictures, synthetic, tables
 from memgen.config import Settings
 from memgen.errors import DataError, ShapeError, first_line
 from memgen.images import ImageSet
@@ -54,6 +55,9 @@ class ImportSettings(Settings):
     )
     deduplicate: bool = Field(default=True, description="remove near-duplicates")
     threshold: float = Field(default=0.95, gt=0, le=1, description="correlation above which images are near-duplicates")
+    shuffle: bool = Field(
+        default=False, description="put the pixels of every image into one order that the seed draws, the same for all"
+    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Imported:
 
 
 def import_images(
-    source: Path | None, settings: ImportSettings | None = None, progress: Progress | None = None
+    source: Path | None, settings: ImportSettings | None = None, progress: Progress | None = None, seed: int = 0
 ) -> Imported:
     """The images of a source, prepared and without near-duplicates.
 
@@ -80,6 +84,7 @@ def import_images(
         source: a folder, or a .npy, .npz, IDX, .pt or .pth file; None for the embedded Fashion-MNIST images.
         settings: size, color, de-duplication; defaults if None.
         progress: called with (files or images done, of how many).
+        seed: of the order of the pixels, where they are shuffled.
     Raises:
         DataError: the source cannot be used; the message names the file and the remedy.
     """
@@ -87,8 +92,48 @@ def import_images(
     if source is None:
         resource = importlib.resources.files("memgen") / "embedded" / EMBEDDED
         with importlib.resources.as_file(resource) as path:
-            return _import(path, settings, progress, name="embedded Fashion-MNIST")
-    return _import(source, settings, progress, name=str(source))
+            imported = _import(path, settings, progress, name="embedded Fashion-MNIST")
+    else:
+        imported = _import(source, settings, progress, name=str(source))
+    return replace(imported, images=_shuffled(imported.images, seed)) if settings.shuffle else imported
+
+
+def generate_images(
+    settings: synthetic.ClassSettings, shuffle: bool, seed: int, progress: Progress | None = None
+) -> Imported:
+    """The images of a generated class.
+
+    Near-duplicates stay: without them the images would not be of the distribution whose best denoiser is known.
+
+    Args:
+        settings: which class, and how many images.
+        shuffle: put the pixels of every image into one order that the seed draws.
+        seed: of the class and of that order.
+        progress: called with (images done, of how many).
+    """
+    pixels = synthetic.generate(settings, seed, range(settings.n_images), progress)
+    recipe = {
+        "source": f"generated: {settings.kind}",
+        "generated": settings.model_dump(mode="json"),
+        "seed": seed,
+        "near_duplicates": "kept, since removing them would change the distribution",
+        "shuffle": shuffle,
+    }
+    sources = [f"{settings.kind}[{index}]" for index in range(len(pixels))]
+    images = ImageSet.from_pixels(pixels, sources, recipe)
+    nothing: dict[str, list[Any]] = {name: [] for name in tables.DUPLICATES.names}
+    return Imported(
+        _shuffled(images, seed) if shuffle else images,
+        tables.make(tables.SKIPPED, {"source": [], "reason": []}),
+        tables.make(tables.DUPLICATES, nothing),
+    )
+
+
+def _shuffled(images: ImageSet, seed: int) -> ImageSet:
+    """The same images with their pixels in the order that the seed draws; their ids change with their content."""
+    _, height, width = images.image_shape
+    pixels = synthetic.shuffled(images.pixels, synthetic.permutation(seed, height * width))
+    return ImageSet.from_pixels(pixels, images.sources, images.recipe | {"shuffle_seed": seed})
 
 
 def _import(source: Path, settings: ImportSettings, progress: Progress | None, name: str) -> Imported:

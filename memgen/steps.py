@@ -32,8 +32,10 @@ def read_images(settings: RunSettings, progress: Progress | None = None) -> Imag
 
 
 def _import(settings: RunSettings, progress: Progress | None) -> importers.Imported:
-    source = Path(settings.data.source) if settings.data.source else None
-    return importers.import_images(source, settings.data, progress)
+    data = settings.data
+    if data.generated:
+        return importers.generate_images(data.generated, data.shuffle, settings.seed, progress)
+    return importers.import_images(Path(data.source) if data.source else None, data, progress, settings.seed)
 
 
 def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[
         run.write_table("split", "split", split.to_table())
     found = workspace.images
     counts = {
-        "source": settings.data.source or "embedded Fashion-MNIST subset",
+        "source": settings.data.name,
         "images": len(found),
         "image_shape": list(found.image_shape),
         "digest": found.digest,

@@ -6,7 +6,7 @@ The settings of a run are those of its stages, each declared beside the code tha
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from memgen.images import ImageSet, Split
 from memgen.importers import ImportSettings
 from memgen.psnr import PsnrSettings
 from memgen.sample import SampleSettings
+from memgen.synthetic import GeneratedSettings
 from memgen.train import TrainSettings
 
 Progress = Callable[[int, int], None]
@@ -36,16 +37,43 @@ class DataSettings(ImportSettings):
     """Which images, and how they are prepared; the defaults are the embedded Fashion-MNIST subset at 16x16."""
 
     source: str | None = Field(None, description="folder, .npy, .npz, IDX or .pt file; nothing = the embedded images")
+    generated: GeneratedSettings | None = Field(None, description="a class of generated images, instead of a source")
 
     @model_validator(mode="before")
     @classmethod
-    def _shrink_embedded(cls, values: Any) -> Any:
+    def _complete(cls, values: Any) -> Any:
         # The embedded images are resized to 16 unless told otherwise, a person's keep their size; 0 says keep, since
-        # TOML has no null.
+        # TOML has no null. Generated ones have a size and a number of their own, and no near-duplicate is removed.
         if not isinstance(values, dict):
             return values
-        chosen = {"resize": None if values.get("source") else 16} | values
+        given = bool(values.get("source") or values.get("generated"))
+        chosen = {"resize": None if given else 16, "deduplicate": not values.get("generated")} | values
         return chosen | {"resize": chosen["resize"] or None}
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if self.generated is None:
+            return self
+        if self.source:
+            raise ValueError(f"found both source = {self.source!r} and generated; give one of them")
+        remedies = {
+            "resize": "set generated.side, the size they are drawn at",
+            "limit": "set generated.n_images",
+            "deduplicate": "their near-duplicates stay, since without them the distribution would be another",
+        }
+        for name, remedy in remedies.items():
+            if getattr(self, name):
+                raise ValueError(f"{name} is not for generated images: {remedy}")
+        if self.color != "auto":
+            raise ValueError("color is not for generated images: set generated.channels where the class has it")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the images are, for people."""
+        if self.generated:
+            return f"generated: {self.generated.kind}"
+        return self.source or "embedded Fashion-MNIST subset"
 
 
 class SplitSettings(Settings):

@@ -24,7 +24,7 @@ from PIL import Image
 from program import memgen
 
 import memgen as package
-from memgen import results, steps, sweep
+from memgen import results, steps, sweep, synthetic
 from memgen.denoisers import BFCNNSettings, UNetSettings, build
 from memgen.runs import Run
 from memgen.workspace import Workspace
@@ -137,6 +137,46 @@ def test_data_import_array_resized(digits, tmp_path):
         *("--set", "split.holdout=8", "--set", "sweep.n_train=[1]", "--set", "data.deduplicate=false"),
     ).done()
     assert images_in(outcome.path).shape == (80, 1, 4, 4)
+
+
+def test_generated_images_in_a_run(tmp_path):
+    """Importing a generated class says so, again with the same content; a source beside it, or a resize, is refused."""
+    few = ["--set", "split.holdout=8", "--set", "sweep.n_train=[1,4]", "--outputs", tmp_path, "--run", "discs"]
+    chosen = ["--set", "data.generated.kind=discs", "--set", "data.generated.n_images=40", "--seed", "3"]
+    outcome = memgen("data", "import", *chosen, *few, "--json").done()
+    assert "40 images of 1x16x16 from generated: discs; 0 files skipped, 0 near-duplicates removed" in outcome.err
+    counts = outcome.json
+    assert (counts["source"], counts["images"], counts["a"]) == ("generated: discs", 40, 16)
+    expected = synthetic.generate(synthetic.DiscSettings(), 3, range(40))
+    assert np.array_equal(images_in(Path(counts["path"])), expected)
+    shutil.rmtree(counts["path"])
+    assert memgen("data", "import", *chosen, *few, "--json").done().json["digest"] == counts["digest"]
+    memgen("data", "import", tmp_path, *chosen, *few).failed(2, "give one of them")
+    memgen("data", "import", "--resize", "8", *chosen, *few).failed(2, "generated.side")
+
+
+def test_sweep_of_a_shuffled_class(tmp_path, quick):
+    """A dry run writes nothing; a sweep on shuffled textures has their shuffled pixels and ends with its tables."""
+    (tmp_path / "class.toml").write_text(
+        """
+        model = { architecture = "gaussian" }
+        split = { holdout = 16 }
+        sample = { n_samples = 4, sigma_end = 0.3 }
+        psnr = { sigmas = [0.2], n_images = 8 }
+        sweep = { n_train = [64] }
+        [data]
+        shuffle = true
+        generated = { kind = "texture", n_images = 160, side = 8 }
+        """
+    )
+    arguments = ["sweep", "-c", tmp_path / "class.toml", "--outputs", tmp_path / "outputs", "--run", "class"]
+    memgen(*arguments, "--dry-run").done()
+    assert not (tmp_path / "outputs").exists()
+    run = Run(memgen(*arguments, "--jobs", "1").done().path)
+    found = images_in(run.images)
+    plain = synthetic.generate(synthetic.TextureSettings(side=8), 0, range(160))
+    assert np.array_equal(found, synthetic.shuffled(plain, synthetic.permutation(0, 64)))
+    assert run.table("psnr").to_pandas()["output_psnr_db"].notna().all()
 
 
 def test_data_split(tiny):

@@ -102,3 +102,37 @@ def test_embedded_images_are_shrunk_and_a_persons_are_not():
     assert config.load(RunSettings, None, ["data.source=faces"]).data.resize is None
     assert config.load(RunSettings, None, ["data.resize=0"]).data.resize is None
     assert config.load(RunSettings, None, ["data.source=faces", "data.resize=40"]).data.resize == 40
+
+
+def test_generated_images_instead_of_a_source():
+    """A generated class has a size of its own and keeps near-duplicates; its settings survive run.json."""
+    settings = config.load(RunSettings, None, ["data.generated.kind=discs", "data.generated.side=20"])
+    assert (settings.data.resize, settings.data.deduplicate, settings.data.name) == (None, False, "generated: discs")
+    assert settings.data.generated.side == 20
+    assert config.validate(RunSettings, settings.model_dump(mode="json"), "run.json") == settings
+    assert config.load(RunSettings, None, ["data.generated.kind=cone", "data.resize=0"]).data.resize is None
+    assert config.load(RunSettings).data.name == "embedded Fashion-MNIST subset"
+
+
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("data.source=faces", "one of them"),
+        ("data.resize=8", r"generated\.side"),
+        ("data.limit=8", r"generated\.n_images"),
+        ("data.color=rgb", r"generated\.channels"),
+        ("data.deduplicate=true", "distribution"),
+    ],
+)
+def test_what_does_not_go_with_generated_images(override, remedy):
+    """A source, a resize and whatever else would do nothing are refused, with what to set instead."""
+    with pytest.raises(ConfigError, match=remedy):
+        config.load(RunSettings, None, ["data.generated.kind=texture", override])
+
+
+def test_keys_within_a_choice_are_explained():
+    """An unknown key of an architecture is named as a person writes it, with the nearest known one."""
+    with pytest.raises(ConfigError, match=r"unknown key model\.widht; did you mean model\.width\?"):
+        config.load(RunSettings, None, ["model.architecture=unet", "model.widht=3"])
+    with pytest.raises(ConfigError, match=r"model\.width: Input should be greater"):
+        config.load(RunSettings, None, ["model.architecture=unet", "model.width=0"])

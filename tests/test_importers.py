@@ -10,10 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from memgen import tables
+from memgen import duplicates, synthetic, tables
 from memgen.config import validate
 from memgen.errors import ConfigError, DataError
-from memgen.importers import ImportSettings, import_images
+from memgen.images import content_id
+from memgen.importers import ImportSettings, generate_images, import_images
+from memgen.workspace import DataSettings
 
 PLAIN = ImportSettings(deduplicate=False)
 
@@ -473,3 +475,47 @@ def test_settings_are_checked():
     for key, value in [("resize", 0), ("limit", 0), ("threshold", 1.5), ("threshold", 0), ("color", "blue")]:
         with pytest.raises(ConfigError, match=key):
             validate(ImportSettings, {key: value}, "test")
+
+
+@pytest.mark.parametrize("kind", ["texture", "mixture", "discs", "c_alpha", "cone", "sinusoids"])
+def test_generated_images(kind: str):
+    """A class gives as many images as asked for, named by index, none removed, and its recipe says how to make them."""
+    settings = validate(DataSettings, {"generated": {"kind": kind, "n_images": 60, "side": 16}}, "test")
+    found = generate_images(settings.generated, shuffle=False, seed=5)
+    assert found.skipped.num_rows == found.duplicates.num_rows == 0
+    assert found.images.sources[17] == f"{kind}[17]"
+    assert len(set(found.images.ids)) == 60
+    np.testing.assert_array_equal(found.images.pixels, synthetic.generate(settings.generated, 5, range(60)))
+    recipe = found.images.recipe
+    assert (recipe["source"], recipe["seed"], recipe["shuffle"]) == (f"generated: {kind}", 5, False)
+    assert "kept" in recipe["near_duplicates"]
+    again = validate(DataSettings, {"generated": recipe["generated"]}, "recipe")
+    assert again.generated == settings.generated
+    near, _ = duplicates.near_duplicates(found.images, 0.95)
+    assert kind != "cone" or len(near) == 1  # removing them would leave one image of the ray
+
+
+def test_generated_images_are_shuffled_by_their_seed():
+    """Shuffled images are the plain ones in the order that the reference of the shuffled class knows."""
+    settings = synthetic.TextureSettings(n_images=8, side=8, channels=3)
+    plain, found = (generate_images(settings, shuffle, seed=2).images for shuffle in (False, True))
+    order = synthetic.permutation(2, 64)
+    np.testing.assert_array_equal(found.pixels, synthetic.shuffled(plain.pixels, order))
+    assert found.ids == tuple(content_id(image) for image in found.pixels)
+    assert (found.sources, found.recipe["shuffle_seed"]) == (plain.sources, 2)
+
+
+def test_any_images_can_be_shuffled(tmp_path):
+    """The pixels of imported images, too, come in one order that the seed draws; duplicates are removed before that."""
+    plain = import_images(None, ImportSettings(resize=12, limit=40))
+    found = import_images(None, ImportSettings(resize=12, limit=40, shuffle=True), seed=9)
+    order = synthetic.permutation(9, 144)
+    np.testing.assert_array_equal(found.images.pixels, synthetic.shuffled(plain.images.pixels, order))
+    assert found.images.pixels.dtype == np.uint8
+    assert found.images.sources == plain.images.sources
+    assert found.images.recipe["shuffle"]
+    np.save(tmp_path / "wide.npy", np.random.default_rng(0).random((5, 6, 10)).astype(np.float32))
+    wide = import_images(tmp_path / "wide.npy", ImportSettings(shuffle=True), seed=1).images.pixels
+    before = import_images(tmp_path / "wide.npy").images.pixels
+    np.testing.assert_array_equal(wide, synthetic.shuffled(before, synthetic.permutation(1, 60)))
+    assert not np.array_equal(wide, before)
