@@ -13,11 +13,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memgen import calibration, compare, copies, distances, files, neighbors, perceptual, runs, significance, tables
+from memgen import (
+    calibration,
+    compare,
+    copies,
+    distances,
+    files,
+    neighbors,
+    perceptual,
+    runs,
+    significance,
+    synthetic,
+    tables,
+)
 from memgen import psnr as denoising
 from memgen.closed_form import EmpiricalSettings, GaussianSettings, fit
 from memgen.errors import RunError
 from memgen.images import ImageSet, content_id
+from memgen.posterior import ClosedFormDenoiser
 from memgen.workspace import REFERENCES, Progress, Workspace
 
 _DENSE = 4096  # pixels up to which a covariance is made and diagonalized: 2 minutes and 0.5 GB there
@@ -229,25 +242,35 @@ def measure_distances(workspace: Workspace, n_train: int, train_seed: int) -> pa
     return run.table("distances", cell.pair)
 
 
-def measure_reference(workspace: Workspace) -> pa.Table:
-    """PSNR on the holdout of the best denoiser that needs no network: a PSNR table kept in the run.
+def measure_references(workspace: Workspace) -> None:
+    """PSNR on the holdout of what needs no network: PSNR tables kept in the run.
 
-    It is the Wiener filter of all training images, the best linear denoiser: dense where they are at least twice as
-    many as pixels and a covariance is of moderate size, or else stationary.
+    The best linear denoiser is the Wiener filter of all training images: dense where they are at least twice as many as
+    pixels and a covariance is of moderate size, or else stationary. The exact optimum is known for some generated
+    classes.
     """
     run, settings = workspace.run, workspace.settings
-    name = "reference-linear"
-    if not run.has_table("psnr", name):
-        chosen = np.concatenate([workspace.split.a, workspace.split.b])
-        d = int(np.prod(workspace.images.image_shape))
-        gaussian = GaussianSettings(floor=1e-6, stationary=len(chosen) < 2 * d or d > _DENSE)
-        denoiser = fit(gaussian, workspace.images.take(chosen).pixels).to(workspace.device).eval()
+    for quantity, name in tables.REFERENCES.items():
+        key = f"reference-{quantity}"
+        if run.has_table("psnr", key) or (denoiser := _reference(workspace, quantity)) is None:
+            continue
         ids, clean = _first(workspace, workspace.split.holdout)
-        keys = {"denoiser": tables.REFERENCES["to_linear"], "n_train": None, "part": None, "train_seed": None}
-        batch = settings.sample.micro_batch
-        table = denoising.curve(denoiser, clean, ids, "holdout", settings.psnr, settings.seed, batch, keys)
-        run.write_table("psnr", name, table)
-    return run.table("psnr", name)
+        keys = {"denoiser": name, "n_train": None, "part": None, "train_seed": None}
+        batch, seed = settings.sample.micro_batch, settings.seed
+        denoiser = denoiser.to(workspace.device).eval()
+        run.write_table("psnr", key, denoising.curve(denoiser, clean, ids, "holdout", settings.psnr, seed, batch, keys))
+
+
+def _reference(workspace: Workspace, quantity: str) -> ClosedFormDenoiser | None:
+    """The denoiser that a quantity of tables.REFERENCES compares with; None where it is not known."""
+    data, split = workspace.settings.data, workspace.split
+    if quantity == "to_optimum":
+        generated = data.generated
+        return synthetic.reference(generated, workspace.settings.seed, data.shuffle) if generated else None
+    chosen = np.concatenate([split.a, split.b])
+    d = int(np.prod(workspace.images.image_shape))
+    gaussian = GaussianSettings(floor=1e-6, stationary=len(chosen) < 2 * d or d > _DENSE)
+    return fit(gaussian, workspace.images.take(chosen).pixels)
 
 
 def find_copies(workspace: Workspace, cell: runs.Cell) -> pa.Table:

@@ -298,7 +298,7 @@ def _copies(workspace: Workspace, cell: Cell, report: Report) -> None:
 
 def _psnr(workspace: Workspace, cell: Cell, report: Report) -> None:
     measure.measure_psnr(workspace, cell.name)
-    measure.measure_reference(workspace)
+    measure.measure_references(workspace)
 
 
 def _compare(workspace: Workspace, cell: Cell, report: Report) -> None:

@@ -125,6 +125,14 @@ class RunSettings(Settings):
     sweep: SweepSettings = SweepSettings()
     compute: ComputeSettings = ComputeSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_architecture(cls, values: Any) -> Any:
+        # pydantic wants every member of a union named; a person who sets the width of the default means the default.
+        if isinstance(values, dict) and isinstance(values.get("model"), dict):
+            return values | {"model": {"architecture": UNetSettings().architecture} | values["model"]}
+        return values
+
     @property
     def cells(self) -> list[runs.Cell]:
         """The cells of the sweep, smallest training set first."""

@@ -6,6 +6,7 @@ import pytest
 from pydantic import Field
 
 from memgen import config
+from memgen.denoisers import UNetSettings
 from memgen.errors import ConfigError
 from memgen.workspace import RunSettings
 
@@ -136,3 +137,10 @@ def test_keys_within_a_choice_are_explained():
         config.load(RunSettings, None, ["model.architecture=unet", "model.widht=3"])
     with pytest.raises(ConfigError, match=r"model\.width: Input should be greater"):
         config.load(RunSettings, None, ["model.architecture=unet", "model.width=0"])
+
+
+def test_the_default_architecture_need_not_be_named():
+    """The width of the default architecture is set by itself; a key of another one is an error that names it."""
+    assert config.load(RunSettings, None, ["model.width=24"]).model == UNetSettings(width=24)
+    with pytest.raises(ConfigError, match=r"model\.layers"):
+        config.load(RunSettings, None, ["model.layers=5"])
