@@ -18,7 +18,8 @@ The competition controls the expected false share of training clusters found. Wi
 E[#{false W >= t} / (1 + #{W <= -t})] <= n_T / (n_H + 1), so the guarantee holds for a pool of fixed size too. Depth
 does not look at labels, hence is valid. Noise on a copy adds the same to all d_k^2, as it does in images, and shrinks
 all <g, x_k> by one factor when g is scaled to length 1: log(d_2 / d_1) fades with it, depth does not. Cells of vectors
-of length 1 are cones, so that dividing by <g, x_1>, which puts g where its projection on x_1 is x_1, moves no face.
+of length 1 are cones, so that dividing by <g, x_1>, which puts g where its projection on x_1 is x_1, moves no face. In
+few dimensions (8, say) log(d_2 / d_1) finds somewhat more.
 
 Source: Barber & Candes, Ann. Statist. 43, 2015, Theorem 3 (Selective SeqStep+); Elias & Gygi, Nat. Methods 4, 2007;
 residual over a control as in anonymeter (Giomi et al. 2023); Bates et al., Ann. Statist. 51, 2023 (conformal p-values);
