@@ -2,9 +2,9 @@
 
     python benchmarks/significance.py [--images FILE] [--bf-cnn FILE.pt] [--dncnn FILE.mpk] [--only SECTION]
 
-Everything goes through `memgen.copies.Examiner`: T and H are drawn from real images, pooled, clustered and searched, and
-samples are images. Without --images the embedded Fashion-MNIST serves, whose 9,728 images are too few for some rows of
-the power table; FILE is anything that `memgen data` reads, such as train-images-idx3-ubyte.gz. The sections:
+Everything goes through `memgen.copies.Examiner`: T and H are drawn from real images, pooled, clustered and searched,
+and samples are images. Without --images the embedded Fashion-MNIST serves, whose 9,728 images are too few for some rows
+of the power table; FILE is anything that `memgen data` reads, such as train-images-idx3-ubyte.gz. The sections:
 
 size        T and H redrawn; generators that never saw T more than H. Any discovery at q = 5 %, and at q = 50 %, where
             k_min is 2 to 16 and a broken rule would show first; P(p <= alpha) of the permutation test; coverage of 0.
@@ -24,8 +24,8 @@ power       training images plus Gaussian noise eps, as shares of a sample set o
             Under "equal", each peer has the threshold, found with knowledge of the truth, of most power among those
             whose mean false share is at most memgen's on that row. "doubled": every training image stands in T twice.
 
-Distances are Euclidean between centered and scaled images for all. Rates are followed by Wilson's 95 % interval, means by
-their standard error. The whole, with --images and both networks, takes about 25 minutes on one core.
+Distances are Euclidean between centered and scaled images for all. Rates are followed by Wilson's 95 % interval, means
+by their standard error. The whole, with --images and both networks, takes about 25 minutes on one core.
 """
 
 import argparse
@@ -118,6 +118,17 @@ def generators(images):
     }
 
 
+def duplicated(images, t, h, generator):
+    """T and H with near-duplicates: every image of T twice in it; and every image twice, on whichever sides."""
+    doubled = with_duplicates(images.take(t[::2]), generator)
+    both = with_duplicates(images.take(np.concatenate([t, h])[::2]), generator)
+    mixed = generator.permutation(len(both))
+    return {
+        "T doubled, held-out": (doubled, images.take(h[::2])),
+        "T and H leak, held-out": (both.take(mixed[: len(t)]), both.take(mixed[len(t) :])),
+    }
+
+
 def denoisers(bf_cnn, dncnn, shape):
     """The networks given, with the noise level at which sampling starts: at most what they were trained for."""
     found = {}
@@ -163,7 +174,8 @@ class Tally:
         rates = "  ".join(f"{(p <= alpha).mean():.3f}" for alpha in ALPHAS)
         limits = [(self.found, 0.05, 0), (self.found_half, 0.5, 2), *(((p <= a).sum(), a, 3) for a in ALPHAS)]
         bad = any(count / n > limit + errors * np.sqrt(limit * (1 - limit) / n) for count, limit, errors in limits)
-        verdict = "  TOO MANY" if bad else "" if self.covered / n >= 0.93 else "  LOW COVERAGE"
+        low = wilson(self.covered / n, n)[1] < 0.93
+        verdict = "  TOO MANY" * bad + "  LOW COVERAGE" * low
         return f"{rate(self.found, n)}   {rate(self.found_half, n)}   {rates}   {rate(self.covered, n)}{verdict}"
 
 
@@ -184,13 +196,9 @@ def size(images, repeats, bf_cnn, dncnn):
             for name, samples in made.items():
                 rows.setdefault(name, Tally()).add(examiner.examine(samples, repeat), examiner.pool.in_train)
             held = images.floats(rest[:SIZE_SAMPLES])
-            # Half of T's images stand in T twice; and T and H share near-duplicates, which leaked from each to the other.
-            twice = Examiner(with_duplicates(images.take(t[: n_t // 2]), generator), images.take(h[: n_h // 2]), THRESHOLD)
-            rows.setdefault("T doubled, held-out", Tally()).add(twice.examine(held, repeat), twice.pool.in_train)
-            both = with_duplicates(images.take(order[: (n_t + n_h) // 2]), generator)
-            mixed = generator.permutation(len(both))
-            leaky = Examiner(both.take(mixed[:n_t]), both.take(mixed[n_t:]), THRESHOLD)
-            rows.setdefault("T and H leak, held-out", Tally()).add(leaky.examine(held, repeat), leaky.pool.in_train)
+            for name, (train, held_out) in duplicated(images, t, h, generator).items():
+                examiner = Examiner(train, held_out, THRESHOLD)
+                rows.setdefault(name, Tally()).add(examiner.examine(held, repeat), examiner.pool.in_train)
         print(f"  {n_t}:{n_h}{'any discovery at 5 %':>37}   {'at 50 %':20}   P(p <= .01, .05, .1)    covers 0")
         for name, tally in rows.items():
             print(f"    {name:26} {tally}", flush=True)
@@ -298,33 +306,40 @@ def coverage(images, repeats):
             label[order[:n_t]], label[order[n_t : n_t + n_h]] = 1, 2
             t, h, rest = (label == side for side in (1, 2, 0))
             in_train = t[t | h]
-            if repeat < CHECKED:
-                examiner = Examiner(images.take(t), images.take(h), THRESHOLD)
+            examiner = Examiner(images.take(t), images.take(h), THRESHOLD) if repeat < CHECKED else None
             for name, (drawn, rho) in worlds(bank, generator, t, rest).items():
                 nearest = nearest_in(bank, drawn, t | h)
                 fraction = memorized_fraction(nearest, in_train, repeat, permutations=199)
-                if repeat < CHECKED:
-                    samples = joined(*(bank[part].samples[rows] for part, rows in drawn))
-                    seen = examiner.examine(samples, repeat)
-                    ends = (seen.fraction.estimate, seen.fraction.low, seen.fraction.high)
-                    if not (np.array_equal(seen.nearest, nearest) and ends == (fraction.estimate, fraction.low, fraction.high)):
+                if examiner:
+                    seen = examiner.examine(joined(*(bank[part].samples[rows] for part, rows in drawn)), repeat)
+                    if not (np.array_equal(seen.nearest, nearest) and ends(seen.fraction) == ends(fraction)):
                         raise RuntimeError(f"{name}: the Examiner finds other neighbors or another interval")
                     same += 1
-                theirs = wilson(in_train[nearest].mean(), effective_count(np.bincount(nearest)))
-                theirs = [(end - chance) / (1 - chance) for end in theirs]
-                row = [(low - 1e-6 <= rho <= high + 1e-6, high - low) for low, high in ((fraction.low, fraction.high), theirs)]
-                table.setdefault((name, rho), []).append([*row[0], *row[1], fraction.estimate, fraction.p <= 0.05])
+                plain = wilson(in_train[nearest].mean(), effective_count(np.bincount(nearest)))
+                row = [fraction.estimate, fraction.p <= 0.05]
+                for low, high in (ends(fraction), [(end - chance) / (1 - chance) for end in plain]):
+                    row += [low - 1e-6 <= rho <= high + 1e-6, high - low]
+                table.setdefault((name, rho), []).append(row)
         print(f"  {n_t}:{n_h} ({same} examinations by the Examiner gave the same bits)")
-        for (name, rho), values in table.items():
-            hit, length, hit_wilson, length_wilson, estimate, low_p = np.mean(values, axis=0)
-            error = np.std([value[4] for value in values]) / np.sqrt(repeats)
-            print(
-                f"    {name:38} rho {rho:.1f}  estimate {estimate:+.3f} ± {error:.3f}  grouped {rate(hit * repeats, repeats)}"
-                f" length {length:.2f}  Wilson {rate(hit_wilson * repeats, repeats)} {length_wilson:.2f}"
-                + (f"  P(p <= .05) {low_p:.3f}" if rho == 0 else "")
-                + ("" if hit >= 0.93 else "  BELOW 93 %"),
-                flush=True,
-            )
+        for (name, rho), rows in table.items():
+            print(f"    {name:38} rho {rho:.1f}  {covered(np.array(rows, dtype=float), rho)}", flush=True)
+
+
+def ends(fraction):
+    return fraction.low, fraction.high
+
+
+def covered(rows, rho):
+    """What the redraws of one world came to."""
+    n = len(rows)
+    estimate, low_p, hit, length, hit_plain, length_plain = rows.mean(axis=0)
+    return (
+        f"estimate {estimate:+.3f} ± {rows[:, 0].std() / np.sqrt(n):.3f}"
+        f"  grouped {rate(hit * n, n)} length {length:.2f}"
+        f"  Wilson {rate(hit_plain * n, n)} {length_plain:.2f}"
+        + (f"  P(p <= .05) {rate(low_p * n, n)}" if rho == 0 else "")
+        + ("" if hit >= 0.93 else "  BELOW 93 %")
+    )
 
 
 # ------------------------------------------------------------------------------------------------- power
@@ -382,7 +397,8 @@ class Rivals:
             magnitude = {"memgen": np.abs(seen.competition.score), "d2/d1": np.log(d2.clip(1e-9) / d1.clip(1e-9))}
             # 0/0: a sample at two equal training images is at neither by the 1/3 rule.
             ratio = np.divide(near[:, 0], near[:, 1], out=np.ones(len(near)), where=near[:, 1] > 0)
-            auth = np.divide(near[:, 0], self.own[index[:, 0]], out=np.full(len(near), np.inf), where=self.own[index[:, 0]] > 0)
+            own = self.own[index[:, 0]]
+            auth = np.divide(near[:, 0], own, out=np.full(len(near), np.inf), where=own > 0)
             parts.append(Seen(seen.nearest, magnitude, {"1/3": ratio, "5th pct": near[:, 0], "AuthPct": auth}))
         whole = parts[0]
         for part in parts[1:]:
@@ -413,8 +429,8 @@ def equal_power(cases, k, target):
 
 
 def shown(pairs):
-    (false, power), (false_error, power_error) = np.mean(pairs, axis=0), np.std(pairs, axis=0, ddof=1) / np.sqrt(len(pairs))
-    return f"{false:.3f} ± {false_error:.3f} / {power:.3f} ± {power_error:.3f}"
+    errors = pairs.std(axis=0, ddof=1) / np.sqrt(len(pairs))
+    return " / ".join(f"{mean:.3f} ± {error:.3f}" for mean, error in zip(pairs.mean(axis=0), errors, strict=True))
 
 
 def needed(n_t, n_h, share):

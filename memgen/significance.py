@@ -8,9 +8,9 @@ nothing on the quality of samples.
     competition         W(g) = +- depth(g), + where the nearest representative is in T. For each representative its
                         deepest sample competes. Discoveries: W >= t, with the smallest t > 0 such that
                         n_T / n_H * (1 + #{W <= -t}) / max(1, #{W >= t}) <= q
-    depth               min over k >= 2 of (1 - <g, x_k> / <g, x_1>) / (1 - <x_1, x_k>), all of length 1: how deep g lies
-                        in the Voronoi cell of its nearest representative x_1, relative to the distance of each neighbor
-                        x_k: 0 on a face of the cell, 1 at x_1 itself
+    depth               min over k >= 2 of (1 - <g, x_k> / <g, x_1>) / (1 - <x_1, x_k>), all of length 1: how deep g
+                        lies in the Voronoi cell of its nearest representative x_1, relative to the distance of each
+                        neighbor x_k: 0 on a face of the cell, 1 at x_1 itself
     memorized fraction  rho = (P - c) / (1 - c), P the share of samples nearest to T, c = n_T / (n_T + n_H)
     conformal           p(g) = (1 + #{h: s(h) >= s(g)}) / (1 + number of h)
 
