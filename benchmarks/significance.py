@@ -28,7 +28,7 @@ power       training images plus Gaussian noise eps, as shares of a sample set o
             whose mean false share is at most memgen's on that row. "doubled": every training image stands in T twice.
 
 Distances are Euclidean between centered and scaled images for all. Rates are followed by Wilson's 95 % interval, means
-by their standard error. The whole, with --images and both networks, takes about 25 minutes on one core.
+by their standard error. The whole, with --images and both networks, takes about 30 minutes on one core.
 """
 
 import argparse
