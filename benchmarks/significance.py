@@ -1,189 +1,532 @@
-"""Size, coverage and power of `memgen.significance` beside peers' rules, on the embedded Fashion-MNIST at 28x28.
+"""The test for copies on images whose truth is known: its size, the coverage of its interval, and its power.
 
-    python benchmarks/significance.py [--repeats 200] [--power-repeats 10] [--coverage-repeats 1000]
+    python benchmarks/significance.py [--images FILE [--keep-duplicates]] [--bf-cnn FILE.pt] [--dncnn FILE.mpk]
+                                      [--only SECTION]
 
-Size: held-out images posing as samples. Power: a share of the samples are training images plus Gaussian noise eps.
-Features are centered and scaled images. Each entry is false share / power at q = 5 %, mean over repeats; power is over
-the copied training images for the competition and over the copies for rules that judge each sample alone:
+Everything goes through `memgen.copies.Examiner`: T and H are drawn from real images, pooled, clustered and searched,
+and samples are images. Without --images the embedded Fashion-MNIST serves, whose 9,728 images are too few for some rows
+of the power table; FILE is anything that `memgen data` reads, such as train-images-idx3-ubyte.gz. Near-duplicates are
+removed from it as there, unless --keep-duplicates is given: then held-out images that nearly equal one of the pool pass
+for copies, of T and of H alike, and rare copies cannot be told from them. The sections:
 
-    depth, d2/d1       the competition with memgen's magnitude, and with log(d2/d1)
-    1/3                d(g, T)_1 / d(g, T)_2 < 1/3 (Yoon et al. 2023)
-    5th pct            nearer to T than 95 % of the held-out images are
-    AuthPct            nearer to its nearest training image than that is to the rest of T (Alaa et al. 2022)
-    C_T                whole sample set: share of repeats with z < -1.645 (Meehan et al. 2020, one cell)
+size        T and H redrawn; generators that never saw T more than H. Any discovery at q = 5 %, and at q = 50 %, where
+            k_min is 2 to 16 and a broken rule would show first; P(p <= alpha) of the permutation test; coverage of 0.
+            --bf-cnn (bf_cnn_BSD400_gray.pt of the paper's authors) and --dncnn (see dncnn.py) add real denoisers.
+coverage    T, H and samples redrawn together, with a memorized fraction that is known. The population is searched once
+            and a redraw takes from each list the first that is in the pool; for the first redraws the Examiner is run
+            beside it, and must give the same bits. `grouped`, memgen's interval, is conservative by design; Wilson's
+            at the effective count is printed for comparison. Lengths are in units of the fraction.
+power       training images plus Gaussian noise eps, as shares of a sample set of real held-out images, with at least
+            2 k_min copies. Entries are false share / power, means over repeats:
+                memgen   the competition at q = 5 %
+                d2/d1    the same with magnitude log(d2/d1)
+                1/3      d(g, T)_1 / d(g, T)_2 < 1/3 (Yoon et al. 2023)
+                5th pct  nearer to T than 95 % of held-out images are
+                AuthPct  nearer to its nearest training image than that is to the rest of T (Alaa et al. 2022)
+                C_T      whole set: share of repeats with z < -1.645 (Meehan et al. 2020, one cell)
+            Under "equal", each peer has the threshold, found with knowledge of the truth, of most power among those
+            whose mean false share is at most memgen's on that row. "doubled": every training image stands in T twice.
+
+Distances are Euclidean between centered and scaled images for all. Rates are followed by Wilson's 95 % interval, means
+by their standard error. The whole, with --images and both networks, takes about 30 minutes on one core.
 """
 
 import argparse
-import gzip
-from importlib.resources import files
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
+from dncnn import DnCNN
+from scipy.ndimage import gaussian_filter
 
-from memgen.intervals import effective_count, grouped, wilson
-from memgen.significance import compete, depth, memorized_fraction
+from memgen import duplicates, noise
+from memgen.checkpoints import ImportOptions, import_checkpoint
+from memgen.copies import Examiner
+from memgen.images import ImageSet
+from memgen.importers import ImportSettings, import_images
+from memgen.intervals import effective_count, wilson
+from memgen.neighbors import Index
+from memgen.sample import SampleSettings, sample
+from memgen.significance import compete, memorized_fraction
+from memgen.similarity import embed
 
-SAMPLES, NEIGHBORS = 1000, 10
-
-
-def features(images):
-    centered = images - images.mean(1, keepdims=True)
-    return centered / np.linalg.norm(centered, axis=1, keepdims=True)
-
-
-def embedded():
-    packed = (files("memgen") / "embedded" / "fashion-mnist-idx3-ubyte.gz").read_bytes()
-    return np.frombuffer(gzip.decompress(packed)[16:], np.uint8).reshape(-1, 784) / 255
-
-
-def distances(a, b):
-    return np.sqrt(np.maximum(2 - 2 * a @ b.T, 0))
-
-
-def smallest(rows, k):
-    index = np.argpartition(rows, k - 1, axis=1)[:, :k]
-    order = np.take_along_axis(rows, index, axis=1).argsort(axis=1)
-    index = np.take_along_axis(index, order, axis=1)
-    return index, np.take_along_axis(rows, index, axis=1)
+THRESHOLD = 0.99  # correlation of near-duplicates
+ALPHAS = (0.01, 0.05, 0.1)
+MOST = 10_000  # images that size and coverage draw from
 
 
-def competition(to_pool, pool, labels, magnitude):
-    index, near = smallest(to_pool, NEIGHBORS)
-    if magnitude == "d2/d1":
-        return compete(index[:, 0], np.log(near[:, 1] / near[:, 0].clip(1e-7)), labels)
-    apart = np.sqrt(np.maximum(2 - 2 * np.einsum("md,mkd->mk", pool[index[:, 0]], pool[index[:, 1:]]), 0))
-    return compete(index[:, 0], depth(near, apart), labels)
+def rate(hits, n):
+    low, high = wilson(hits / n, n)
+    return f"{hits / n:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def permuted(generator, total, n_t, n_h):
-    order = generator.permutation(total)
-    return order[: n_t + n_h], order[n_t + n_h :], np.arange(n_t + n_h) < n_t
+def joined(*parts):
+    return torch.cat(parts)
 
 
-def size(all_features, repeats):
-    print(f"Size: {repeats} repeats, 500 held-out images posing as samples")
-    for n_t, n_h in ((2000, 2000), (6000, 1500), (6000, 750)):
-        found, p, covered = {"depth": 0, "d2/d1": 0}, [], 0
-        for seed in range(repeats):
-            refs, rest, labels = permuted(np.random.default_rng((1, seed)), len(all_features), n_t, n_h)
-            pool = all_features[refs]
-            to_pool = distances(all_features[rest[:500]], pool)
-            for name in found:
-                found[name] += bool(competition(to_pool, pool, labels, name).discovered.any())
-            fraction = memorized_fraction(to_pool.argmin(axis=1), labels, seed=seed, permutations=999)
-            p.append(fraction.p)
-            covered += fraction.low <= 0 <= fraction.high
-        rates = "  ".join(f"P(p <= {a}) {np.mean(np.array(p) <= a):.3f}" for a in (0.01, 0.05, 0.1))
-        shares = "  ".join(f"any discovery, {name} {count / repeats:.3f}" for name, count in found.items())
-        print(f"  {n_t}:{n_h}  {shares}  {rates}  coverage of 0 {covered / repeats:.3f}", flush=True)
+def noisy(images, eps, generator):
+    return images + eps * torch.from_numpy(noise.normal(generator, tuple(images.shape)))
 
 
-def peers(to_t, held_to_t, t):
-    index, near = smallest(to_t, 2)
-    own = distances(t[index[:, 0]], t)
-    own[np.arange(len(own)), index[:, 0]] = np.inf
-    held = held_to_t.min(axis=1)
-    flagged = {
-        "1/3": near[:, 0] < near[:, 1] / 3,
-        "5th pct": near[:, 0] < np.quantile(held, 0.05),
-        "AuthPct": near[:, 0] <= own.min(axis=1),
+def blurred(images, sigma):
+    return torch.from_numpy(gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="nearest"))
+
+
+def broadened(images):
+    mean = images.mean(dim=0)
+    return mean + 1.15 * (images - mean)
+
+
+def first_component(images):
+    """The coordinate of each image along the first principal component of all, found without labels, (n,)."""
+    rows = images.flatten(1).double().numpy()
+    rows = rows - rows.mean(axis=0)
+    return rows @ np.linalg.eigh(rows.T @ rows)[1][:, -1]
+
+
+def with_duplicates(images, generator):
+    """The images, each followed somewhere by a near-duplicate of itself."""
+    copies = noisy(images.floats(), 0.02, generator).clamp(0, 1)
+    return ImageSet.from_pixels(joined(images.floats(), copies).numpy())
+
+
+# ------------------------------------------------------------------------------------------------- size
+
+SIZE_POOLS = ((1000, 1000), (2000, 500), (2000, 250))
+SIZE_SAMPLES, SEED_IMAGES, DRAWN = 250, 600, 300
+
+
+def generators(images):
+    """Generators that know no labels: name -> function of (stream, held-out images, n) to n samples."""
+    one_side = first_component(images.floats()) > 0
+
+    def dropping(generator, rest, n):
+        return images.floats(rest[one_side[rest]][:n])
+
+    def versions(of):
+        def draw(generator, rest, n):
+            return noisy(images.floats(np.resize(rest[:of], n)), 0.1, generator)
+
+        return draw
+
+    return {
+        "held-out images": lambda generator, rest, n: images.floats(rest[:n]),
+        "broadened 1.15x": lambda generator, rest, n: broadened(images.floats(rest[: 4 * n]))[:n],
+        "blurred": lambda generator, rest, n: blurred(images.floats(rest[:n]), 1.5),
+        "mode-dropping": dropping,
+        "10 noisy versions of each": versions(SIZE_SAMPLES // 10),
+        "all of one image": versions(1),
     }
-    wins = np.searchsorted(np.sort(held), near[:, 0]).sum()  # pairs in which the sample is the farther one
-    m, n = len(near), len(held)
-    return flagged, (wins - m * n / 2) / np.sqrt(m * n * (m + n + 1) / 12) < -1.645
+
+
+def duplicated(images, t, h, generator):
+    """T and H with near-duplicates: every image of T twice in it; and every image twice, on whichever sides."""
+    doubled = with_duplicates(images.take(t[::2]), generator)
+    both = with_duplicates(images.take(np.concatenate([t, h])[::2]), generator)
+    mixed = generator.permutation(len(both))
+    return {
+        "T doubled, held-out": (doubled, images.take(h[::2])),
+        "T and H leak, held-out": (both.take(mixed[: len(t)]), both.take(mixed[len(t) :])),
+    }
+
+
+def denoisers(bf_cnn, dncnn, shape):
+    """The networks given, with the noise level at which sampling starts: at most what they were trained for."""
+    found = {}
+    if bf_cnn:
+        found["BF-CNN"] = import_checkpoint(bf_cnn, shape[1:], ImportOptions()).network.eval(), 100 / 255
+    if dncnn:
+        found["DnCNN"] = DnCNN(dncnn, shape), 0.2
+    return found
+
+
+def drawn_samples(networks, seeds):
+    """Samples from noise about the mean image, and noisy seed images (sigma .3) denoised, for each network."""
+    found = {}
+    for name, (network, start) in networks.items():
+        settings = SampleSettings(sigma_start=start, sigma_end=0.05, h0=0.1, beta=0.5, max_steps=20)
+        mean = seeds.mean(dim=0)
+        found[f"{name} from noise"] = torch.from_numpy(sample(network, mean, range(DRAWN), 0, settings).images)
+        with torch.inference_mode():
+            batches = noisy(seeds, 0.3, noise.stream("benchmark seeds", 0)).split(50)
+            found[f"{name} denoising"] = joined(*(network(batch, torch.full((len(batch),), 0.3)) for batch in batches))
+    return found
+
+
+@dataclass
+class Tally:
+    """What is counted over the repeats of one row."""
+
+    found: int = 0
+    found_half: int = 0
+    covered: int = 0
+    p: list = None
+
+    def add(self, seen, in_train):
+        self.p = self.p or []
+        half = compete(seen.nearest, np.abs(seen.competition.score), in_train, q=0.5)
+        self.found += bool(seen.competition.discovered.any())
+        self.found_half += bool(half.discovered.any())
+        self.covered += seen.fraction.low <= 0 <= seen.fraction.high
+        self.p.append(seen.fraction.p)
+
+    def __str__(self):
+        n, p = len(self.p), np.array(self.p)
+        rates = "  ".join(f"{(p <= alpha).mean():.3f}" for alpha in ALPHAS)
+        limits = [(self.found, 0.05, 0), (self.found_half, 0.5, 2), *(((p <= a).sum(), a, 3) for a in ALPHAS)]
+        bad = any(count / n > limit + errors * np.sqrt(limit * (1 - limit) / n) for count, limit, errors in limits)
+        low = wilson(self.covered / n, n)[1] < 0.93
+        verdict = "  TOO MANY" * bad + "  LOW COVERAGE" * low
+        return f"{rate(self.found, n)}   {rate(self.found_half, n)}   {rates}   {rate(self.covered, n)}{verdict}"
+
+
+def size(images, repeats, bf_cnn, dncnn):
+    images = images.take(slice(MOST))
+    print(f"SIZE: {repeats} repeats, {SIZE_SAMPLES} samples")
+    order = noise.stream("benchmark size", 0).permutation(len(images))
+    seeds, free = order[:SEED_IMAGES], order[SEED_IMAGES:]
+    drawn = drawn_samples(denoisers(bf_cnn, dncnn, images.image_shape), images.floats(seeds))
+    draws = generators(images)
+    for n_t, n_h in SIZE_POOLS:
+        rows = {}
+        for repeat in range(repeats):
+            generator = noise.stream("benchmark size", 1, n_t, n_h, repeat)
+            order = generator.permutation(free)
+            t, h, rest = order[:n_t], order[n_t : n_t + n_h], order[n_t + n_h :]
+            examiner = Examiner(images.take(t), images.take(h), THRESHOLD)
+            made = {name: draw(generator, rest, SIZE_SAMPLES) for name, draw in draws.items()}
+            made |= {name: bank[generator.permutation(len(bank))[:SIZE_SAMPLES]] for name, bank in drawn.items()}
+            for name, samples in made.items():
+                rows.setdefault(name, Tally()).add(examiner.examine(samples, repeat), examiner.pool.in_train)
+            held = images.floats(rest[:SIZE_SAMPLES])
+            for name, (train, held_out) in duplicated(images, t, h, generator).items():
+                examiner = Examiner(train, held_out, THRESHOLD)
+                rows.setdefault(name, Tally()).add(examiner.examine(held, repeat), examiner.pool.in_train)
+        print(f"  {n_t}:{n_h}{'any discovery at 5 %':>37}   {'at 50 %':20}   P(p <= .01, .05, .1)    covers 0")
+        for name, tally in rows.items():
+            print(f"    {name:26} {tally}", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------- coverage
+
+COVERAGE_POOLS = ((2000, 2000), (3200, 800), (3200, 400))
+COVERAGE_SAMPLES, LISTED, CHECKED = 200, 64, 2
+
+
+@dataclass
+class Bank:
+    """Samples with the nearest images of the population, nearest first, and the image that each was made of."""
+
+    samples: torch.Tensor
+    nearest: np.ndarray  # (n, LISTED)
+    source: np.ndarray  # (n,)
+
+    def draw(self, generator, sources, n):
+        """n rows made of the given images (a mask of the population), without return where there are enough."""
+        rows = np.flatnonzero(sources[self.source])
+        return generator.choice(rows, n, replace=len(rows) < n)
+
+
+def banks(images):
+    index = Index.build(images.pixels, images.ids, "correlation", "population", 1.0)
+    generator = noise.stream("benchmark banks", 0)
+    some = generator.permutation(len(images))[:3000]
+    few = np.repeat(some[:100], 60)
+
+    def bank(samples, source):
+        return Bank(samples, index.search(samples, LISTED).reference_index, source)
+
+    return {
+        "clean": bank(images.floats(), np.arange(len(images))),
+        "broadened": bank(broadened(images.floats(some)), some),
+        "blurred": bank(blurred(images.floats(some), 3), some),
+        "versions": bank(noisy(images.floats(few), 0.1, generator), few),
+    }
+
+
+def worlds(bank, generator, t, rest):
+    """name -> (rows [(bank, rows of it)], true memorized fraction); t and rest are masks of the population."""
+    m = COVERAGE_SAMPLES
+
+    def some_of(side, n):
+        chosen = np.zeros(len(side), dtype=bool)
+        chosen[generator.choice(np.unique(bank["versions"].source[side[bank["versions"].source]]), n, False)] = True
+        return chosen
+
+    def rows(name, sources, n):
+        return name, bank[name].draw(generator, sources, n)
+
+    def mixed(share, copied, copied_sources, other, other_sources):
+        k = generator.binomial(m, share)
+        return [rows(copied, copied_sources, k), rows(other, other_sources, m - k)], share
+
+    return {
+        "held-out images": ([rows("clean", rest, m)], 0.0),
+        "broadened": ([rows("broadened", rest, m)], 0.0),
+        "blurred, on hubs": ([rows("blurred", rest, m)], 0.0),
+        "versions of 20 held-out images": ([rows("versions", some_of(rest, 20), m)], 0.0),
+        "versions of 1 held-out image": ([rows("versions", some_of(rest, 1), m)], 0.0),
+        "30 % distinct copies": mixed(0.3, "clean", t, "clean", rest),
+        "90 % distinct copies": mixed(0.9, "clean", t, "clean", rest),
+        "90 % distinct copies, rest on hubs": mixed(0.9, "clean", t, "blurred", rest),
+        "90 % distinct copies, rest of 1 image": mixed(0.9, "clean", t, "versions", some_of(rest, 1)),
+        "30 % copies of 1 image": mixed(0.3, "versions", some_of(t, 1), "clean", rest),
+        "50 % copies of 5 images, rest on hubs": mixed(0.5, "versions", some_of(t, 5), "blurred", rest),
+        "all copies of 1 image": mixed(1.0, "versions", some_of(t, 1), "clean", rest),
+        "all distinct copies": mixed(1.0, "clean", t, "clean", rest),
+    }
+
+
+def distinct(images):
+    """The images of which no two are near-duplicates, in the order in which a pool numbers them."""
+    rows = embed(images.floats(), "correlation").numpy()
+    ids = images.ids
+    return images.take(duplicates.pool(rows[:1], rows[1:], ids[:1], ids[1:], THRESHOLD).representatives)
+
+
+def nearest_in(bank, drawn, in_pool):
+    """The number in the pool of each sample's nearest representative, as the Examiner numbers them."""
+    lists = np.concatenate([bank[name].nearest[rows] for name, rows in drawn])
+    there = in_pool[lists]
+    if not there.any(axis=1).all():
+        raise RuntimeError(f"a sample has none of its {LISTED} nearest images in the pool")
+    number = np.cumsum(in_pool) - 1
+    return number[lists[np.arange(len(lists)), there.argmax(axis=1)]]
+
+
+def coverage(images, repeats):
+    images = distinct(images.take(slice(MOST)))
+    bank = banks(images)
+    strayed = (bank["versions"].nearest[:, 0] != bank["versions"].source).mean()
+    print(f"COVERAGE of 95 % intervals of the memorized fraction: {repeats} redraws, {COVERAGE_SAMPLES} samples")
+    print(f"  population {len(images)}; {strayed:.2%} of noisy versions are nearest to another image than their own")
+    for n_t, n_h in COVERAGE_POOLS:
+        chance, table, same = n_t / (n_t + n_h), {}, 0
+        for repeat in range(repeats):
+            generator = noise.stream("benchmark coverage", n_t, n_h, repeat)
+            order = generator.permutation(len(images))
+            label = np.zeros(len(images), dtype=int)
+            label[order[:n_t]], label[order[n_t : n_t + n_h]] = 1, 2
+            t, h, rest = (label == side for side in (1, 2, 0))
+            in_train = t[t | h]
+            examiner = Examiner(images.take(t), images.take(h), THRESHOLD) if repeat < CHECKED else None
+            for name, (drawn, rho) in worlds(bank, generator, t, rest).items():
+                nearest = nearest_in(bank, drawn, t | h)
+                fraction = memorized_fraction(nearest, in_train, repeat, permutations=199)
+                if examiner:
+                    seen = examiner.examine(joined(*(bank[part].samples[rows] for part, rows in drawn)), repeat)
+                    if not (np.array_equal(seen.nearest, nearest) and ends(seen.fraction) == ends(fraction)):
+                        raise RuntimeError(f"{name}: the Examiner finds other neighbors or another interval")
+                    same += 1
+                plain = wilson(in_train[nearest].mean(), effective_count(np.bincount(nearest)))
+                row = [fraction.estimate, fraction.p <= 0.05]
+                for low, high in (ends(fraction), [(end - chance) / (1 - chance) for end in plain]):
+                    row += [low - 1e-6 <= rho <= high + 1e-6, high - low]
+                table.setdefault((name, rho), []).append(row)
+        print(f"  {n_t}:{n_h} ({same} examinations by the Examiner gave the same bits)")
+        for (name, rho), rows in table.items():
+            print(f"    {name:38} rho {rho:.1f}  {covered(np.array(rows, dtype=float), rho)}", flush=True)
+
+
+def ends(fraction):
+    return fraction.low, fraction.high
+
+
+def covered(rows, rho):
+    """What the redraws of one world came to."""
+    n = len(rows)
+    estimate, low_p, hit, length, hit_plain, length_plain = rows.mean(axis=0)
+    return (
+        f"estimate {estimate:+.3f} ± {rows[:, 0].std() / np.sqrt(n):.3f}"
+        f"  grouped {rate(hit * n, n)} length {length:.2f}"
+        f"  Wilson {rate(hit_plain * n, n)} {length_plain:.2f}"
+        + (f"  P(p <= .05) {rate(low_p * n, n)}" if rho == 0 else "")
+        + ("" if hit >= 0.93 else "  BELOW 93 %")
+    )
+
+
+# ------------------------------------------------------------------------------------------------- power
+
+SHARES, NOISES = (0.01, 0.05, 0.3), (0.0, 0.05, 0.1, 0.2)
+POWER_POOLS = ((2000, 2000), (8000, 2000), (8000, 1000))
+SMALL_POOLS = ((2000, 2000), (4000, 1000), (4000, 500))  # where there are fewer than 20,000 images
+LOOKED, HELD = 2000, 1000
+PEERS = {"1/3": 1 / 3, "5th pct": None, "AuthPct": 1.0}
+
+
+@dataclass
+class Seen:
+    """What the rules need to know of samples."""
+
+    nearest: np.ndarray  # in the pool
+    magnitude: dict  # of W, by name
+    scores: dict  # of the peers, by name; small = suspicious
+
+    def followed_by(self, other):
+        def both(a, b):
+            return {name: np.concatenate([a[name], b[name]]) for name in a}
+
+        nearest = np.concatenate([self.nearest, other.nearest])
+        return Seen(nearest, both(self.magnitude, other.magnitude), both(self.scores, other.scores))
+
+    def first(self, n):
+        def cut(values):
+            return {name: value[:n] for name, value in values.items()}
+
+        return Seen(self.nearest[:n], cut(self.magnitude), cut(self.scores))
+
+
+class Rivals:
+    """One T and H, with all that judges samples against them."""
+
+    def __init__(self, train, held_out):
+        self.examiner = Examiner(train, held_out, THRESHOLD)
+        self.index = Index.build(train.pixels, train.ids, "correlation", "T", 1.0)
+        self.held = self._distances(held_out.floats(slice(HELD)), 1)[1][:, 0]
+        # The nearest training image of a training image is itself, or a copy of it at distance 0.
+        self.own = np.concatenate([self._distances(part, 2)[1][:, 1] for part in train.floats().split(LOOKED)])
+
+    def _distances(self, samples, k):
+        hits = self.index.search(samples, k)
+        return hits.reference_index, np.sqrt(np.maximum(0, 2 - 2 * hits.value))
+
+    def look(self, samples):
+        """Samples one part at a time: what is seen of a sample depends on no other."""
+        parts = []
+        for part in samples.split(LOOKED):
+            seen = self.examiner.examine(part, 0)
+            index, near = self._distances(part, 2)
+            d1, d2 = seen.distances[:, 0], seen.distances[:, 1]
+            magnitude = {"memgen": np.abs(seen.competition.score), "d2/d1": np.log(d2.clip(1e-9) / d1.clip(1e-9))}
+            # 0/0: a sample at two equal training images is at neither by the 1/3 rule.
+            ratio = np.divide(near[:, 0], near[:, 1], out=np.ones(len(near)), where=near[:, 1] > 0)
+            own = self.own[index[:, 0]]
+            auth = np.divide(near[:, 0], own, out=np.full(len(near), np.inf), where=own > 0)
+            parts.append(Seen(seen.nearest, magnitude, {"1/3": ratio, "5th pct": near[:, 0], "AuthPct": auth}))
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = whole.followed_by(part)
+        return whole
+
+    def c_t(self, distances):
+        """Whether C_T says copying: a Mann-Whitney test of samples' and held-out images' distances to T."""
+        wins = np.searchsorted(np.sort(self.held), distances).sum()  # pairs in which the sample is the farther one
+        m, n = len(distances), len(self.held)
+        return (wins - m * n / 2) / np.sqrt(m * n * (m + n + 1) / 12) < -1.645
+
+
+def outcome(flags, k):
+    """False share of the flagged, and share of the first k, the copies, that are flagged."""
+    return flags[k:].sum() / max(1, flags.sum()), flags[:k].mean()
+
+
+def equal_power(cases, k, target):
+    """Most power of thresholds on a score whose mean false share is at most `target`; for each case, (repeats,)."""
+    copies = np.concatenate([scores[:k] for scores in cases])
+    best = np.zeros(len(cases))
+    for threshold in np.unique(np.quantile(copies, np.linspace(0, 1, 401), method="higher")):
+        false, power = np.transpose([outcome(scores <= threshold, k) for scores in cases])
+        if false.mean() <= target + 1e-12 and power.mean() > best.mean():
+            best = power
+    return best
+
+
+def shown(pairs):
+    errors = pairs.std(axis=0, ddof=1) / np.sqrt(len(pairs))
+    return " / ".join(f"{mean:.3f} ± {error:.3f}" for mean, error in zip(pairs.mean(axis=0), errors, strict=True))
+
+
+def needed(n_t, n_h, share):
+    """Samples and copies of a row: at least 1,000 samples and 2 k_min copies."""
+    k_min = -(-n_t // (0.05 * n_h))
+    m = max(1000, round(2 * k_min / share))
+    return m, round(share * m)
 
 
 def power(images, repeats):
-    print(f"Power: false share / power at q = 5 %, {repeats} repeats, {SAMPLES} samples")
-    all_features = features(images)
-    for n_t, n_h in ((2000, 2000), (6000, 1500)):
-        for share in (0.01, 0.05, 0.3):
-            for eps in (0.0, 0.05, 0.1, 0.2):
-                table, c_t, k_min = {}, 0, 0
-                for seed in range(repeats):
-                    generator = np.random.default_rng((2, seed))
-                    refs, rest, labels = permuted(generator, len(images), n_t, n_h)
-                    k = round(share * SAMPLES)
-                    source = generator.choice(refs[:n_t], k, replace=False)
-                    copies = images[source] + eps * generator.normal(size=(k, images.shape[1]))
-                    samples = np.concatenate([features(copies), all_features[rest[: SAMPLES - k]]])
-                    pool = all_features[refs]
-                    to_pool = distances(samples, pool)
-                    found = {name: competition(to_pool, pool, labels, name) for name in ("depth", "d2/d1")}
-                    k_min = found["depth"].k_min
-                    held = distances(pool[n_t:][:750], pool[:n_t])
-                    flagged, low = peers(to_pool[:, :n_t], held, pool[:n_t])
-                    flagged = {name: c.discovered for name, c in found.items()} | flagged
-                    for name, flags in flagged.items():
-                        table.setdefault(name, []).append((flags[k:].sum() / max(1, flags.sum()), flags[:k].mean()))
-                    c_t += low
-                means = {name: np.mean(rows, axis=0) for name, rows in table.items()}
-                cells = "  ".join(f"{name} {false:.2f}/{right:.2f}" for name, (false, right) in means.items())
-                note = f"k_min {k_min}" + (" > copies" if k_min > k else "")
-                print(f"  {n_t}:{n_h} {share:4.0%} eps {eps:<4}  {cells}  C_T {c_t / repeats:.2f}  {note}", flush=True)
+    print(f"POWER at q = 5 %: {repeats} repeats, false share / power")
+    behind = []
+    for n_t, n_h in POWER_POOLS if len(images) >= 20_000 else SMALL_POOLS:
+        for doubled in (False, True) if n_t == n_h else (False,):
+            rows = {share: needed(n_t, n_h, share) for share in ((0.05,) if doubled else SHARES)}
+            for share in [s for s, (m, k) in rows.items() if n_t + n_h + m - k > len(images)]:
+                m, k = rows.pop(share)
+                print(f"  {n_t}:{n_h} {share:4.0%}  skipped: needs {n_t + n_h + m - k} images, found {len(images)}")
+            if rows:
+                behind += power_rows(images, n_t, n_h, doubled, rows, repeats)
+    print("  Rows where a peer at equal false share has more power than memgen, by more than 2 standard errors:")
+    print("\n".join(f"    {row}" for row in behind) or "    none", flush=True)
 
 
-def hubs(generator, observations):
-    weights = 1 / np.arange(1, 61)
-    counts = np.bincount(generator.choice(60, observations, p=weights / weights.sum()), minlength=60)
-    return counts[counts > 0]
-
-
-def worlds(generator, m):
-    """Groups of samples, whether each is a group of copies, and the true memorized fraction."""
-    some, most, half = generator.binomial(m, 0.3), generator.binomial(m, 0.9), generator.binomial(m, 0.5)
-    on_five = np.bincount(generator.integers(5, size=half), minlength=5)
-    single = np.ones
-    return {
-        "distinct, no copies": ([], single(m, int), 0.0),
-        "hubs, no copies": ([], hubs(generator, m), 0.0),
-        "all on one, no copies": ([], [m], 0.0),
-        "one image copied by 30 %": ([some], single(m - some, int), 0.3),
-        "one image copied by all": ([m], [], 1.0),
-        "30 % distinct copies": (single(some, int), single(m - some, int), 0.3),
-        "90 % distinct copies": (single(most, int), single(m - most, int), 0.9),
-        "90 % distinct copies, rest on hubs": (single(most, int), hubs(generator, m - most), 0.9),
-        "90 % distinct copies, rest on one": (single(m * 9 // 10, int), [m - m * 9 // 10], 0.9),
-        "5 images copied by half, rest on hubs": (on_five[on_five > 0], hubs(generator, m - half), 0.5),
-    }
-
-
-def coverage(repeats, m=300):
-    print(f"Coverage of 95 % intervals of the memorized fraction, {repeats} redraws, {m} samples (mean length)")
-    for chance in (1 / 2, 4 / 5, 8 / 9):
-        generator = np.random.default_rng((3, round(1000 * chance)))
-        rows = {}
-        for _ in range(repeats):
-            for name, (copied, blind, rho) in worlds(generator, m).items():
-                counts = np.concatenate([copied, blind]).astype(int)
-                hits = (np.arange(len(counts)) < len(copied)) | (generator.random(len(counts)) < chance)
-                ours = grouped(counts, hits, chance)
-                theirs = wilson(counts[hits].sum() / m, effective_count(counts))
-                truth = chance + (1 - chance) * rho
-                ends = [(low - 1e-6 <= truth <= high + 1e-6, high - low) for low, high in (ours, theirs)]
-                rows.setdefault(name, []).append(ends)
-        for name, ends in rows.items():
-            (ours, long), (theirs, other) = np.mean(ends, axis=0)
-            lengths = long / (1 - chance), other / (1 - chance)
-            print(
-                f"  c = {chance:.3f}  {name:38} grouped {ours:.3f} ({lengths[0]:.2f})  "
-                f"Wilson at the effective count {theirs:.3f} ({lengths[1]:.2f})",
-                flush=True,
-            )
+def power_rows(images, n_t, n_h, doubled, rows, repeats):
+    most_held, most_copies = max(m - k for m, k in rows.values()), max(k for _, k in rows.values())
+    seen = {}  # (share, eps) -> a list over repeats of (competitions, peers' flags, scores, C_T)
+    for repeat in range(repeats):
+        generator = noise.stream("benchmark power", n_t, n_h, repeat)
+        order = generator.permutation(len(images))
+        train, held_out = images.take(order[:n_t]), images.take(order[n_t : n_t + n_h])
+        rivals = Rivals(with_duplicates(train, generator) if doubled else train, held_out)
+        blind = rivals.look(images.floats(order[n_t + n_h :][:most_held]))
+        source = generator.choice(n_t, most_copies, replace=False)
+        clusters, in_train = rivals.examiner.pool.cluster[source], rivals.examiner.pool.in_train
+        for eps in NOISES:
+            copies = rivals.look(noisy(train.floats(source), eps, generator))
+            for share, (m, k) in rows.items():
+                both = copies.first(k).followed_by(blind.first(m - k))
+                outcomes = {}
+                for name, magnitude in both.magnitude.items():
+                    found = compete(both.nearest, magnitude, in_train).discovered
+                    found[:k] &= both.nearest[:k] == clusters[:k]
+                    outcomes[name] = outcome(found, k)
+                limits = PEERS | {"5th pct": np.quantile(rivals.held, 0.05)}
+                for name, scores in both.scores.items():
+                    outcomes[name] = outcome(scores < limits[name], k)
+                c_t = rivals.c_t(both.scores["5th pct"])
+                seen.setdefault((share, eps), []).append((outcomes, both.scores, c_t))
+    behind = []
+    for (share, eps), cases in sorted(seen.items()):
+        m, k = rows[share]
+        pairs = {name: np.array([outcomes[name] for outcomes, _, _ in cases]) for name in cases[0][0]}
+        title = f"{n_t}:{n_h}{' doubled' if doubled else ''} {share:.0%} eps {eps} ({k} of {m})"
+        print(f"  {title}")
+        print("    " + "   ".join(f"{name} {shown(values)}" for name, values in pairs.items()), flush=True)
+        ours, equal = pairs["memgen"][:, 1], []
+        for peer in PEERS:
+            theirs = equal_power([scores[peer] for _, scores, _ in cases], k, pairs["memgen"][:, 0].mean())
+            error = (ours - theirs).std(ddof=1) / np.sqrt(repeats)
+            equal.append(f"{peer} {theirs.mean():.3f}, memgen {(ours - theirs).mean():+.3f} ± {error:.3f}")
+            if (ours - theirs).mean() < -2 * error:
+                behind.append(f"{title}: {equal[-1]}")
+        print(f"    equal: {'   '.join(equal)}   C_T {rate(sum(c_t for _, _, c_t in cases), repeats)}", flush=True)
+    return behind
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", default=200, type=int)
-    parser.add_argument("--power-repeats", default=10, type=int)
+    parser.add_argument("--images", type=Path, help="default: the embedded images")
+    parser.add_argument("--keep-duplicates", action="store_true")
+    parser.add_argument("--bf-cnn", type=Path)
+    parser.add_argument("--dncnn", type=Path)
+    parser.add_argument("--repeats", default=200, type=int, help="of size")
     parser.add_argument("--coverage-repeats", default=1000, type=int)
+    parser.add_argument("--power-repeats", default=10, type=int)
+    parser.add_argument("--only", choices=("size", "coverage", "power"))
     arguments = parser.parse_args()
-    images = embedded()
-    if arguments.power_repeats:
-        power(images, arguments.power_repeats)
-    if arguments.repeats:
-        size(features(images), arguments.repeats)
-    if arguments.coverage_repeats:
-        coverage(arguments.coverage_repeats)
+    images = import_images(arguments.images, ImportSettings(deduplicate=not arguments.keep_duplicates)).images
+    sections = {
+        "size": lambda: size(images, arguments.repeats, arguments.bf_cnn, arguments.dncnn),
+        "coverage": lambda: coverage(images, arguments.coverage_repeats),
+        "power": lambda: power(images, arguments.power_repeats),
+    }
+    print(f"python {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}\n{len(images)} images")
+    for name, section in sections.items():
+        if arguments.only in (None, name):
+            start = time.process_time()
+            section()
+            print(f"  ({name}: {time.process_time() - start:.0f} s of processor time)", flush=True)
 
 
 if __name__ == "__main__":

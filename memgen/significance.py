@@ -8,16 +8,18 @@ nothing on the quality of samples.
     competition         W(g) = +- depth(g), + where the nearest representative is in T. For each representative its
                         deepest sample competes. Discoveries: W >= t, with the smallest t > 0 such that
                         n_T / n_H * (1 + #{W <= -t}) / max(1, #{W >= t}) <= q
-    depth               min over k >= 2 of (d_k^2 - d_1^2) / |x_1 - x_k|^2: how deep g lies in the Voronoi cell of its
-                        nearest representative x_1, relative to the distance of each neighbor x_k: 0 on a face of the
-                        cell, 1 at x_1 itself
+    depth               min over k >= 2 of (1 - <g, x_k> / <g, x_1>) / (1 - <x_1, x_k>), all of length 1: how deep g
+                        lies in the Voronoi cell of its nearest representative x_1, relative to the distance of each
+                        neighbor x_k: 0 on a face of the cell, 1 at x_1 itself
     memorized fraction  rho = (P - c) / (1 - c), P the share of samples nearest to T, c = n_T / (n_T + n_H)
     conformal           p(g) = (1 + #{h: s(h) >= s(g)}) / (1 + number of h)
 
 The competition controls the expected false share of training clusters found. With labels drawn without replacement,
 E[#{false W >= t} / (1 + #{W <= -t})] <= n_T / (n_H + 1), so the guarantee holds for a pool of fixed size too. Depth
-does not look at labels, hence is valid; unlike log(d_2 / d_1) it does not fade when noise on a copy adds the same to
-all d_k^2, as it does in images. In few dimensions (8, say) log(d_2 / d_1) finds somewhat more.
+does not look at labels, hence is valid. Noise on a copy adds the same to all d_k^2, as it does in images, and shrinks
+all <g, x_k> by one factor when g is scaled to length 1: log(d_2 / d_1) fades with it, depth does not. Cells of vectors
+of length 1 are cones, so that dividing by <g, x_1>, which puts g where its projection on x_1 is x_1, moves no face. In
+few dimensions (8, say) log(d_2 / d_1) finds somewhat more.
 
 Source: Barber & Candes, Ann. Statist. 43, 2015, Theorem 3 (Selective SeqStep+); Elias & Gygi, Nat. Methods 4, 2007;
 residual over a control as in anonymeter (Giomi et al. 2023); Bates et al., Ann. Statist. 51, 2023 (conformal p-values);
@@ -37,7 +39,7 @@ from memgen import noise, tables
 from memgen.errors import DataError, ShapeError
 from memgen.intervals import grouped
 
-DEFINITION = "significance/2"
+DEFINITION = "significance/3"
 # Correlation from which a sample and a training image pass for one picture, as when duplicates are removed.
 ALIKE = 0.95
 
@@ -53,25 +55,28 @@ def depth(distances: Floats, apart: Floats) -> Floats:
     """How deep each sample lies in the Voronoi cell of its nearest representative, relative to its neighbors.
 
     Args:
-        distances: to the K nearest representatives, ascending, (m, K), K >= 2, Euclidean in some feature space; 10 are
-            enough.
+        distances: to the K nearest representatives, ascending, (m, K), K >= 2, Euclidean between vectors of length 1,
+            in [0, 2]; 10 are enough.
         apart: between the nearest representative and each of the others, (m, K - 1), in the same space.
     Returns:
-        (m,), at least 0; 0 where two nearest representatives are one point.
+        (m,), at least 0; 0 where two nearest representatives are one point, and where the sample is at a right angle or
+        more to the nearest.
     Raises:
         ShapeError: the arrays do not fit together.
-        DataError: distances are not ascending, negative or not finite.
+        DataError: distances are not ascending, or outside [0, 2].
     """
     if distances.ndim != 2 or distances.shape[1] < 2 or apart.shape != (len(distances), distances.shape[1] - 1):
         raise ShapeError(
             f"depth: found distances {distances.shape} and apart {apart.shape}, expected (m, K) and (m, K - 1), K >= 2."
         )
-    if not (np.isfinite(distances).all() and np.isfinite(apart).all() and (apart >= 0).all()):
-        raise DataError("depth: found a distance that is negative or not finite, expected numbers from 0.")
-    if (distances[:, 0] < 0).any() or (np.diff(distances, axis=1) < 0).any():
-        raise DataError("depth: found distances that are negative or fall with the rank. Sort each row, nearest first.")
-    gain = distances[:, 1:] ** 2 - distances[:, :1] ** 2
-    relative = np.divide(gain, apart**2, out=np.zeros(gain.shape), where=apart > 0)
+    if not all(((x >= 0) & (x <= 2 + 1e-6)).all() for x in (distances, apart)):
+        raise DataError("depth: found a distance outside [0, 2]. Scale the vectors to length 1.")
+    if (np.diff(distances, axis=1) < 0).any():
+        raise DataError("depth: found distances that fall with the rank. Sort each row, nearest first.")
+    projection = 1 - distances[:, :1] ** 2 / 2  # <g, x_1>
+    gain = distances[:, 1:] ** 2 - distances[:, :1] ** 2  # 2 <g, x_1 - x_k>
+    whole = projection * apart**2
+    relative = np.divide(gain, whole, out=np.zeros(gain.shape), where=whole > 0)
     return np.asarray(relative.min(axis=1))
 
 

@@ -23,7 +23,8 @@ DIMENSIONS, SAMPLES = 8, 200
 
 
 def search(samples, representatives, k=10):
-    """Nearest representatives (m, k), their distances, and the distances between the first and the others."""
+    """Nearest representative (m,), distances to the k nearest, and between the first and the others; length 1 all."""
+    samples, representatives = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (samples, representatives))
     squared = ((samples**2).sum(1)[:, None] + (representatives**2).sum(1) - 2 * samples @ representatives.T).clip(0)
     nearest = np.argsort(squared, axis=1, kind="stable")[:, :k]
     distances = np.sqrt(np.take_along_axis(squared, nearest, axis=1))
@@ -34,7 +35,8 @@ def search(samples, representatives, k=10):
 def experiment(generator, n_t, n_h, copies=0.0, eps=0.0, width=1.0, ambient=DIMENSIONS):
     """A Gaussian of 8 dimensions in `ambient` ones: T then H, and samples of which a share are noisy copies of T."""
     representatives = np.pad(generator.normal(size=(n_t + n_h, DIMENSIONS)), ((0, 0), (0, ambient - DIMENSIONS)))
-    samples = np.pad(width * generator.normal(size=(SAMPLES, DIMENSIONS)), ((0, 0), (0, ambient - DIMENSIONS)))
+    samples = np.pad(generator.normal(size=(SAMPLES, DIMENSIONS)), ((0, 0), (0, ambient - DIMENSIONS)))
+    samples[:, : DIMENSIONS // 2] *= width
     k = int(copies * SAMPLES)
     samples[:k] = representatives[generator.choice(n_t, k, replace=False)]
     samples[:k] += eps * generator.normal(size=(k, ambient))
@@ -45,16 +47,25 @@ def experiment(generator, n_t, n_h, copies=0.0, eps=0.0, width=1.0, ambient=DIME
 
 
 def test_depth_by_hand():
-    """At x1: 1; on a face of the cell: 0; a quarter of the way to x2: 1/2; the shallowest neighbor counts."""
-    representatives = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 8.0]])
-    samples = np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [1.0, 3.0]])
+    """At x1: 1; on a face of the cell: 0; at half the tangent of x2: 1/2; the shallowest neighbor counts.
+
+    And noise at right angles to all representatives changes nothing.
+    """
+    representatives = np.eye(4)[:3]
+    samples = np.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 0.5, 0, 0], [1, 0.5, 0.75, 0], [1, 0.5, 0.75, 30]])
     _, distances, apart = search(samples, representatives, k=3)
     assert depth(distances, apart) == pytest.approx([1, 0, 0.5, 0.25, 0.25])
 
 
+def test_depth_at_a_right_angle_is_zero():
+    """A sample that no representative is like lies in no cell, whatever the rounding."""
+    _, distances, apart = search(np.array([[0.0, 0, 1], [-3, -1, 0]]), np.eye(3)[:2], k=2)
+    assert depth(distances, apart).tolist() == [0, 0]
+
+
 def test_depth_of_equal_representatives_is_zero():
     """Two representatives at one point: a sample there is at neither."""
-    _, distances, apart = search(np.zeros((1, 2)), np.zeros((2, 2)), k=2)
+    _, distances, apart = search(np.ones((1, 2)), np.ones((2, 2)), k=2)
     assert depth(distances, apart) == [0]
 
 
@@ -66,6 +77,7 @@ def test_depth_of_equal_representatives_is_zero():
         ([[2.0, 1.0]], [[1.0]], DataError),
         ([[np.nan, 1.0]], [[1.0]], DataError),
         ([[1.0, 2.0]], [[-1.0]], DataError),
+        ([[1.0, 3.0]], [[1.0]], DataError),
     ],
 )
 def test_depth_refuses(distances, apart, error):
