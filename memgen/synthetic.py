@@ -379,7 +379,7 @@ def _c_alpha(settings: CAlphaSettings, streams: list[np.random.Generator]) -> Ar
     amplitude = {"code": 1.0, "paper": 0.5}[settings.source_range]
     noise = amplitude * (2 * _uniform(streams, 2 * side + 1, side) - 1)  # a contour and two backgrounds, in rows
     ends = _uniform(streams, 3)
-    heights = contours(noise[:, 0], settings.alpha).clip(0, side)
+    heights = contours(noise[:, 0], settings.alpha)  # outside of the image, all of a column is on one side
     below = (np.arange(side)[:, None] >= heights[:, None]).astype(np.float64)
     backgrounds = noise[:, 1:].reshape(-1, 2, side, side)
     backgrounds = np.fft.ifft2(np.fft.fft2(backgrounds) * _frequencies(side) ** -beta).real

@@ -125,7 +125,7 @@ def test_posterior_mean_equals_draws_around_the_peak(place: str, sigma: float):
     assert (np.abs(off) < 5 * error + 1e-5 * sigma).all()
 
 
-@pytest.mark.parametrize(("sigma", "largest"), [(1.5, 2e-3), (0.2, 2e-3), (0.03, 2e-4)])
+@pytest.mark.parametrize(("sigma", "largest"), [(1.5, 1e-3), (0.2, 1e-3), (0.03, 2e-4)])
 def test_quadrature_error(sigma: float, largest: float):
     """Half the spacing moves the result by less than this share of σ, twice the spacing by more; little is dropped."""
     parameters = torch.tensor([PLACES["bright"], PLACES["cornered"]], dtype=torch.float64)
@@ -135,6 +135,36 @@ def test_quadrature_error(sigma: float, largest: float):
     assert off < largest * sigma
     assert float((crude - fine).square().flatten(1).mean(dim=1).sqrt().max()) > off
     assert float(DiscDenoiser(PRIOR).dropped(noisy, sigmas).max()) < 1e-4
+
+
+def test_grid_is_exact_for_polynomials():
+    """The corrected midpoint rule integrates polynomials of degree 4 in row, column and radius to rounding."""
+    counts = torch.tensor([12, 10, 6])
+    cells = torch.cartesian_prod(*(torch.arange(int(count)) for count in counts))
+    weights, places = DiscDenoiser(PRIOR)._end_weights(cells, counts), (cells + 0.5) / counts
+    for powers in ((0, 0, 0), (4, 0, 0), (0, 3, 4), (1, 2, 3), (4, 4, 4)):
+        found = float((weights * (places ** torch.tensor(powers)).prod(dim=1)).sum()) / len(cells)
+        assert found == pytest.approx(1 / math.prod(power + 1 for power in powers), rel=1e-5)  # float32 places
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.1, 0.01])
+@pytest.mark.parametrize("halvings", [0, 2])
+def test_nothing_in_a_cell_is_better_than_its_bound(sigma: float, halvings: int):
+    """No disc in a cell has a smaller ||y - x||² than the bound of the cell says, by which cells are dropped."""
+    denoiser, noisy = DiscDenoiser(PRIOR), observed(discs(6, seed=3), sigma, seed=4)
+    low, extent = denoiser._domain(torch.device("cpu"))
+    counts = torch.tensor([10, 10, 5]) * 2**halvings
+    spacing = extent / counts
+    for image in noisy.flatten(1):
+        grid = torch.cartesian_prod(*(torch.arange(int(count)) for count in counts))
+        coarse = denoiser._fit(low + (grid + 0.5) * spacing, image)
+        cells = grid[coarse.squared.argsort()[:20]]  # the likely ones, where it matters
+        places = low + (cells + 0.5) * spacing
+        bound = denoiser._bound(denoiser._fit(places, image), places[:, 2], spacing, sigma)
+        inside = torch.cartesian_prod(*[torch.linspace(-0.5, 0.5, 7, dtype=torch.float64)] * 3) * spacing
+        found = denoiser._fit((places[:, None] + inside).flatten(0, 1), image).squared.view(20, -1).amin(dim=1)
+        assert (bound <= found + 1e-9).all()
+        assert (bound < coarse.squared.max()).any()  # and it is not so low that nothing could be dropped
 
 
 def test_jacobian_is_the_derivative():
