@@ -184,12 +184,12 @@ class WaveletTransform:
 
         if tuple(images.shape[1:]) != tuple(self.image_shape):
             raise ShapeError(f"images of shape {tuple(images.shape)}, expected (n, *{tuple(self.image_shape)}).")
-        low, *levels = pywt.wavedec2(images.double().cpu().numpy(), self.wavelet, "periodization", self.depth)
-        coefficients = np.empty(tuple(images.shape))
-        coefficients[..., : low.shape[-2], : low.shape[-1]] = low
-        for details in levels:
-            for quarter, detail in zip(_quarters(details[0].shape[-2:]), details, strict=True):
+        low, coefficients = images.double().cpu().numpy(), np.empty(tuple(images.shape))
+        for _ in range(self.depth):
+            low, details = pywt.dwt2(low, self.wavelet, "periodization")
+            for quarter, detail in zip(_quarters(low.shape[-2:]), details, strict=True):
                 coefficients[quarter] = detail
+        coefficients[..., : low.shape[-2], : low.shape[-1]] = low
         return torch.from_numpy(coefficients).to(images.device)
 
     def synthesize(self, coefficients: Tensor) -> Tensor:
@@ -198,10 +198,11 @@ class WaveletTransform:
 
         numbers = coefficients.double().cpu().numpy()
         height, width = self.coarse
-        sizes = [(height << level, width << level) for level in range(self.depth)]
-        details = [tuple(numbers[quarter] for quarter in _quarters(size)) for size in sizes]
-        parts = [numbers[..., :height, :width], *details]
-        return torch.from_numpy(pywt.waverec2(parts, self.wavelet, "periodization")).to(coefficients.device)
+        low = numbers[..., :height, :width]
+        for level in range(self.depth):
+            details = tuple(numbers[quarter] for quarter in _quarters((height << level, width << level)))
+            low = pywt.idwt2((low, details), self.wavelet, "periodization")
+        return torch.from_numpy(low).to(coefficients.device)
 
 
 def _quarters(size: tuple[int, int]) -> tuple[Any, Any, Any]:

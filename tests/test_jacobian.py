@@ -41,7 +41,7 @@ def images(n: int, shape, seed: int = 1, dtype=torch.float32) -> torch.Tensor:
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
+    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
 
 
 class Smooth(torch.nn.Module):
