@@ -280,11 +280,55 @@ CALIBRATION = _schema(
     ],
 )
 
+_JACOBIAN = [
+    *_TRAINED,
+    _field("image_id", _STR, "content id of the clean image"),
+    _field("sigma", _F64, "standard deviation of the added noise", "pixel units"),
+    _field("noise_draw", _INT, "which independent noise image was added"),
+]
+BASIS = _schema(
+    "basis",
+    1,
+    [
+        *_JACOBIAN,
+        _field("k", _INT, "1 = the largest eigenvalue"),
+        _field("eigenvalue", _F64, "of the symmetric part of the Jacobian J: the shrinkage factor"),
+        _field("singular_value", _F64, "the k-th largest of J"),
+        _field("coefficient_clean", _F64, "<x, e_k> of the clean image", "pixel units"),
+        _field("coefficient_noisy", _F64, "<y, e_k> of the noisy image", "pixel units"),
+        _field("local_frequency", _F64, "rms gradient of e_k / (2 pi rms of e_k)", "cycles per pixel", null=True),
+        _field("contour_energy", _F64, "e_k^2 on the contours of x; 1 = a random vector; null without", null=True),
+        _field("contour_direction", _F64, "1 = e_k varies across contours, 0 = along them, 1/2 = random", null=True),
+    ],
+)
+BASIS_SUMMARY = _schema(
+    "basis_summary",
+    1,
+    [
+        *_JACOBIAN,
+        _field("trace", _F64, "sum of the eigenvalues: effective dimension (Kadkhodaie et al.)"),
+        _field("dimension_squares", _F64, "sum of squared singular values: effective dimension (Mohan et al.)"),
+        _field("dimension_99", _INT, "singular values that reach 99 % of their sum"),
+        _field("asymmetry", _F64, "||J - J^T|| / ||J||; 0 for an exact posterior mean"),
+        _field("negative_part", _F64, "share of negative eigenvalues in the sum of absolute eigenvalues"),
+        _field("linearity_error", _F64, "||J y - f(y)|| / ||f(y)||; 0 for a bias-free network"),
+        _field("squared_error", _F64, "||f(y) - x||^2 / d", "pixel units^2"),
+        _field("sure", _F64, "Stein's estimate of it, without x", "pixel units^2"),
+        _field("posterior_error", _F64, "sigma^2 tr J / d, its mean for an exact posterior mean", "pixel units^2"),
+        _field("overlap_rank", _INT, "m, the trace rounded: vectors compared"),
+        _field("overlap_chance", _F64, "overlap expected of random bases, m / d"),
+        _field("overlap_dct", _F64, "of the first m eigenvectors with the m slowest cosines: mean squared cosine"),
+        _field("overlap_pca", _F64, "with the first m principal components; null where not known", null=True),
+        _field("overlap_twin", _F64, "with the first m eigenvectors of the twin; null without one", null=True),
+    ],
+)
+
 SCHEMAS = {
     schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
     for schema in (
         IMAGES, SKIPPED, DUPLICATES, SPLIT, TRAINING, SAMPLES, TRAJECTORY,
-        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, CALIBRATION,
+        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, CALIBRATION, BASIS,
+        BASIS_SUMMARY,
     )
 }  # fmt: skip
 

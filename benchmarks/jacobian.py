@@ -1,0 +1,97 @@
+"""What a full Jacobian takes, as ratios, all in one process by turns: memgen against the ways that PyTorch offers.
+
+    python benchmarks/jacobian.py [--repeats 7] [--threads 2] [--side 28]
+
+The network is the demo's UNet. `rows` is one backward pass for each output pixel through one kept graph; jacrev and
+jacfwd are torch.func's, in each turn the faster of the two at the fastest of several chunk sizes. Prints the median
+ratio and the smallest and largest one. All matrices must agree to 1e-5.
+"""
+
+import argparse
+import time
+import warnings
+
+import numpy as np
+import torch
+
+from memgen import jacobian
+from memgen.denoisers import BiasFreeBatchNorm, UNetSettings, build
+
+CHUNKS = (32, 64, 128, 256)
+
+
+def seconds(work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def network(side: int):
+    """With weights and norms about as a trained network has them: features neither vanish nor grow."""
+    made = build(UNetSettings(), (1, side, side))
+    made.initialize(torch.Generator().manual_seed(0))
+    for module in made.modules():
+        if isinstance(module, BiasFreeBatchNorm):
+            module.gammas.data.normal_(1, 0.1, generator=torch.Generator().manual_seed(1))
+    return made.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--side", type=int, default=28, help="of the images; a multiple of 4")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
+    torch.set_num_threads(options.threads)
+    side, d = options.side, options.side**2
+    denoiser = network(side)
+    noisy = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(2))
+    image = noisy[0]
+
+    def at(x):
+        return denoiser(x[None])[0]
+
+    def rows():
+        start = noisy.clone().requires_grad_()
+        outputs, found = denoiser(start).flatten(), torch.empty(d, d)
+        for pixel in range(d):
+            (gradient,) = torch.autograd.grad(outputs[pixel], start, retain_graph=True)
+            found[pixel] = gradient.flatten()
+        return found
+
+    def reverse(chunk):
+        return torch.func.jacrev(at, chunk_size=chunk)(image).reshape(d, d)
+
+    def forward(chunk):  # as torch.func.jacfwd, which takes no chunk size
+        units = torch.eye(d).view(d, 1, side, side)
+        push = torch.func.vmap(lambda v: torch.func.jvp(at, (image,), (v,))[1], chunk_size=chunk)
+        return push(units).view(d, d).T
+
+    def ours():
+        return jacobian.full(denoiser, noisy)[0]
+
+    expected = ours()
+    for found in (rows(), reverse(64), forward(64)):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    chunks = [chunk for chunk in CHUNKS if chunk <= d]
+    times: dict[str, list[float]] = {name: [] for name in ("memgen", "rows", "jacrev", "jacfwd")}
+    for _ in range(options.repeats):
+        times["memgen"].append(seconds(ours))
+        times["rows"].append(seconds(rows))
+        times["jacrev"].append(min(seconds(lambda c=c: reverse(c)) for c in chunks))
+        times["jacfwd"].append(min(seconds(lambda c=c: forward(c)) for c in chunks))
+    t = {name: np.array(values) for name, values in times.items()}
+    print(f"{side}x{side}, {options.threads} threads, torch {torch.__version__}, {options.repeats} turns: ", end="")
+    print("median [smallest, largest]")
+    for name, values in t.items():
+        print(f"{name + ', s':42} {np.median(values):6.3f} [{values.min():.3f}, {values.max():.3f}]")
+    for name, ratio in {
+        "rows / memgen": t["rows"] / t["memgen"],
+        "memgen / the better of jacrev and jacfwd": t["memgen"] / np.minimum(t["jacrev"], t["jacfwd"]),
+    }.items():
+        print(f"{name:42} {np.median(ratio):6.2f} [{ratio.min():.2f}, {ratio.max():.2f}]")
+
+
+if __name__ == "__main__":
+    main()

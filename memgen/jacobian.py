@@ -1,0 +1,433 @@
+"""The Jacobian J = ∂f/∂y of a denoiser at a noisy image: as a matrix, or as products with it.
+
+For an exact posterior mean J = Cov[x|y] / σ²; for the bias-free networks, which are piecewise linear, f(y) = J(y) y.
+J is never that of the residual, r = y - f(y), which is I - J.
+
+A closed-form denoiser knows its Jacobian. Around y a bias-free network is the same network with each ReLU replaced by
+the gate that it was at y, open or closed; so one run on y records the gates, and plain runs on unit images give the
+columns of J, without automatic differentiation. A unit image is zero but for one pixel, and after a few convolutions
+still zero outside of a window: the runs take a square tile of pixels at a time and compute the window alone. For any
+other denoiser, torch.func's reverse mode gives the rows; where it was measured it was faster than forward mode.
+
+Beyond some thousands of pixels the matrix does not fit, and products J v and Jᵀ v give the largest eigenvalues of the
+symmetric part and the trace. benchmarks/jacobian.py measures what all this takes.
+
+Source: Mohan, Kadkhodaie, Simoncelli & Fernandez-Granda (ICLR 2020), sections 4 and 5, for J of bias-free networks;
+Kadkhodaie et al. (ICLR 2024), eq. 6 and 9; Musco & Musco (NeurIPS 2015), block Krylov iteration; Parlett, The
+Symmetric Eigenvalue Problem, 1998, section 4.5, for the bound by residuals; Hutchinson (1989) for the trace.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from memgen import noise
+from memgen.denoisers import BFCNN, BiasFreeNetwork, Denoiser, UNet, check_measurable
+from memgen.errors import ConfigError, ShapeError
+from memgen.posterior import ClosedFormDenoiser, block_numbers
+
+_BLOCK = 8  # directions by which the Krylov space grows, beyond those asked for
+
+
+def full(denoiser: Denoiser, noisy: Tensor, sigma: Tensor | None = None, chunk: int | None = None) -> Tensor:
+    """The Jacobians ∂f_i/∂y_j of a denoiser at noisy images.
+
+    Args:
+        denoiser: in eval mode, on the device of `noisy`; it is left as it is.
+        noisy: (B, C, H, W), float32 or float64: all is computed in this type.
+        sigma: noise levels (B,), pixel units; may be None for a blind denoiser.
+        chunk: directions at a time, at least 1; None for what suits image and device. No result depends on it beyond
+            rounding, but the memory does.
+
+    Returns:
+        (B, d, d) in the type of `noisy`, d = C·H·W: row i is the gradient of output i.
+
+    Raises:
+        ShapeError: the images are not of the denoiser's shape.
+        DataError: the denoiser is in train mode.
+        ConfigError: the chunk is below 1.
+    """
+    _check(denoiser, noisy, chunk)
+    if isinstance(denoiser, ClosedFormDenoiser):
+        return denoiser.jacobian(noisy, sigma).to(noisy.dtype)  # type: ignore[arg-type] # it checks sigma itself
+    d = noisy[0].numel()
+    # Tiles of about 50 pixels keep both windows and runs small; memory bounds the rows of reverse mode.
+    columns, rows = chunk or 49 * noisy.shape[1], chunk or max(1, block_numbers(noisy.device) // (2 * d))
+    if _is_gated(denoiser):
+        return torch.stack([_Gated(denoiser, image[None]).matrix(columns) for image in noisy])
+    jacobians = []
+    for index, image in enumerate(noisy):
+        at = function(denoiser, noisy, sigma, index)
+        jacobians.append(torch.func.jacrev(at, chunk_size=min(rows, d))(image).reshape(d, d).detach())
+    return torch.stack(jacobians)
+
+
+def function(denoiser: Denoiser, noisy: Tensor, sigma: Tensor | None, index: int) -> Callable[[Tensor], Tensor]:
+    """The denoiser as a function of one image (C, H, W), at the noise level of image `index`, in the type of `noisy`.
+
+    A network is run with its weights converted to that type, and detached; the network itself keeps them.
+    """
+    level = None if sigma is None else sigma[index : index + 1]
+    # A closed form, which has no weights, computes in float64 whatever it is given.
+    if not isinstance(denoiser, nn.Module) or next(denoiser.parameters(), None) is None:
+        return lambda image: denoiser(image[None], level)[0]
+    module, state = denoiser, _state(denoiser, noisy.dtype)
+    level = None if level is None else level.to(noisy.dtype)
+
+    def at(image: Tensor) -> Tensor:
+        denoised: Tensor = torch.func.functional_call(module, state, (image[None], level))[0]
+        return denoised
+
+    return at
+
+
+class Products:
+    """J and Jᵀ at one noisy image, applied to directions without the matrix.
+
+    Args:
+        denoiser: in eval mode, on the device of `noisy`; it is left as it is.
+        noisy: (1, C, H, W), float32 or float64: all is computed in this type.
+        sigma: noise level (1,), pixel units; may be None for a blind denoiser.
+        chunk: directions at a time, at least 1; None for what suits image and device.
+
+    Raises:
+        ShapeError: `noisy` is not one image of the denoiser's shape.
+        DataError: the denoiser is in train mode.
+        ConfigError: the chunk is below 1.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, noisy: Tensor, sigma: Tensor | None = None, chunk: int | None = None
+    ) -> None:
+        _check(denoiser, noisy, chunk)
+        if len(noisy) != 1:
+            raise ShapeError(f"{len(noisy)} noisy images, expected 1: products are taken at one image.")
+        self.d = noisy.numel()
+        self._noisy = noisy
+        self._chunk = chunk or max(1, 4 * block_numbers(noisy.device) // self.d)
+        self._function = function(denoiser, noisy, sigma, 0)
+        self._gated = _Gated(denoiser, noisy) if _is_gated(denoiser) else None
+
+    def forward(self, directions: Tensor) -> Tensor:
+        """J V for directions V in columns: (d, k) to (d, k)."""
+        if self._gated is not None:
+            return self._gated.products(self._images(directions), self._chunk).flatten(1).T
+        image, function = self._noisy[0], self._function
+        push = torch.func.vmap(lambda v: torch.func.jvp(function, (image,), (v,))[1], chunk_size=self._chunk)
+        return self._columns(push(self._images(directions)))
+
+    def reverse(self, directions: Tensor) -> Tensor:
+        """Jᵀ V for directions V in columns: (d, k) to (d, k)."""
+        pull = torch.func.vjp(self._function, self._noisy[0])[1]
+        return self._columns(torch.func.vmap(lambda v: pull(v)[0], chunk_size=self._chunk)(self._images(directions)))
+
+    def symmetric(self, directions: Tensor) -> Tensor:
+        """(J + Jᵀ) V / 2 for directions V in columns: (d, k) to (d, k)."""
+        return (self.forward(directions) + self.reverse(directions)) / 2
+
+    def _images(self, directions: Tensor) -> Tensor:
+        if directions.ndim != 2 or len(directions) != self.d:
+            raise ShapeError(f"directions of shape {tuple(directions.shape)}, expected ({self.d}, k), in columns.")
+        return directions.to(self._noisy).T.reshape(-1, *self._noisy.shape[1:])
+
+    def _columns(self, images: Tensor) -> Tensor:
+        return images.detach().flatten(1).T
+
+
+@dataclass(frozen=True, eq=False)
+class Eigenpairs:
+    """Approximate eigenpairs of the symmetric part of a Jacobian.
+
+    Attributes:
+        eigenvalues: (k,) falling, float64.
+        eigenvectors: (d, k) orthonormal, in columns, float64.
+        residuals: (k,) norms ||S u - θ u||, float64: S has an eigenvalue within that of θ. They do not show that no
+            larger eigenvalue was missed, of which there is a chance only where the iteration was cut short.
+        converged: the residuals are all within the tolerance.
+    """
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+    residuals: Tensor
+    converged: bool
+
+
+def largest(products: Products, k: int, seed: int, tolerance: float = 1e-4, max_products: int = 2000) -> Eigenpairs:
+    """The k largest eigenvalues of S = (J + Jᵀ) / 2, by block Krylov iteration with full orthogonalization.
+
+    From k + 8 random directions, the space span(Q, S Q, S² Q, ...) grows by as many a step, and S restricted to it
+    gives the eigenpairs (Rayleigh & Ritz).
+
+    Args:
+        products: the J.
+        k: how many, from 1 to d.
+        seed: of the random directions.
+        tolerance: residual norm at which an eigenvalue is accepted, as a share of the largest absolute eigenvalue.
+        max_products: directions that S is applied to before giving up; `converged` says so.
+
+    Raises:
+        ConfigError: k is out of range.
+    """
+    d = products.d
+    if not 1 <= k <= d:
+        raise ConfigError(f"found k = {k} eigenvalues asked of a matrix of {d} x {d}, expected 1 to {d}.")
+    block = _normals(d, min(d, k + _BLOCK), seed)
+    space, image = block.new_empty(d, 0), block.new_empty(d, 0)
+    while True:
+        for _ in range(2):  # once leaves a remainder of rounding
+            block = block - space @ (space.T @ block)
+        block, triangle = torch.linalg.qr(block)
+        block = block[:, triangle.diagonal().abs() > 1e-12 * triangle.abs().max()]  # an invariant space grows no more
+        space = torch.cat([space, block], dim=1)
+        image = torch.cat([image, products.symmetric(block).double().cpu()], dim=1)
+        small = space.T @ image
+        values, vectors = torch.linalg.eigh((small + small.T) / 2)
+        best = vectors[:, -k:].flip(1)
+        eigenvalues, eigenvectors = values[-k:].flip(0), space @ best
+        residuals = (image @ best - eigenvectors * eigenvalues).norm(dim=0)
+        converged = bool((residuals <= tolerance * values.abs().max()).all())
+        width = min(block.shape[1], d - space.shape[1])
+        if converged or not width or space.shape[1] + width > max_products:
+            return Eigenpairs(eigenvalues, eigenvectors, residuals, converged)
+        block = image[:, -block.shape[1] :][:, :width]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An estimate of a trace.
+
+    Attributes:
+        estimate: mean over the probes.
+        standard_error: its standard error; NaN for a single probe.
+        probes: how many.
+    """
+
+    estimate: float
+    standard_error: float
+    probes: int
+
+
+def trace(products: Products, probes: int, seed: int) -> Trace:
+    """tr J as the mean of vᵀ J v over random signs v; probe i depends on (seed, i) alone.
+
+    Raises:
+        ConfigError: there are no probes.
+
+    Source: Hutchinson, Communications in Statistics 18, 1989, 1059-1076.
+    """
+    if probes < 1:
+        raise ConfigError(f"found {probes} probes, expected at least 1.")
+    signs = torch.stack(
+        [
+            torch.from_numpy(noise.stream("jacobian/trace", seed, index).choice([-1.0, 1.0], products.d))
+            for index in range(probes)
+        ],
+        dim=1,
+    )
+    values = (signs * products.reverse(signs).double().cpu()).sum(dim=0)
+    return Trace(float(values.mean()), float(values.std() / math.sqrt(probes)) if probes > 1 else math.nan, probes)
+
+
+def _normals(d: int, k: int, seed: int) -> Tensor:
+    columns = [noise.stream("jacobian/krylov", seed, index).standard_normal(d) for index in range(k)]
+    return torch.stack([torch.from_numpy(column) for column in columns], dim=1)
+
+
+def _check(denoiser: Denoiser, noisy: Tensor, chunk: int | None) -> None:
+    check_measurable(denoiser, noisy, [str(index) for index in range(len(noisy))])
+    if chunk is not None and chunk < 1:
+        raise ConfigError(f"found a chunk of {chunk} directions, expected at least 1.")
+
+
+def _state(denoiser: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights in another type, detached, for `torch.func.functional_call`."""
+    named = [*denoiser.named_parameters(), *denoiser.named_buffers()]
+    return {name: t.detach().to(dtype) if t.is_floating_point() else t for name, t in named}
+
+
+# Bias-free networks with their gates held.
+
+
+def _is_gated(denoiser: Denoiser) -> bool:
+    return isinstance(denoiser, UNet | BFCNN)  # whose layers are all among those that _Tangents knows
+
+
+class _Gated:
+    """A bias-free network linearized at a noisy image (1, C, H, W)."""
+
+    def __init__(self, network: Any, noisy: Tensor) -> None:
+        self._network: BiasFreeNetwork = network
+        self._noisy = noisy
+        recorder = _GateRecorder()
+        with torch.inference_mode():
+            state = _state(self._network, noisy.dtype)
+            with recorder:
+                torch.func.functional_call(self._network, state, (noisy,))
+        self._gates = recorder.gates
+
+    def matrix(self, chunk: int) -> Tensor:
+        """J (d, d), from tiles of about `chunk` pixels."""
+        _, channels, height, width = self._noisy.shape
+        side, d = max(1, math.isqrt(chunk // channels)), self._noisy.numel()
+        residual = self._noisy.new_empty(channels, height, width, d)  # transposed: a row for each input
+        with torch.inference_mode():
+            for top, left in ((i, j) for i in range(0, height, side) for j in range(0, width, side)):
+                tile = residual[:, top : top + side, left : left + side]
+                h, w = tile.shape[1:3]
+                units = torch.eye(channels * h * w, dtype=residual.dtype, device=residual.device)
+                tile.copy_(self._residuals(units.view(-1, channels, h, w), top, left).reshape(tile.shape))
+        jacobian = residual.view(d, d).T.neg_()
+        jacobian.diagonal().add_(1)
+        return jacobian
+
+    def products(self, images: Tensor, chunk: int) -> Tensor:
+        """J applied to each of the images (k, C, H, W)."""
+        with torch.inference_mode():
+            residuals = torch.cat([self._residuals(part, 0, 0) for part in torch.split(images, chunk)])
+        return images - residuals
+
+    def _residuals(self, values: Tensor, top: int, left: int) -> Tensor:
+        """∂r/∂y applied to images that are zero but for a window (n, C, h, w) at row `top` and column `left`."""
+        values = values.contiguous(memory_format=torch.channels_last)
+        size = (self._noisy.shape[2], self._noisy.shape[3])
+        window: Any = _Tangents(values, top, left, size, iter(self._gates))
+        return self._network.residual(window).whole()  # type: ignore[attr-defined, no-any-return]
+
+
+class _GateRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes at each ReLU which features pass, times the scale of the batch norm before it: the gates of that ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.gates: list[Tensor] = []
+        self._scale: Tensor | float = 1.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.mul.Tensor:
+            self._scale = args[1]
+        elif func in (torch.ops.aten.relu.default, torch.ops.aten.relu_.default):
+            gate = (args[0] > 0) * self._scale
+            self.gates.append(gate.to(args[0].dtype).contiguous(memory_format=torch.channels_last))
+            self._scale = 1.0
+        return func(*args, **(kwargs or {}))
+
+
+class _Tangents:
+    """What goes through a bias-free network in place of a tensor: features that are zero but for a window.
+
+    Args:
+        values: the window's features, (n, C, h, w).
+        top: its first row.
+        left: its first column.
+        size: height and width of the whole.
+        gates: those of the ReLUs ahead, in order.
+    """
+
+    def __init__(self, values: Tensor, top: int, left: int, size: tuple[int, int], gates: Iterator[Tensor]) -> None:
+        self.values, self.top, self.left, self.size, self.gates = values, top, left, size, gates
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _LAYERS[func](*args) if func in _LAYERS else NotImplemented
+
+    def __mul__(self, scale: Tensor) -> "_Tangents":
+        return self  # the scale of a batch norm is part of the gates
+
+    def relu(self) -> "_Tangents":
+        gate = next(self.gates)
+        height, width = self.values.shape[2:]
+        self.values.mul_(gate[:, :, self.top : self.top + height, self.left : self.left + width])
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        return tuple(self.values.shape[2:]) == self.size
+
+    def whole(self) -> Tensor:
+        """The features with their zeros, (n, C, H, W)."""
+        if self.is_whole:
+            return self.values
+        (height, width), (bottom, right) = self.values.shape[2:], self.size
+        bottom, right = bottom - self.top - height, right - self.left - width
+        return F.pad(self.values, (self.left, right, self.top, bottom))
+
+
+class _Concatenated:
+    """Features side by side, each in a window of its own; only a convolution can follow."""
+
+    def __init__(self, parts: list[_Tangents]) -> None:
+        self.parts = parts
+
+    __torch_function__ = _Tangents.__torch_function__
+
+
+def _convolve(features: _Tangents | _Concatenated, weight: Tensor, *_: Any) -> _Tangents:
+    if isinstance(features, _Tangents):
+        return _convolve_window(features, weight)
+    widths = [part.values.shape[1] for part in features.parts]
+    found = [
+        _convolve_window(part, piece)
+        for part, piece in zip(features.parts, torch.split(weight, widths, dim=1), strict=True)
+    ]
+    found.sort(key=lambda part: part.values[0, 0].numel())
+    total = found.pop()  # the skipped features around a pixel lie within the window of those that went deeper
+    for part in found:
+        height, width = part.values.shape[2:]
+        top, left = part.top - total.top, part.left - total.left
+        total.values[:, :, top : top + height, left : left + width] += part.values
+    return total
+
+
+def _convolve_window(features: _Tangents, weight: Tensor) -> _Tangents:
+    """A convolution: the window grows by half a kernel to all sides, but not beyond the borders."""
+    weight, half, values = weight.to(features.values.dtype), weight.shape[2] // 2, features.values
+    if weight.shape[0] * 4 < weight.shape[1] and features.is_whole:
+        return _Tangents(_convolve_thin(values, weight), 0, 0, features.size, features.gates)
+    # A window that spans the whole needs the border's zeros only.
+    pad = [half if values.shape[axis + 2] == features.size[axis] else 2 * half for axis in (0, 1)]
+    values = F.conv2d(values, weight, padding=pad)
+    top, left = features.top - pad[0] + half, features.left - pad[1] + half
+    bottom, right = (min(values.shape[2], features.size[0] - top), min(values.shape[3], features.size[1] - left))
+    values = values[:, :, max(0, -top) : bottom, max(0, -left) : right]
+    return _Tangents(values, max(0, top), max(0, left), features.size, features.gates)
+
+
+def _convolve_thin(values: Tensor, weight: Tensor) -> Tensor:
+    """The same to few channels, by one matrix product: oneDNN computes 16 channels at a time, wanted or not."""
+    (n, channels, height, width), kernel = values.shape, weight.shape[2]
+    spread = weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, channels)  # (out·kernel², C)
+    rows = spread @ values.permute(0, 2, 3, 1).reshape(n, height * width, channels).transpose(1, 2)
+    return F.fold(rows, (height, width), kernel, padding=kernel // 2)
+
+
+def _upsample(features: _Tangents, weight: Tensor, *_: Any) -> _Tangents:
+    """A transposed convolution of 2x2 and stride 2, by one matrix product: each pixel becomes four."""
+    (n, channels, height, width), out = features.values.shape, weight.shape[1]
+    spread = weight.to(features.values.dtype).permute(0, 2, 3, 1).reshape(channels, -1)  # (in, 2·2·out)
+    pixels = features.values.permute(0, 2, 3, 1).reshape(-1, channels) @ spread
+    values = pixels.view(n, height, width, 2, 2, out).transpose(2, 3).reshape(n, 2 * height, 2 * width, out)
+    size = (2 * features.size[0], 2 * features.size[1])
+    return _Tangents(values.permute(0, 3, 1, 2), 2 * features.top, 2 * features.left, size, features.gates)
+
+
+def _pool(features: _Tangents, *_: Any) -> _Tangents:
+    (height, width), size = features.values.shape[2:], features.size
+    above, before = features.top % 2, features.left % 2
+    even = F.pad(features.values, (before, (before + width) % 2, above, (above + height) % 2))
+    half = (size[0] // 2, size[1] // 2)
+    return _Tangents(F.avg_pool2d(even, 2), features.top // 2, features.left // 2, half, features.gates)
+
+
+_LAYERS: dict[Any, Callable[..., Any]] = {
+    F.conv2d: _convolve,
+    F.conv_transpose2d: _upsample,
+    F.avg_pool2d: _pool,
+    F.relu: _Tangents.relu,
+    torch.cat: lambda parts, *_: _Concatenated(parts),
+}
