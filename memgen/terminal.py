@@ -126,11 +126,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], not
 
 
 _SHOWN = {
-    "nearest_own": "sample to train\n(held-out)",
-    "cross_same": "A to B, same noise\n(other noise)",
+    "nearest_own": "to train\n(held-out)",
+    "cross_same": "A to B\n(other noise)",
     "memorized_fraction": "memorized\nfraction",
     "psnr_gap": "PSNR gap\n(dB)",
-    "bits": "A to B, bits\nper dimension",
+    "bits": "bits per\ndimension",
     "to_linear": "over best\nlinear (dB)",
 }
 _NULLS = {"nearest_own": "nearest_holdout_to_train", "cross_same": "cross_different"}
