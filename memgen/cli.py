@@ -281,9 +281,9 @@ def sample(
 
     How many and how is set when the run is made (--set sample.n_samples=...).
 
-    With --task, no new images are drawn: the denoisers restore held-out images from a linear measurement of them, by the
-    same sampler kept to the images that agree with the measurement. Both models get the same measurements and the same
-    noise; what they restored is shown beside the clean images in a picture under report/figures/.
+    With --task, held-out images are restored from a linear measurement of them: the same sampler, kept to the images
+    that agree with the measurement. Both models get the same measurements and the same noise. What they restored is
+    shown beside the clean images in a picture under report/figures/, and in the report.
     """
     from memgen import steps, sweep, terminal
 

@@ -12,10 +12,10 @@ The images that agree with P x_c are the affine set {x : P x = P x_c}, and the n
 
     Π y = y - P y + P x_c.
 
-The direction in which the authors restore, d = r - P r + (P y - P x_c) with r = y - f(y), is y - Π f(y): the residual of
-the denoiser that ends with Π. So a restoration is a sample (see `sample`) of that denoiser from the noisy image
-Π m + σ_0 z, and its last denoising lies on the set. (The authors end with f(y) as it is. Π never takes it further from
-x_c, which lies on the set, and the measurement is met exactly.)
+The direction in which the authors restore, d = r - P r + (P y - P x_c) with r = y - f(y), is y - Π f(y): the residual
+of the denoiser that ends with Π. So a restoration is a sample (see `sample`) of that denoiser, started at Π m + σ_0 z,
+and its last denoising lies on the set. (The authors end with f(y) as it is. Π takes it no further from x_c, which lies
+on the set, and then the measurement is met exactly.)
 
 The set of frequencies is symmetric, -k with every k, so that a filtered image is real and P is a projection. (The
 authors' is not: filtering twice is not filtering once there.) It keeps as many real numbers as frequencies.
@@ -209,8 +209,8 @@ class FrequencyMeasurement(Measurement):
 
     def project(self, images: Tensor) -> Tensor:
         """See Measurement."""
-        spectrum = torch.fft.rfft2(images) * self.mask
-        return torch.fft.irfft2(spectrum, s=images.shape[-2:])
+        filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(images) * self.mask, s=images.shape[-2:])
+        return filtered
 
 
 def build(settings: MeasurementSettings, image_shape: ImageShape, seed: int, device: str = "cpu") -> Measurement:
@@ -227,25 +227,17 @@ def build(settings: MeasurementSettings, image_shape: ImageShape, seed: int, dev
             large.
     """
     match settings:
-        case InpaintingSettings() | RandomPixelsSettings():
-            mask = (
-                _square(settings, image_shape)
-                if settings.task == "inpainting"
-                else _chosen(settings, image_shape, seed)
-            )
-            n_measured = image_shape[0] * int(mask.sum())
-            made: Measurement = PixelMeasurement(image_shape, n_measured, torch.from_numpy(mask).to(device))
+        case InpaintingSettings():
+            made: Measurement = _pixels(_outside(settings, image_shape), image_shape, device)
+        case RandomPixelsSettings():
+            made = _pixels(_chosen(settings, image_shape, seed), image_shape, device)
         case SuperResolutionSettings():
             made = _blocks(settings, image_shape)
         case RandomProjectionsSettings():
             basis = _random_basis(settings, image_shape, seed)
             made = BasisMeasurement(image_shape, basis.shape[1], torch.from_numpy(basis).to(device))
         case LowPassSettings():
-            frequencies = [np.fft.fftfreq(side) for side in image_shape[1:]]
-            mask = np.hypot(frequencies[0][:, None], frequencies[1][None, :]) <= settings.amount
-            half = np.ascontiguousarray(mask[:, : image_shape[2] // 2 + 1])
-            n_measured = image_shape[0] * int(mask.sum())
-            made = FrequencyMeasurement(image_shape, n_measured, torch.from_numpy(half).to(device))
+            made = _frequencies(settings, image_shape, device)
     if not 0 < made.n_measured < _dimension(image_shape):
         nothing = "nothing" if made.n_measured == 0 else "everything"
         raise ConfigError(
@@ -255,7 +247,11 @@ def build(settings: MeasurementSettings, image_shape: ImageShape, seed: int, dev
     return made
 
 
-def _square(settings: InpaintingSettings, image_shape: ImageShape) -> NDArray[np.bool_]:
+def _pixels(mask: NDArray[np.bool_], image_shape: ImageShape, device: str) -> PixelMeasurement:
+    return PixelMeasurement(image_shape, image_shape[0] * int(mask.sum()), torch.from_numpy(mask).to(device))
+
+
+def _outside(settings: InpaintingSettings, image_shape: ImageShape) -> NDArray[np.bool_]:
     _, height, width = image_shape
     mask = np.ones((height, width), dtype=bool)
     top, left = max(0, (height - settings.amount) // 2), max(0, (width - settings.amount) // 2)
@@ -281,6 +277,13 @@ def _blocks(settings: SuperResolutionSettings, image_shape: ImageShape) -> Block
             f"{_by(image_shape)}. Use one of {', '.join(fitting) or 'another size of image'}."
         )
     return BlockMeasurement(image_shape, channels * (height // side) * (width // side), side)
+
+
+def _frequencies(settings: LowPassSettings, image_shape: ImageShape, device: str) -> FrequencyMeasurement:
+    channels, height, width = image_shape
+    mask = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :]) <= settings.amount
+    half = np.ascontiguousarray(mask[:, : width // 2 + 1])
+    return FrequencyMeasurement(image_shape, channels * int(mask.sum()), torch.from_numpy(half).to(device))
 
 
 def _random_basis(settings: RandomProjectionsSettings, image_shape: ImageShape, seed: int) -> NDArray[np.float32]:

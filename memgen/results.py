@@ -117,8 +117,7 @@ def restored(workspace: Workspace, n_train: int | None = None, label: str | None
     found: dict[str, list[pa.Table]] = {}
     table = workspace.run.table("restored")
     table = table if n_train is None else table.filter(_of(n_train))
-    names = sorted(set(table["denoiser"].to_pylist()), key=workspace.run.denoisers().index)
-    for name in names:
+    for name in dict.fromkeys(table["denoiser"].to_pylist()):
         own = table.filter(pc.field("denoiser") == name)
         for task, amount in sorted({(row["task"], row["amount"]) for row in own.to_pylist()}):
             chosen = inverse.choose(task, amount, workspace.images.image_shape)
@@ -140,6 +139,7 @@ def _restored(workspace: Workspace, by_model: list[pa.Table]) -> sheets.Restored
         twin = images.get(cell.twin.name) if cell else None
         between = None if twin is None else inverse.psnr_db(images[name], twin).tolist()
         shown = f"N = {cell.n_train:,}  {cell.part.upper()}" if cell else name
+        shown += f"  seed {cell.train_seed}" if cell and cell.train_seed else ""
         values = np.array(rows["output_psnr_db"].to_pylist()[: sheets.RESTORED_SHOWN], dtype=np.float64)
         models.append(
             sheets.RestoredBy(

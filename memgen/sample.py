@@ -9,8 +9,8 @@ which a perfect denoiser answers with a noise level smaller by the factor 1 - β
 authors' code, the level is measured before the update, so one more update follows the crossing, and one last
 denoising ends the sample. A denoiser that needs σ is given the level carried along, σ_{t+1} = (1 - β h_t) σ_t.
 
-A linear inverse problem is the same with one change: what the denoiser answers is moved to the nearest image that agrees
-with the measurement (see `inverse`), the residual is taken from there, and y starts at m completed by what was measured.
+A linear inverse problem is the same but for one change: what the denoiser answers is moved to the nearest image that
+agrees with the measurement (see `inverse`), and r is the residual of that; y starts at m completed by the measurement.
 
 The initial and injected noise of sample i is one stream, a function of (noise seed, i) alone, so two denoisers get the
 same noise. (The authors restart one generator, so their first injected noise equals the initial noise.)
@@ -132,7 +132,7 @@ def sample(
         raise ShapeError(f"initial mean of shape {tuple(mean.shape)}, but the denoiser takes {denoiser.image_shape}.")
     if constraint is not None and tuple(constraint.measured.shape) != (len(samples), *mean.shape):
         raise ShapeError(
-            f"{len(samples)} samples of {tuple(mean.shape)}, but measurements of shape {tuple(constraint.measured.shape)}."
+            f"{len(samples)} samples of {tuple(mean.shape)}, but measurements of {tuple(constraint.measured.shape)}."
         )
     state = _State(denoiser, mean, samples, noise_seed, settings, constraint)
     levels: list[NDArray[np.float32]] = []
