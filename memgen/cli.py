@@ -255,6 +255,21 @@ def sample(
     trajectories: Annotated[
         int | None, typer.Option(min=1, help="Keep the denoised images every so many updates.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Restore held-out images instead: inpainting, random_pixels, super_resolution, random_projections or "
+            "low_pass."
+        ),
+    ] = None,
+    amount: Annotated[
+        float | None,
+        typer.Option(
+            help="With --task. inpainting: side of the square that is missing (half the image if absent); "
+            "random_pixels: share of the pixels kept (0.1); super_resolution: side of the averaged blocks (4); "
+            "random_projections: share of d kept (0.1); low_pass: largest frequency kept, cycles per pixel (0.125)."
+        ),
+    ] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
@@ -265,10 +280,22 @@ def sample(
     """Draw samples by stochastic reverse diffusion, the same noise for both models.
 
     How many and how is set when the run is made (--set sample.n_samples=...).
+
+    With --task, held-out images are restored from a linear measurement of them: the same sampler, kept to the images
+    that agree with the measurement. Both models get the same measurements and the same noise. What they restored is
+    shown beside the clean images in a picture under report/figures/, and in the report.
     """
     from memgen import steps, sweep, terminal
 
     workspace = existing(outputs, run, device, seed)
+    if task is not None:
+        if trajectories:
+            raise ConfigError("--trajectories keeps the way of samples; leave it out, or leave out --task.")
+        names = [denoiser] if denoiser else [c.name for c in choose_cells(workspace, sizes, part, trained=True)]
+        _restore(workspace, names, task, amount, as_json)
+        return
+    if amount is not None:
+        raise ConfigError("--amount says how much a task measures: name the task with --task, or leave it out.")
     names = [denoiser] if denoiser else []
     if denoiser or trajectories:
         names = names or [cell.name for cell in choose_cells(workspace, sizes, part, trained=True)]
@@ -294,6 +321,39 @@ def sample(
     columns = ["denoiser", "converged", "step cap", "diverged", "fewest updates", "median", "most"]
     terminal.table("samples", columns, rows)
     finish(as_json, workspace.run.samples(names[-1]), samples=counts)
+
+
+def _restore(workspace: "Workspace", names: list[str], task: str, amount: float | None, as_json: bool) -> None:
+    """Restore held-out images with each denoiser, and say and draw how well."""
+    from memgen import inverse, results, steps, sweep, terminal
+
+    chosen = inverse.choose(task, amount, workspace.images.image_shape)
+    total = min(workspace.settings.restore.n_images, len(workspace.split.holdout))
+    with workspace.run.working(), sweep.threads(workspace.settings.compute.threads):
+        for name in names:
+            with terminal.bar(f"{name} restoring") as progress:
+                path = steps.restore_images(workspace, name, chosen, lambda ended, _: progress(ended, total))
+        (found,) = results.restored(workspace, label=chosen.label)
+        drawn = results.draw_restored(workspace, found)
+    summaries = [model.summary for model in found.models if model.summary.denoiser in names]
+    columns = [
+        "denoiser",
+        "images",
+        "converged",
+        "PSNR (dB)",
+        "95 % interval",
+        "mean-filled",
+        "measured alone",
+        "A to B",
+    ]
+    rows = []
+    for row in summaries:
+        ends = None if row.psnr.low is None else f"[{row.psnr.low:.2f}, {row.psnr.high:.2f}]"
+        baselines = (row.filled_psnr_db, row.pseudo_psnr_db, row.twin_psnr_db)
+        rows.append([row.denoiser, row.psnr.n, row.converged, row.psnr.estimate, ends, *baselines])
+    title = f"{chosen.label}: {summaries[0].n_measured:,} of {found.dimension:,} numbers measured"
+    terminal.table(title, columns, rows, f"mean PSNR; picture: {drawn[0]}")
+    finish(as_json, path, picture=drawn[0], restored=[asdict(row) for row in summaries])
 
 
 @app.command()

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
 from memgen import calibration, figures, files, sheets, transition, verdict
-from memgen.sheets import Copies, Specimens
+from memgen.sheets import Copies, Restored, Specimens
 
 _MISSING = {
     "similarity": "Similarities were not measured (no nearest neighbors, no comparison of two models).",
@@ -38,6 +38,7 @@ class ReportInput:
         dimension: d = C * H * W, for the reference line of the PSNR figure.
         metric: the measure shown, one of those in the tables.
         copies: what the test for copies found of each model.
+        restored: what models made of measured images, one entry for each task.
     """
 
     title: str
@@ -47,6 +48,7 @@ class ReportInput:
     dimension: int | None = None
     metric: str = "correlation"
     copies: Sequence[Copies] = field(default=())
+    restored: Sequence[Restored] = field(default=())
 
 
 def render(report: ReportInput) -> str:
@@ -95,7 +97,8 @@ def _figures(report: ReportInput) -> dict[str, Figure]:
         "psnr": ("psnr" in has, lambda: figures.figure_psnr(report.tables["psnr"], report.dimension)),
         "samples": (bool(report.pairs), lambda: sheets.figure_samples(report.pairs)),
     }
-    return {name: draw() for name, (there, draw) in drawn.items() if there}
+    found = {name: draw() for name, (there, draw) in drawn.items() if there}
+    return found | {f"restored-{task.label}": sheets.figure_restored(task) for task in report.restored}
 
 
 # ------------------------------------------------------------------------------------------------- the page
@@ -124,6 +127,8 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         metric=report.metric,
         dimension=report.dimension,
         copies=[] if copies is None else copies.to_pylist(),
+        restored=report.restored,
+        decibels=lambda value: "" if value is None else verdict.number(value, "dB"),
         calibrated=_calibrated(report.tables.get("calibration")),
         training=_training(report.tables.get("training")),
         data=_data(report.tables),

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from memgen import levels, measure, report, runs, sheets, tables, transition, verdict
+from memgen import figures, inverse, levels, measure, report, runs, sheets, tables, transition, verdict
 from memgen.errors import RunError
 from memgen.workspace import Workspace
 
@@ -104,11 +104,61 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
         tables=found,
         pairs=_specimens(workspace, found),
         copies=_copies(workspace, n_train),
+        restored=restored(workspace, n_train),
         dimension=int(np.prod(workspace.images.image_shape)),
         metric=metric,
     )
     folder = run.report if n_train is None else run.report / f"n{n_train}"
     return verdict.verdict(found["transition"], found["copies"]), found["transition"], report.write(page, folder)
+
+
+def restored(workspace: Workspace, n_train: int | None = None, label: str | None = None) -> list[sheets.Restored]:
+    """What models made of measured images, one entry for each task, of one N or of all, of one task or of all."""
+    found: dict[str, list[pa.Table]] = {}
+    table = workspace.run.table("restored")
+    table = table if n_train is None else table.filter(_of(n_train))
+    for name in dict.fromkeys(table["denoiser"].to_pylist()):
+        own = table.filter(pc.field("denoiser") == name)
+        for task, amount in sorted({(row["task"], row["amount"]) for row in own.to_pylist()}):
+            chosen = inverse.choose(task, amount, workspace.images.image_shape)
+            rows = own.filter((pc.field("task") == task) & (pc.field("amount") == amount))
+            if label in (None, chosen.label):
+                found.setdefault(chosen.label, []).append(rows)
+    return [_restored(workspace, by_model) for by_model in found.values()]
+
+
+def _restored(workspace: Workspace, by_model: list[pa.Table]) -> sheets.Restored:
+    """One task, from the RESTORED tables of its models."""
+    first = by_model[0].slice(0, 1).to_pylist()[0]
+    task = inverse.choose(first["task"], first["amount"], workspace.images.image_shape)
+    names = [rows["denoiser"][0].as_py() for rows in by_model]
+    images = {name: workspace.samples(f"{name}.{task.label}", "restored")[0] for name in names}
+    models = []
+    for name, rows in zip(names, by_model, strict=True):
+        cell = runs.Cell.parse(name)
+        twin = images.get(cell.twin.name) if cell else None
+        between = None if twin is None else inverse.psnr_db(images[name], twin).tolist()
+        shown = f"N = {cell.n_train:,}  {cell.part.upper()}" if cell else name
+        shown += f"  seed {cell.train_seed}" if cell and cell.train_seed else ""
+        values = np.array(rows["output_psnr_db"].to_pylist()[: sheets.RESTORED_SHOWN], dtype=np.float64)
+        models.append(
+            sheets.RestoredBy(
+                shown,
+                images[name][: sheets.RESTORED_SHOWN],
+                values,
+                inverse.summarize(rows, workspace.settings.seed, between),
+            )
+        )
+    clean = workspace.images.floats(workspace.split.holdout[: min(sheets.RESTORED_SHOWN, len(by_model[0]))])
+    measurement = inverse.build(task, workspace.images.image_shape, workspace.settings.seed)
+    measured = inverse.Constraint.of(measurement, clean).measured
+    return sheets.Restored(task.label, clean.numpy(), measured.numpy(), models)
+
+
+def draw_restored(workspace: Workspace, found: sheets.Restored) -> list[Path]:
+    """Draw the images of one task, restored by every model so far, beside those of the report; returns the paths."""
+    path = workspace.run.report / "figures" / f"restored-{found.label}"
+    return figures.save(sheets.figure_restored(found), path)
 
 
 def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:

@@ -9,6 +9,9 @@ which a perfect denoiser answers with a noise level smaller by the factor 1 - β
 authors' code, the level is measured before the update, so one more update follows the crossing, and one last
 denoising ends the sample. A denoiser that needs σ is given the level carried along, σ_{t+1} = (1 - β h_t) σ_t.
 
+A linear inverse problem is the same but for one change: what the denoiser answers is moved to the nearest image that
+agrees with the measurement (see `inverse`), and r is the residual of that; y starts at m completed by the measurement.
+
 The initial and injected noise of sample i is one stream, a function of (noise seed, i) alone, so two denoisers get the
 same noise. (The authors restart one generator, so their first injected noise equals the initial noise.)
 
@@ -29,6 +32,7 @@ from memgen import noise
 from memgen.config import Settings
 from memgen.denoisers import Denoiser
 from memgen.errors import ShapeError
+from memgen.inverse import Constraint
 
 # Algorithm 1 as printed: constant step, and the last iterate is returned as it is.
 _PAPER: dict[str, Any] = {"growing_step": False, "final_denoise": False, "max_steps": 10_000}
@@ -104,6 +108,7 @@ def sample(
     settings: SampleSettings,
     path_every: int | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    constraint: Constraint | None = None,
 ) -> SampleSet:
     """Draw samples from a denoiser.
 
@@ -118,13 +123,18 @@ def sample(
         settings: schedule and limits.
         path_every: keep the denoised image every so many updates.
         on_step: called after every update with (samples ended, updates made).
+        constraint: what was measured, a row for each of `samples`; the images returned agree with it, to rounding.
 
     Raises:
-        ShapeError: `mean` is not an image of the denoiser.
+        ShapeError: `mean` is not an image of the denoiser, or the constraint has another number of rows than samples.
     """
     if tuple(mean.shape) != tuple(denoiser.image_shape):
         raise ShapeError(f"initial mean of shape {tuple(mean.shape)}, but the denoiser takes {denoiser.image_shape}.")
-    state = _State(denoiser, mean, samples, noise_seed, settings)
+    if constraint is not None and tuple(constraint.measured.shape) != (len(samples), *mean.shape):
+        raise ShapeError(
+            f"{len(samples)} samples of {tuple(mean.shape)}, but measurements of {tuple(constraint.measured.shape)}."
+        )
+    state = _State(denoiser, mean, samples, noise_seed, settings, constraint)
     levels: list[NDArray[np.float32]] = []
     path: list[NDArray[np.float32]] = []
     path_steps: list[int] = []
@@ -137,7 +147,7 @@ def sample(
         levels.append(state.update(step))
         if on_step:
             on_step(len(samples) - len(state.active), step)
-    images = state.denoised() if settings.final_denoise else state.y.cpu().numpy()
+    images = state.denoised() if settings.final_denoise else state.iterates()
     return SampleSet(
         images=images,
         samples=np.asarray(samples, dtype=np.int64),
@@ -155,12 +165,20 @@ class _State:
     """The iterates of all samples; those that have ended stay as they are."""
 
     def __init__(
-        self, denoiser: Denoiser, mean: Tensor, samples: Sequence[int], noise_seed: int, settings: SampleSettings
+        self,
+        denoiser: Denoiser,
+        mean: Tensor,
+        samples: Sequence[int],
+        noise_seed: int,
+        settings: SampleSettings,
+        constraint: Constraint | None,
     ) -> None:
         self.denoiser, self.settings, self.shape = denoiser, settings, tuple(mean.shape)
+        self.constraint = constraint
         self.streams = [noise.stream("sample", noise_seed, index) for index in samples]
         self.active = np.arange(len(samples))
-        self.y = mean + settings.sigma_start * self._noise(mean.device)  # (M, C, H, W)
+        start = mean if constraint is None else constraint.filled(mean)
+        self.y = start + settings.sigma_start * self._noise(mean.device)  # (M, C, H, W)
         self.sigma = np.full(len(samples), settings.sigma_start)
         self.residual_sigma = np.full(len(samples), np.nan)
         self.updates = np.zeros(len(samples), dtype=np.int64)
@@ -171,7 +189,7 @@ class _State:
         settings, active = self.settings, self.active
         index = torch.from_numpy(active).to(self.y.device)
         y = self.y.index_select(0, index)
-        residual = y - self._denoise(y, self.sigma[active])
+        residual = y - self._denoise(y, active)
         measured = _norms(residual) / np.sqrt(np.prod(self.shape))
         self.residual_sigma[active] = measured
         if self.denoiser.blind:
@@ -194,9 +212,18 @@ class _State:
 
     def denoised(self) -> NDArray[np.float32]:
         """The denoised iterates (M, C, H, W); an iterate stays as it is where the denoiser gives no finite image."""
-        denoised = self._denoise(self.y, self.sigma)
+        denoised = self._denoise(self.y, np.arange(len(self.y)))
         finite = denoised.flatten(1).isfinite().all(dim=1)[:, None, None, None]
-        images: NDArray[np.float32] = torch.where(finite, denoised, self.y).cpu().numpy()
+        images: NDArray[np.float32] = np.where(finite.cpu().numpy(), denoised.cpu().numpy(), self.iterates())
+        return images
+
+    def iterates(self) -> NDArray[np.float32]:
+        """The iterates (M, C, H, W); with a constraint, the images nearest to them that agree with it."""
+        y, constraint = self.y, self.constraint
+        if constraint is not None:
+            rows = torch.arange(len(y), device=y.device)
+            y = torch.cat([constraint.nearest(y[i : i + 1], rows[i : i + 1]) for i in range(len(y))])
+        images: NDArray[np.float32] = y.cpu().numpy()
         return images
 
     def _end(self, sigma: NDArray[np.float64], measured: NDArray[np.float64], step: int) -> None:
@@ -214,17 +241,25 @@ class _State:
         draws = [noise.normal(self.streams[index], self.shape) for index in self.active]
         return torch.from_numpy(np.stack(draws)).to(device)
 
-    def _denoise(self, y: Tensor, sigma: NDArray[np.float64]) -> Tensor:
-        """Denoise (M, C, H, W) in calls of exactly `micro_batch` images, the last one padded with zeros."""
+    def _denoise(self, y: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        """Denoise (M, C, H, W), samples `rows`, in calls of exactly `micro_batch` images, the last padded with zeros.
+
+        The constraint is applied within the same blocks, so that here too no row depends on how many there are.
+        """
         size, denoised = self.settings.micro_batch, torch.empty_like(y)
-        levels = torch.from_numpy(sigma.astype(np.float32)).to(y.device)
+        levels = torch.from_numpy(self.sigma[rows].astype(np.float32)).to(y.device)
         for start in range(0, len(y), size):
             count = min(size, len(y) - start)
             block = torch.zeros((size, *self.shape), device=y.device)
             block[:count] = y[start : start + count]
             level = torch.ones(size, device=y.device)
             level[:count] = levels[start : start + count]
-            denoised[start : start + count] = self.denoiser(block, level)[:count]
+            estimate = self.denoiser(block, level)
+            if self.constraint is not None:
+                row = torch.zeros(size, dtype=torch.int64)
+                row[:count] = torch.from_numpy(rows[start : start + count])
+                estimate = self.constraint.nearest(estimate, row.to(y.device))
+            denoised[start : start + count] = estimate[:count]
         return denoised
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from memgen import verdict
 from memgen.figures import BLUE, INK, ORANGE, styled
+from memgen.inverse import Restoration
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +187,67 @@ def figure_copies(found: Sequence[Copies]) -> Figure:
     return page.figure([])
 
 
+RESTORED_SHOWN = 12
+
+
+@dataclass(frozen=True, eq=False)
+class RestoredBy:
+    """What one model made of measured images.
+
+    Attributes:
+        name: of the model, for people.
+        images: the first K restored images, (K, C, H, W), float in pixel units.
+        values: their PSNR, dB, (K,); NaN where infinite.
+        summary: over all restored images.
+    """
+
+    name: str
+    images: NDArray[Any]
+    values: NDArray[np.float64]
+    summary: Restoration
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """Images of one task: as they are, as they were measured, and as models restored them.
+
+    Attributes:
+        label: the task and its amount.
+        clean: the first K images, (K, C, H, W), float in pixel units.
+        measured: what was measured of them, as images, same shape.
+        models: what each model made of them, smallest training set first.
+    """
+
+    label: str
+    clean: NDArray[Any]
+    measured: NDArray[Any]
+    models: Sequence[RestoredBy]
+
+    @property
+    def dimension(self) -> int:
+        """d = C H W."""
+        return math.prod(self.clean.shape[1:])
+
+
+@styled
+def figure_restored(found: Restored) -> Figure:
+    """Clean, measured, and restored by each model, with the PSNR below; one column is one image.
+
+    Args:
+        found: the images of one task.
+    """
+    page = _Page(found.clean.shape[-2:], RESTORED_SHOWN, 0.27)
+    for name, images in (("clean", found.clean), ("measured", found.measured)):
+        page.row(name, 0.0)
+        for column, image in enumerate(images):
+            page.put(column, image)
+    for place, model in enumerate(found.models):
+        page.row(model.name, 0.0 if place % 2 else 0.15)
+        for column, (image, value) in enumerate(zip(model.images, model.values, strict=True)):
+            page.put(column, image, float(value), unit="dB")
+    return page.figure([])
+
+
 class _Page:
     """Rows of image tiles on one white canvas; a unit is the width of a tile."""
 
@@ -207,12 +269,14 @@ class _Page:
         self.tops.append(self.top)
         self.names.append(name)
 
-    def put(self, column: int, image: NDArray[Any], value: float | None = None, color: str = INK) -> None:
+    def put(
+        self, column: int, image: NDArray[Any], value: float | None = None, color: str = INK, unit: str = ""
+    ) -> None:
         """Place an image in the current row, with a number below it."""
         self.tiles.append((len(self.tops) - 1, column, _enlarged(image, self.scale)))
         if value is not None and not math.isnan(value):
             middle = self.top + self.height / self.width + self.gap / 2
-            self.texts.append((column * 1.08 + 0.5, middle, verdict.number(value), color))
+            self.texts.append((column * 1.08 + 0.5, middle, verdict.number(value, unit), color))
 
     def figure(self, titles: Sequence[str]) -> Figure:
         """The canvas with row names on the left, column titles and numbers."""

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from memgen import checkpoints, files, importers, runs, tables
+from memgen import checkpoints, files, importers, inverse, runs, tables
 from memgen import sample as sampling
 from memgen.denoisers import NetworkSettings, build
 from memgen.errors import DataError, RunError
@@ -201,6 +201,65 @@ def sample_denoiser(
     }
     run.write_table("samples", name, tables.make(tables.SAMPLES, workspace.keys(name) | columns))
     return run.samples(name)
+
+
+def restore_images(
+    workspace: Workspace, name: str, task: inverse.MeasurementSettings, on_step: Progress | None = None
+) -> Path:
+    """Restore the first held-out images from what a task measures of them; returns the path of the images.
+
+    Sample i restores held-out image i, from the noise with which unconditional sample i is drawn, so two denoisers get
+    the same problems and the same noise.
+
+    Args:
+        workspace: the run.
+        name: of the denoiser.
+        task: what is measured, and how much.
+        on_step: called with (images ended, updates made).
+
+    Raises:
+        ConfigError: such a measurement of these images is impossible.
+    """
+    run, settings, kept = workspace.run, workspace.settings, f"{name}.{task.label}"
+    if run.has_table("restored", kept) and run.samples(kept).exists():
+        return run.samples(kept)
+    chosen = workspace.split.holdout[: settings.restore.n_images]
+    clean = workspace.images.floats(chosen).to(workspace.device)
+    measurement = inverse.build(task, workspace.images.image_shape, settings.seed, workspace.device)
+    constraint = inverse.Constraint.of(measurement, clean)
+    restored = sampling.sample(
+        workspace.denoiser(name),
+        workspace.mean,
+        range(len(chosen)),
+        settings.seed,
+        settings.sample.model_copy(update={"beta": settings.restore.beta}),
+        None,
+        on_step,
+        constraint,
+    )
+    again = inverse.Constraint.of(measurement, torch.from_numpy(restored.images).to(workspace.device))
+    error = (again.measured - constraint.measured).double().square().flatten(1).mean(dim=1).sqrt()
+    truth = clean.cpu().numpy()
+    columns = {
+        "task": task.task,
+        "amount": float(task.amount),
+        "n_measured": measurement.n_measured,
+        "sample": restored.samples,
+        "image_id": [workspace.images.ids[i] for i in chosen],
+        "noise_seed": settings.seed,
+        "updates": restored.updates,
+        "sigma": restored.sigma,
+        "residual_sigma": restored.residual_sigma,
+        "status": restored.status,
+        "measured_error": error.cpu().numpy(),
+        "output_psnr_db": inverse.psnr_db(restored.images, truth),
+        "filled_psnr_db": inverse.psnr_db(constraint.filled(workspace.mean).cpu().numpy(), truth),
+        "pseudo_psnr_db": inverse.psnr_db(constraint.measured.cpu().numpy(), truth),
+    }
+    with files.writing(run.samples(kept)) as file:
+        np.save(file, restored.images)
+    run.write_table("restored", kept, tables.make(tables.RESTORED, workspace.keys(name) | columns))
+    return run.samples(kept)
 
 
 def _path_interval(run: runs.Run, name: str) -> int | None:

@@ -117,6 +117,27 @@ TRAJECTORY = _schema(
         _field("residual_sigma", _F64, "norm of the residual / sqrt(d)", "pixel units", null=True),
     ],
 )
+RESTORED = _schema(
+    "restored",
+    1,
+    [
+        *_TRAINED,
+        _field("task", _STR, "what was measured: inpainting, random_pixels, ...; see memgen.inverse"),
+        _field("amount", _F64, "how much: side of the square or of the blocks, share, or cutoff, after the task"),
+        _field("n_measured", _INT, "real numbers measured, the rank of P"),
+        _field("sample", _INT, "rank of the image x in the holdout, and index of its noise"),
+        _field("image_id", _STR, "content id of that image"),
+        _field("noise_seed", _INT, "seed of the noise streams, and of random measurements"),
+        _field("updates", _INT, "updates made before the last denoising"),
+        _field("sigma", _F64, "noise level that the sampler believes at the end", "pixel units", null=True),
+        _field("residual_sigma", _F64, "norm of the last direction / sqrt(d)", "pixel units", null=True),
+        _field("status", _STR, "converged, step_cap or diverged, as in the table samples"),
+        _field("measured_error", _F64, "norm of P x' - P x / sqrt(d), x' the restored image: rounding", "pixel units"),
+        _field("output_psnr_db", _F64, "PSNR of x', peak 1; null where infinite", "dB", null=True),
+        _field("filled_psnr_db", _F64, "PSNR of P x completed by the holdout's mean, where x' starts", "dB", null=True),
+        _field("pseudo_psnr_db", _F64, "PSNR of P x, the pseudo-inverse of the measurement", "dB", null=True),
+    ],
+)
 NEIGHBORS = _schema(
     "neighbors",
     2,
@@ -326,9 +347,9 @@ BASIS_SUMMARY = _schema(
 SCHEMAS = {
     schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
     for schema in (
-        IMAGES, SKIPPED, DUPLICATES, SPLIT, TRAINING, SAMPLES, TRAJECTORY,
-        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, CALIBRATION, BASIS,
-        BASIS_SUMMARY,
+        IMAGES, SKIPPED, DUPLICATES, SPLIT, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
+        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, CALIBRATION,
+        BASIS, BASIS_SUMMARY,
     )
 }  # fmt: skip
 

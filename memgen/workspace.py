@@ -22,6 +22,7 @@ from memgen.distances import DistanceSettings
 from memgen.errors import DataError, RunError
 from memgen.images import ImageSet, Split
 from memgen.importers import ImportSettings
+from memgen.inverse import RestoreSettings
 from memgen.psnr import PsnrSettings
 from memgen.sample import SampleSettings
 from memgen.synthetic import GeneratedSettings
@@ -119,6 +120,7 @@ class RunSettings(Settings):
     model: ModelSettings = UNetSettings()
     train: TrainSettings = TrainSettings()
     sample: SampleSettings = SampleSettings()
+    restore: RestoreSettings = RestoreSettings()
     search: SearchSettings = SearchSettings()
     psnr: PsnrSettings = PsnrSettings()
     distances: DistanceSettings = DistanceSettings()
@@ -210,17 +212,21 @@ class Workspace:
         cell = runs.Cell.parse(name)
         return cell.keys if cell else {"denoiser": name, "n_train": None, "part": None, "train_seed": None}
 
-    def samples(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def samples(self, name: str, kind: str = "samples") -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The samples of a denoiser (M, C, H, W) and their indices (M,).
+
+        Args:
+            name: of the denoiser; for restored images that of the denoiser and the label of the task (NAME.LABEL).
+            kind: the table that lists them, samples or restored.
 
         Raises:
             RunError: none have been drawn.
             DataError: the file is damaged.
         """
         path = self.run.samples(name)
-        if not self.run.has_table("samples", name):
+        if not self.run.has_table(kind, name):
             raise RunError(f"{self.run.path} has no samples of {name}. Draw some: memgen sample.")
-        index = self.run.table("samples", name).column("sample").to_numpy()
+        index = self.run.table(kind, name).column("sample").to_numpy()
         try:
             drawn = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
