@@ -401,7 +401,8 @@ def test_command_says_how_the_twins_agree(tiny, monkeypatch):
         assert row["twin_psnr_db"] == pytest.approx(twin.mean())
         assert row["psnr"]["low"] <= row["psnr"]["estimate"] <= row["psnr"]["high"]
     workspace = Workspace.of(Run(tiny), "cpu")
-    steps.restore_images(workspace, "n1-s0-a", inverse.choose("low_pass", None, (1, 8, 8)))
+    for name in ("n1-s0-a", "n4-s0-b"):
+        steps.restore_images(workspace, name, inverse.choose("low_pass", None, (1, 8, 8)))
     (alone,) = results.restored(workspace, n_train=1)
     assert (alone.label, [model.name for model in alone.models]) == ("low_pass-0.125", ["N = 1  A"])
     assert alone.models[0].summary.twin_psnr_db is None
@@ -412,8 +413,11 @@ def test_command_says_how_the_twins_agree(tiny, monkeypatch):
     assert [[task.label for task in page.restored] for page in shown] == [
         ["low_pass-0.125", "random_projections-0.3"],
         ["low_pass-0.125"],
-        ["random_projections-0.3"],
+        ["random_projections-0.3", "low_pass-0.125"],
     ]
+    measured = {task.label: {model.summary.n_measured for model in task.models} for task in shown[0].restored}
+    assert measured == {"low_pass-0.125": {5}, "random_projections-0.3": {19}}
+    assert {model.summary.psnr.n for task in shown[0].restored for model in task.models} == {8}
 
 
 def test_report_without_restorations_has_no_section(finished):
