@@ -17,6 +17,9 @@ of the denoiser that ends with Π. So a restoration is a sample (see `sample`) o
 and its last denoising lies on the set. (The authors end with f(y) as it is. Π takes it no further from x_c, which lies
 on the set, and then the measurement is met exactly.)
 
+On a Gaussian the mean over noises is E[x | P x] at small β. The spread is right with small constant steps; steps that
+grow to near 1, the authors' and the default, leave little more than half of the variance (tests/test_inverse.py).
+
 The set of frequencies is symmetric, -k with every k, so that a filtered image is real and P is a projection. (The
 authors' is not: filtering twice is not filtering once there.) It keeps as many real numbers as frequencies.
 

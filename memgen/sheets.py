@@ -281,6 +281,7 @@ class _Page:
     def figure(self, titles: Sequence[str]) -> Figure:
         """The canvas with row names on the left, column titles and numbers."""
         across, down = self.columns * 1.08 - 0.08, self.top + self.height / self.width
+        down = max([down, *(middle + self.gap / 2 for _, middle, _, _ in self.texts)])  # numbers below the last row
         canvas = np.full((round(down * self.width), round(across * self.width), 3), 255, dtype=np.uint8)
         for row, column, tile in self.tiles:
             y, x = round(self.tops[row] * self.width), round(column * 1.08 * self.width)

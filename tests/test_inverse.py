@@ -17,9 +17,10 @@ import torch
 from program import memgen
 from truth import GaussianDenoiser, ZeroDenoiser
 
-from memgen import inverse, noise, report, results, steps, tables
+from memgen import inverse, noise, report, results, sheets, steps, tables
 from memgen.config import validate
 from memgen.errors import ConfigError, ShapeError
+from memgen.intervals import Interval
 from memgen.runs import Run
 from memgen.sample import SampleSettings, sample
 from memgen.workspace import RunSettings, Workspace
@@ -486,3 +487,17 @@ def test_settings_of_restoring(tiny, monkeypatch):
             steps.restore_images(workspace, "n4-s0-a", task)
     assert seen == [(0.01, 8), (0.5, 3)]
     assert settings.sample.beta == 0.1
+
+
+def test_numbers_below_the_last_row_are_on_the_sheet():
+    """Each restored image has its PSNR below, inside the figure, and none where it is infinite; measured ones have none."""
+    rng = np.random.default_rng(0)
+    images = rng.random((3, 1, 8, 8)).astype(np.float32)
+    summary = inverse.Restoration("x", "low_pass", 0.1, 5, Interval(20.0, None, None, 3), None, None, None, 3)
+    models = [sheets.RestoredBy(name, images, np.array([20.5, 31.25, np.nan]), summary) for name in ("A", "B")]
+    figure = sheets.figure_restored(sheets.Restored("low_pass-0.1", images, images, models))
+    (axes,) = figure.axes
+    texts = {text.get_text() for text in axes.texts}
+    assert texts == {"clean", "measured", "A", "B", "20.5", "31.2"}
+    bottom = axes.get_ylim()[0]
+    assert all(text.get_position()[1] < bottom for text in axes.texts)
