@@ -111,7 +111,9 @@ def levels(table: pa.Table, column: str, seed: int = 0) -> list[Level]:
             "value": defined[column],
         }
     )
-    means = keys.group_by(["order", "label", "sigma", "denoiser", "image"]).aggregate([("value", "mean")])
+    means = keys.group_by(["order", "label", "sigma", "denoiser", "image"], use_threads=False).aggregate(
+        [("value", "mean")]
+    )
     curves: dict[tuple[float, str, float], dict[str, dict[str, float]]] = {}
     for row in means.to_pylist():
         of_denoiser = curves.setdefault((row["order"], row["label"], row["sigma"]), {})

@@ -95,7 +95,7 @@ def _observed(
 
 def _grid(table: pa.Table, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Noise levels (K,), ascending, and the mean of a column for each level and image: (K, images)."""
-    means = table.group_by(["sigma", "image_id"]).aggregate([(column, "mean")])
+    means = table.group_by(["sigma", "image_id"], use_threads=False).aggregate([(column, "mean")])
     means = means.sort_by([("sigma", "ascending"), ("image_id", "ascending")])
     sigmas = np.unique(means["sigma"].to_numpy())
     return sigmas, means[f"{column}_mean"].to_numpy().astype(np.float64).reshape(len(sigmas), -1)
