@@ -4,6 +4,7 @@ Every function here is the library twin of a command, or of a step of the sweep.
 exists is not made again.
 """
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from memgen import (
 )
 from memgen import psnr as denoising
 from memgen.closed_form import EmpiricalSettings, GaussianSettings, fit
-from memgen.errors import DataError, RunError
+from memgen.errors import DataError, RunError, first_line
 from memgen.images import ImageSet, content_id
 from memgen.posterior import ClosedFormDenoiser
 from memgen.workspace import REFERENCES, Progress, Workspace
@@ -417,6 +418,20 @@ def _bases(
     stacked = {name: np.stack([each[name] for each in arrays]) for name in arrays[0]}
     grid = {name: each.reshape(len(ids), len(sigmas), *each.shape[1:]) for name, each in stacked.items()}
     return (long, summary), {"sigma": np.array(sigmas), "clean": clean.cpu().numpy(), **grid}
+
+
+def read_bases(workspace: Workspace, pair: str) -> dict[str, NDArray[Any]]:
+    """The arrays behind the bases of a pair, by name.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = workspace.run.bases(pair)
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return {name: kept[name] for name in kept.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: damaged ({first_line(error)}). Delete it and run memgen basis again.") from error
 
 
 def _tangents(workspace: Workspace, position: int) -> Tensor | None:
