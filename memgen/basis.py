@@ -9,7 +9,8 @@ basis that it adapts to the image. The exact posterior mean has J symmetric with
 The effective dimension has three definitions in use: tr J; the sum of the squared singular values; the number of
 singular values, largest first, that reach 99 % of their sum.
 
-Measures of how a set of vectors fits an image, or another set, each say what a random basis would give.
+Measures of how a set of vectors fits an image, or another set, each say what a random basis would give. Of each N and
+noise level, means over images are taken with intervals, since images are the independent units.
 
 Source: Kadkhodaie et al. (ICLR 2024), section 3.1 and eq. 6, 7 and 10; Mohan et al. (ICLR 2020), section 5, for squared
 singular values; Stein 1981 for SURE; Björck & Golub 1973 for principal angles.
@@ -18,15 +19,29 @@ singular values; Stein 1981 for SURE; Björck & Golub 1973 for principal angles.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from memgen import jacobian, tables
+from memgen.config import Settings
 from memgen.denoisers import Denoiser, ImageShape
 from memgen.errors import DataError, ShapeError
+from memgen.intervals import Interval, bootstrap
+
+
+class BasisSettings(Settings):
+    """At which noisy images Jacobians are taken."""
+
+    sigmas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.1,), min_length=1, description="standard deviations of the noise, pixel units"
+    )
+    n_images: int = Field(8, ge=1, description="held-out images, the first in rank order")
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,11 +285,12 @@ def to_tables(
     keys: Mapping[str, str | int | None],
     twin: Basis | None = None,
     principal: Tensor | None = None,
+    tangents: Tensor | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """The rows of one basis in the tables BASIS and BASIS_SUMMARY.
 
     Overlaps are between the first m eigenvectors and the first m vectors of the other basis, m the trace rounded,
-    from 1 to d.
+    from 1 to d; with t tangents, between the first t and the tangents.
 
     Args:
         basis: of one noisy image.
@@ -283,7 +299,9 @@ def to_tables(
         noise_draw: which noise image was added.
         keys: values of the columns denoiser, n_train, part and train_seed.
         twin: the basis of the twin model at the same noisy image; None if there is none.
-        principal: (d, d) principal components of images, in columns, largest first; None if not known.
+        principal: (d, p) principal components of images, in columns, largest first; None if not known. Where p is
+            below m the overlap is null.
+        tangents: (d, t) directions in which the clean image can move, in columns; None if not known.
 
     Returns:
         A BASIS table of d rows, and a BASIS_SUMMARY table of one.
@@ -307,7 +325,7 @@ def to_tables(
     rank = min(d, max(1, round(basis.trace)))
     others = {
         "overlap_dct": dct(basis.image_shape),
-        "overlap_pca": principal,
+        "overlap_pca": None if principal is None or principal.shape[1] < rank else principal,
         "overlap_twin": None if twin is None else twin.eigenvectors,
     }
     summary = {
@@ -326,8 +344,109 @@ def to_tables(
             name: None if other is None else overlap(vectors[:, :rank], other[:, :rank])
             for name, other in others.items()
         },
+        "overlap_tangent": None if tangents is None else overlap(vectors[:, : tangents.shape[1]], tangents),
+        "overlap_tangent_chance": None if tangents is None else tangents.shape[1] / d,
     }
     return tables.make(tables.BASIS, shared | long, d), tables.make(tables.BASIS_SUMMARY, shared | summary, 1)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A mean over images, and what it is judged against.
+
+    Attributes:
+        text: what it says.
+        column: of the table BASIS_SUMMARY, that is averaged.
+        by: the column whose mean divides that of `column`; None for none.
+        chance: the column with what a random basis would give; None where there is no such thing.
+        unit: of the mean.
+    """
+
+    text: str
+    column: str
+    by: str | None = None
+    chance: str | None = None
+    unit: str = ""
+
+
+QUANTITIES = {
+    "trace": Quantity("tr J: how many dimensions the denoiser keeps", "trace", unit="dimensions"),
+    "dimension_squares": Quantity("the same by squared singular values", "dimension_squares", unit="dimensions"),
+    "dimension_99": Quantity("singular values that reach 99 % of their sum", "dimension_99", unit="dimensions"),
+    "asymmetry": Quantity("||J - Jᵀ|| / ||J||; the exact posterior mean has 0", "asymmetry"),
+    "negative_part": Quantity("negative eigenvalues' share; the exact posterior mean has 0", "negative_part"),
+    "squared_error": Quantity("||f(y) - x||² / d", "squared_error", unit="pixel units^2"),
+    "sure_ratio": Quantity("Stein's estimate over that error; 1 on average", "sure", "squared_error"),
+    "posterior_ratio": Quantity(
+        "sigma^2 tr J / d over that error; the exact posterior mean has 1", "posterior_error", "squared_error"
+    ),
+    "overlap_twin": Quantity("with the twin's eigenvectors: one basis is 1", "overlap_twin", chance="overlap_chance"),
+    "overlap_dct": Quantity("with as many of the slowest cosines", "overlap_dct", chance="overlap_chance"),
+    "overlap_pca": Quantity(
+        "with as many principal components of all training images", "overlap_pca", chance="overlap_chance"
+    ),
+    "overlap_tangent": Quantity(
+        "with the directions in which the clean image can move", "overlap_tangent", chance="overlap_tangent_chance"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the Jacobians of one N and noise level say.
+
+    Attributes:
+        n_train: size of the training sets.
+        sigma: noise level, pixel units.
+        images: how many.
+        values: means over images by name of QUANTITIES, with intervals where there are at least two images.
+        chance: what a random basis would give, for those that have such a thing.
+    """
+
+    n_train: int
+    sigma: float
+    images: int
+    values: Mapping[str, Interval]
+    chance: Mapping[str, float]
+
+
+def readings(summary: pa.Table, seed: int) -> list[Reading]:
+    """Means over images of each N and noise level, with 95 % bootstrap intervals.
+
+    Each image is averaged over twins and training seeds first. A ratio is that of two means.
+
+    Args:
+        summary: a BASIS_SUMMARY table.
+        seed: of the bootstrap.
+
+    Returns:
+        One reading for each N and noise level, in ascending order.
+    """
+    columns = sorted({name for q in QUANTITIES.values() for name in (q.column, q.by, q.chance) if name})
+    known = summary.filter(pc.is_valid(summary["n_train"]))
+    keys = ["n_train", "sigma", "image_id"]
+    means = known.group_by(keys).aggregate([(name, "mean") for name in columns])
+    rows = means.sort_by([(key, "ascending") for key in keys]).to_pylist()
+    found: dict[tuple[int, float], list[dict[str, float | None]]] = {}
+    for row in rows:
+        found.setdefault((row["n_train"], row["sigma"]), []).append({name: row[f"{name}_mean"] for name in columns})
+    return [_reading(n_train, sigma, images, seed) for (n_train, sigma), images in found.items()]
+
+
+def _reading(n_train: int, sigma: float, images: list[dict[str, float | None]], seed: int) -> Reading:
+    values, chance = {}, {}
+    for name, quantity in QUANTITIES.items():
+        wanted = [column for column in (quantity.column, quantity.by) if column]
+        units = np.array([[row[column] for column in wanted] for row in images], dtype=np.float64)
+        values[name] = bootstrap(
+            units[np.isfinite(units).all(axis=1)],
+            lambda draws: draws[..., 0].mean(axis=1) / (draws[..., 1].mean(axis=1) if draws.shape[-1] > 1 else 1),
+            seed,
+        )
+        by_chance = [row[quantity.chance] for row in images] if quantity.chance else []
+        if values[name].n and by_chance:
+            chance[name] = float(np.mean(np.array(by_chance, dtype=np.float64)))
+    return Reading(n_train, sigma, len(images), values, chance)
 
 
 def _share(part: Tensor, whole: Tensor) -> float:

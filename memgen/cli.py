@@ -507,6 +507,44 @@ def psnr(
     _measure(outputs, run, device, seed, sizes, ("psnr",), jobs, as_json, "psnr")
 
 
+@app.command()
+def basis(
+    sizes: Size = None,
+    outputs: Outputs = runs.OUTPUTS,
+    run: RunName = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Take the Jacobians of both models of an N apart: the basis in which each shrinks a noisy held-out image.
+
+    Near a noisy image a denoiser multiplies the coefficients of the image in a basis of its own, the eigenvectors of
+    its Jacobian, by shrinkage factors, the eigenvalues. Shown are how many dimensions are kept (the trace); whether the
+    model could be a posterior mean at all (asymmetry and negative eigenvalues, both 0 for one); what the trace says of
+    the error (Stein's estimate and σ² tr J / d, over the true one); and how far its basis is that of its twin, of slow
+    cosines, or of the principal components of all training images, beside what random bases would give.
+
+    Models that generalize share their basis; models that memorized different images do not. At how many images and
+    noise levels is set when the run is made (--set basis.n_images=... --set basis.sigmas=[0.1,0.3]). It is no part of a
+    sweep; afterwards memgen report shows the eigenvectors.
+    """
+    from memgen import measure, sweep, terminal
+    from memgen.basis import readings
+
+    workspace = existing(outputs, run, device, seed)
+    cells = choose_cells(workspace, sizes, None, trained=True)
+    with prepared(workspace), sweep.threads(workspace.settings.compute.threads):
+        for n_train, train_seed in sorted({(cell.n_train, cell.train_seed) for cell in cells}):
+            with terminal.bar(f"N = {n_train}, seed {train_seed}: Jacobians") as progress:
+                measure.measure_basis(workspace, n_train, train_seed, progress)
+    wanted = {cell.n_train for cell in cells}
+    every = readings(workspace.run.table("basis_summary"), workspace.settings.seed)
+    found = [reading for reading in every if reading.n_train in wanted]
+    terminal.say_basis(found)
+    path = workspace.run.path / "tables" / "basis_summary"
+    finish(as_json, path, readings=[asdict(reading) for reading in found])
+
+
 def _measure(
     outputs: Path,
     run: str | None,

@@ -1,10 +1,10 @@
-"""The figures: PSNR curves and similarity histograms with their nulls, and the transition as a function of N.
+"""The figures: PSNR curves, similarity histograms with their nulls, the transition, and the spectra of Jacobians.
 
 Each function takes tables or arrays and returns a matplotlib Figure; it shows nothing and leaves matplotlib's global
 state as it was. Bands are 95 % intervals; a point without a band has none. Blue and orange are the paper's. How figures
 look and are saved is decided here too, for the sheets of images as well (see sheets.py).
 
-Source: Kadkhodaie et al. 2024, Figs. 1, 2 and 15.
+Source: Kadkhodaie et al. 2024, Figs. 1, 2, 3 and 15.
 """
 
 import functools
@@ -412,6 +412,66 @@ _LEVELS: dict[str, tuple[str, str, str, tuple[float, ...]]] = {
     "to_empirical": ("Distance to pure memorization", "0 = memorized, 1 = as other images' mean", "linear", (0, 1)),
     "to_linear": ("Held-out PSNR against the best linear denoiser", "dB better", "linear", (0,)),
 }
+
+
+# ------------------------------------------------------------------------------------------------- Figure 3: the basis
+
+
+@styled
+def figure_spectrum(table: pa.Table) -> Figure:
+    """Shrinkage factors (left) and coefficients of the clean image (right) against k, for each N; paper, Fig. 3.
+
+    Root mean squares over images, training seeds, and neighboring k of the coefficients; means of the factors. A solid
+    line is the twin of part a, a dashed one that of b. One row of panels for each noise level.
+
+    Args:
+        table: a BASIS table.
+    """
+    sigmas, sizes = (sorted(pc.unique(table[name].drop_null()).to_pylist()) for name in ("sigma", "n_train"))
+    figure = Figure(figsize=(9.5, 3.5 * len(sigmas) + 0.5), layout="constrained")
+    panels = figure.subplots(len(sigmas), 2, squeeze=False)
+    colors = dict(zip(sizes, _sequence(len(sizes)), strict=True))
+    for (factors, coefficients), sigma in zip(panels, sigmas, strict=True):
+        for n in sizes:
+            for part, line in (("a", "-"), ("b", "--")):
+                k, eigenvalues, squares = _spectrum(table, sigma, n, part)
+                if len(k):
+                    drawn = {"color": colors[n], "linestyle": line, "label": f"N = {n:,}  {part.upper()}"}
+                    factors.plot(k, eigenvalues, **drawn)
+                    coefficients.plot(*_in_bins(k, squares), **drawn)
+        for level in (0, 1):
+            factors.axhline(level, color=GRAY, linewidth=1, linestyle=":")
+        coefficients.axhline(sigma, color=GRAY, linewidth=1, linestyle=":", label=r"noise, $\sigma$")
+        coefficients.set_yscale("log")
+        factors.set_title(rf"Shrinkage factors, $\sigma$ = {sigma:g}")
+        factors.set_ylabel(r"eigenvalue $\lambda_k$")
+        coefficients.set_title(rf"The clean image in the same basis, $\sigma$ = {sigma:g}")
+        coefficients.set_ylabel(r"$|\langle x, e_k \rangle|$, pixel units")
+        for panel in (factors, coefficients):
+            panel.set_xscale("log")
+            panel.set_xlabel("k")
+    figure.legend(*panels[0, 1].get_legend_handles_labels(), loc="outside right center")
+    return figure
+
+
+def _spectrum(
+    table: pa.Table, sigma: float, n_train: int, part: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """k, the mean eigenvalue at each k, and the mean square of the clean image's coefficients."""
+    here = pc.and_(pc.equal(table["sigma"], sigma), pc.equal(table["n_train"], n_train))
+    rows = table.filter(pc.and_(here, pc.equal(table["part"], part)))
+    rows = rows.append_column("square", pc.power(rows["coefficient_clean"], 2))
+    means = rows.group_by("k").aggregate([("eigenvalue", "mean"), ("square", "mean")]).sort_by("k")
+    return means["k"].to_numpy(), means["eigenvalue_mean"].to_numpy(), means["square_mean"].to_numpy()
+
+
+def _in_bins(k: NDArray[np.int64], squares: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Root mean squares in bins of a tenth of a decade, and the geometric middles of the bins."""
+    bins = np.round(10 * np.log10(k)).astype(np.int64)
+    counts = np.bincount(bins)
+    found = counts > 0
+    middle = np.bincount(bins, np.log(k))[found] / counts[found]
+    return np.exp(middle), np.sqrt(np.bincount(bins, squares)[found] / counts[found])
 
 
 # ------------------------------------------------------------------------------------------------- files

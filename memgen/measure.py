@@ -4,7 +4,9 @@ Every function here is the library twin of a command, or of a step of the sweep.
 exists is not made again.
 """
 
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen import (
+    basis,
     calibration,
     compare,
     copies,
     distances,
     files,
     neighbors,
+    noise,
     perceptual,
     runs,
     significance,
@@ -28,12 +32,14 @@ from memgen import (
 )
 from memgen import psnr as denoising
 from memgen.closed_form import EmpiricalSettings, GaussianSettings, fit
-from memgen.errors import RunError
+from memgen.errors import DataError, RunError, first_line
 from memgen.images import ImageSet, content_id
 from memgen.posterior import ClosedFormDenoiser
 from memgen.workspace import REFERENCES, Progress, Workspace
 
 _DENSE = 4096  # pixels up to which a covariance is made and diagonalized: 2 minutes and 0.5 GB there
+_WHOLE = 6400  # pixels up to which a Jacobian is made and diagonalized
+_VECTORS = 64  # eigenvectors kept as images
 
 
 def build_index(workspace: Workspace, reference: str, n_train: int, metric: str | None = None) -> neighbors.Index:
@@ -174,7 +180,7 @@ def measure_psnr(workspace: Workspace, name: str) -> pa.Table:
             sets = {"train": workspace.split.train("a" if cell.part == "a" else "b", cell.n_train)} | sets
         curves = []
         for kind, chosen in sets.items():
-            ids, clean = _first(workspace, chosen)
+            ids, clean = _first(workspace, chosen, settings.psnr.n_images)
             batch = settings.sample.micro_batch
             curves.append(
                 denoising.curve(network, clean, ids, kind, settings.psnr, settings.seed, batch, workspace.keys(name))
@@ -183,9 +189,9 @@ def measure_psnr(workspace: Workspace, name: str) -> pa.Table:
     return run.table("psnr", name)
 
 
-def _first(workspace: Workspace, chosen: NDArray[np.int64]) -> tuple[list[str], Tensor]:
-    """Ids and pixels of the first images of a part, as many as PSNR is measured on."""
-    chosen = chosen[: workspace.settings.psnr.n_images]
+def _first(workspace: Workspace, chosen: NDArray[np.int64], count: int) -> tuple[list[str], Tensor]:
+    """Ids and pixels of the first images of a part, on the device."""
+    chosen = chosen[:count]
     return [workspace.images.ids[i] for i in chosen], workspace.images.floats(chosen).to(workspace.device)
 
 
@@ -218,7 +224,7 @@ def measure_distances(workspace: Workspace, n_train: int, train_seed: int) -> pa
     if not run.has_table("distances", cell.pair):
         batch, seed, draws = settings.sample.micro_batch, settings.seed, settings.psnr.noise_draws
         a, b = (workspace.denoiser(name) for name in (cell.name, cell.twin.name))
-        ids, clean = _first(workspace, workspace.split.holdout)
+        ids, clean = _first(workspace, workspace.split.holdout, settings.psnr.n_images)
         keys, sigmas = _pair(cell), settings.psnr.sigmas
         found = [distances.measure({"models": (a, b)}, clean, ids, sigmas, draws, seed, batch, keys)]
         if count := settings.distances.empirical_images:
@@ -254,7 +260,7 @@ def measure_references(workspace: Workspace) -> None:
         key = f"reference-{quantity}"
         if run.has_table("psnr", key) or (denoiser := _reference(workspace, quantity)) is None:
             continue
-        ids, clean = _first(workspace, workspace.split.holdout)
+        ids, clean = _first(workspace, workspace.split.holdout, settings.psnr.n_images)
         keys = {"denoiser": name, "n_train": None, "part": None, "train_seed": None}
         batch, seed = settings.sample.micro_batch, settings.seed
         denoiser = denoiser.to(workspace.device).eval()
@@ -340,6 +346,100 @@ def _own_nearest(workspace: Workspace, cell: runs.Cell) -> list[pa.Table]:
         search_holdout(workspace, reference, cell.n_train, "correlation"),
     ]
     return [table.filter(pc.field("rank") == 1) for table in found]
+
+
+def measure_basis(
+    workspace: Workspace, n_train: int, train_seed: int, progress: Progress | None = None
+) -> tuple[pa.Table, pa.Table]:
+    """The bases in which two twins shrink the same noisy held-out images: BASIS and BASIS_SUMMARY kept in the run.
+
+    The noise is the first of `psnr`'s draws, the same for both and for every N. Images and the first eigenvectors are
+    kept as arrays (`Run.bases`), by part (a, b), image and noise level.
+
+    Args:
+        workspace: the run.
+        n_train: size of the training sets.
+        train_seed: of both trainings.
+        progress: called with (bases done, of how many).
+
+    Raises:
+        DataError: the images have too many pixels for their Jacobians to be made as matrices.
+    """
+    run, cell = workspace.run, runs.Cell(n_train, train_seed, "a")
+    kinds = ("basis", "basis_summary")
+    if not (all(run.has_table(kind, cell.pair) for kind in kinds) and run.bases(cell.pair).exists()):
+        d = int(np.prod(workspace.images.image_shape))
+        if d > _WHOLE:
+            raise DataError(
+                f"{run.path}: images of {d:,} numbers, expected at most {_WHOLE:,}: their Jacobians are matrices of "
+                f"that side. Import the images smaller (data.resize), or take the largest eigenvalues with "
+                f"memgen.jacobian.largest."
+            )
+        found, arrays = _bases(workspace, cell, progress)
+        for kind, table in zip(kinds, found, strict=True):
+            run.write_table(kind, cell.pair, table)
+        with files.writing(run.bases(cell.pair)) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    return run.table("basis", cell.pair), run.table("basis_summary", cell.pair)
+
+
+def _bases(
+    workspace: Workspace, cell: runs.Cell, progress: Progress | None
+) -> tuple[tuple[pa.Table, pa.Table], dict[str, NDArray[Any]]]:
+    """The tables of a pair, and its arrays: those of each noisy image are (images, noise levels, [twins,] ...)."""
+    settings, shape, sigmas = workspace.settings, workspace.images.image_shape, workspace.settings.basis.sigmas
+    pair = {one.part: (one, workspace.denoiser(one.name)) for one in (cell, cell.twin)}
+    chosen = workspace.split.holdout[: settings.basis.n_images]
+    ids, clean = _first(workspace, chosen, len(chosen))
+    rows: list[tuple[pa.Table, pa.Table]] = []
+    arrays: list[dict[str, NDArray[Any]]] = []
+    for position, _, level, normal in noise.image_draws(ids, shape, len(sigmas), 1, settings.seed, 1):
+        i, sigma = int(position[0]), sigmas[int(level[0])]
+        noisy = clean[i] + sigma * torch.from_numpy(normal[0]).to(clean.device)
+        with torch.no_grad():
+            denoised = [denoiser(noisy[None], noisy.new_tensor([sigma]))[0] for _, denoiser in pair.values()]
+        found = {part: basis.eigenbasis(denoiser, clean[i], noisy, sigma) for part, (_, denoiser) in pair.items()}
+        tangents = _tangents(workspace, int(chosen[i]))
+        for part, own in found.items():
+            one, twin = pair[part][0], found["b" if part == "a" else "a"]
+            rows.append(basis.to_tables(own, clean[i], ids[i], 0, one.keys, twin, workspace.principal, tangents))
+        vectors = [own.eigenvectors[:, :_VECTORS].T.reshape(-1, *shape).float() for own in found.values()]
+        arrays.append(
+            {
+                "noisy": noisy.cpu().numpy(),
+                "denoised": torch.stack(denoised).float().cpu().numpy(),
+                "eigenvalues": torch.stack([own.eigenvalues for own in found.values()]).numpy(),
+                "eigenvectors": torch.stack(vectors).numpy(),
+            }
+        )
+        if progress:
+            progress(len(rows), 2 * len(ids) * len(sigmas))
+    long, summary = (pa.concat_tables(found) for found in zip(*rows, strict=True))
+    stacked = {name: np.stack([each[name] for each in arrays]) for name in arrays[0]}
+    grid = {name: each.reshape(len(ids), len(sigmas), *each.shape[1:]) for name, each in stacked.items()}
+    return (long, summary), {"sigma": np.array(sigmas), "clean": clean.cpu().numpy(), **grid}
+
+
+def read_bases(workspace: Workspace, pair: str) -> dict[str, NDArray[Any]]:
+    """The arrays behind the bases of a pair, by name.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = workspace.run.bases(pair)
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return {name: kept[name] for name in kept.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: damaged ({first_line(error)}). Delete it and run memgen basis again.") from error
+
+
+def _tangents(workspace: Workspace, position: int) -> Tensor | None:
+    """The directions in which an image can move, where its class says so."""
+    data = workspace.settings.data
+    if not data.generated:
+        return None
+    return synthetic.tangents(data.generated, workspace.settings.seed, position, data.shuffle)
 
 
 def calibrate(

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
-from memgen import calibration, figures, files, sheets, transition, verdict
-from memgen.sheets import Copies, Restored, Specimens
+from memgen import basis, calibration, figures, files, sheets, transition, verdict
+from memgen.basis import Reading
+from memgen.sheets import Bases, Copies, Restored, Specimens
 
 _MISSING = {
     "similarity": "Similarities were not measured (no nearest neighbors, no comparison of two models).",
@@ -39,6 +40,8 @@ class ReportInput:
         metric: the measure shown, one of those in the tables.
         copies: what the test for copies found of each model.
         restored: what models made of measured images, one entry for each task.
+        bases: what the two denoisers of each N do to the same noisy image.
+        readings: what their Jacobians say of it and others, for each N and noise level.
     """
 
     title: str
@@ -49,6 +52,8 @@ class ReportInput:
     metric: str = "correlation"
     copies: Sequence[Copies] = field(default=())
     restored: Sequence[Restored] = field(default=())
+    bases: Sequence[Bases] = field(default=())
+    readings: Sequence[Reading] = field(default=())
 
 
 def render(report: ReportInput) -> str:
@@ -95,6 +100,8 @@ def _figures(report: ReportInput) -> dict[str, Figure]:
         "copies": (bool(report.copies), lambda: sheets.figure_copies(report.copies)),
         "levels": ("levels" in has, lambda: figures.figure_levels(report.tables["levels"])),
         "psnr": ("psnr" in has, lambda: figures.figure_psnr(report.tables["psnr"], report.dimension)),
+        "spectrum": ("basis" in has, lambda: figures.figure_spectrum(report.tables["basis"])),
+        "bases": (bool(report.bases), lambda: sheets.figure_bases(report.bases)),
         "samples": (bool(report.pairs), lambda: sheets.figure_samples(report.pairs)),
     }
     found = {name: draw() for name, (there, draw) in drawn.items() if there}
@@ -130,6 +137,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         restored=report.restored,
         decibels=lambda value: "" if value is None else verdict.number(value, "dB"),
         calibrated=_calibrated(report.tables.get("calibration")),
+        geometry=list(_geometry(report.readings)),
         training=_training(report.tables.get("training")),
         data=_data(report.tables),
         manifest=list(_flat(report.manifest)) if report.manifest else [],
@@ -187,6 +195,29 @@ def _calibrated(table: pa.Table | None) -> dict[int, list[calibration.Reading]]:
     """What the test for copies said of sample sets whose answer is known, for each N at which it was tried."""
     sizes = [] if table is None else sorted(set(table["n_train"].to_pylist()))
     return {n: calibration.readings(calibration.of_size(table, n)) for n in sizes}
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """The readings of one noise level: a row for each quantity that was measured, a cell for each N."""
+
+    sigma: float
+    images: int
+    sizes: tuple[int, ...]
+    rows: tuple[
+        tuple[basis.Quantity, str, tuple[tuple[verdict.Estimate, str], ...]], ...
+    ]  # ..., with what chance gives
+
+
+def _geometry(readings: Sequence[Reading]) -> Iterator[_Geometry]:
+    for sigma in sorted({reading.sigma for reading in readings}):
+        found = [reading for reading in readings if reading.sigma == sigma]
+        rows = tuple(
+            (quantity, name, tuple(verdict.of_reading(reading, name) for reading in found))
+            for name, quantity in basis.QUANTITIES.items()
+            if any(reading.values[name].n for reading in found)
+        )
+        yield _Geometry(sigma, found[0].images, tuple(reading.n_train for reading in found), rows)
 
 
 def _data(run: Mapping[str, pa.Table]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from memgen import figures, inverse, levels, measure, report, runs, sheets, tables, transition, verdict
+from memgen import basis, figures, inverse, levels, measure, report, runs, sheets, tables, transition, verdict
 from memgen.errors import RunError
 from memgen.workspace import Workspace
 
@@ -105,6 +105,8 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
         pairs=_specimens(workspace, found),
         copies=_copies(workspace, n_train),
         restored=restored(workspace, n_train),
+        bases=_bases(workspace, n_train),
+        readings=basis.readings(found["basis_summary"], workspace.settings.seed),
         dimension=int(np.prod(workspace.images.image_shape)),
         metric=metric,
     )
@@ -181,6 +183,19 @@ def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
                 np.array([row["correlation"] for row in rows], dtype=np.float64),
             )
         )
+    return sheet
+
+
+def _bases(workspace: Workspace, n_train: int | None) -> list[sheets.Bases]:
+    """What the two denoisers of each N, of the smallest training seed, do to the first image at each noise level."""
+    pairs = {cell.n_train: cell.pair for cell in reversed(workspace.run.cells()) if n_train in (None, cell.n_train)}
+    sheet = []
+    for n, pair in sorted(pairs.items()):
+        if workspace.run.bases(pair).exists():
+            arrays = measure.read_bases(workspace, pair)
+            for level, sigma in enumerate(arrays["sigma"]):
+                at_first = (arrays[name][0, level] for name in ("noisy", "denoised", "eigenvalues", "eigenvectors"))
+                sheet.append(sheets.Bases(n, float(sigma), arrays["clean"][0], *at_first))
     return sheet
 
 

@@ -1,9 +1,9 @@
-"""Sheets of images: samples beside each other and beside the training images nearest to them.
+"""Sheets of images: samples beside each other, beside the training images nearest to them, and eigenvectors.
 
 Every image is drawn as it is, each pixel a square of several, in rows that a page of tiles holds together; the numbers
 between the rows are similarities from the run's tables. Nothing is searched or compared here.
 
-Source: Kadkhodaie et al. 2024, Fig. 2 (top).
+Source: Kadkhodaie et al. 2024, Figs. 2 (top) and 3 to 5.
 """
 
 import math
@@ -246,6 +246,62 @@ def figure_restored(found: Restored) -> Figure:
         for column, (image, value) in enumerate(zip(model.images, model.values, strict=True)):
             page.put(column, image, float(value), unit="dB")
     return page.figure([])
+
+
+EIGENVECTORS = (1, 2, 3, 4, 5, 6, 10, 20, 40, 64)
+
+
+@dataclass(frozen=True, eq=False)
+class Bases:
+    """The bases in which the two denoisers of one N shrink the same noisy image.
+
+    Attributes:
+        n_train: size of each training set.
+        sigma: noise level, pixel units.
+        clean: (C, H, W).
+        noisy: (C, H, W).
+        denoised: by part, a and b, (2, C, H, W).
+        eigenvalues: (2, d), falling.
+        eigenvectors: the first of them, (2, K, C, H, W).
+    """
+
+    n_train: int
+    sigma: float
+    clean: NDArray[Any]
+    noisy: NDArray[Any]
+    denoised: NDArray[Any]
+    eigenvalues: NDArray[np.float64]
+    eigenvectors: NDArray[Any]
+
+
+@styled
+def figure_bases(found: Sequence[Bases]) -> Figure:
+    """A noisy image, what two denoisers make of it, and the eigenvectors of their Jacobians; paper, Figs. 3 to 5.
+
+    Gray is 0 in an eigenvector, its largest value is white or black, and its sign is that of the clean image's
+    coefficient. The number below it is its eigenvalue.
+
+    Args:
+        found: one for each N and noise level.
+    """
+    shown = [k for k in EIGENVECTORS if k <= min(len(bases.eigenvectors[0]) for bases in found)]
+    page = _Page(found[0].noisy.shape[-2:], 3 + len(shown), 0.27)
+    for place, bases in enumerate(found):
+        for part, name in enumerate("AB"):
+            page.row(f"N = {bases.n_train:,}   {name}\n$\\sigma$ = {bases.sigma:g}", 0.2 if place and not part else 0.0)
+            for column, image in enumerate((bases.clean, bases.noisy, bases.denoised[part])):
+                page.put(column, image)
+            for column, k in enumerate(shown, start=3):
+                vector = _signed(bases.eigenvectors[part, k - 1], bases.clean)
+                page.put(column, vector, float(bases.eigenvalues[part, k - 1]))
+    return page.figure(["clean", "noisy", "denoised", *(f"$e_{{{k}}}$" for k in shown)])
+
+
+def _signed(vector: NDArray[Any], clean: NDArray[Any]) -> NDArray[Any]:
+    """An eigenvector as an image: 0 is gray, and it is turned to where the clean image is."""
+    turned = vector if np.vdot(vector, clean) >= 0 else -vector
+    scaled: NDArray[Any] = 0.5 + turned / (2 * np.abs(turned).max())
+    return scaled
 
 
 class _Page:

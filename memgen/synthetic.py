@@ -191,6 +191,33 @@ def reference(settings: ClassSettings, seed: int, shuffle: bool = False) -> Clos
     return ShuffledDenoiser(found, permutation(seed, settings.side**2))
 
 
+def tangents(settings: ClassSettings, seed: int, index: int, shuffle: bool = False) -> Tensor | None:
+    """The directions in which an image can move and stay of its class, where those are few (discs, cone, sinusoids).
+
+    They need not be orthogonal. At small noise they span what the best denoiser keeps.
+
+    Args:
+        settings: which class.
+        seed: of the class.
+        index: which image.
+        shuffle: of images whose pixels were shuffled with this seed.
+
+    Returns:
+        (d, k) float64, in columns; None for the other classes.
+    """
+    match settings:
+        case DiscSettings():
+            uniforms = torch.from_numpy(_uniform([stream(f"class/{settings.kind}", seed, index)], 6))
+            found = settings.prior.tangents(settings.prior.draw(uniforms))[0].T
+        case ConeSettings():
+            found = torch.from_numpy(_ray(settings, seed)).reshape(-1, 1)
+        case SinusoidSettings():
+            found = torch.from_numpy(np.stack(_quadrature(settings), axis=-1)).reshape(-1, 2)
+        case _:
+            return None
+    return found[torch.from_numpy(permutation(seed, settings.side**2))] if shuffle else found
+
+
 def permutation(seed: int, pixels: int) -> NDArray[np.int64]:
     """A permutation p of the pixels of an image, (H·W,): pixel j of a shuffled image is pixel p[j] of the image."""
     return stream("shuffle", seed, pixels).permutation(pixels)
@@ -313,10 +340,9 @@ def _images(settings: ClassSettings, seed: int, streams: list[np.random.Generato
             intensity: Array = settings.low + (settings.high - settings.low) * _uniform(streams, 1)
             return intensity[:, :, None, None] * _ray(settings, seed)
         case SinusoidSettings():
-            grid, (down, across) = np.arange(settings.side) / settings.side, settings.frequency
-            phase = 2 * np.pi * (down * grid[:, None] + across * grid)
+            cosine, sine = _quadrature(settings)
             a, b = settings.std * np.stack([normal(generator, (2,)) for generator in streams]).astype(float).T
-            waves: Array = settings.mean + a[:, None, None] * np.cos(phase) + b[:, None, None] * np.sin(phase)
+            waves: Array = settings.mean + a[:, None, None] * cosine + b[:, None, None] * sine
             return waves[:, None]
 
 
@@ -360,6 +386,13 @@ def _ray(settings: ConeSettings, seed: int) -> Array:
     """The image of a cone, (1, H, W), from 0 to 1."""
     texture = _textures(settings.exponent, 1, image_shape(settings), [stream("class/cone/image", seed)])[0]
     return _stretched(texture, np.zeros(()), np.ones(()))
+
+
+def _quadrature(settings: SinusoidSettings) -> tuple[Array, Array]:
+    """The cosine and the sine of sinusoids, (H, W) each."""
+    grid, (down, across) = np.arange(settings.side) / settings.side, settings.frequency
+    phase = 2 * np.pi * (down * grid[:, None] + across * grid)
+    return np.cos(phase), np.sin(phase)
 
 
 def _stretched(images: Array, low: Array, high: Array) -> Array:

@@ -341,6 +341,8 @@ BASIS_SUMMARY = _schema(
         _field("overlap_dct", _F64, "of the first m eigenvectors with the m slowest cosines: mean squared cosine"),
         _field("overlap_pca", _F64, "with the first m principal components; null where not known", null=True),
         _field("overlap_twin", _F64, "with the first m eigenvectors of the twin; null without one", null=True),
+        _field("overlap_tangent", _F64, "of the first t with the t tangents; null where not known", null=True),
+        _field("overlap_tangent_chance", _F64, "expected of a random basis, t / d; null where not known", null=True),
     ],
 )
 

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from memgen import verdict
+from memgen import basis, verdict
 from memgen.calibration import Rate, Reading
 from memgen.sweep import Event, Task
 from memgen.verdict import Verdict
@@ -206,6 +206,30 @@ def say_calibration(readings: Sequence[Reading], n_train: int) -> None:
         console.print(f"[bold red]Not calibrated on these images[/]: {', '.join(dict.fromkeys(out))}, {judged}.")
     else:
         console.print(f"[bold]Calibrated on these images[/], as far as can be told {judged}.")
+
+
+def say_basis(readings: Sequence[basis.Reading]) -> None:
+    """Print what the Jacobians of each N say, a table for each noise level, with intervals and what chance gives."""
+    for sigma in sorted({reading.sigma for reading in readings}):
+        found = [reading for reading in readings if reading.sigma == sigma]
+        title = f"the basis in which noise of sigma {sigma:g} is shrunk, on {found[0].images} held-out images"
+        drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+        drawn.add_column("quantity")
+        for reading in found:
+            drawn.add_column(f"N = {reading.n_train:,}", justify="right")
+        for name, quantity in basis.QUANTITIES.items():
+            if any(reading.values[name].n for reading in found):
+                drawn.add_row(
+                    f"{name}\n[dim]{escape(quantity.text)}[/]", *(_with_chance(reading, name) for reading in found)
+                )
+        console.print(drawn)
+    console.print("Means over both models, with 95 % intervals over images; (what a random basis would give).")
+
+
+def _with_chance(reading: basis.Reading, name: str) -> str:
+    estimate, chance = verdict.of_reading(reading, name)
+    text = str(estimate).replace(" [", "\n\\[").replace(", ", ",")
+    return f"{text}\n({chance})" if chance else text
 
 
 def _rate(rate: Rate) -> str:

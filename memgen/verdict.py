@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from memgen import significance, tables
+from memgen.basis import QUANTITIES, Reading
 
 MARGIN = 0.01
 GAP_DB = 0.1
@@ -98,6 +99,8 @@ def number(value: float, unit: str = "") -> str:
         text = f"{value:.0f}"
     elif unit == "dB":
         text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+    elif unit == "dimensions":
+        text = f"{value:,.1f}"
     elif unit.startswith("bits") and abs(value) >= 1:
         text = f"{value:.3g}"
     elif unit == "pixel units^2":
@@ -114,6 +117,13 @@ def estimates(transition: pa.Table) -> dict[tuple[int | None, str], Estimate]:
     """The rows of a transition table by (N, quantity); N is None for a transition point."""
     tables.check(transition, tables.TRANSITION, "transition table")
     return {(row.pop("n_train"), row.pop("quantity")): Estimate(**row) for row in transition.to_pylist()}
+
+
+def of_reading(reading: Reading, name: str) -> tuple[Estimate, str]:
+    """One of `memgen.basis.QUANTITIES` of a reading, and what a random basis would give; empty without such a thing."""
+    found, unit = reading.values[name], QUANTITIES[name].unit
+    chance = number(reading.chance[name], unit) if name in reading.chance else ""
+    return Estimate(found.estimate, found.low, found.high, found.n, unit, QUANTITIES[name].text), chance
 
 
 def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:

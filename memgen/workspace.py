@@ -15,11 +15,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from memgen import checkpoints, runs
+from memgen.basis import BasisSettings
 from memgen.closed_form import FittedSettings, fit
 from memgen.config import Settings, validate
 from memgen.denoisers import Denoiser, NetworkSettings, UNetSettings
 from memgen.distances import DistanceSettings
 from memgen.errors import DataError, RunError
+from memgen.gaussian import GaussianDenoiser
 from memgen.images import ImageSet, Split
 from memgen.importers import ImportSettings
 from memgen.inverse import RestoreSettings
@@ -124,6 +126,7 @@ class RunSettings(Settings):
     search: SearchSettings = SearchSettings()
     psnr: PsnrSettings = PsnrSettings()
     distances: DistanceSettings = DistanceSettings()
+    basis: BasisSettings = BasisSettings()
     sweep: SweepSettings = SweepSettings()
     compute: ComputeSettings = ComputeSettings()
 
@@ -184,6 +187,16 @@ class Workspace:
             return torch.from_numpy(np.load(self.run.holdout_mean, allow_pickle=False)).to(self.device)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{self.run.holdout_mean}: damaged. Delete it and run the command again.") from error
+
+    @cached_property
+    def principal(self) -> Tensor:
+        """Principal components of all images of a and b, (d, p) float64, in columns, largest first, on the CPU.
+
+        There are no more of them than images say: p is one less than their number, or d.
+        """
+        images = self.images.take(np.concatenate([self.split.a, self.split.b]))
+        fitted = GaussianDenoiser.fit(torch.tensor(images.pixels), 0)
+        return fitted.eigenvectors[:, : max(0, len(images) - 1)]
 
     def indices(self, reference: str, n_train: int) -> NDArray[np.int64]:
         """Positions of the images behind an index: of a training set, or of the holdout."""

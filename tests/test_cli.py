@@ -52,6 +52,8 @@ COLUMNS = {
     "significance": {"sample": "", "nearest_id": "", "nearest_in": "", "d1": "", "W": "", "p": "", "discovered": ""},
     "copies": {"n_pool_train": "images", "answer": "", "discoveries": "", "k_min": "", "memorized_fraction": ""},
     "calibration": {"n_train": "images", "control": "", "discoveries": "", "known_fraction": "", "eps": "pixel units"},
+    "basis": {"sigma": "pixel units", "k": "", "eigenvalue": "", "coefficient_clean": "pixel units"},
+    "basis_summary": {"trace": "", "asymmetry": "", "sure": "pixel units^2", "overlap_twin": "", "overlap_chance": ""},
     "transition": {"n_train": "images", "quantity": "", "estimate": "", "low": "", "high": "", "n": "", "unit": ""},
 }
 
@@ -373,6 +375,7 @@ def test_tables_are_read_by_others(tiny):
     """pandas, polars and DuckDB read every table with the same columns and rows; units stand in the metadata."""
     memgen("sample", "--trajectories", "20").done()
     memgen("calibrate", "--n", "8", "--repeats", "2").done()
+    memgen("basis").done()
     for kind, columns in COLUMNS.items():
         folder = tiny / "images" if kind == "images" else tiny / "tables" / kind
         pattern = str(folder / "*.parquet")
