@@ -4,7 +4,10 @@ Every function here is the library twin of a command, or of a step of the sweep.
 exists is not made again.
 """
 
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +23,7 @@ from memgen import (
     distances,
     files,
     neighbors,
+    optimality,
     perceptual,
     runs,
     significance,
@@ -28,6 +32,7 @@ from memgen import (
 )
 from memgen import psnr as denoising
 from memgen.closed_form import EmpiricalSettings, GaussianSettings, fit
+from memgen.denoisers import Denoiser
 from memgen.errors import RunError
 from memgen.images import ImageSet, content_id
 from memgen.posterior import ClosedFormDenoiser
@@ -271,6 +276,56 @@ def _reference(workspace: Workspace, quantity: str) -> ClosedFormDenoiser | None
     d = int(np.prod(workspace.images.image_shape))
     gaussian = GaussianSettings(floor=1e-6, stationary=len(chosen) < 2 * d or d > _DENSE)
     return fit(gaussian, workspace.images.take(chosen).pixels)
+
+
+def measure_baselines(workspace: Workspace) -> None:
+    """PSNR on the holdout, from the same noise, of what slopes are compared with: PSNR tables kept in the run.
+
+    Thresholding of wavelets at sigma sqrt(2 ln d), the oracle's shrinkage in wavelets, and the projection on the
+    tangent space of a generated manifold. Images of an odd side have no orthonormal wavelets here.
+    """
+    run, settings = workspace.run, workspace.settings
+    for kind, name in tables.BASELINES.items():
+        key = f"baseline-{kind}"
+        if run.has_table("psnr", key) or (denoisers := _baseline(workspace, kind)) is None:
+            continue
+        ids, clean = _first(workspace, workspace.split.holdout)
+        keys = {"denoiser": name, "n_train": None, "part": None, "train_seed": None}
+        batch, seed = settings.sample.micro_batch, settings.seed
+        curves = [
+            denoising.curve(denoiser, clean[part], ids[part], "holdout", settings.psnr, seed, batch, keys)
+            for denoiser, part in denoisers
+        ]
+        run.write_table("psnr", key, pa.concat_tables(curves))
+
+
+def _baseline(workspace: Workspace, kind: str) -> Iterable[tuple[Denoiser, slice]] | None:
+    """Denoisers of tables.BASELINES and which images each is for: an oracle is for one; None where there is none."""
+    generated, shape = workspace.settings.data.generated, workspace.images.image_shape
+    _, clean = _first(workspace, workspace.split.holdout)
+    if kind == "tangent":
+        shuffle, chosen = workspace.settings.data.shuffle, workspace.split.holdout[: len(clean)]
+        directions = generated and synthetic.tangents(generated, workspace.settings.seed, chosen.tolist(), shuffle)
+        if directions is None:
+            return None
+        directions = directions.to(workspace.device)
+        rules = [partial(_project, image, axes) for image, axes in zip(clean, directions, strict=True)]
+    elif any(side % 2 for side in shape[1:]):
+        return None
+    elif kind == "oracle":
+        rules = [partial(_shrink, image, optimality.WaveletTransform(shape)) for image in clean]
+    else:
+        rule: Literal["hard", "soft"] = "hard" if kind == "hard" else "soft"
+        return [(optimality.WaveletDenoiser(optimality.WaveletTransform(shape), rule), slice(None))]
+    return [(optimality.Oracle(shape, rule), slice(i, i + 1)) for i, rule in enumerate(rules)]
+
+
+def _project(clean: Tensor, axes: Tensor, noisy: Tensor, sigma: float) -> Tensor:
+    return optimality.tangent_denoise(noisy, clean, axes)
+
+
+def _shrink(clean: Tensor, transform: optimality.WaveletTransform, noisy: Tensor, sigma: float) -> Tensor:
+    return optimality.oracle_wavelets(noisy, clean.expand_as(noisy), transform, sigma)
 
 
 def find_copies(workspace: Workspace, cell: runs.Cell) -> pa.Table:

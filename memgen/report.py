@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
-from memgen import calibration, figures, files, sheets, transition, verdict
+from memgen import calibration, figures, files, sheets, slopes, transition, verdict
 from memgen.sheets import Copies, Specimens
 
 _MISSING = {
@@ -94,6 +94,10 @@ def _figures(report: ReportInput) -> dict[str, Figure]:
         "levels": ("levels" in has, lambda: figures.figure_levels(report.tables["levels"])),
         "psnr": ("psnr" in has, lambda: figures.figure_psnr(report.tables["psnr"], report.dimension)),
         "samples": (bool(report.pairs), lambda: sheets.figure_samples(report.pairs)),
+        "slopes": (
+            {"slopes", "psnr"} <= has,
+            lambda: figures.figure_slopes(report.tables["slopes"], report.tables["psnr"]),
+        ),
     }
     return {name: draw() for name, (there, draw) in drawn.items() if there}
 
@@ -125,6 +129,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         dimension=report.dimension,
         copies=[] if copies is None else copies.to_pylist(),
         calibrated=_calibrated(report.tables.get("calibration")),
+        slopes=_slopes(report.tables.get("slopes")),
         training=_training(report.tables.get("training")),
         data=_data(report.tables),
         manifest=list(_flat(report.manifest)) if report.manifest else [],
@@ -176,6 +181,11 @@ def _training(table: pa.Table | None) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def _slopes(table: pa.Table | None) -> list[dict[str, Any]]:
+    """The rows of a SLOPES table with their names."""
+    return [] if table is None else [row | {"label": slopes.label(row)} for row in table.to_pylist()]
 
 
 def _calibrated(table: pa.Table | None) -> dict[int, list[calibration.Reading]]:

@@ -191,6 +191,33 @@ def reference(settings: ClassSettings, seed: int, shuffle: bool = False) -> Clos
     return ShuffledDenoiser(found, permutation(seed, settings.side**2))
 
 
+def tangents(settings: ClassSettings, seed: int, indices: Iterable[int], shuffle: bool = False) -> Tensor | None:
+    """Directions in which images can move within their class, or None where the class is no manifold of few dimensions.
+
+    Args:
+        settings: which class.
+        seed: of the class.
+        indices: which of its images, n of them.
+        shuffle: of images whose pixels were shuffled with this seed (see `permutation`).
+
+    Returns:
+        (n, d, k) float64, in columns: discs 5, cone 1, sinusoids 2.
+    """
+    streams = [stream(f"class/{settings.kind}", seed, index) for index in indices]
+    match settings:
+        case DiscSettings():
+            parameters = settings.prior.draw(torch.from_numpy(_uniform(streams, 6)))
+            found = settings.prior.tangents(parameters).transpose(1, 2)
+        case ConeSettings():
+            found = torch.from_numpy(_ray(settings, seed)).view(1, -1, 1).expand(len(streams), -1, -1)
+        case SinusoidSettings():
+            waves = torch.from_numpy(np.stack(_quadrature(settings), axis=-1))
+            found = waves.view(1, -1, 2).expand(len(streams), -1, -1)
+        case _:
+            return None
+    return found[:, permutation(seed, settings.side**2)] if shuffle else found
+
+
 def permutation(seed: int, pixels: int) -> NDArray[np.int64]:
     """A permutation p of the pixels of an image, (H·W,): pixel j of a shuffled image is pixel p[j] of the image."""
     return stream("shuffle", seed, pixels).permutation(pixels)
@@ -313,11 +340,17 @@ def _images(settings: ClassSettings, seed: int, streams: list[np.random.Generato
             intensity: Array = settings.low + (settings.high - settings.low) * _uniform(streams, 1)
             return intensity[:, :, None, None] * _ray(settings, seed)
         case SinusoidSettings():
-            grid, (down, across) = np.arange(settings.side) / settings.side, settings.frequency
-            phase = 2 * np.pi * (down * grid[:, None] + across * grid)
+            cosine, sine = _quadrature(settings)
             a, b = settings.std * np.stack([normal(generator, (2,)) for generator in streams]).astype(float).T
-            waves: Array = settings.mean + a[:, None, None] * np.cos(phase) + b[:, None, None] * np.sin(phase)
+            waves: Array = settings.mean + a[:, None, None] * cosine + b[:, None, None] * sine
             return waves[:, None]
+
+
+def _quadrature(settings: SinusoidSettings) -> tuple[Array, Array]:
+    """The cosine and the sine of a frequency, (side, side) each."""
+    grid, (down, across) = np.arange(settings.side) / settings.side, settings.frequency
+    phase = 2 * np.pi * (down * grid[:, None] + across * grid)
+    return np.cos(phase), np.sin(phase)
 
 
 def _uniform(streams: Iterable[np.random.Generator], *shape: int) -> Array:
