@@ -709,7 +709,7 @@ def slopes(
         terminal.bar("measuring PSNR") as progress,
     ):
         found = results.measure_slopes(workspace, low_db, high_db, progress).to_pylist()
-    columns = ["slope", "low", "high", "theory", "over_oracle", "over_oracle_low", "over_oracle_high"]
+    columns = ["level_db", "slope", "low", "high", "theory", "over_oracle", "over_oracle_low", "over_oracle_high"]
     columns += ["gain_db", "gain_low", "gain_high", "gain_theory"] if any(row["gain_theory"] for row in found) else []
     span = f"{found[0]['low_db']:.1f} to {found[0]['high_db']:.1f} dB, {found[0]['n_levels']} noise levels"
     title = f"slope of output over input PSNR on held-out images, {span}, with 95 % intervals"

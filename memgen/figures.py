@@ -473,7 +473,7 @@ def _theory(curves: Axes, estimates: Axes, rows: Sequence[Mapping[str, Any]]) ->
     ends, middle = np.array([first["low_db"], first["high_db"]]), (first["low_db"] + first["high_db"]) / 2
     height = first["level_db"] if first["gain_theory"] is None else middle + first["gain_theory"]
     label = f"slope {first['theory']:.3g} of theory"
-    line = {"color": GRAY, "linestyle": "--", "linewidth": 1.2}
+    line: dict[str, Any] = {"color": GRAY, "linestyle": "--", "linewidth": 1.2}
     curves.plot(ends, height + first["theory"] * (ends - middle), label=label, zorder=1, **line)
     estimates.axvline(first["theory"], zorder=1, **line)
 

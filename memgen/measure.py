@@ -305,11 +305,12 @@ def _baseline(workspace: Workspace, kind: str) -> Iterable[tuple[Denoiser, slice
     _, clean = _first(workspace, workspace.split.holdout)
     if kind == "tangent":
         shuffle, chosen = workspace.settings.data.shuffle, workspace.split.holdout[: len(clean)]
-        directions = generated and synthetic.tangents(generated, workspace.settings.seed, chosen.tolist(), shuffle)
-        if directions is None:
+        if generated is None:
             return None
-        directions = directions.to(workspace.device)
-        rules = [partial(_project, image, axes) for image, axes in zip(clean, directions, strict=True)]
+        axes = synthetic.tangents(generated, workspace.settings.seed, chosen.tolist(), shuffle)
+        if axes is None:
+            return None
+        rules = [partial(_project, *pair) for pair in zip(clean, axes.to(workspace.device), strict=True)]
     elif any(side % 2 for side in shape[1:]):
         return None
     elif kind == "oracle":

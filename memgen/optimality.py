@@ -299,9 +299,9 @@ class Oracle:
             found = None if sigma is None else tuple(sigma.shape)
             raise ShapeError(f"sigma of shape {found}, expected one noise level for each of {len(noisy)} noisy images.")
         denoised = torch.empty_like(noisy)
-        for level in sigma.unique():
+        for level in set(sigma.tolist()):
             chosen = sigma == level
-            denoised[chosen] = self.rule(noisy[chosen], float(level)).to(noisy.dtype)
+            denoised[chosen] = self.rule(noisy[chosen], level).to(noisy.dtype)
         return denoised
 
 
