@@ -780,6 +780,41 @@ def calibrate(
     finish(as_json, path, n_train=size, readings=[asdict(reading) for reading in readings])
 
 
+@app.command()
+def slopes(
+    low_db: Annotated[float, typer.Option(help="Least input PSNR of the range, dB.")] = 0.0,
+    high_db: Annotated[
+        float, typer.Option(help="Largest input PSNR of the range, dB; the paper's are 0 and 34.")
+    ] = 34.0,
+    outputs: Outputs = runs.OUTPUTS,
+    run: RunName = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the slope of output over input PSNR with theory, an oracle in wavelets, and wavelet thresholding.
+
+    Of every denoiser of the run, on held-out images. On generated manifolds also the gain in PSNR. The report carries
+    the result.
+    """
+    from memgen import results, sweep, terminal
+    from memgen.slopes import label
+
+    workspace = existing(outputs, run, device, seed)
+    with (
+        prepared(workspace),
+        sweep.threads(workspace.settings.compute.threads),
+        terminal.bar("measuring PSNR") as progress,
+    ):
+        found = results.measure_slopes(workspace, low_db, high_db, progress).to_pylist()
+    columns = ["level_db", "slope", "low", "high", "theory", "over_oracle", "over_oracle_low", "over_oracle_high"]
+    columns += ["gain_db", "gain_low", "gain_high", "gain_theory"] if any(row["gain_theory"] for row in found) else []
+    span = f"{found[0]['low_db']:.1f} to {found[0]['high_db']:.1f} dB, {found[0]['n_levels']} noise levels"
+    title = f"slope of output over input PSNR on held-out images, {span}, with 95 % intervals"
+    terminal.table(title, ["denoiser", *columns], [[label(row), *(row[key] for key in columns)] for row in found])
+    finish(as_json, workspace.run.table_path("slopes", "slopes"), slopes=found)
+
+
 # ----------------------------------------------------------------------------------------------- runs
 
 

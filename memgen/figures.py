@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from memgen import files, tables, verdict
+from memgen import files, slopes, tables, verdict
 from memgen.intervals import Interval, bootstrap
 
 BLUE, ORANGE, GRAY, INK = "#2166ac", "#e08214", "#7a7a7a", "#222222"
@@ -135,9 +135,10 @@ def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
     """Output against input PSNR on training (left) and held-out images (right), one curve for each N; paper, Fig. 1.
 
     Args:
-        psnr: a PSNR table.
+        psnr: a PSNR table; what only slopes compare with is left out.
         dimension: d = C * H * W, for the dotted line, the optimum for one image of unknown contrast; None: no line.
     """
+    psnr = psnr.filter(pc.invert(pc.is_in(psnr["denoiser"], pa.array(tables.BASELINES.values()))))
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     curves = {
@@ -472,6 +473,71 @@ def _in_bins(k: NDArray[np.int64], squares: NDArray[np.float64]) -> tuple[NDArra
     found = counts > 0
     middle = np.bincount(bins, np.log(k))[found] / counts[found]
     return np.exp(middle), np.sqrt(np.bincount(bins, squares)[found] / counts[found])
+
+
+# ------------------------------------------------------------------------------------------------- slopes
+
+
+@styled
+def figure_slopes(table: pa.Table, psnr: pa.Table) -> Figure:
+    """Held-out PSNR with fitted lines (left) and the slopes (right), beside theory; paper, Figs. 4, 5 and 16.
+
+    Args:
+        table: a SLOPES table.
+        psnr: the PSNR table behind it.
+    """
+    rows = table.to_pylist()
+    figure = Figure(figsize=(9.5, 4.6), layout="constrained")
+    curves, estimates = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    held = psnr.filter(pc.equal(psnr["kind"], "holdout"))
+    measured: dict[str, list[Level]] = {}
+    for level in levels(held, "output_psnr_db"):
+        measured.setdefault(level.label, []).append(level)
+    trained = [slopes.label(row) for row in rows if row["n_train"] is not None]
+    colors = dict(zip(trained, _sequence(len(trained)), strict=True)) | _BASELINES
+    for place, row in enumerate(rows):
+        name, color = slopes.label(row), colors.get(slopes.label(row), INK)
+        points = measured.get(name, [])
+        x, y = [-20 * math.log10(p.sigma) for p in points], [p.mean.estimate for p in points]
+        curves.plot(x, y, color=color, linestyle="", marker="o", markersize=4, label=name)
+        if row["slope"] is not None:
+            ends = np.array([row["low_db"], row["high_db"]])
+            inputs = np.array([i for i in x if ends[0] - 1e-6 <= i <= ends[1] + 1e-6])
+            curves.plot(ends, row["level_db"] + row["slope"] * (ends - inputs.mean()), color=color, linewidth=1.2)
+            estimates.plot(row["slope"], place, color=color, marker="o")
+            if row["low"] is not None:
+                estimates.hlines(place, row["low"], row["high"], color=color, linewidth=1.5)
+    _theory(curves, estimates, rows)
+    curves.set_xlabel("input PSNR (dB)")
+    curves.set_ylabel("output PSNR on held-out images (dB)")
+    curves.set_title("Points, and lines fitted to the range")
+    estimates.set_title("Slopes, with 95 % intervals")
+    estimates.set_xlabel("slope")
+    estimates.set_yticks(range(len(rows)), [slopes.label(row) for row in rows])
+    estimates.set_ylim(len(rows) - 0.5, -0.5)
+    curves.legend(loc="upper left")
+    return figure
+
+
+_BASELINES = {
+    tables.BASELINES["oracle"]: BLUE,
+    tables.BASELINES["tangent"]: BLUE,
+    tables.BASELINES["soft"]: ORANGE,
+    tables.BASELINES["hard"]: "#b98a4e",
+}
+
+
+def _theory(curves: Axes, estimates: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The best slope: at the height of the theory where there is one, or else through the middle of the first line."""
+    first = next((row for row in rows if row["theory"] is not None and row["level_db"] is not None), None)
+    if first is None:
+        return
+    ends, middle = np.array([first["low_db"], first["high_db"]]), (first["low_db"] + first["high_db"]) / 2
+    height = first["level_db"] if first["gain_theory"] is None else middle + first["gain_theory"]
+    label = f"slope {first['theory']:.3g} of theory"
+    line: dict[str, Any] = {"color": GRAY, "linestyle": "--", "linewidth": 1.2}
+    curves.plot(ends, height + first["theory"] * (ends - middle), label=label, zorder=1, **line)
+    estimates.axvline(first["theory"], zorder=1, **line)
 
 
 # ------------------------------------------------------------------------------------------------- files

@@ -5,8 +5,10 @@ exists is not made again.
 """
 
 import zipfile
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +26,7 @@ from memgen import (
     files,
     neighbors,
     noise,
+    optimality,
     perceptual,
     runs,
     significance,
@@ -32,6 +35,7 @@ from memgen import (
 )
 from memgen import psnr as denoising
 from memgen.closed_form import EmpiricalSettings, GaussianSettings, fit
+from memgen.denoisers import Denoiser
 from memgen.errors import DataError, RunError, first_line
 from memgen.images import ImageSet, content_id
 from memgen.posterior import ClosedFormDenoiser
@@ -279,6 +283,57 @@ def _reference(workspace: Workspace, quantity: str) -> ClosedFormDenoiser | None
     return fit(gaussian, workspace.images.take(chosen).pixels)
 
 
+def measure_baselines(workspace: Workspace) -> None:
+    """PSNR on the holdout, from the same noise, of what slopes are compared with: PSNR tables kept in the run.
+
+    Thresholding of wavelets at sigma sqrt(2 ln d), the oracle's shrinkage in wavelets, and the projection on the
+    tangent space of a generated manifold. Images of an odd side have no orthonormal wavelets here.
+    """
+    run, settings = workspace.run, workspace.settings
+    for kind, name in tables.BASELINES.items():
+        key = f"baseline-{kind}"
+        if run.has_table("psnr", key) or (denoisers := _baseline(workspace, kind)) is None:
+            continue
+        ids, clean = _first(workspace, workspace.split.holdout, settings.psnr.n_images)
+        keys = {"denoiser": name, "n_train": None, "part": None, "train_seed": None}
+        batch, seed = settings.sample.micro_batch, settings.seed
+        curves = [
+            denoising.curve(denoiser, clean[part], ids[part], "holdout", settings.psnr, seed, batch, keys)
+            for denoiser, part in denoisers
+        ]
+        run.write_table("psnr", key, pa.concat_tables(curves))
+
+
+def _baseline(workspace: Workspace, kind: str) -> Iterable[tuple[Denoiser, slice]] | None:
+    """Denoisers of tables.BASELINES and which images each is for: an oracle is for one; None where there is none."""
+    generated, shape = workspace.settings.data.generated, workspace.images.image_shape
+    _, clean = _first(workspace, workspace.split.holdout, workspace.settings.psnr.n_images)
+    if kind == "tangent":
+        shuffle, chosen = workspace.settings.data.shuffle, workspace.split.holdout[: len(clean)]
+        if generated is None:
+            return None
+        axes = synthetic.tangents(generated, workspace.settings.seed, chosen.tolist(), shuffle)
+        if axes is None:
+            return None
+        rules = [partial(_project, *pair) for pair in zip(clean, axes.to(workspace.device), strict=True)]
+    elif any(side % 2 for side in shape[1:]):
+        return None
+    elif kind == "oracle":
+        rules = [partial(_shrink, image, optimality.WaveletTransform(shape)) for image in clean]
+    else:
+        rule: Literal["hard", "soft"] = "hard" if kind == "hard" else "soft"
+        return [(optimality.WaveletDenoiser(optimality.WaveletTransform(shape), rule), slice(None))]
+    return [(optimality.Oracle(shape, rule), slice(i, i + 1)) for i, rule in enumerate(rules)]
+
+
+def _project(clean: Tensor, axes: Tensor, noisy: Tensor, sigma: float) -> Tensor:
+    return optimality.tangent_denoise(noisy, clean, axes)
+
+
+def _shrink(clean: Tensor, transform: optimality.WaveletTransform, noisy: Tensor, sigma: float) -> Tensor:
+    return optimality.oracle_wavelets(noisy, clean.expand_as(noisy), transform, sigma)
+
+
 def find_copies(workspace: Workspace, cell: runs.Cell) -> pa.Table:
     """Test a cell's samples for copies of its training images; its row of the table COPIES, kept in the run.
 
@@ -439,7 +494,8 @@ def _tangents(workspace: Workspace, position: int) -> Tensor | None:
     data = workspace.settings.data
     if not data.generated:
         return None
-    return synthetic.tangents(data.generated, workspace.settings.seed, position, data.shuffle)
+    found = synthetic.tangents(data.generated, workspace.settings.seed, [position], data.shuffle)
+    return None if found is None else found[0]
 
 
 def calibrate(

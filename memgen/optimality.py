@@ -13,6 +13,7 @@ for thresholds; Mallat, A Wavelet Tour of Signal Processing, 2009, sections 7.7 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -273,6 +274,35 @@ def oracle_wavelets(noisy: Tensor, clean: Tensor, transform: WaveletTransform, s
     """
     _rows(noisy, clean)
     return transform.synthesize(transform.analyze(noisy) * oracle_shrinkage(transform.analyze(clean), sigma))
+
+
+class Oracle:
+    """What knows the clean image, as a `memgen.denoisers.Denoiser` of noisy images of that one image.
+
+    Args:
+        image_shape: (C, H, W).
+        rule: maps noisy images (n, C, H, W) of the image, and their one noise level, to denoised ones.
+    """
+
+    blind = False
+
+    def __init__(self, image_shape: ImageShape, rule: Callable[[Tensor, float], Tensor]) -> None:
+        self.image_shape, self.rule = image_shape, rule
+
+    def __call__(self, noisy: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """The denoised images (B, C, H, W) of noisy images at noise levels sigma (B,), in the type of `noisy`.
+
+        Raises:
+            ShapeError: `sigma` is missing or not one number per image.
+        """
+        if sigma is None or sigma.shape != noisy.shape[:1]:
+            found = None if sigma is None else tuple(sigma.shape)
+            raise ShapeError(f"sigma of shape {found}, expected one noise level for each of {len(noisy)} noisy images.")
+        denoised = torch.empty_like(noisy)
+        for level in set(sigma.tolist()):
+            chosen = sigma == level
+            denoised[chosen] = self.rule(noisy[chosen], level).to(noisy.dtype)
+        return denoised
 
 
 def _rows(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
-from memgen import basis, calibration, figures, files, sheets, transition, verdict
+from memgen import basis, calibration, figures, files, sheets, slopes, transition, verdict
 from memgen.basis import Reading
 from memgen.sheets import Bases, Copies, Restored, Specimens
 
@@ -103,6 +103,10 @@ def _figures(report: ReportInput) -> dict[str, Figure]:
         "spectrum": ("basis" in has, lambda: figures.figure_spectrum(report.tables["basis"])),
         "bases": (bool(report.bases), lambda: sheets.figure_bases(report.bases)),
         "samples": (bool(report.pairs), lambda: sheets.figure_samples(report.pairs)),
+        "slopes": (
+            {"slopes", "psnr"} <= has,
+            lambda: figures.figure_slopes(report.tables["slopes"], report.tables["psnr"]),
+        ),
     }
     found = {name: draw() for name, (there, draw) in drawn.items() if there}
     return found | {f"restored-{task.label}": sheets.figure_restored(task) for task in report.restored}
@@ -138,6 +142,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         decibels=lambda value: "" if value is None else verdict.number(value, "dB"),
         calibrated=_calibrated(report.tables.get("calibration")),
         geometry=list(_geometry(report.readings)),
+        slopes=_slopes(report.tables.get("slopes")),
         training=_training(report.tables.get("training")),
         data=_data(report.tables),
         manifest=list(_flat(report.manifest)) if report.manifest else [],
@@ -189,6 +194,11 @@ def _training(table: pa.Table | None) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def _slopes(table: pa.Table | None) -> list[dict[str, Any]]:
+    """The rows of a SLOPES table with their names."""
+    return [] if table is None else [row | {"label": slopes.label(row)} for row in table.to_pylist()]
 
 
 def _calibrated(table: pa.Table | None) -> dict[int, list[calibration.Reading]]:

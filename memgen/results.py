@@ -1,6 +1,8 @@
 """What a run's measurements say: the summary with its intervals, the verdict in words, the report."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from memgen import basis, figures, inverse, levels, measure, report, runs, sheets, tables, transition, verdict
+from memgen import basis, figures, inverse, levels, measure, report, runs, sheets, slopes, tables, transition, verdict
 from memgen.errors import RunError
-from memgen.workspace import Workspace
+from memgen.workspace import Progress, Workspace
 
 _MADE_HERE = ("images", "transition", "levels", "trajectory")
 
@@ -77,6 +79,40 @@ def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, An
     source = dict(zip(workspace.images.ids, workspace.images.sources, strict=True))
     columns = ("n_train", "denoiser", "sample", "train_id", "correlation", "W")
     return [row | {"source": source[row["train_id"]]} for row in table.select(columns).to_pylist()]
+
+
+def measure_slopes(
+    workspace: Workspace,
+    low_db: float = slopes.LOW_DB,
+    high_db: float = slopes.HIGH_DB,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """Slope and gain of every denoiser of the run and of what they are compared with: a SLOPES table kept in the run.
+
+    PSNR that was measured is not measured again; the slopes are computed anew, over the range asked for.
+
+    Args:
+        workspace: the run.
+        low_db: least input PSNR, dB.
+        high_db: largest input PSNR, dB.
+        progress: called with (curves measured, curves).
+
+    Raises:
+        ConfigError: the run has fewer than two noise levels in the range.
+    """
+    work: list[Callable[[], Any]] = [
+        *(partial(measure.measure_psnr, workspace, name) for name in workspace.run.denoisers()),
+        partial(measure.measure_references, workspace),
+        partial(measure.measure_baselines, workspace),
+    ]
+    for done, step in enumerate(work):
+        if progress:
+            progress(done, len(work))
+        step()
+    generated, seed = workspace.settings.data.generated, workspace.settings.seed
+    found = slopes.summarize(workspace.run.table("psnr"), slopes.theory(generated, seed), seed, low_db, high_db)
+    workspace.run.write_table("slopes", "slopes", found)
+    return found
 
 
 def _of(n_train: int) -> pc.Expression:

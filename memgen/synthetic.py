@@ -191,31 +191,31 @@ def reference(settings: ClassSettings, seed: int, shuffle: bool = False) -> Clos
     return ShuffledDenoiser(found, permutation(seed, settings.side**2))
 
 
-def tangents(settings: ClassSettings, seed: int, index: int, shuffle: bool = False) -> Tensor | None:
-    """The directions in which an image can move and stay of its class, where those are few (discs, cone, sinusoids).
-
-    They need not be orthogonal. At small noise they span what the best denoiser keeps.
+def tangents(settings: ClassSettings, seed: int, indices: Iterable[int], shuffle: bool = False) -> Tensor | None:
+    """Directions in which images can move within their class, or None where the class is no manifold of few dimensions.
 
     Args:
         settings: which class.
         seed: of the class.
-        index: which image.
-        shuffle: of images whose pixels were shuffled with this seed.
+        indices: which of its images, n of them.
+        shuffle: of images whose pixels were shuffled with this seed (see `permutation`).
 
     Returns:
-        (d, k) float64, in columns; None for the other classes.
+        (n, d, k) float64, in columns: discs 5, cone 1, sinusoids 2.
     """
+    streams = [stream(f"class/{settings.kind}", seed, index) for index in indices]
     match settings:
         case DiscSettings():
-            uniforms = torch.from_numpy(_uniform([stream(f"class/{settings.kind}", seed, index)], 6))
-            found = settings.prior.tangents(settings.prior.draw(uniforms))[0].T
+            parameters = settings.prior.draw(torch.from_numpy(_uniform(streams, 6)))
+            found = settings.prior.tangents(parameters).transpose(1, 2)
         case ConeSettings():
-            found = torch.from_numpy(_ray(settings, seed)).reshape(-1, 1)
+            found = torch.from_numpy(_ray(settings, seed)).view(1, -1, 1).expand(len(streams), -1, -1)
         case SinusoidSettings():
-            found = torch.from_numpy(np.stack(_quadrature(settings), axis=-1)).reshape(-1, 2)
+            waves = torch.from_numpy(np.stack(_quadrature(settings), axis=-1))
+            found = waves.view(1, -1, 2).expand(len(streams), -1, -1)
         case _:
             return None
-    return found[torch.from_numpy(permutation(seed, settings.side**2))] if shuffle else found
+    return found[:, permutation(seed, settings.side**2)] if shuffle else found
 
 
 def permutation(seed: int, pixels: int) -> NDArray[np.int64]:
@@ -346,6 +346,13 @@ def _images(settings: ClassSettings, seed: int, streams: list[np.random.Generato
             return waves[:, None]
 
 
+def _quadrature(settings: SinusoidSettings) -> tuple[Array, Array]:
+    """The cosine and the sine of a frequency, (side, side) each."""
+    grid, (down, across) = np.arange(settings.side) / settings.side, settings.frequency
+    phase = 2 * np.pi * (down * grid[:, None] + across * grid)
+    return np.cos(phase), np.sin(phase)
+
+
 def _uniform(streams: Iterable[np.random.Generator], *shape: int) -> Array:
     return np.stack([generator.random(shape) for generator in streams])
 
@@ -386,13 +393,6 @@ def _ray(settings: ConeSettings, seed: int) -> Array:
     """The image of a cone, (1, H, W), from 0 to 1."""
     texture = _textures(settings.exponent, 1, image_shape(settings), [stream("class/cone/image", seed)])[0]
     return _stretched(texture, np.zeros(()), np.ones(()))
-
-
-def _quadrature(settings: SinusoidSettings) -> tuple[Array, Array]:
-    """The cosine and the sine of sinusoids, (H, W) each."""
-    grid, (down, across) = np.arange(settings.side) / settings.side, settings.frequency
-    phase = 2 * np.pi * (down * grid[:, None] + across * grid)
-    return np.cos(phase), np.sin(phase)
 
 
 def _stretched(images: Array, low: Array, high: Array) -> Array:

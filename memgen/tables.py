@@ -21,6 +21,13 @@ from memgen.errors import DataError, first_line
 # Names in the column `denoiser` of those measured for comparison only, by the quantity that compares with them; no
 # denoiser of a run can have such a name.
 REFERENCES = {"to_linear": "reference (best linear)", "to_optimum": "reference (exact optimum)"}
+# The same for what only slopes compare with: two oracles, which know the clean image, and thresholding of wavelets.
+BASELINES = {
+    "oracle": "oracle (wavelet shrinkage)",
+    "tangent": "oracle (tangent space)",
+    "soft": "wavelets (soft threshold)",
+    "hard": "wavelets (hard threshold)",
+}
 
 
 def _field(name: str, kind: pa.DataType, doc: str, unit: str = "", null: bool = False) -> pa.Field:
@@ -346,12 +353,38 @@ BASIS_SUMMARY = _schema(
     ],
 )
 
+SLOPES = _schema(
+    "slopes",
+    1,
+    [
+        _field("denoiser", _STR, "reference, baseline or imported denoiser; null for all trained at an N", null=True),
+        _field("n_train", _INT, "size of their training sets; null for others", "images", null=True),
+        _field("n_denoisers", _INT, "denoisers averaged: both twins, every training seed"),
+        _field("low_db", _F64, "least input PSNR among the noise levels used", "dB"),
+        _field("high_db", _F64, "largest of them", "dB"),
+        _field("n_levels", _INT, "noise levels used"),
+        _field("n", _INT, "held-out images behind the intervals", "images"),
+        _field("slope", _F64, "of output against input PSNR, by least squares", null=True),
+        _field("low", _F64, "lower end of its 95 % interval", null=True),
+        _field("high", _F64, "upper end of its 95 % interval", null=True),
+        _field("level_db", _F64, "mean output PSNR, the height of the line at its middle", "dB", null=True),
+        _field("theory", _F64, "the best slope, by the regularity of the class; null where not known", null=True),
+        _field("over_oracle", _F64, "slope less that of the oracle in wavelets, on the same images", null=True),
+        _field("over_oracle_low", _F64, "lower end of its 95 % interval, paired by image", null=True),
+        _field("over_oracle_high", _F64, "upper end of that interval", null=True),
+        _field("gain_db", _F64, "10 log10 of sigma^2 over mean squared error, mean over levels", "dB", null=True),
+        _field("gain_low", _F64, "lower end of its 95 % interval", "dB", null=True),
+        _field("gain_high", _F64, "upper end of its 95 % interval", "dB", null=True),
+        _field("gain_theory", _F64, "10 log10(d / k) on a manifold of k dimensions; null elsewhere", "dB", null=True),
+    ],
+)
+
 SCHEMAS = {
     schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
     for schema in (
         IMAGES, SKIPPED, DUPLICATES, SPLIT, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
         NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, CALIBRATION,
-        BASIS, BASIS_SUMMARY,
+        BASIS, BASIS_SUMMARY, SLOPES,
     )
 }  # fmt: skip
 
