@@ -807,11 +807,15 @@ def slopes(
         terminal.bar("measuring PSNR") as progress,
     ):
         found = results.measure_slopes(workspace, low_db, high_db, progress).to_pylist()
-    columns = ["level_db", "slope", "low", "high", "theory", "over_oracle", "over_oracle_low", "over_oracle_high"]
-    columns += ["gain_db", "gain_low", "gain_high", "gain_theory"] if any(row["gain_theory"] for row in found) else []
+    intervals = {"slope": ("low", "high"), "over_oracle": ("over_oracle_low", "over_oracle_high")}
+    columns = ["level_db", "slope", "theory", "over_oracle"]
+    if any(row["gain_theory"] for row in found):
+        intervals["gain_db"] = ("gain_low", "gain_high")
+        columns += ["gain_db", "gain_theory"]
     span = f"{found[0]['low_db']:.1f} to {found[0]['high_db']:.1f} dB, {found[0]['n_levels']} noise levels"
     title = f"slope of output over input PSNR on held-out images, {span}, with 95 % intervals"
-    terminal.table(title, ["denoiser", *columns], [[label(row), *(row[key] for key in columns)] for row in found])
+    rows = [[label(row), *(terminal.interval(row, key, intervals.get(key)) for key in columns)] for row in found]
+    terminal.table(title, ["denoiser", *(column.replace("_", " ") for column in columns)], rows)
     finish(as_json, workspace.run.table_path("slopes", "slopes"), slopes=found)
 
 
