@@ -807,16 +807,26 @@ def slopes(
         terminal.bar("measuring PSNR") as progress,
     ):
         found = results.measure_slopes(workspace, low_db, high_db, progress).to_pylist()
-    intervals = {"slope": ("low", "high"), "over_oracle": ("over_oracle_low", "over_oracle_high")}
-    columns = ["level_db", "slope", "theory", "over_oracle"]
+    wanted = {"slope": ("slope", "low", "high"), "theory": ("theory",), "slope over the oracle's": _OVER_ORACLE}
     if any(row["gain_theory"] for row in found):
-        intervals["gain_db"] = ("gain_low", "gain_high")
-        columns += ["gain_db", "gain_theory"]
+        wanted |= {"gain (dB)": ("gain_db", "gain_low", "gain_high"), "theory (dB)": ("gain_theory",)}
+    rows = [
+        [label(row), row["level_db"], *(_interval(*(row[key] for key in keys)) for keys in wanted.values())]
+        for row in found
+    ]
     span = f"{found[0]['low_db']:.1f} to {found[0]['high_db']:.1f} dB, {found[0]['n_levels']} noise levels"
     title = f"slope of output over input PSNR on held-out images, {span}, with 95 % intervals"
-    rows = [[label(row), *(terminal.interval(row, key, intervals.get(key)) for key in columns)] for row in found]
-    terminal.table(title, ["denoiser", *(column.replace("_", " ") for column in columns)], rows)
+    terminal.table(title, ["denoiser", "mean PSNR (dB)", *wanted], rows)
     finish(as_json, workspace.run.table_path("slopes", "slopes"), slopes=found)
+
+
+_OVER_ORACLE = ("over_oracle", "over_oracle_low", "over_oracle_high")
+
+
+def _interval(estimate: float | None, low: float | None = None, high: float | None = None) -> str | None:
+    if estimate is None:
+        return None
+    return f"{estimate:.3f}" if low is None else f"{estimate:.3f} [{low:.3f}, {high:.3f}]"
 
 
 # ----------------------------------------------------------------------------------------------- runs

@@ -240,14 +240,6 @@ def _bullet(text: str) -> None:
     console.print(Padding(f"• {text}", (0, 0, 0, 2)), soft_wrap=False)
 
 
-def interval(row: Mapping[str, Any], name: str, ends: tuple[str, str] | None) -> Any:
-    """A value of a row with its interval, such as `.674 [.668, .680]`; the value itself where it has none."""
-    if ends is None or row[name] is None or row[ends[0]] is None:
-        return row[name]
-    low, high = (verdict.number(row[end]) for end in ends)
-    return f"{verdict.number(row[name])} [{low}, {high}]"
-
-
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
