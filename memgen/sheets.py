@@ -232,7 +232,7 @@ def figure_bases(found: Sequence[Bases]) -> Figure:
             for column, k in enumerate(shown, start=3):
                 vector = _signed(bases.eigenvectors[part, k - 1], bases.clean)
                 page.put(column, vector, float(bases.eigenvalues[part, k - 1]))
-    return page.figure(["clean", "noisy", "denoised", *(f"$e_{{{k}}}$" for k in shown)])
+    return page.figure(["$x$", "$y$", "$f(y)$", *(f"$e_{{{k}}}$" for k in shown)])
 
 
 def _signed(vector: NDArray[Any], clean: NDArray[Any]) -> NDArray[Any]:
@@ -273,6 +273,7 @@ class _Page:
     def figure(self, titles: Sequence[str]) -> Figure:
         """The canvas with row names on the left, column titles and numbers."""
         across, down = self.columns * 1.08 - 0.08, self.top + self.height / self.width
+        down = max([down, *(middle + self.gap / 2 for _, middle, _, _ in self.texts)])
         canvas = np.full((round(down * self.width), round(across * self.width), 3), 255, dtype=np.uint8)
         for row, column, tile in self.tiles:
             y, x = round(self.tops[row] * self.width), round(column * 1.08 * self.width)
