@@ -518,15 +518,15 @@ def basis(
 ) -> None:
     """Take the Jacobians of both models of an N apart: the basis in which each shrinks a noisy held-out image.
 
-    Near a noisy image a denoiser multiplies the coefficients of the image in a basis of its own, the eigenvectors of
-    its Jacobian, by shrinkage factors, the eigenvalues. Shown are how many dimensions are kept (the trace); whether the
+    Near a noisy image a denoiser multiplies the image's coefficients in a basis of its own, the eigenvectors of its
+    Jacobian, by shrinkage factors, the eigenvalues. Shown are how many dimensions are kept (the trace); whether the
     model could be a posterior mean at all (asymmetry and negative eigenvalues, both 0 for one); what the trace says of
-    the error (Stein's estimate and σ² tr J / d, over the true one); and how far its basis is that of its twin, of slow
-    cosines, or of the principal components of all training images, beside what random bases would give.
+    the error (Stein's estimate and sigma^2 tr J / d, over the true one); and how far its basis is that of its twin, of
+    slow cosines, or of the principal components of all training images, beside what random bases would give.
 
-    Models that generalize share their basis; models that memorized different images do not. At how many images and
-    noise levels is set when the run is made (--set basis.n_images=... --set basis.sigmas=[0.1,0.3]). It is no part of a
-    sweep; afterwards memgen report shows the eigenvectors.
+    Models that generalize share their basis; models that memorized different images do not. Images and noise levels are
+    set when the run is made (--set basis.n_images=16 --set 'basis.sigmas=[0.1,0.3]'). It is no part of a sweep;
+    afterwards memgen report --sweep shows the eigenvectors.
     """
     from memgen import measure, sweep, terminal
     from memgen.basis import readings

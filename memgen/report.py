@@ -214,9 +214,8 @@ class _Geometry:
     sigma: float
     images: int
     sizes: tuple[int, ...]
-    rows: tuple[
-        tuple[basis.Quantity, str, tuple[tuple[verdict.Estimate, str], ...]], ...
-    ]  # ..., with what chance gives
+    # Quantity and its name; for each N the estimate and what a random basis would give.
+    rows: tuple[tuple[basis.Quantity, str, tuple[tuple[verdict.Estimate, str], ...]], ...]
 
 
 def _geometry(readings: Sequence[Reading]) -> Iterator[_Geometry]:

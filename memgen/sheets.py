@@ -294,7 +294,7 @@ def figure_bases(found: Sequence[Bases]) -> Figure:
             for column, k in enumerate(shown, start=3):
                 vector = _signed(bases.eigenvectors[part, k - 1], bases.clean)
                 page.put(column, vector, float(bases.eigenvalues[part, k - 1]))
-    return page.figure(["clean", "noisy", "denoised", *(f"$e_{{{k}}}$" for k in shown)])
+    return page.figure(["$x$", "$y$", "$f(y)$", *(f"$e_{{{k}}}$" for k in shown)])
 
 
 def _signed(vector: NDArray[Any], clean: NDArray[Any]) -> NDArray[Any]:
