@@ -378,7 +378,7 @@ QUANTITIES = {
     "squared_error": Quantity("||f(y) - x||² / d", "squared_error", unit="pixel units^2"),
     "sure_ratio": Quantity("Stein's estimate over that error; 1 on average", "sure", "squared_error"),
     "posterior_ratio": Quantity(
-        "sigma^2 tr J / d over that error; the exact posterior mean has 1", "posterior_error", "squared_error"
+        "sigma^2 tr J / d over that error; 1 on average for a posterior mean", "posterior_error", "squared_error"
     ),
     "overlap_twin": Quantity("with the twin's eigenvectors: one basis is 1", "overlap_twin", chance="overlap_chance"),
     "overlap_dct": Quantity("with as many of the slowest cosines", "overlap_dct", chance="overlap_chance"),
