@@ -1,5 +1,6 @@
 """The house itself: who imports whom, what is public, what the README and the help promise."""
 
+import ast
 import importlib
 import re
 import subprocess
@@ -67,6 +68,18 @@ def test_every_module_is_in_the_readme():
     """The README's list for readers of the code leaves no module out."""
     listed = set(re.findall(r"`(\w+)\.py`", README))
     assert {path.stem for path in (ROOT / "memgen").glob("[a-z]*.py")} <= listed
+
+
+def test_the_library_example_names_what_there_is():
+    """Whatever the README's example takes from a module of memgen exists there."""
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    tree = ast.parse(example)
+    (names,) = ([alias.name for alias in node.names] for node in tree.body if getattr(node, "module", "") == "memgen")
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    modules = [(node.value.id, node.attr) for node in used if node.value.id in names]
+    assert len(modules) >= 4
+    for module, name in modules:
+        assert hasattr(importlib.import_module(f"memgen.{module}"), name), f"{module}.{name}"
 
 
 def test_one_version():
