@@ -425,7 +425,7 @@ def readings(summary: pa.Table, seed: int) -> list[Reading]:
     columns = sorted({name for q in QUANTITIES.values() for name in (q.column, q.by, q.chance) if name})
     known = summary.filter(pc.is_valid(summary["n_train"]))
     keys = ["n_train", "sigma", "image_id"]
-    means = known.group_by(keys).aggregate([(name, "mean") for name in columns])
+    means = known.group_by(keys, use_threads=False).aggregate([(name, "mean") for name in columns])
     rows = means.sort_by([(key, "ascending") for key in keys]).to_pylist()
     found: dict[tuple[int, float], list[dict[str, float | None]]] = {}
     for row in rows:

@@ -291,11 +291,6 @@ def _mean(values: Sequence[float]) -> Rate:
     return Rate(mean, max(0.0, mean - 2 * error), min(1.0, mean + 2 * error))
 
 
-def uncalibrated(table: pa.Table) -> list[str]:
-    """The controls outside of their band, of one N."""
-    return [reading.control for reading in readings(table) if reading.band == "out"]
-
-
 def of_size(table: pa.Table, n_train: int) -> pa.Table:
     """The rows of one N."""
     return table.filter(pc.equal(table["n_train"], n_train))

@@ -33,7 +33,6 @@ from memgen.errors import ConfigError
 from memgen.posterior import ClosedFormDenoiser, block_numbers
 from memgen.truncated import truncated_normal
 
-PARAMETERS = ("row", "column", "radius", "foreground", "background")
 
 _START = (10, 10, 5)  # cells of the coarsest grid along row, column and radius
 _DEVIATIONS = 5.0  # of the noise, by which a cell that is dropped could look worse than it is

@@ -462,7 +462,7 @@ def _spectrum(
     here = pc.and_(pc.equal(table["sigma"], sigma), pc.equal(table["n_train"], n_train))
     rows = table.filter(pc.and_(here, pc.equal(table["part"], part)))
     rows = rows.append_column("square", pc.power(rows["coefficient_clean"], 2))
-    means = rows.group_by("k").aggregate([("eigenvalue", "mean"), ("square", "mean")]).sort_by("k")
+    means = rows.group_by("k", use_threads=False).aggregate([("eigenvalue", "mean"), ("square", "mean")]).sort_by("k")
     return means["k"].to_numpy(), means["eigenvalue_mean"].to_numpy(), means["square_mean"].to_numpy()
 
 

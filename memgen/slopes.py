@@ -131,7 +131,9 @@ class _Curves:
     def of(cls, psnr: pa.Table) -> "_Curves":
         error = pa.array(10 ** (-psnr["output_psnr_db"].to_numpy() / 10))
         table = psnr.append_column("error", error)
-        means = table.group_by(["image_id", "input_psnr_db"]).aggregate([("output_psnr_db", "mean"), ("error", "mean")])
+        means = table.group_by(["image_id", "input_psnr_db"], use_threads=False).aggregate(
+            [("output_psnr_db", "mean"), ("error", "mean")]
+        )
         means = means.sort_by([("image_id", "ascending"), ("input_psnr_db", "ascending")])
         inputs, images = np.unique(means["input_psnr_db"].to_numpy()), np.unique(means["image_id"].to_numpy())
         outputs, errors = (
