@@ -33,7 +33,6 @@ from memgen.errors import ConfigError
 from memgen.posterior import ClosedFormDenoiser, block_numbers
 from memgen.truncated import truncated_normal
 
-
 _START = (10, 10, 5)  # cells of the coarsest grid along row, column and radius
 _DEVIATIONS = 5.0  # of the noise, by which a cell that is dropped could look worse than it is
 _NEGLIGIBLE = 18.0  # log-likelihood below the best, from which a cell is dropped
