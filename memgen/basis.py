@@ -409,6 +409,11 @@ class Reading:
     values: Mapping[str, Interval]
     chance: Mapping[str, float]
 
+    def told(self, name: str) -> tuple[Interval, str, str, float | None]:
+        """One of QUANTITIES: its interval, unit and text, and what a random basis would give, if there is such a thing."""
+        quantity = QUANTITIES[name]
+        return self.values[name], quantity.unit, quantity.text, self.chance.get(name)
+
 
 def readings(summary: pa.Table, seed: int) -> list[Reading]:
     """Means over images of each N and noise level, with 95 % bootstrap intervals.

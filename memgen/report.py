@@ -222,7 +222,7 @@ def _geometry(readings: Sequence[Reading]) -> Iterator[_Geometry]:
     for sigma in sorted({reading.sigma for reading in readings}):
         found = [reading for reading in readings if reading.sigma == sigma]
         rows = tuple(
-            (quantity, name, tuple(verdict.of_reading(reading, name) for reading in found))
+            (quantity, name, tuple(verdict.against_chance(*reading.told(name)) for reading in found))
             for name, quantity in basis.QUANTITIES.items()
             if any(reading.values[name].n for reading in found)
         )

@@ -227,7 +227,7 @@ def say_basis(readings: Sequence[basis.Reading]) -> None:
 
 
 def _with_chance(reading: basis.Reading, name: str) -> str:
-    estimate, chance = verdict.of_reading(reading, name)
+    estimate, chance = verdict.against_chance(*reading.told(name))
     text = str(estimate).replace(" [", "\n\\[").replace(", ", ",")
     return f"{text}\n({chance})" if chance else text
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from memgen import significance, tables
-from memgen.basis import QUANTITIES, Reading
+from memgen.intervals import Interval
 
 MARGIN = 0.01
 GAP_DB = 0.1
@@ -119,11 +119,10 @@ def estimates(transition: pa.Table) -> dict[tuple[int | None, str], Estimate]:
     return {(row.pop("n_train"), row.pop("quantity")): Estimate(**row) for row in transition.to_pylist()}
 
 
-def of_reading(reading: Reading, name: str) -> tuple[Estimate, str]:
-    """One of `memgen.basis.QUANTITIES` of a reading, and what a random basis would give; empty without such a thing."""
-    found, unit = reading.values[name], QUANTITIES[name].unit
-    chance = number(reading.chance[name], unit) if name in reading.chance else ""
-    return Estimate(found.estimate, found.low, found.high, found.n, unit, QUANTITIES[name].text), chance
+def against_chance(found: Interval, unit: str, note: str, chance: float | None) -> tuple[Estimate, str]:
+    """An interval as an estimate, and what chance would give as text; empty where there is no such thing."""
+    text = "" if chance is None else number(chance, unit)
+    return Estimate(found.estimate, found.low, found.high, found.n, unit, note), text
 
 
 def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:
