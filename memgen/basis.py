@@ -410,7 +410,7 @@ class Reading:
     chance: Mapping[str, float]
 
     def told(self, name: str) -> tuple[Interval, str, str, float | None]:
-        """One of QUANTITIES: its interval, unit and text, and what a random basis would give, if there is such a thing."""
+        """One of QUANTITIES: interval, unit, text, and what a random basis would give; None without such a thing."""
         quantity = QUANTITIES[name]
         return self.values[name], quantity.unit, quantity.text, self.chance.get(name)
 
