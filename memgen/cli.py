@@ -504,7 +504,7 @@ def psnr(
     if denoiser:
         _measure_one(existing(outputs, run, device, seed), denoiser, as_json)
         return
-    _measure(outputs, run, device, seed, sizes, ("psnr",), jobs, as_json, "psnr")
+    _measure(outputs, run, device, seed, sizes, ("psnr", "references"), jobs, as_json, "psnr")
 
 
 @app.command()

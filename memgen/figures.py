@@ -10,10 +10,10 @@ Source: Kadkhodaie et al. 2024, Figs. 1, 2, 3 and 15.
 import functools
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -169,10 +169,7 @@ def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
         panels[0].plot(
             inputs, inputs + 10 * math.log10(dimension), color=GRAY, linewidth=1.2, linestyle=":", label=label, zorder=1
         )
-    handles = {
-        name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside right center")
+    _legend(figure, panels, "outside right center")
     return figure
 
 
@@ -213,10 +210,7 @@ def figure_histograms(run: Mapping[str, pa.Table], metric: str = "correlation") 
         panel.set_axis_off()
     figure.supxlabel(f"{metric} of two images", fontsize=10)
     figure.supylabel("share of pairs", fontsize=10)
-    handles = {
-        label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+    _legend(figure, axes, "outside upper center", 2)
     return figure
 
 
@@ -360,6 +354,19 @@ def _band(panel: Axes, x: Sequence[float], y: Sequence[Interval], color: str, la
         panel.vlines(at, low[order], high[order], color=color, linewidth=1)
 
 
+def _legend(
+    figure: Figure,
+    panels: Iterable[Axes],
+    place: Literal["outside right center", "outside upper center"],
+    columns: int = 1,
+) -> None:
+    """One legend outside of all panels, with each label once."""
+    handles = {
+        label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc=place, ncols=columns)
+
+
 def _sequence(count: int) -> list[Any]:
     """Colors from dark to light for ascending N, apart for the color-blind."""
     return [mpl.colormaps["viridis"](x) for x in np.linspace(0.0, 0.9, count)]
@@ -399,10 +406,7 @@ def figure_levels(table: pa.Table) -> Figure:
         panel.set_ylabel(unit)
         panel.set_xlabel("noise level, pixel units")
         panel.xaxis.set_tick_params(labelbottom=True)
-    handles = {
-        name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(8, max(1, len(sizes))))
+    _legend(figure, panels, "outside upper center", min(8, max(1, len(sizes))))
     return figure
 
 

@@ -5,7 +5,7 @@ exists is not made again.
 """
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -259,28 +259,7 @@ def measure_references(workspace: Workspace) -> None:
     pixels and a covariance is of moderate size, or else stationary. The exact optimum is known for some generated
     classes.
     """
-    run, settings = workspace.run, workspace.settings
-    for quantity, name in tables.REFERENCES.items():
-        key = f"reference-{quantity}"
-        if run.has_table("psnr", key) or (denoiser := _reference(workspace, quantity)) is None:
-            continue
-        ids, clean = _first(workspace, workspace.split.holdout, settings.psnr.n_images)
-        keys = {"denoiser": name, "n_train": None, "part": None, "train_seed": None}
-        batch, seed = settings.sample.micro_batch, settings.seed
-        denoiser = denoiser.to(workspace.device).eval()
-        run.write_table("psnr", key, denoising.curve(denoiser, clean, ids, "holdout", settings.psnr, seed, batch, keys))
-
-
-def _reference(workspace: Workspace, quantity: str) -> ClosedFormDenoiser | None:
-    """The denoiser that a quantity of tables.REFERENCES compares with; None where it is not known."""
-    data, split = workspace.settings.data, workspace.split
-    if quantity == "to_optimum":
-        generated = data.generated
-        return synthetic.reference(generated, workspace.settings.seed, data.shuffle) if generated else None
-    chosen = np.concatenate([split.a, split.b])
-    d = int(np.prod(workspace.images.image_shape))
-    gaussian = GaussianSettings(floor=1e-6, stationary=len(chosen) < 2 * d or d > _DENSE)
-    return fit(gaussian, workspace.images.take(chosen).pixels)
+    _measure_known(workspace, "reference", tables.REFERENCES, _reference)
 
 
 def measure_baselines(workspace: Workspace) -> None:
@@ -289,10 +268,21 @@ def measure_baselines(workspace: Workspace) -> None:
     Thresholding of wavelets at sigma sqrt(2 ln d), the oracle's shrinkage in wavelets, and the projection on the
     tangent space of a generated manifold. Images of an odd side have no orthonormal wavelets here.
     """
+    _measure_known(workspace, "baseline", tables.BASELINES, _baseline)
+
+
+# Denoisers and the images that each is for: an oracle is for one image.
+_Known = Iterable[tuple[Denoiser, slice]]
+
+
+def _measure_known(
+    workspace: Workspace, prefix: str, names: Mapping[str, str], known: Callable[[Workspace, str], _Known | None]
+) -> None:
+    """A PSNR table on the holdout for each name, unless it is there or `known` of its kind is None."""
     run, settings = workspace.run, workspace.settings
-    for kind, name in tables.BASELINES.items():
-        key = f"baseline-{kind}"
-        if run.has_table("psnr", key) or (denoisers := _baseline(workspace, kind)) is None:
+    for kind, name in names.items():
+        key = f"{prefix}-{kind}"
+        if run.has_table("psnr", key) or (denoisers := known(workspace, kind)) is None:
             continue
         ids, clean = _first(workspace, workspace.split.holdout, settings.psnr.n_images)
         keys = {"denoiser": name, "n_train": None, "part": None, "train_seed": None}
@@ -304,8 +294,27 @@ def measure_baselines(workspace: Workspace) -> None:
         run.write_table("psnr", key, pa.concat_tables(curves))
 
 
-def _baseline(workspace: Workspace, kind: str) -> Iterable[tuple[Denoiser, slice]] | None:
-    """Denoisers of tables.BASELINES and which images each is for: an oracle is for one; None where there is none."""
+def _reference(workspace: Workspace, quantity: str) -> _Known | None:
+    """The denoiser that a quantity of tables.REFERENCES compares with; None where it is not known."""
+    found = _optimum(workspace) if quantity == "to_optimum" else _best_linear(workspace)
+    return None if found is None else [(found.to(workspace.device).eval(), slice(None))]
+
+
+def _optimum(workspace: Workspace) -> ClosedFormDenoiser | None:
+    data = workspace.settings.data
+    return synthetic.reference(data.generated, workspace.settings.seed, data.shuffle) if data.generated else None
+
+
+def _best_linear(workspace: Workspace) -> ClosedFormDenoiser:
+    split = workspace.split
+    chosen = np.concatenate([split.a, split.b])
+    d = int(np.prod(workspace.images.image_shape))
+    gaussian = GaussianSettings(floor=1e-6, stationary=len(chosen) < 2 * d or d > _DENSE)
+    return fit(gaussian, workspace.images.take(chosen).pixels)
+
+
+def _baseline(workspace: Workspace, kind: str) -> _Known | None:
+    """The denoisers of a kind of tables.BASELINES; None where there is none."""
     generated, shape = workspace.settings.data.generated, workspace.images.image_shape
     _, clean = _first(workspace, workspace.split.holdout, workspace.settings.psnr.n_images)
     if kind == "tangent":

@@ -34,7 +34,7 @@ from memgen.sample import expected_updates
 from memgen.train import Training, TrainingRecord, train
 from memgen.workspace import RunSettings, Workspace
 
-Verb = Literal["train", "sample", "search", "copies", "psnr", "compare"]
+Verb = Literal["train", "sample", "search", "copies", "psnr", "references", "compare"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
 
 
@@ -79,10 +79,15 @@ OnEvent = Callable[[Event], None]
 
 
 def tasks(cells: Iterable[Cell], verbs: Iterable[Verb] = VERBS) -> list[Task]:
-    """One task for each cell, followed by one for each pair of twins where `compare` is asked for."""
+    """One task for each cell, followed by one for each pair of twins where `compare` is asked for.
+
+    References are of the whole run: the first cell's task measures them, lest several workers do at once.
+    """
     wanted = set(verbs)
-    single = tuple(verb for verb in VERBS if verb in wanted and verb != "compare")
+    single = tuple(verb for verb in VERBS if verb in wanted - {"references", "compare"})
     listed = [Task(cell, single) for cell in cells if single]
+    if listed and "references" in wanted:
+        listed[0] = Task(listed[0].cell, (*single, "references"))
     pairs = sorted({Cell(cell.n_train, cell.train_seed, "a") for cell in cells}) if "compare" in wanted else []
     return listed + [Task(cell, ("compare",)) for cell in pairs]
 
@@ -298,6 +303,9 @@ def _copies(workspace: Workspace, cell: Cell, report: Report) -> None:
 
 def _psnr(workspace: Workspace, cell: Cell, report: Report) -> None:
     measure.measure_psnr(workspace, cell.name)
+
+
+def _references(workspace: Workspace, cell: Cell, report: Report) -> None:
     measure.measure_references(workspace)
 
 
@@ -312,5 +320,6 @@ _STEPS: dict[Verb, Callable[[Workspace, Cell, Report], None]] = {
     "search": _search,
     "copies": _copies,
     "psnr": _psnr,
+    "references": _references,
     "compare": _compare,
 }

@@ -39,6 +39,7 @@ _DOING = {
     "search": "searching neighbors",
     "copies": "testing for copies",
     "psnr": "measuring PSNR",
+    "references": "measuring references",
     "compare": "comparing twins",
 }
 
@@ -159,10 +160,15 @@ def say(found: Verdict, summary: pa.Table) -> None:
 
 def _stacked(rows: Mapping[tuple[int | None, str], verdict.Estimate], n_train: int, quantity: str) -> str:
     """An estimate above its interval above its null."""
-    text = str(rows[n_train, quantity]).replace(" [", "\n\\[").replace(", ", ",")
-    if (null := _NULLS.get(quantity)) and (found := rows[n_train, null]).estimate is not None:
-        text += f"\n({verdict.number(found.estimate, found.unit)})"
-    return text
+    null = rows[n_train, _NULLS[quantity]] if quantity in _NULLS else None
+    judged_by = "" if null is None or null.estimate is None else verdict.number(null.estimate, null.unit)
+    return _cell(rows[n_train, quantity], judged_by)
+
+
+def _cell(estimate: verdict.Estimate, judged_by: str) -> str:
+    """An estimate above its interval above what it is judged by, in brackets, where there is such a thing."""
+    text = str(estimate).replace(" [", "\n\\[").replace(", ", ",")
+    return f"{text}\n({judged_by})" if judged_by else text
 
 
 def say_calibration(readings: Sequence[Reading], n_train: int) -> None:
@@ -219,17 +225,10 @@ def say_basis(readings: Sequence[basis.Reading]) -> None:
             drawn.add_column(f"N = {reading.n_train:,}", justify="right")
         for name, quantity in basis.QUANTITIES.items():
             if any(reading.values[name].n for reading in found):
-                drawn.add_row(
-                    f"{name}\n[dim]{escape(quantity.text)}[/]", *(_with_chance(reading, name) for reading in found)
-                )
+                cells = (_cell(*verdict.against_chance(*reading.told(name))) for reading in found)
+                drawn.add_row(f"{name}\n[dim]{escape(quantity.text)}[/]", *cells)
         console.print(drawn)
     console.print("Means over both models, with 95 % intervals over images; (what a random basis would give).")
-
-
-def _with_chance(reading: basis.Reading, name: str) -> str:
-    estimate, chance = verdict.against_chance(*reading.told(name))
-    text = str(estimate).replace(" [", "\n\\[").replace(", ", ",")
-    return f"{text}\n({chance})" if chance else text
 
 
 def _rate(rate: Rate) -> str:

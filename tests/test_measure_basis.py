@@ -127,7 +127,7 @@ def test_the_optimum_keeps_the_tangents(tmp_path, monkeypatch, kind, dimensions,
         tmp_path, generated, f"data.shuffle={str(shuffle).lower()}", "model.architecture=gaussian",
         "sweep.n_train=[4]", "basis.sigmas=[0.01]", "basis.n_images=1",
     )  # fmt: skip
-    optimum = measure._reference(workspace, "to_optimum").eval()
+    optimum = measure._optimum(workspace).eval()
     monkeypatch.setattr(Workspace, "denoiser", lambda self, name: optimum)
     _, summary = measure.measure_basis(workspace, 4, 0)
     (first, second) = summary.to_pylist()
