@@ -9,6 +9,9 @@ basis that it adapts to the image. The exact posterior mean has J symmetric with
 The effective dimension has three definitions in use: tr J; the sum of the squared singular values; the number of
 singular values, largest first, that reach 99 % of their sum.
 
+Where images have too many pixels for a matrix, the largest eigenpairs are found from products with J, and sums over
+all of them are estimated from random directions (see `jacobian`); what needs every singular value is then unknown.
+
 Measures of how a set of vectors fits an image, or another set, each say what a random basis would give. Of each N and
 noise level, means over images are taken with intervals, since images are the independent units.
 
@@ -36,28 +39,37 @@ from memgen.intervals import Interval, bootstrap
 
 
 class BasisSettings(Settings):
-    """At which noisy images Jacobians are taken."""
+    """At which noisy images Jacobians are taken, and what is kept of them."""
 
     sigmas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.1,), min_length=1, description="standard deviations of the noise, pixel units"
     )
     n_images: int = Field(8, ge=1, description="held-out images, the first in rank order")
+    vectors: int = Field(64, ge=1, description="eigenvectors kept as images; of large images, no others are found")
+    probes: int = Field(32, ge=2, description="random directions, for sums over all eigenvalues of large images")
 
 
 @dataclass(frozen=True, eq=False)
 class Basis:
     """The Jacobian J of a denoiser at one noisy image, taken apart; all tensors float64, on the CPU.
 
+    Of d eigenpairs all k = d are there if J was made as a matrix, or else the k largest.
+
     Attributes:
         image_shape: (C, H, W); d = C·H·W.
         sigma: noise level of the noisy image, pixel units.
-        eigenvalues: (d,) of (J + Jᵀ) / 2, falling: the shrinkage factors.
-        eigenvectors: (d, d), in columns.
-        singular_values: (d,) of J, falling.
+        eigenvalues: (k,) of (J + Jᵀ) / 2, falling: the shrinkage factors.
+        eigenvectors: (d, k), in columns.
+        residual: the eigenvalues are within this of true ones; 0 if J was made as a matrix.
+        converged: whether the residual is as small as was asked for.
+        singular_values: (d,) of J, falling; None without the matrix.
+        trace: tr J = Σ λ_k, the effective dimension of Kadkhodaie et al.
+        trace_error: its standard error over random directions; 0 if J was made as a matrix.
+        dimension_squares: Σ s_k² over the singular values, the effective dimension of Mohan et al.
         asymmetry: ||J - Jᵀ|| / ||J||, Frobenius norms, in [0, 2]; 0 for an exact posterior mean.
         linearity_error: ||J y - f(y)|| / ||f(y)||; 0 but for rounding for a bias-free network.
-        coefficients_clean: (d,) ⟨x, e_k⟩.
-        coefficients_noisy: (d,) ⟨y, e_k⟩.
+        coefficients_clean: (k,) ⟨x, e_k⟩.
+        coefficients_noisy: (k,) ⟨y, e_k⟩.
         squared_error: ||f(y) - x||² / d, pixel units squared.
         sure: Stein's estimate of it, which does not look at x.
     """
@@ -66,7 +78,12 @@ class Basis:
     sigma: float
     eigenvalues: Tensor
     eigenvectors: Tensor
-    singular_values: Tensor
+    residual: float
+    converged: bool
+    singular_values: Tensor | None
+    trace: float
+    trace_error: float
+    dimension_squares: float
     asymmetry: float
     linearity_error: float
     coefficients_clean: Tensor
@@ -75,35 +92,37 @@ class Basis:
     sure: float
 
     @property
-    def trace(self) -> float:
-        """tr J = Σ λ_k, the effective dimension of Kadkhodaie et al."""
-        return float(self.eigenvalues.sum())
+    def d(self) -> int:
+        """C·H·W, the side of J."""
+        return len(self.eigenvectors)
 
     @property
-    def dimension_squares(self) -> float:
-        """Σ s_k² over the singular values, the effective dimension of Mohan et al."""
-        return float(self.singular_values.square().sum())
-
-    @property
-    def dimension_99(self) -> int:
-        """The least number of singular values that sum to 99 % of all; 0 where J = 0."""
+    def dimension_99(self) -> int | None:
+        """The least number of singular values that sum to 99 % of all, 0 where J = 0; None where they are unknown."""
+        if self.singular_values is None:
+            return None
         total = self.singular_values.cumsum(0)
         return int((total < 0.99 * total[-1]).sum()) + 1 if float(total[-1]) > 0 else 0
 
     @property
-    def negative_part(self) -> float:
-        """Σ |λ_k| over the negative eigenvalues, as a share of Σ |λ_k|; in [0, 1], 0 for an exact posterior mean."""
+    def negative_part(self) -> float | None:
+        """Σ |λ_k| over the negative eigenvalues, as a share of Σ |λ_k|; in [0, 1], 0 for an exact posterior mean.
+
+        None where not all eigenvalues are known.
+        """
+        if len(self.eigenvalues) < self.d:
+            return None
         total = float(self.eigenvalues.abs().sum())
         return float(self.eigenvalues.clamp(max=0).abs().sum()) / total if total > 0 else 0.0
 
     @property
     def posterior_error(self) -> float:
         """σ² tr J / d: what the exact posterior mean's squared error is on average, pixel units squared."""
-        return self.sigma**2 * self.trace / len(self.eigenvalues)
+        return self.sigma**2 * self.trace / self.d
 
 
 def eigenbasis(denoiser: Denoiser, clean: Tensor, noisy: Tensor, sigma: float, chunk: int | None = None) -> Basis:
-    """The basis in which a denoiser shrinks a noisy image.
+    """The basis in which a denoiser shrinks a noisy image, from its Jacobian as a matrix.
 
     Args:
         denoiser: in eval mode, on the device of the images; it is left as it is.
@@ -116,30 +135,95 @@ def eigenbasis(denoiser: Denoiser, clean: Tensor, noisy: Tensor, sigma: float, c
         ShapeError: the images differ in shape, or are not of the denoiser's.
         DataError: the denoiser is in train mode, or its Jacobian is not finite.
     """
-    if clean.shape != noisy.shape:
-        raise ShapeError(f"clean image of shape {tuple(clean.shape)}, noisy one of shape {tuple(noisy.shape)}.")
+    _check_alike(clean, noisy)
     batch, level = noisy[None], noisy.new_tensor([sigma])
     matrix = jacobian.full(denoiser, batch, level, chunk)[0].double()
-    with torch.no_grad():
-        denoised = jacobian.function(denoiser, batch, level, 0)(noisy).double().flatten()
     if not bool(matrix.isfinite().all()):
-        raise DataError("the Jacobian of the denoiser is not finite at this image. Check its weights and the image.")
-    x, y = clean.double().flatten(), noisy.double().flatten()
+        raise DataError(_NOT_FINITE)
     eigenvalues, eigenvectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-    eigenvalues, eigenvectors = eigenvalues.flip(0), eigenvectors.flip(1)
-    residual = float((y - denoised).square().mean())
+    singular_values = torch.linalg.svdvals(matrix)
+    sums = jacobian.Moments(
+        trace=float(matrix.trace()),
+        trace_error=0.0,
+        squares=float(singular_values.square().sum()),
+        asymmetry=_share((matrix - matrix.T).norm(), matrix.norm()),
+    )
+    exact = torch.zeros_like(eigenvalues)
+    pairs = jacobian.Eigenpairs(eigenvalues.flip(0), eigenvectors.flip(1), exact, converged=True)
+    return _basis(denoiser, clean, noisy, sigma, pairs, singular_values.cpu(), sums, matrix @ noisy.double().flatten())
+
+
+def leading_eigenbasis(
+    denoiser: Denoiser, clean: Tensor, noisy: Tensor, sigma: float, k: int, probes: int, seed: int, item: str = ""
+) -> Basis:
+    """The basis in which a denoiser shrinks a noisy image, as far as its largest eigenvalues: J is never a matrix.
+
+    Args:
+        denoiser: in eval mode, on the device of the images; it is left as it is.
+        clean: (C, H, W), [0, 1], the x.
+        noisy: (C, H, W), the y = x + σz, in the same units, not clipped; float32 or float64, in which J is applied.
+        sigma: noise level, pixel units.
+        k: eigenpairs to find, from 1 to d.
+        probes: random directions for the sums over all eigenvalues, at least 2.
+        seed: of what is random.
+        item: the image, so that each has random directions of its own.
+
+    Raises:
+        ShapeError: the images differ in shape, or are not of the denoiser's.
+        DataError: the denoiser is in train mode, or its Jacobian is not finite.
+        ConfigError: k or the number of probes is out of range.
+    """
+    _check_alike(clean, noisy)
+    products = jacobian.Products(denoiser, noisy[None], noisy.new_tensor([sigma]))
+    times_noisy = products.forward(noisy.flatten()[:, None])[:, 0].double()
+    if not bool(times_noisy.isfinite().all()):
+        raise DataError(_NOT_FINITE)
+    found = jacobian.largest(products, k, seed)
+    sums = jacobian.moments(products, probes, seed, item, found.eigenvectors)
+    return _basis(denoiser, clean, noisy, sigma, found, None, sums, times_noisy)
+
+
+_NOT_FINITE = "the Jacobian of the denoiser is not finite at this image. Check its weights and the image."
+
+
+def _check_alike(clean: Tensor, noisy: Tensor) -> None:
+    if clean.shape != noisy.shape:
+        raise ShapeError(f"clean image of shape {tuple(clean.shape)}, noisy one of shape {tuple(noisy.shape)}.")
+
+
+def _basis(
+    denoiser: Denoiser,
+    clean: Tensor,
+    noisy: Tensor,
+    sigma: float,
+    pairs: jacobian.Eigenpairs,
+    singular_values: Tensor | None,
+    sums: jacobian.Moments,
+    times_noisy: Tensor,
+) -> Basis:
+    """What is known of eigenpairs, singular values, sums and J y, put beside the images."""
+    eigenvectors = pairs.eigenvectors.cpu()
+    with torch.no_grad():
+        denoised = jacobian.function(denoiser, noisy[None], noisy.new_tensor([sigma]), 0)(noisy).double().flatten()
+    x, y = clean.double().flatten(), noisy.double().flatten()
+    rest = float((y - denoised).square().mean())
     return Basis(
         image_shape=(clean.shape[0], clean.shape[1], clean.shape[2]),
         sigma=sigma,
-        eigenvalues=eigenvalues.cpu(),
-        eigenvectors=eigenvectors.cpu(),
-        singular_values=torch.linalg.svdvals(matrix).cpu(),
-        asymmetry=_share((matrix - matrix.T).norm(), matrix.norm()),
-        linearity_error=_share((matrix @ y - denoised).norm(), denoised.norm()),
-        coefficients_clean=(x @ eigenvectors).cpu(),
-        coefficients_noisy=(y @ eigenvectors).cpu(),
+        eigenvalues=pairs.eigenvalues.cpu(),
+        eigenvectors=eigenvectors,
+        residual=float(pairs.residuals.max()),
+        converged=pairs.converged,
+        singular_values=singular_values,
+        trace=sums.trace,
+        trace_error=sums.trace_error,
+        dimension_squares=sums.squares,
+        asymmetry=sums.asymmetry,
+        linearity_error=_share((times_noisy - denoised).norm(), denoised.norm()),
+        coefficients_clean=x.cpu() @ eigenvectors,
+        coefficients_noisy=y.cpu() @ eigenvectors,
         squared_error=float((denoised - x).square().mean()),
-        sure=residual - sigma**2 + 2 * sigma**2 * float(matrix.trace()) / len(x),
+        sure=rest - sigma**2 + 2 * sigma**2 * sums.trace / len(x),
     )
 
 
@@ -258,23 +342,28 @@ def chance_overlap(k: int, m: int, d: int) -> float:
     return max(k, m) / d
 
 
-def dct(image_shape: ImageShape) -> Tensor:
+def dct(image_shape: ImageShape, count: int | None = None) -> Tensor:
     """The orthonormal discrete cosine basis (DCT-II), in each channel alike, slowest first.
 
     Args:
         image_shape: (C, H, W); d = C·H·W.
+        count: how many of the slowest, at most d; None for all.
 
     Returns:
-        (d, d) float64, in columns; the channels of a frequency follow each other, and frequencies are in the order
+        (d, count) float64, in columns; the channels of a frequency follow each other, and frequencies are in the order
         of `local_frequency`.
     """
     channels, height, width = image_shape
-    products = torch.einsum("ya,xb->yxab", _cosines(height), _cosines(width)).reshape(height * width, -1)
-    order = local_frequency(products, (1, height, width)).argsort(stable=True)
-    # kron numbers rows (channel, pixel) if the channel's identity comes first, but columns must go the other way.
-    basis = torch.kron(torch.eye(channels, dtype=torch.float64), products[:, order])
-    d = channels * height * width
-    return basis.view(d, channels, height * width).transpose(1, 2).reshape(d, d)
+    count = count or channels * height * width
+    # The squared gradient of a cosine between free borders is known, so that the others need not be made.
+    down, right = (np.sin(np.pi * np.arange(side) / (2 * side)) ** 2 for side in (height, width))
+    order = np.argsort((down[:, None] + right).ravel(), kind="stable")[: -(-count // channels)]
+    rows, columns = np.divmod(order, width)
+    products = torch.einsum("yk,xk->kyx", _cosines(height)[:, rows], _cosines(width)[:, columns])
+    vectors = products.new_zeros(len(order), channels, channels, height, width)
+    for channel in range(channels):
+        vectors[:, channel, channel] = products
+    return vectors.view(-1, channels * height * width)[:count].T
 
 
 def to_tables(
@@ -290,7 +379,7 @@ def to_tables(
     """The rows of one basis in the tables BASIS and BASIS_SUMMARY.
 
     Overlaps are between the first m eigenvectors and the first m vectors of the other basis, m the trace rounded,
-    from 1 to d; with t tangents, between the first t and the tangents.
+    from 1 to the number of eigenvectors known; with t tangents, between the first t and the tangents.
 
     Args:
         basis: of one noisy image.
@@ -298,38 +387,42 @@ def to_tables(
         image_id: its content id.
         noise_draw: which noise image was added.
         keys: values of the columns denoiser, n_train, part and train_seed.
-        twin: the basis of the twin model at the same noisy image; None if there is none.
+        twin: the basis of the twin model at the same noisy image, with as many eigenvectors; None if there is none.
         principal: (d, p) principal components of images, in columns, largest first; None if not known. Where p is
             below m the overlap is null.
         tangents: (d, t) directions in which the clean image can move, in columns; None if not known.
 
     Returns:
-        A BASIS table of d rows, and a BASIS_SUMMARY table of one.
+        A BASIS table of a row for each eigenpair, and a BASIS_SUMMARY table of one.
 
     Raises:
         ShapeError: basis and image do not fit.
     """
     clean = clean.cpu()
-    d, vectors = len(basis.eigenvalues), basis.eigenvectors
+    d, known, vectors = basis.d, len(basis.eigenvalues), basis.eigenvectors
     shared = {**keys, "image_id": image_id, "sigma": basis.sigma, "noise_draw": noise_draw}
     long = {
-        "k": list(range(1, d + 1)),
+        "k": list(range(1, known + 1)),
         "eigenvalue": basis.eigenvalues,
-        "singular_value": basis.singular_values,
+        "singular_value": [None] * known if basis.singular_values is None else basis.singular_values,
         "coefficient_clean": basis.coefficients_clean,
         "coefficient_noisy": basis.coefficients_noisy,
         "local_frequency": local_frequency(vectors, basis.image_shape),
         "contour_energy": contour_energy(vectors, clean),
         "contour_direction": contour_direction(vectors, clean),
     }
-    rank = min(d, max(1, round(basis.trace)))
+    rank = min(known, max(1, round(basis.trace)))
     others = {
-        "overlap_dct": dct(basis.image_shape),
+        "overlap_dct": dct(basis.image_shape, rank),
         "overlap_pca": None if principal is None or principal.shape[1] < rank else principal,
         "overlap_twin": None if twin is None else twin.eigenvectors,
     }
     summary = {
+        "eigenpairs": known,
+        "residual": basis.residual,
+        "converged": basis.converged,
         "trace": basis.trace,
+        "trace_error": basis.trace_error,
         "dimension_squares": basis.dimension_squares,
         "dimension_99": basis.dimension_99,
         "asymmetry": basis.asymmetry,
@@ -347,7 +440,7 @@ def to_tables(
         "overlap_tangent": None if tangents is None else overlap(vectors[:, : tangents.shape[1]], tangents),
         "overlap_tangent_chance": None if tangents is None else tangents.shape[1] / d,
     }
-    return tables.make(tables.BASIS, shared | long, d), tables.make(tables.BASIS_SUMMARY, shared | summary, 1)
+    return tables.make(tables.BASIS, shared | long, known), tables.make(tables.BASIS_SUMMARY, shared | summary, 1)
 
 
 @dataclass(frozen=True)
@@ -393,21 +486,30 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class Reading:
-    """What the Jacobians of one N and noise level say.
+    """What the Jacobians of one N, or of one imported denoiser, say at one noise level.
 
     Attributes:
-        n_train: size of the training sets.
+        n_train: size of the training sets; None for an imported denoiser.
+        denoiser: name of the imported denoiser; None for all that were trained at an N.
         sigma: noise level, pixel units.
         images: how many.
+        unconverged: bases whose eigenpairs were not found as precisely as was asked for.
         values: means over images by name of QUANTITIES, with intervals where there are at least two images.
         chance: what a random basis would give, for those that have such a thing.
     """
 
-    n_train: int
+    n_train: int | None
+    denoiser: str | None
     sigma: float
     images: int
+    unconverged: int
     values: Mapping[str, Interval]
     chance: Mapping[str, float]
+
+    @property
+    def label(self) -> str:
+        """What it is of, for people."""
+        return tables.model_label(self.n_train, self.denoiser)
 
     def told(self, name: str) -> tuple[Interval, str, str, float | None]:
         """One of QUANTITIES: interval, unit, text, and what a random basis would give; None without such a thing."""
@@ -416,7 +518,7 @@ class Reading:
 
 
 def readings(summary: pa.Table, seed: int) -> list[Reading]:
-    """Means over images of each N and noise level, with 95 % bootstrap intervals.
+    """Means over images of each N (or imported denoiser) and noise level, with 95 % bootstrap intervals.
 
     Each image is averaged over twins and training seeds first. A ratio is that of two means.
 
@@ -425,33 +527,41 @@ def readings(summary: pa.Table, seed: int) -> list[Reading]:
         seed: of the bootstrap.
 
     Returns:
-        One reading for each N and noise level, in ascending order.
+        One reading for each N and noise level, in ascending order, and then for each imported denoiser.
     """
     columns = sorted({name for q in QUANTITIES.values() for name in (q.column, q.by, q.chance) if name})
-    known = summary.filter(pc.is_valid(summary["n_train"]))
-    keys = ["n_train", "sigma", "image_id"]
-    means = known.group_by(keys, use_threads=False).aggregate([(name, "mean") for name in columns])
-    rows = means.sort_by([(key, "ascending") for key in keys]).to_pylist()
-    found: dict[tuple[int, float], list[dict[str, float | None]]] = {}
+    wanted = [(name, "mean") for name in columns] + [("unconverged", "sum")]
+    # All denoisers of an N are read together; one that was imported stands for itself.
+    of_its_own = pc.if_else(pc.is_null(summary["n_train"]), summary["denoiser"], pa.scalar(None, pa.string()))
+    named = summary.set_column(summary.column_names.index("denoiser"), "denoiser", of_its_own)
+    named = named.append_column("unconverged", pc.invert(named["converged"]))
+    keys = ["n_train", "denoiser", "sigma", "image_id"]
+    means = named.group_by(keys, use_threads=False).aggregate(wanted)
+    rows = means.sort_by([(key, "ascending") for key in keys]).to_pylist()  # nulls come last
+    found: dict[tuple[int | None, str | None, float], list[dict[str, float]]] = {}
     for row in rows:
-        found.setdefault((row["n_train"], row["sigma"]), []).append({name: row[f"{name}_mean"] for name in columns})
-    return [_reading(n_train, sigma, images, seed) for (n_train, sigma), images in found.items()]
+        found.setdefault((row["n_train"], row["denoiser"], row["sigma"]), []).append(row)
+    return [
+        Reading(*key, len(images), sum(int(row["unconverged_sum"]) for row in images), *_averaged(images, seed))
+        for key, images in found.items()
+    ]
 
 
-def _reading(n_train: int, sigma: float, images: list[dict[str, float | None]], seed: int) -> Reading:
+def _averaged(images: list[dict[str, float]], seed: int) -> tuple[dict[str, Interval], dict[str, float]]:
+    """Means over images of each of QUANTITIES, and what a random basis would give."""
     values, chance = {}, {}
     for name, quantity in QUANTITIES.items():
         wanted = [column for column in (quantity.column, quantity.by) if column]
-        units = np.array([[row[column] for column in wanted] for row in images], dtype=np.float64)
+        units = np.array([[row[f"{column}_mean"] for column in wanted] for row in images], dtype=np.float64)
         values[name] = bootstrap(
             units[np.isfinite(units).all(axis=1)],
             lambda draws: draws[..., 0].mean(axis=1) / (draws[..., 1].mean(axis=1) if draws.shape[-1] > 1 else 1),
             seed,
         )
-        by_chance = [row[quantity.chance] for row in images] if quantity.chance else []
+        by_chance = [row[f"{quantity.chance}_mean"] for row in images] if quantity.chance else []
         if values[name].n and by_chance:
             chance[name] = float(np.mean(np.array(by_chance, dtype=np.float64)))
-    return Reading(n_train, sigma, len(images), values, chance)
+    return values, chance
 
 
 def _share(part: Tensor, whole: Tensor) -> float:

@@ -4,6 +4,7 @@ Results go to stdout (the path written, or JSON with --json), everything else to
 command needs it, so `memgen --help` is instant.
 """
 
+import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -510,6 +511,13 @@ def psnr(
 @app.command()
 def basis(
     sizes: Size = None,
+    denoiser: Annotated[
+        str | None, typer.Option(help="Name of one imported denoiser, instead of the two models of an N.")
+    ] = None,
+    sigmas: Annotated[
+        list[float] | None,
+        typer.Option("--sigma", help="Noise level, pixel units; may be repeated. Those of the run if absent."),
+    ] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
@@ -524,25 +532,41 @@ def basis(
     the error (Stein's estimate and sigma^2 tr J / d, over the true one); and how far its basis is that of its twin, of
     slow cosines, or of the principal components of all training images, beside what random bases would give.
 
-    Models that generalize share their basis; models that memorized different images do not. Images and noise levels are
-    set when the run is made (--set basis.n_images=16 --set 'basis.sigmas=[0.1,0.3]'). It is no part of a sweep;
-    afterwards memgen report --sweep shows the eigenvectors.
+    Models that generalize share their basis; models that memorized different images do not. How many images is set when
+    the run is made (--set basis.n_images=16). Of images of more than 6,400 numbers the basis.vectors largest
+    eigenvalues are found, and sums over all of them are estimated. It is no part of a sweep; afterwards memgen report
+    --sweep shows the eigenvectors.
     """
     from memgen import measure, sweep, terminal
     from memgen.basis import readings
 
     workspace = existing(outputs, run, device, seed)
-    cells = choose_cells(workspace, sizes, None, trained=True)
+    levels = sorted(set(sigmas or workspace.settings.basis.sigmas))
+    models = _twins(workspace, sizes, denoiser)
     with prepared(workspace), sweep.threads(workspace.settings.compute.threads):
-        for n_train, train_seed in sorted({(cell.n_train, cell.train_seed) for cell in cells}):
-            with terminal.bar(f"N = {n_train}, seed {train_seed}: Jacobians") as progress:
-                measure.measure_basis(workspace, n_train, train_seed, progress)
-    wanted = {cell.n_train for cell in cells}
+        for (label, names), sigma in itertools.product(models, levels):
+            with terminal.bar(f"{label}, sigma {sigma:g}: Jacobians") as progress:
+                measure.measure_basis(workspace, names, sigma, progress)
     every = readings(workspace.run.table("basis_summary"), workspace.settings.seed)
-    found = [reading for reading in every if reading.n_train in wanted]
+    labels = {label for label, _ in models}
+    found = [reading for reading in every if reading.label in labels and reading.sigma in levels]
     terminal.say_basis(found)
     path = workspace.run.path / "tables" / "basis_summary"
     finish(as_json, path, readings=[asdict(reading) for reading in found])
+
+
+def _twins(workspace: "Workspace", sizes: list[int] | None, denoiser: str | None) -> list[tuple[str, tuple[str, ...]]]:
+    """What both models of each N and training seed asked for, or one imported denoiser, are called; and their names."""
+    from memgen.tables import model_label
+
+    if denoiser is None:
+        pairs = {(cell.n_train, min(cell, cell.twin)) for cell in choose_cells(workspace, sizes, None, trained=True)}
+        return [(model_label(n, None), (cell.name, cell.twin.name)) for n, cell in sorted(pairs)]
+    if sizes or runs.Cell.parse(denoiser):
+        raise ConfigError(
+            f"--denoiser {denoiser}: expected an imported denoiser, and no --n; for trained ones give --n alone."
+        )
+    return [(model_label(None, denoiser), (denoiser,))]
 
 
 def _measure(

@@ -98,7 +98,7 @@ def levels(table: pa.Table, column: str, seed: int = 0) -> list[Level]:
     defined = table.filter(pc.is_valid(table[column]))
     # Imported denoisers have no N: each is a curve of its own, and they come last.
     labels = [
-        (math.inf, denoiser) if n is None else (float(n), f"N = {n:,}")
+        (math.inf if n is None else float(n), tables.model_label(n, denoiser))
         for n, denoiser in zip(defined["n_train"].to_pylist(), defined[name].to_pylist(), strict=True)
     ]
     keys = pa.table(
@@ -424,26 +424,24 @@ _LEVELS: dict[str, tuple[str, str, str, tuple[float, ...]]] = {
 
 @styled
 def figure_spectrum(table: pa.Table) -> Figure:
-    """Shrinkage factors (left) and coefficients of the clean image (right) against k, for each N; paper, Fig. 3.
+    """Shrinkage factors (left) and coefficients of the clean image (right) against k, for each model; paper, Fig. 3.
 
     Root mean squares over images, training seeds, and neighboring k of the coefficients; means of the factors. A solid
-    line is the twin of part a, a dashed one that of b. One row of panels for each noise level.
+    line is the twin of part a, a dashed one that of b, a dash-dotted one was imported. One row of panels for each noise
+    level.
 
     Args:
         table: a BASIS table.
     """
-    sigmas, sizes = (sorted(pc.unique(table[name].drop_null()).to_pylist()) for name in ("sigma", "n_train"))
+    sigmas, curves = sorted(pc.unique(table["sigma"]).to_pylist()), _curves(table)
     figure = Figure(figsize=(9.5, 3.5 * len(sigmas) + 0.5), layout="constrained")
     panels = figure.subplots(len(sigmas), 2, squeeze=False)
-    colors = dict(zip(sizes, _sequence(len(sizes)), strict=True))
     for (factors, coefficients), sigma in zip(panels, sigmas, strict=True):
-        for n in sizes:
-            for part, line in (("a", "-"), ("b", "--")):
-                k, eigenvalues, squares = _spectrum(table, sigma, n, part)
-                if len(k):
-                    drawn = {"color": colors[n], "linestyle": line, "label": f"N = {n:,}  {part.upper()}"}
-                    factors.plot(k, eigenvalues, **drawn)
-                    coefficients.plot(*_in_bins(k, squares), **drawn)
+        for rows, drawn in curves:
+            k, eigenvalues, squares = _spectrum(rows.filter(pc.equal(rows["sigma"], sigma)))
+            if len(k):
+                factors.plot(k, eigenvalues, **drawn)
+                coefficients.plot(*_in_bins(k, squares), **drawn)
         for level in (0, 1):
             factors.axhline(level, color=GRAY, linewidth=1, linestyle=":")
         coefficients.axhline(sigma, color=GRAY, linewidth=1, linestyle=":", label=r"noise, $\sigma$")
@@ -455,16 +453,32 @@ def figure_spectrum(table: pa.Table) -> Figure:
         for panel in (factors, coefficients):
             panel.set_xscale("log")
             panel.set_xlabel("k")
-    figure.legend(*panels[0, 1].get_legend_handles_labels(), loc="outside right center")
+    _legend(figure, panels[:, 1], "outside right center")
     return figure
 
 
-def _spectrum(
-    table: pa.Table, sigma: float, n_train: int, part: str
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+def _curves(table: pa.Table) -> list[tuple[pa.Table, dict[str, str]]]:
+    """The rows of each twin of each N, and of each imported denoiser, with how its curves are drawn."""
+    models = table.group_by(["n_train", "part"], use_threads=False).aggregate([("denoiser", "distinct")])
+    models = models.sort_by([("n_train", "ascending"), ("part", "ascending")]).to_pylist()  # nulls come last
+    labels = {row["n_train"]: None for row in models if row["n_train"] is not None}
+    imported = sorted(name for row in models if row["n_train"] is None for name in row["denoiser_distinct"])
+    colors = dict(zip([*labels, *imported], _sequence(len(labels) + len(imported)), strict=True))
+    found = []
+    for row in models:
+        n, part = row["n_train"], row["part"]
+        if n is not None:
+            rows = table.filter(pc.and_(pc.equal(table["n_train"], n), pc.equal(table["part"], part)))
+            line = {"a": "-", "b": "--"}[part]
+            found.append((rows, {"color": colors[n], "linestyle": line, "label": f"N = {n:,}  {part.upper()}"}))
+    for name in imported:
+        rows = table.filter(pc.equal(table["denoiser"], name))
+        found.append((rows, {"color": colors[name], "linestyle": "-.", "label": name}))
+    return found
+
+
+def _spectrum(rows: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """k, the mean eigenvalue at each k, and the mean square of the clean image's coefficients."""
-    here = pc.and_(pc.equal(table["sigma"], sigma), pc.equal(table["n_train"], n_train))
-    rows = table.filter(pc.and_(here, pc.equal(table["part"], part)))
     rows = rows.append_column("square", pc.power(rows["coefficient_clean"], 2))
     means = rows.group_by("k", use_threads=False).aggregate([("eigenvalue", "mean"), ("square", "mean")]).sort_by("k")
     return means["k"].to_numpy(), means["eigenvalue_mean"].to_numpy(), means["square_mean"].to_numpy()

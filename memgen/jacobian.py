@@ -10,11 +10,12 @@ still zero outside of a window: the runs take a square tile of pixels at a time 
 other denoiser, torch.func's reverse mode gives the rows; where it was measured it was faster than forward mode.
 
 Beyond some thousands of pixels the matrix does not fit, and products J v and Jᵀ v give the largest eigenvalues of the
-symmetric part and the trace. benchmarks/jacobian.py measures what all this takes.
+symmetric part, the trace, the norm and the asymmetry. benchmarks/jacobian.py measures what all this takes.
 
 Source: Mohan, Kadkhodaie, Simoncelli & Fernandez-Granda (ICLR 2020), sections 4 and 5, for J of bias-free networks;
 Kadkhodaie et al. (ICLR 2024), eq. 6 and 9; Musco & Musco (NeurIPS 2015), block Krylov iteration; Parlett, The
-Symmetric Eigenvalue Problem, 1998, section 4.5, for the bound by residuals; Hutchinson (1989) for the trace.
+Symmetric Eigenvalue Problem, 1998, section 4.5, for the bound by residuals; Hutchinson (1989) and Meyer et al. (SOSA
+2021) for the trace.
 """
 
 import math
@@ -199,39 +200,59 @@ def largest(products: Products, k: int, seed: int, tolerance: float = 1e-4, max_
 
 
 @dataclass(frozen=True)
-class Trace:
-    """An estimate of a trace.
+class Moments:
+    """Sums over all of a Jacobian J, estimated from random directions.
 
     Attributes:
-        estimate: mean over the probes.
-        standard_error: its standard error; NaN for a single probe.
-        probes: how many.
+        trace: tr J.
+        trace_error: its standard error; 0 where the span given was the whole space.
+        squares: tr JᵀJ = ||J||², the sum of the squared singular values.
+        asymmetry: ||J - Jᵀ|| / ||J||, Frobenius norms, in [0, 2]; 0 where J is 0.
     """
 
-    estimate: float
-    standard_error: float
-    probes: int
+    trace: float
+    trace_error: float
+    squares: float
+    asymmetry: float
 
 
-def trace(products: Products, probes: int, seed: int) -> Trace:
-    """tr J as the mean of vᵀ J v over random signs v; probe i depends on (seed, i) alone.
+def moments(products: Products, probes: int, seed: int, item: str = "", span: Tensor | None = None) -> Moments:
+    """Trace, norm and asymmetry of J from products with random signs v: E vᵀ J v = tr J, E ||J v||² = ||J||².
+
+    On a span that holds most of J, such as that of its largest eigenvectors, all is computed exactly, and the random
+    directions are left with what is orthogonal to it: so their error is that of the rest alone.
+
+    Args:
+        products: the J.
+        probes: random directions, at least 2.
+        seed: of the signs; probe i depends on (seed, item, i) alone.
+        item: what J is of, an image say; other items have independent signs.
+        span: (d, k) orthonormal, in columns; None for none.
 
     Raises:
-        ConfigError: there are no probes.
+        ConfigError: there are fewer than two probes, which have no standard error.
 
-    Source: Hutchinson, Communications in Statistics 18, 1989, 1059-1076.
+    Source: Hutchinson, Communications in Statistics 18, 1989, 1059-1076; Meyer, Musco, Musco & Woodruff, Hutch++:
+    Optimal Stochastic Trace Estimation, SOSA 2021, for the span.
     """
-    if probes < 1:
-        raise ConfigError(f"found {probes} probes, expected at least 1.")
-    signs = torch.stack(
-        [
-            torch.from_numpy(noise.stream("jacobian/trace", seed, index).choice([-1.0, 1.0], products.d))
-            for index in range(probes)
-        ],
-        dim=1,
-    )
-    values = (signs * products.reverse(signs).double().cpu()).sum(dim=0)
-    return Trace(float(values.mean()), float(values.std() / math.sqrt(probes)) if probes > 1 else math.nan, probes)
+    if probes < 2:
+        raise ConfigError(f"found {probes} probes, expected at least 2, for a standard error.")
+    streams = [noise.stream(f"jacobian/probe/{item}", seed, index) for index in range(probes)]
+    signs = torch.stack([torch.from_numpy(stream.choice([-1.0, 1.0], products.d)) for stream in streams], dim=1)
+    inside = signs.new_empty(products.d, 0) if span is None else span.to(signs)
+    outside = signs - inside @ (inside.T @ signs)
+    directions = torch.cat([inside, outside], dim=1)
+    pushed, pulled = (products_of(directions).double().cpu() for products_of in (products.forward, products.reverse))
+    k = inside.shape[1]
+
+    def total(values: Tensor) -> tuple[float, float]:
+        """Exact on the span, a mean over probes beside it; with its standard error."""
+        error = 0.0 if k == products.d else float(values[k:].std()) / math.sqrt(probes)
+        return float(values[:k].sum() + values[k:].mean()), error
+
+    trace, error = total((directions * pushed).sum(dim=0))
+    squares, skew = (total(images.square().sum(dim=0))[0] for images in (pushed, pushed - pulled))
+    return Moments(trace, error, squares, math.sqrt(skew / squares) if squares > 0 else 0.0)
 
 
 def _normals(d: int, k: int, seed: int) -> Tensor:

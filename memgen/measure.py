@@ -4,8 +4,9 @@ Every function here is the library twin of a command, or of a step of the sweep.
 exists is not made again.
 """
 
+import math
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -36,14 +37,13 @@ from memgen import (
 from memgen import psnr as denoising
 from memgen.closed_form import EmpiricalSettings, GaussianSettings, fit
 from memgen.denoisers import Denoiser
-from memgen.errors import DataError, RunError, first_line
+from memgen.errors import ConfigError, DataError, RunError, first_line
 from memgen.images import ImageSet, content_id
 from memgen.posterior import ClosedFormDenoiser
 from memgen.workspace import REFERENCES, Progress, Workspace
 
 _DENSE = 4096  # pixels up to which a covariance is made and diagonalized: 2 minutes and 0.5 GB there
 _WHOLE = 6400  # pixels up to which a Jacobian is made and diagonalized
-_VECTORS = 64  # eigenvectors kept as images
 
 
 def build_index(workspace: Workspace, reference: str, n_train: int, metric: str | None = None) -> neighbors.Index:
@@ -308,7 +308,7 @@ def _optimum(workspace: Workspace) -> ClosedFormDenoiser | None:
 def _best_linear(workspace: Workspace) -> ClosedFormDenoiser:
     split = workspace.split
     chosen = np.concatenate([split.a, split.b])
-    d = int(np.prod(workspace.images.image_shape))
+    d = math.prod(workspace.images.image_shape)
     gaussian = GaussianSettings(floor=1e-6, stationary=len(chosen) < 2 * d or d > _DENSE)
     return fit(gaussian, workspace.images.take(chosen).pixels)
 
@@ -413,84 +413,102 @@ def _own_nearest(workspace: Workspace, cell: runs.Cell) -> list[pa.Table]:
 
 
 def measure_basis(
-    workspace: Workspace, n_train: int, train_seed: int, progress: Progress | None = None
+    workspace: Workspace, names: Sequence[str], sigma: float, progress: Progress | None = None
 ) -> tuple[pa.Table, pa.Table]:
-    """The bases in which two twins shrink the same noisy held-out images: BASIS and BASIS_SUMMARY kept in the run.
+    """The bases in which denoisers shrink the same noisy held-out images: BASIS and BASIS_SUMMARY kept in the run.
 
-    The noise is the first of `psnr`'s draws, the same for both and for every N. Images and the first eigenvectors are
-    kept as arrays (`Run.bases`), by part (a, b), image and noise level.
+    The noise is the first of `psnr`'s draws, the same for all denoisers. Images and the first eigenvectors are kept as
+    arrays (see `read_bases`). Jacobians of images of up to 6,400 numbers are made as matrices; of larger ones the
+    largest eigenpairs are found, and there are no overlaps with principal components.
 
     Args:
         workspace: the run.
-        n_train: size of the training sets.
-        train_seed: of both trainings.
+        names: of two twins, a and b, which are compared, or of one imported denoiser.
+        sigma: noise level, pixel units.
         progress: called with (bases done, of how many).
 
     Raises:
-        DataError: the images have too many pixels for their Jacobians to be made as matrices.
+        ConfigError: the noise level is not above 0.
     """
-    run, cell = workspace.run, runs.Cell(n_train, train_seed, "a")
+    if not sigma > 0:
+        raise ConfigError(f"found a noise level of {sigma}, expected more than 0 (pixel units, such as 0.1).")
+    run, key = workspace.run, _basis_key(names, sigma)
     kinds = ("basis", "basis_summary")
-    if not (all(run.has_table(kind, cell.pair) for kind in kinds) and run.bases(cell.pair).exists()):
-        d = int(np.prod(workspace.images.image_shape))
-        if d > _WHOLE:
-            raise DataError(
-                f"{run.path}: images of {d:,} numbers, expected at most {_WHOLE:,}: their Jacobians are matrices of "
-                f"that side. Import the images smaller (data.resize), or take the largest eigenvalues with "
-                f"memgen.jacobian.largest."
-            )
-        found, arrays = _bases(workspace, cell, progress)
+    if not (all(run.has_table(kind, key) for kind in kinds) and run.bases(key).exists()):
+        found, arrays = _bases(workspace, names, sigma, progress)
         for kind, table in zip(kinds, found, strict=True):
-            run.write_table(kind, cell.pair, table)
-        with files.writing(run.bases(cell.pair)) as file:
+            run.write_table(kind, key, table)
+        with files.writing(run.bases(key)) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-    return run.table("basis", cell.pair), run.table("basis_summary", cell.pair)
+    return run.table("basis", key), run.table("basis_summary", key)
+
+
+def _basis_key(names: Sequence[str], sigma: float) -> str:
+    cell = runs.Cell.parse(names[0])
+    return f"{cell.pair if cell else names[0]}.sigma{sigma}"
 
 
 def _bases(
-    workspace: Workspace, cell: runs.Cell, progress: Progress | None
+    workspace: Workspace, names: Sequence[str], sigma: float, progress: Progress | None
 ) -> tuple[tuple[pa.Table, pa.Table], dict[str, NDArray[Any]]]:
-    """The tables of a pair, and its arrays: those of each noisy image are (images, noise levels, [twins,] ...)."""
-    settings, shape, sigmas = workspace.settings, workspace.images.image_shape, workspace.settings.basis.sigmas
-    pair = {one.part: (one, workspace.denoiser(one.name)) for one in (cell, cell.twin)}
+    """The tables, and the arrays: those of the noisy images are (images, [denoisers,] ...)."""
+    settings, shape = workspace.settings, workspace.images.image_shape
+    denoisers = [workspace.denoiser(name) for name in names]
     chosen = workspace.split.holdout[: settings.basis.n_images]
     ids, clean = _first(workspace, chosen, len(chosen))
+    principal = workspace.principal if math.prod(shape) <= _WHOLE else None  # from a matrix of that side too
     rows: list[tuple[pa.Table, pa.Table]] = []
     arrays: list[dict[str, NDArray[Any]]] = []
-    for position, _, level, normal in noise.image_draws(ids, shape, len(sigmas), 1, settings.seed, 1):
-        i, sigma = int(position[0]), sigmas[int(level[0])]
+    for position, _, _, normal in noise.image_draws(ids, shape, 1, 1, settings.seed, 1):
+        i = int(position[0])
         noisy = clean[i] + sigma * torch.from_numpy(normal[0]).to(clean.device)
         with torch.no_grad():
-            denoised = [denoiser(noisy[None], noisy.new_tensor([sigma]))[0] for _, denoiser in pair.values()]
-        found = {part: basis.eigenbasis(denoiser, clean[i], noisy, sigma) for part, (_, denoiser) in pair.items()}
+            denoised = [denoiser(noisy[None], noisy.new_tensor([sigma]))[0] for denoiser in denoisers]
+        found = []
+        for denoiser in denoisers:
+            found.append(_eigenbasis(workspace, denoiser, clean[i], noisy, sigma, ids[i]))
+            if progress:
+                progress(len(rows) + len(found), len(names) * len(ids))
         tangents = _tangents(workspace, int(chosen[i]))
-        for part, own in found.items():
-            one, twin = pair[part][0], found["b" if part == "a" else "a"]
-            rows.append(basis.to_tables(own, clean[i], ids[i], 0, one.keys, twin, workspace.principal, tangents))
-        vectors = [own.eigenvectors[:, :_VECTORS].T.reshape(-1, *shape).float() for own in found.values()]
+        twins = found[::-1] if len(found) > 1 else [None]
+        for name, own, twin in zip(names, found, twins, strict=True):
+            keys = workspace.keys(name)
+            rows.append(basis.to_tables(own, clean[i], ids[i], 0, keys, twin, principal, tangents))
+        vectors = [own.eigenvectors[:, : settings.basis.vectors].T.reshape(-1, *shape).float() for own in found]
         arrays.append(
             {
                 "noisy": noisy.cpu().numpy(),
                 "denoised": torch.stack(denoised).float().cpu().numpy(),
-                "eigenvalues": torch.stack([own.eigenvalues for own in found.values()]).numpy(),
+                "eigenvalues": torch.stack([own.eigenvalues for own in found]).numpy(),
                 "eigenvectors": torch.stack(vectors).numpy(),
             }
         )
-        if progress:
-            progress(len(rows), 2 * len(ids) * len(sigmas))
     long, summary = (pa.concat_tables(found) for found in zip(*rows, strict=True))
     stacked = {name: np.stack([each[name] for each in arrays]) for name in arrays[0]}
-    grid = {name: each.reshape(len(ids), len(sigmas), *each.shape[1:]) for name, each in stacked.items()}
-    return (long, summary), {"sigma": np.array(sigmas), "clean": clean.cpu().numpy(), **grid}
+    return (long, summary), {"clean": clean.cpu().numpy(), **stacked}
 
 
-def read_bases(workspace: Workspace, pair: str) -> dict[str, NDArray[Any]]:
-    """The arrays behind the bases of a pair, by name.
+def _eigenbasis(
+    workspace: Workspace, denoiser: Denoiser, clean: Tensor, noisy: Tensor, sigma: float, image_id: str
+) -> basis.Basis:
+    d, settings = clean.numel(), workspace.settings
+    if d <= _WHOLE:
+        return basis.eigenbasis(denoiser, clean, noisy, sigma)
+    k, probes = min(d, settings.basis.vectors), settings.basis.probes
+    return basis.leading_eigenbasis(denoiser, clean, noisy, sigma, k, probes, settings.seed, image_id)
+
+
+def read_bases(workspace: Workspace, names: Sequence[str], sigma: float) -> dict[str, NDArray[Any]]:
+    """The arrays behind the bases of denoisers at one noise level, by name (see `measure_basis`).
+
+    Returns:
+        clean and noisy (images, C, H, W); denoised (images, denoisers, C, H, W); eigenvalues (images, denoisers, k)
+        and the first eigenvectors (images, denoisers, K, C, H, W).
 
     Raises:
-        DataError: the file is damaged.
+        DataError: the file is damaged or missing.
     """
-    path = workspace.run.bases(pair)
+    path = workspace.run.bases(_basis_key(names, sigma))
     try:
         with np.load(path, allow_pickle=False) as kept:
             return {name: kept[name] for name in kept.files}

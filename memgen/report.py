@@ -40,8 +40,8 @@ class ReportInput:
         metric: the measure shown, one of those in the tables.
         copies: what the test for copies found of each model.
         restored: what models made of measured images, one entry for each task.
-        bases: what the two denoisers of each N do to the same noisy image.
-        readings: what their Jacobians say of it and others, for each N and noise level.
+        bases: what the two denoisers of each N, and each imported one, do to the same noisy image.
+        readings: what their Jacobians say of it and others, for each noise level.
     """
 
     title: str
@@ -213,8 +213,8 @@ class _Geometry:
 
     sigma: float
     images: int
-    sizes: tuple[int, ...]
-    # Quantity and its name; for each N the estimate and what a random basis would give.
+    models: tuple[str, ...]
+    # Quantity and its name; for each model the estimate and what a random basis would give.
     rows: tuple[tuple[basis.Quantity, str, tuple[tuple[verdict.Estimate, str], ...]], ...]
 
 
@@ -226,7 +226,7 @@ def _geometry(readings: Sequence[Reading]) -> Iterator[_Geometry]:
             for name, quantity in basis.QUANTITIES.items()
             if any(reading.values[name].n for reading in found)
         )
-        yield _Geometry(sigma, found[0].images, tuple(reading.n_train for reading in found), rows)
+        yield _Geometry(sigma, found[0].images, tuple(reading.label for reading in found), rows)
 
 
 def _data(run: Mapping[str, pa.Table]) -> dict[str, Any]:

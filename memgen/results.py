@@ -223,15 +223,22 @@ def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
 
 
 def _bases(workspace: Workspace, n_train: int | None) -> list[sheets.Bases]:
-    """What the two denoisers of each N, of the smallest training seed, do to the first image at each noise level."""
-    pairs = {cell.n_train: cell.pair for cell in reversed(workspace.run.cells()) if n_train in (None, cell.n_train)}
+    """What the denoisers of each N (of the smallest training seed), and imported ones, do to the first image."""
+    table = workspace.run.table("basis_summary")
+    table = table if n_train is None else table.filter(_of(n_train))
+    keys = ["n_train", "train_seed", "sigma", "denoiser"]
+    rows = table.group_by(keys, use_threads=False).aggregate([]).sort_by([(key, "ascending") for key in keys])
+    seeds: dict[str, int | None] = {}
+    names: dict[tuple[str, float], list[str]] = {}
+    for row in rows.to_pylist():
+        label = tables.model_label(row["n_train"], row["denoiser"])
+        if row["train_seed"] == seeds.setdefault(label, row["train_seed"]):
+            names.setdefault((label, row["sigma"]), []).append(row["denoiser"])
     sheet = []
-    for n, pair in sorted(pairs.items()):
-        if workspace.run.bases(pair).exists():
-            arrays = measure.read_bases(workspace, pair)
-            for level, sigma in enumerate(arrays["sigma"]):
-                at_first = (arrays[name][0, level] for name in ("noisy", "denoised", "eigenvalues", "eigenvectors"))
-                sheet.append(sheets.Bases(n, float(sigma), arrays["clean"][0], *at_first))
+    for (label, sigma), group in names.items():
+        arrays = measure.read_bases(workspace, group, sigma)
+        first = {name: arrays[name][0] for name in ("clean", "noisy", "denoised", "eigenvalues", "eigenvectors")}
+        sheet.append(sheets.Bases(label, sigma, **first))
     return sheet
 
 

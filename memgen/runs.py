@@ -8,7 +8,7 @@
       tables/neighbors/searches/    what a person searched for beside the sweep; stacked and reported nowhere
       denoisers/CELL.safetensors    weights, with CELL.json beside them, or CELL.fitted.json for a closed form
       samples/CELL.npy      images drawn
-      bases/PAIR.npz        eigenvectors of the Jacobians of two twins
+      bases/NAME.npz        eigenvectors of the Jacobians of twins, or of an imported denoiser
       indexes/NAME/         FAISS indexes
       report/               the page and its figures
 
@@ -155,9 +155,9 @@ class Run:
         """The denoised iterates kept along the way."""
         return self.path / "samples" / f"{name}.path.npz"
 
-    def bases(self, pair: str) -> Path:
-        """The arrays behind the tables basis and basis_summary of a pair (see `Cell.pair`)."""
-        return self.path / "bases" / f"{pair}.npz"
+    def bases(self, name: str) -> Path:
+        """The arrays behind the tables basis and basis_summary of that name."""
+        return self.path / "bases" / f"{name}.npz"
 
     def index(self, name: str) -> Path:
         """The folder of an index."""

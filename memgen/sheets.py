@@ -253,19 +253,19 @@ EIGENVECTORS = (1, 2, 3, 4, 5, 6, 10, 20, 40, 64)
 
 @dataclass(frozen=True, eq=False)
 class Bases:
-    """The bases in which the two denoisers of one N shrink the same noisy image.
+    """The bases in which the two denoisers of one N, or one imported denoiser, shrink the same noisy image.
 
     Attributes:
-        n_train: size of each training set.
+        name: the N, or the name of the imported denoiser, for people.
         sigma: noise level, pixel units.
         clean: (C, H, W).
         noisy: (C, H, W).
-        denoised: by part, a and b, (2, C, H, W).
-        eigenvalues: (2, d), falling.
+        denoised: by part, a and b, (2, C, H, W), or of one denoiser, (1, C, H, W), and so for the rest.
+        eigenvalues: (2, k), falling.
         eigenvectors: the first of them, (2, K, C, H, W).
     """
 
-    n_train: int
+    name: str
     sigma: float
     clean: NDArray[Any]
     noisy: NDArray[Any]
@@ -276,19 +276,20 @@ class Bases:
 
 @styled
 def figure_bases(found: Sequence[Bases]) -> Figure:
-    """A noisy image, what two denoisers make of it, and the eigenvectors of their Jacobians; paper, Figs. 3 to 5.
+    """A noisy image, what denoisers make of it, and the eigenvectors of their Jacobians; paper, Figs. 3 to 5.
 
     Gray is 0 in an eigenvector, its largest value is white or black, and its sign is that of the clean image's
     coefficient. The number below it is its eigenvalue.
 
     Args:
-        found: one for each N and noise level.
+        found: one for each model, or two of one N, and noise level.
     """
     shown = [k for k in EIGENVECTORS if k <= min(len(bases.eigenvectors[0]) for bases in found)]
     page = _Page(found[0].noisy.shape[-2:], 3 + len(shown), 0.27)
     for place, bases in enumerate(found):
-        for part, name in enumerate("AB"):
-            page.row(f"N = {bases.n_train:,}   {name}\n$\\sigma$ = {bases.sigma:g}", 0.2 if place and not part else 0.0)
+        twins = ["   A", "   B"] if len(bases.denoised) > 1 else [""]
+        for part, twin in enumerate(twins):
+            page.row(f"{bases.name}{twin}\n$\\sigma$ = {bases.sigma:g}", 0.2 if place and not part else 0.0)
             for column, image in enumerate((bases.clean, bases.noisy, bases.denoised[part])):
                 page.put(column, image)
             for column, k in enumerate(shown, start=3):

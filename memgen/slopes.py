@@ -17,7 +17,7 @@ Source: Kadkhodaie et al. (ICLR 2024), sections 3.1 and 3.2, Figures 4, 5, 16, 1
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +67,9 @@ def theory(settings: synthetic.ClassSettings | None, seed: int = 0) -> Theory:
     return Theory(1.0, 10 * math.log10(directions.shape[1] / directions.shape[2]))
 
 
-def label(row: dict[str, Any]) -> str:
+def label(row: Mapping[str, Any]) -> str:
     """What a row of a SLOPES table is called in figures and on the page."""
-    return row["denoiser"] or f"N = {row['n_train']:,}"
+    return tables.model_label(row["n_train"], row["denoiser"])
 
 
 def summarize(

@@ -316,12 +316,12 @@ _JACOBIAN = [
 ]
 BASIS = _schema(
     "basis",
-    1,
+    2,
     [
         *_JACOBIAN,
         _field("k", _INT, "1 = the largest eigenvalue"),
         _field("eigenvalue", _F64, "of the symmetric part of the Jacobian J: the shrinkage factor"),
-        _field("singular_value", _F64, "the k-th largest of J"),
+        _field("singular_value", _F64, "the k-th largest of J; null where J is not known as a matrix", null=True),
         _field("coefficient_clean", _F64, "<x, e_k> of the clean image", "pixel units"),
         _field("coefficient_noisy", _F64, "<y, e_k> of the noisy image", "pixel units"),
         _field("local_frequency", _F64, "rms gradient of e_k / (2 pi rms of e_k)", "cycles per pixel", null=True),
@@ -331,19 +331,23 @@ BASIS = _schema(
 )
 BASIS_SUMMARY = _schema(
     "basis_summary",
-    1,
+    2,
     [
         *_JACOBIAN,
+        _field("eigenpairs", _INT, "how many are known: all d, or the largest where J is not known as a matrix"),
+        _field("residual", _F64, "each eigenvalue is within this of a true one; 0 from the matrix"),
+        _field("converged", pa.bool_(), "whether that is as small as was asked for"),
         _field("trace", _F64, "sum of the eigenvalues: effective dimension (Kadkhodaie et al.)"),
+        _field("trace_error", _F64, "its standard error over random directions; 0 from the matrix"),
         _field("dimension_squares", _F64, "sum of squared singular values: effective dimension (Mohan et al.)"),
-        _field("dimension_99", _INT, "singular values that reach 99 % of their sum"),
+        _field("dimension_99", _INT, "singular values that reach 99 % of their sum; null without J", null=True),
         _field("asymmetry", _F64, "||J - J^T|| / ||J||; 0 for an exact posterior mean"),
-        _field("negative_part", _F64, "share of negative eigenvalues in the sum of absolute eigenvalues"),
+        _field("negative_part", _F64, "share of negative eigenvalues in the sum of |lambda|; null likewise", null=True),
         _field("linearity_error", _F64, "||J y - f(y)|| / ||f(y)||; 0 for a bias-free network"),
         _field("squared_error", _F64, "||f(y) - x||^2 / d", "pixel units^2"),
         _field("sure", _F64, "Stein's estimate of it, without x", "pixel units^2"),
         _field("posterior_error", _F64, "sigma^2 tr J / d, its mean for an exact posterior mean", "pixel units^2"),
-        _field("overlap_rank", _INT, "m, the trace rounded: vectors compared"),
+        _field("overlap_rank", _INT, "m, the trace rounded, but no more than eigenpairs: vectors compared"),
         _field("overlap_chance", _F64, "overlap expected of random bases, m / d"),
         _field("overlap_dct", _F64, "of the first m eigenvectors with the m slowest cosines: mean squared cosine"),
         _field("overlap_pca", _F64, "with the first m principal components; null where not known", null=True),
@@ -414,6 +418,11 @@ def make(schema: pa.Schema, columns: Mapping[str, Any], rows: int | None = None)
             values = [None if value is None or not abs(value) < float("inf") else value for value in values]
         arrays.append(pa.array(values, type=field.type))
     return check(pa.Table.from_arrays(arrays, schema=schema), schema, source=f"table {name(schema)}")
+
+
+def model_label(n_train: int | None, denoiser: str | None) -> str:
+    """What a model is called in figures and tables: by its N if it was trained here, or else by its name."""
+    return f"N = {n_train:,}" if n_train is not None else str(denoiser)
 
 
 def name(schema: pa.Schema) -> str:

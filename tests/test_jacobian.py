@@ -230,20 +230,43 @@ def test_trace_within_its_error():
     denoiser, noisy = network(UNetSettings(blocks=1, width=4), (1, 8, 8)), images(1, (1, 8, 8))
     exact = float(jacobian.full(denoiser, noisy)[0].trace())
     products = jacobian.Products(denoiser, noisy)
-    found = [jacobian.trace(products, 64, seed) for seed in range(40)]
-    z = torch.tensor([(one.estimate - exact) / one.standard_error for one in found])
+    found = [jacobian.moments(products, 64, seed) for seed in range(40)]
+    z = torch.tensor([(one.trace - exact) / one.trace_error for one in found])
     assert abs(z.mean()) < 4 / math.sqrt(40)
     assert abs(z.std() - 1) < 4 / math.sqrt(80)
-    assert len({one.estimate for one in found}) == 40
-    assert found[0] == jacobian.trace(products, 64, 0)
-    assert math.isnan(jacobian.trace(products, 1, 0).standard_error)
+    assert len({one.trace for one in found}) == 40
+    assert found[0] == jacobian.moments(products, 64, 0)
 
 
 def test_trace_of_a_diagonal_is_exact():
-    """Random signs see a diagonal matrix's trace without error, and more probes keep the first ones."""
+    """Random signs see trace and norm of a diagonal matrix without error; items have signs of their own."""
     matrix = torch.diag(torch.arange(16.0))
     products = jacobian.Products(truth.LinearDenoiser(matrix, (1, 4, 4)), images(1, (1, 4, 4)))
-    assert jacobian.trace(products, 3, seed=7) == jacobian.Trace(120.0, 0.0, 3)
+    assert jacobian.moments(products, 3, seed=7) == jacobian.Moments(120.0, 0.0, 1240.0, 0.0)
+    full = jacobian.Products(truth.LinearDenoiser(matrix + 1, (1, 4, 4)), images(1, (1, 4, 4)))
+    assert jacobian.moments(full, 3, 7, "a").trace != jacobian.moments(full, 3, 7, "b").trace
+
+
+@pytest.mark.parametrize("k", [0, 3, 20])
+def test_moments_around_a_span(k):
+    """Trace, norm and asymmetry are those of the matrix, whatever the span; the larger the span the less the error."""
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(20, 20, generator=generator, dtype=torch.float64))[0]
+    matrix = (axes * torch.logspace(0, -3, 20, dtype=torch.float64)) @ axes.T
+    matrix += 0.02 * torch.randn(20, 20, generator=generator, dtype=torch.float64)
+    products = jacobian.Products(truth.LinearDenoiser(matrix, (1, 4, 5)), images(1, (1, 4, 5), dtype=torch.float64))
+    span = torch.linalg.eigh((matrix + matrix.T) / 2)[1][:, 20 - k :]
+    found = [jacobian.moments(products, 200, seed, span=span) for seed in range(10)]
+    truths = {
+        "trace": float(matrix.trace()),
+        "squares": float(matrix.square().sum()),
+        "asymmetry": float((matrix - matrix.T).norm() / matrix.norm()),
+    }
+    for name, exact in truths.items():
+        values = np.array([getattr(one, name) for one in found])
+        assert abs(values.mean() - exact) <= 4 * values.std(ddof=1) / math.sqrt(10) + 1e-10, name
+    plain = jacobian.moments(products, 200, 0).trace_error
+    assert found[0].trace_error <= {0: plain, 3: plain / 2, 20: 0.0}[k]
 
 
 def test_wrong_input_is_refused():
@@ -262,8 +285,8 @@ def test_wrong_input_is_refused():
         products.forward(torch.ones(3, 140))
     with pytest.raises(ConfigError, match="1 to 140"):
         jacobian.largest(products, 141, seed=0)
-    with pytest.raises(ConfigError, match="at least 1"):
-        jacobian.trace(products, 0, seed=0)
+    with pytest.raises(ConfigError, match="at least 2"):
+        jacobian.moments(products, 1, seed=0)
 
 
 @pytest.mark.gpu

@@ -1,16 +1,21 @@
 """The bases of a run: what `memgen basis` keeps and shows, on networks and on models whose answer is known."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
 from program import memgen
 
 from memgen import basis, config, figures, measure, noise, results, runs, sheets, steps, sweep, tables
-from memgen.errors import DataError
+from memgen.errors import ConfigError, DataError
 from memgen.report import ReportInput, render
 from memgen.runs import Run
 from memgen.workspace import RunSettings, Workspace
+
+
+def twins(n_train: int) -> tuple[str, str]:
+    return f"n{n_train}-s0-a", f"n{n_train}-s0-b"
 
 
 def prepared(folder, *settings) -> Workspace:
@@ -35,7 +40,8 @@ def wiener(tmp_path_factory) -> Workspace:
     ]
     workspace = prepared(tmp_path_factory.mktemp("wiener"), *settings, "basis.sigmas=[0.1, 0.3]", "basis.n_images=3")
     for n_train in (4, 1024):
-        measure.measure_basis(workspace, n_train, 0)
+        for sigma in workspace.settings.basis.sigmas:
+            measure.measure_basis(workspace, twins(n_train), sigma)
     return workspace
 
 
@@ -70,9 +76,9 @@ def test_wiener_filters_share_their_basis_at_large_n(wiener):
     large, small = found[1024, 0.3].values, found[4, 0.3].values
     for n_train in (4, 1024):  # the same from the covariances of the training images alone
         a, b, both = (principal_axes(wiener, n_train, parts) for parts in ("a", "b", "ab"))
-        rank = wiener.run.table("basis_summary", f"n{n_train}-s0")["overlap_rank"].to_pylist()[-1]
+        last = wiener.run.table("basis_summary", f"n{n_train}-s0.sigma0.3").to_pylist()[-1]
+        rank = last["overlap_rank"]
         twin, pca = (((x[:, :rank].T @ y[:, :rank]) ** 2).sum() / rank for x, y in ((a, b), (b, both)))
-        last = wiener.run.table("basis_summary", f"n{n_train}-s0").to_pylist()[-1]
         assert (last["sigma"], last["part"]) == (0.3, "b")
         assert (last["overlap_twin"], last["overlap_pca"]) == pytest.approx((twin, pca), abs=1e-5)
     assert large["overlap_twin"].estimate > 0.85 > 0.6 > small["overlap_twin"].estimate
@@ -86,34 +92,35 @@ def test_wiener_filters_share_their_basis_at_large_n(wiener):
 
 def test_noise_is_that_of_psnr(wiener):
     """The noisy images have the noise of the first draw of PSNR, and are given to both twins of every N."""
-    large, small = (measure.read_bases(wiener, f"n{n}-s0") for n in (1024, 4))
-    np.testing.assert_array_equal(large["noisy"], small["noisy"])
     chosen = wiener.split.holdout[:3]
     clean = wiener.images.floats(chosen).numpy()
-    np.testing.assert_array_equal(large["clean"], clean)
-    for i, position in enumerate(chosen):
-        z = noise.normal(noise.stream(f"image/{wiener.images.ids[position]}", wiener.settings.seed, 0), (1, 8, 8))
-        for level, sigma in enumerate((0.1, 0.3)):
-            np.testing.assert_allclose(large["noisy"][i, level], clean[i] + sigma * z, atol=1e-6)
+    for sigma in (0.1, 0.3):
+        large, small = (measure.read_bases(wiener, twins(n), sigma) for n in (1024, 4))
+        np.testing.assert_array_equal(large["noisy"], small["noisy"])
+        np.testing.assert_array_equal(large["clean"], clean)
+        for i, position in enumerate(chosen):
+            z = noise.normal(noise.stream(f"image/{wiener.images.ids[position]}", wiener.settings.seed, 0), (1, 8, 8))
+            np.testing.assert_allclose(large["noisy"][i], clean[i] + sigma * z, atol=1e-6)
 
 
 def test_arrays_are_those_of_the_tables(wiener):
     """Eigenvectors and denoised images of the arrays are of the denoiser, image and noise level where they stand."""
-    arrays, table = measure.read_bases(wiener, "n1024-s0"), wiener.run.table("basis", "n1024-s0").to_pandas()
+    table = wiener.run.table("basis").to_pandas()
     table["place"] = table["image_id"].map({wiener.images.ids[p]: i for i, p in enumerate(wiener.split.holdout[:3])})
-    assert arrays["eigenvectors"].shape == (3, 2, 2, 64, 1, 8, 8)
-    assert arrays["eigenvectors"].dtype == arrays["denoised"].dtype == np.float32
-    for i in range(3):
-        for level, sigma in enumerate((0.1, 0.3)):
+    for sigma in (0.1, 0.3):
+        arrays = measure.read_bases(wiener, twins(1024), sigma)
+        assert arrays["eigenvectors"].shape == (3, 2, 64, 1, 8, 8)
+        assert arrays["eigenvectors"].dtype == arrays["denoised"].dtype == np.float32
+        for i in range(3):
             for twin, part in enumerate("ab"):
-                rows = table.query("place == @i and sigma == @sigma and part == @part")
-                vectors = arrays["eigenvectors"][i, level, twin].reshape(64, 64)
-                np.testing.assert_array_equal(arrays["eigenvalues"][i, level, twin], rows["eigenvalue"])
+                rows = table.query("n_train == 1024 and place == @i and sigma == @sigma and part == @part")
+                vectors = arrays["eigenvectors"][i, twin].reshape(64, 64)
+                np.testing.assert_array_equal(arrays["eigenvalues"][i, twin], rows["eigenvalue"])
                 coefficients = vectors @ arrays["clean"][i].ravel()
                 np.testing.assert_allclose(coefficients, rows["coefficient_clean"], atol=1e-5)
-                noisy = torch.from_numpy(arrays["noisy"][i, level])[None]
+                noisy = torch.from_numpy(arrays["noisy"][i])[None]
                 denoised = wiener.denoiser(f"n1024-s0-{part}")(noisy, torch.tensor([sigma]))[0]
-                np.testing.assert_allclose(arrays["denoised"][i, level, twin], denoised, atol=1e-6)
+                np.testing.assert_allclose(arrays["denoised"][i, twin], denoised, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +132,11 @@ def test_the_optimum_keeps_the_tangents(tmp_path, monkeypatch, kind, dimensions,
     generated = f"data.generated={{kind='{kind}', side={side}, n_images=80}}"
     workspace = prepared(
         tmp_path, generated, f"data.shuffle={str(shuffle).lower()}", "model.architecture=gaussian",
-        "sweep.n_train=[4]", "basis.sigmas=[0.01]", "basis.n_images=1",
+        "sweep.n_train=[4]", "basis.n_images=1",
     )  # fmt: skip
     optimum = measure._optimum(workspace).eval()
     monkeypatch.setattr(Workspace, "denoiser", lambda self, name: optimum)
-    _, summary = measure.measure_basis(workspace, 4, 0)
+    _, summary = measure.measure_basis(workspace, twins(4), 0.01)
     (first, second) = summary.to_pylist()
     assert first["overlap_tangent"] > 0.99
     assert first["overlap_tangent_chance"] == dimensions / side**2
@@ -147,22 +154,60 @@ def test_more_components_than_images_are_not_compared(tmp_path):
         "sweep.n_train=[4]",
         "split.holdout=32",
     ]
-    workspace = prepared(tmp_path, *settings, "basis.sigmas=[0.01, 2]", "basis.n_images=1")
+    workspace = prepared(tmp_path, *settings, "basis.n_images=1")
     known = len(workspace.split.a) + len(workspace.split.b) - 1
     assert workspace.principal.shape == (64, known)
-    rows = measure.measure_basis(workspace, 4, 0)[1].to_pylist()
+    rows = [row for sigma in (0.01, 2) for row in measure.measure_basis(workspace, twins(4), sigma)[1].to_pylist()]
     assert {row["overlap_rank"] > known for row in rows} == {True, False}
     for row in rows:
         assert (row["overlap_pca"] is None) == (row["overlap_rank"] > known)
 
 
-def test_images_too_large_for_a_matrix_are_refused(tmp_path, monkeypatch):
-    """Images of more numbers than a Jacobian is made for are refused, with what is possible."""
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # PyTorch's own, for forward mode
+def test_large_images(wiener, monkeypatch, tmp_path):
+    """Without the matrix the same largest eigenpairs are found, and sums within their errors; the rest is null."""
+    workspace = prepared(
+        tmp_path, "data.resize=8", "data.limit=2200", "data.deduplicate=false", "model.architecture=gaussian",
+        "sweep.n_train=[1024]", "basis.n_images=3", "basis.vectors=8", "basis.probes=50",
+    )  # fmt: skip
     monkeypatch.setattr(measure, "_WHOLE", 63)
-    workspace = prepared(tmp_path, "data.resize=8", "data.limit=60", "model.architecture=gaussian", "sweep.n_train=[1]")
-    with pytest.raises(DataError, match=r"images of 64 numbers, expected at most 63.*data\.resize.*jacobian\.largest"):
-        measure.measure_basis(workspace, 1, 0)
-    assert not (workspace.run.path / "bases").exists()
+    long, summary = measure.measure_basis(workspace, twins(1024), 0.3)
+    assert long.num_rows == 2 * 3 * 8
+    assert pc.all(pc.is_null(long["singular_value"])).as_py()
+    key = "n1024-s0.sigma0.3"
+    for found, exact in zip(summary.to_pylist(), wiener.run.table("basis_summary", key).to_pylist(), strict=True):
+        assert (found["eigenpairs"], exact["eigenpairs"]) == (8, 64)
+        assert found["converged"]
+        assert found["residual"] < 1e-4
+        assert 0 < found["trace_error"] < 0.1 * exact["trace"]
+        assert abs(found["trace"] - exact["trace"]) < 4 * found["trace_error"]
+        assert found["dimension_squares"] == pytest.approx(exact["dimension_squares"], rel=0.05)
+        assert abs(found["sure"] - exact["sure"]) < 4 * 2 * 0.3**2 * found["trace_error"] / 64
+        for name in ("squared_error", "linearity_error"):
+            assert found[name] == pytest.approx(exact[name], rel=1e-5)
+        assert found["asymmetry"] < 1e-5
+        assert found["overlap_rank"] == 8 < exact["overlap_rank"]
+        assert [found[name] for name in ("dimension_99", "negative_part", "overlap_pca")] == [None] * 3
+        assert found["overlap_twin"] > 0.8
+    values = long.to_pandas()["eigenvalue"].to_numpy().reshape(6, 8)
+    expected = wiener.run.table("basis", key).to_pandas()["eigenvalue"].to_numpy().reshape(6, 64)[:, :8]
+    np.testing.assert_allclose(values, expected, atol=1e-4)
+    (reading,) = basis.readings(summary, 0)
+    assert (reading.unconverged, reading.values["negative_part"].n) == (0, 0)
+
+
+def test_bases_that_did_not_converge_are_counted(wiener):
+    """A basis whose eigenpairs are not as precise as asked for is kept, counted and said."""
+    summary = wiener.run.table("basis_summary", "n4-s0.sigma0.1")
+    marks = pa.array([False, True, True, False, True, True])
+    marked = summary.set_column(summary.column_names.index("converged"), "converged", marks)
+    assert [reading.unconverged for reading in basis.readings(marked, 0)] == [2]
+
+
+def test_a_noise_level_of_zero_is_refused(wiener):
+    """Without noise there is nothing to shrink."""
+    with pytest.raises(ConfigError, match=r"noise level of 0.0, expected more than 0"):
+        measure.measure_basis(wiener, twins(4), 0.0)
 
 
 def test_readings_are_means_over_images(wiener):
@@ -204,7 +249,8 @@ def test_command(tiny, monkeypatch):
     for name in ("spectrum", "bases"):
         assert (tiny / "report" / "figures" / f"{name}.png").stat().st_size > 1000
 
-    made = [run.table_path(kind, "n4-s0") for kind in ("basis", "basis_summary")] + [run.bases("n4-s0")]
+    key = "n4-s0.sigma0.1"
+    made = [run.table_path(kind, key) for kind in ("basis", "basis_summary")] + [run.bases(key)]
     before, stats = [path.read_bytes() for path in made], [path.stat() for path in made]
     shown = memgen("basis", "--json").done().json
     assert [reading["n_train"] for reading in shown["readings"]] == [4]
@@ -222,10 +268,42 @@ def test_command(tiny, monkeypatch):
         memgen("basis", "--n", "1", "--n", "4")
     assert len(calls) == 1  # N = 1 is there already
     workspace = Workspace.of(run, "cpu")
-    assert [bases.n_train for bases in results._bases(workspace, None)] == [1]
+    with pytest.raises(DataError, match=r"n4-s0\.sigma0\.1\.npz: damaged .*No such file.* memgen basis"):
+        results._bases(workspace, None)
     made[-1].write_bytes(b"PK damaged")
-    with pytest.raises(DataError, match=r"n4-s0\.npz: damaged .* memgen basis"):
+    with pytest.raises(DataError, match=r"n4-s0\.sigma0\.1\.npz: damaged .* memgen basis"):
         results._bases(workspace, 4)
+
+
+def test_an_imported_denoiser(tiny):
+    """An imported denoiser is measured by its name, has no twin, and stands beside the trained ones in the report."""
+    weights = tiny / "denoisers" / "n4-s0-a.safetensors"
+    memgen("import", str(weights), "--name", "theirs").done()
+    outcome = memgen("basis", "--denoiser", "theirs", "--sigma", "0.1", "--sigma", "0.2", "--json").done()
+    assert [(r["n_train"], r["denoiser"], r["sigma"]) for r in outcome.json["readings"]] == [
+        (None, "theirs", 0.1),
+        (None, "theirs", 0.2),
+    ]
+    assert "theirs" in outcome.err
+    memgen("basis", "--n", "4").done()
+    run = Run(tiny)
+    theirs, own = (run.table("basis_summary", f"{name}.sigma0.1").to_pylist() for name in ("theirs", "n4-s0"))
+    own = [row for row in own if row["part"] == "a"]
+    for one, other in zip(theirs, own, strict=True):  # the same weights
+        assert one["overlap_twin"] is None is not other["overlap_twin"]
+        assert one["trace"] == pytest.approx(other["trace"], abs=1e-4)
+    sheet = results._bases(Workspace.of(run, "cpu"), None)
+    assert [(bases.name, bases.sigma, len(bases.denoised)) for bases in sheet] == [
+        ("N = 4", 0.1, 2),
+        ("theirs", 0.1, 1),
+        ("theirs", 0.2, 1),
+    ]
+    figure = figures.figure_spectrum(run.table("basis"))
+    lines = {line.get_label(): line.get_linestyle() for line in figure.axes[0].lines}
+    assert (lines["N = 4  B"], lines["theirs"]) == ("--", "-.")
+    assert "<th>theirs</th>" in memgen("report", "--sweep").done().path.read_text()
+    memgen("basis", "--denoiser", "n4-s0-a").failed(2, "expected an imported denoiser")
+    memgen("basis", "--denoiser", "other").failed(4, "no denoiser other")
 
 
 def test_a_run_without_bases_says_so():
@@ -255,9 +333,9 @@ def test_figures(wiener):
     first = rows.query("k == 1")["coefficient_clean"]
     assert coefficients["N = 4  B"].get_ydata()[0] == pytest.approx(np.sqrt((first**2).mean()))
 
-    arrays = measure.read_bases(wiener, "n4-s0")
-    at = {name: arrays[name][0, 1] for name in ("noisy", "denoised", "eigenvalues", "eigenvectors")}
-    shown = sheets.figure_bases([sheets.Bases(4, 0.3, arrays["clean"][0], **at)])
+    arrays = measure.read_bases(wiener, twins(4), 0.3)
+    at = {name: arrays[name][0] for name in ("clean", "noisy", "denoised", "eigenvalues", "eigenvectors")}
+    shown = sheets.figure_bases([sheets.Bases("N = 4", 0.3, **at)])
     texts = [text.get_text() for text in shown.axes[0].texts]
     assert sum(text.startswith("N = 4") for text in texts) == 2
     assert f"{at['eigenvalues'][1, 9]:.3f}".lstrip("0") in texts
