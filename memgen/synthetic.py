@@ -224,8 +224,8 @@ def permutation(seed: int, pixels: int) -> NDArray[np.int64]:
 
 
 def shuffled(images: NDArray[np.generic], order: NDArray[np.int64]) -> NDArray[np.generic]:
-    """A copy of images (N, C, H, W) with the pixels of each channel in the given order."""
-    return np.take(images.reshape(*images.shape[:2], -1), order, axis=2).reshape(images.shape)
+    """A copy of images (..., H, W) with the pixels of each channel in the given order."""
+    return np.take(images.reshape(*images.shape[:-2], -1), order, axis=-1).reshape(images.shape)
 
 
 class ConeDenoiser(ClosedFormDenoiser):

@@ -180,6 +180,23 @@ def test_sweep_of_a_shuffled_class(tmp_path, quick):
     assert np.array_equal(found, synthetic.shuffled(plain, synthetic.permutation(0, 64)))
     assert run.table("psnr").to_pandas()["output_psnr_db"].notna().all()
 
+    # Pictures show the pixels where they were before.
+    there = ["--run", "class", "--outputs", tmp_path / "outputs"]
+    memgen("basis", *there).done()
+    memgen("sample", "--task", "inpainting", *there).done()
+    workspace = Workspace.of(run, "cpu")
+    (pair,) = results._specimens(workspace, results._measured(workspace, None))
+    (bases,) = results._bases(workspace, None)
+    (restored,) = results.restored(workspace)
+    known = restored.measured != 0
+    for shown in (pair.nearest_a, pair.nearest_b, [bases.clean], restored.clean):
+        assert all(np.abs(plain - image).max(axis=(1, 2, 3)).min() < 1e-6 for image in shown)
+    np.testing.assert_allclose(restored.measured[known], restored.clean[known], atol=1e-6)
+    np.testing.assert_allclose(restored.models[0].images[known], restored.clean[known], atol=1e-3)
+    order = synthetic.permutation(0, 64)
+    drawn = workspace.samples("n64-s0-a")[0]
+    np.testing.assert_array_equal(synthetic.shuffled(pair.samples_a, order), drawn[: len(pair.samples_a)])
+
 
 def test_data_split(tiny):
     """The split is disjoint in content and says the largest N."""
