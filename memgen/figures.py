@@ -382,11 +382,14 @@ def figure_levels(table: pa.Table) -> Figure:
     Args:
         table: a LEVELS table.
     """
-    figure = Figure(figsize=(9.5, 7.6), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True).ravel()
+    measured = set(table["quantity"].to_pylist())
+    drawn = {name: panel for name, panel in _LEVELS.items() if name in measured or name not in _LEVELS_OF_OPTIMUM}
+    down = len(drawn) // 2
+    figure = Figure(figsize=(9.5, 3.8 * down), layout="constrained")
+    panels = figure.subplots(down, 2, sharex=True).ravel()
     sizes = sorted(set(table["n_train"].to_pylist()))
     colors = dict(zip(sizes, _sequence(len(sizes)), strict=True))
-    for panel, (quantity, (title, unit, scale, line)) in zip(panels, _LEVELS.items(), strict=True):
+    for panel, (quantity, (title, unit, scale, line)) in zip(panels, drawn.items(), strict=True):
         found = table.filter(pc.equal(table["quantity"], quantity)).to_pylist()
         for n in sizes:
             rows = [row for row in found if row["n_train"] == n]
@@ -399,7 +402,7 @@ def figure_levels(table: pa.Table) -> Figure:
         else:
             panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color=GRAY)
         if scale == "linear" and len(line) == 2:  # ratios to ever smaller distances go off the page
-            panel.set_ylim(top=min(2.0, panel.get_ylim()[1]))
+            panel.set_ylim(-0.1, min(2.0, panel.get_ylim()[1]))
         for level in line:
             panel.axhline(level, color=GRAY, linewidth=1, linestyle="--")
         panel.set_title(title)
@@ -416,7 +419,10 @@ _LEVELS: dict[str, tuple[str, str, str, tuple[float, ...]]] = {
     "bits_density": ("Bits, on noised samples of both models", "bits per dimension and unit of ln sigma", "log", ()),
     "to_empirical": ("Distance to pure memorization", "0 = memorized, 1 = as other images' mean", "linear", (0, 1)),
     "to_linear": ("Held-out PSNR against the best linear denoiser", "dB better", "linear", (0,)),
+    "to_optimum": ("Held-out PSNR against the exact optimum", "dB better", "linear", (0,)),
+    "excess_error": ("Error that the exact optimum would not make", "share of the squared error", "linear", (0,)),
 }
+_LEVELS_OF_OPTIMUM = ("to_optimum", "excess_error")  # not drawn where no optimum is known
 
 
 # ------------------------------------------------------------------------------------------------- Figure 3: the basis

@@ -8,6 +8,7 @@
                     from that as the posterior mean of other images is. Null where the denominator is below FLOOR
     to_linear       output PSNR less that of the best linear denoiser, on the same noisy held-out images
     to_optimum      output PSNR less that of the exact optimum, where it is known
+    excess_error    the share of the mean squared error that the exact optimum would not make, 1 - E* / E
 
 Each unit (an image, a sample) is averaged over noise draws, models and training seeds first, and units are resampled.
 
@@ -32,6 +33,7 @@ UNITS = {
     "bits_density": "bits per dimension and ln sigma",
     "to_empirical": "ratio",
     **dict.fromkeys(tables.REFERENCES, "dB"),
+    "excess_error": "share",
 }
 
 
@@ -57,9 +59,9 @@ def summarize(run: Mapping[str, pa.Table], seed: int) -> pa.Table:
 def _interval(quantity: str, values: NDArray[np.float64], seed: int) -> Interval:
     """The mean of a unit's values (m, 1), or the ratio of the means of (m, 2)."""
     defined = values[np.isfinite(values).all(axis=1)]
-    if quantity != "to_empirical":
+    if values.shape[1] == 1:
         return bootstrap(defined[:, 0], lambda draws: draws.mean(axis=1), seed)
-    if len(defined) and defined[:, 1].mean() < FLOOR:
+    if quantity == "to_empirical" and len(defined) and defined[:, 1].mean() < FLOOR:
         return Interval(None, None, None, len(defined))
     return bootstrap(defined, lambda draws: draws[..., 0].mean(axis=1) / draws[..., 1].mean(axis=1), seed)
 
@@ -85,12 +87,16 @@ def _observed(
                 yield "to_empirical", n_train, sigmas, np.stack([near, far], axis=2)
     if "psnr" in run:
         held = run["psnr"].filter(pc.equal(run["psnr"]["kind"], "holdout"))
+        held = held.append_column("squared_error", pc.power(10.0, pc.multiply(held["output_psnr_db"], -0.1)))
         for quantity, name in tables.REFERENCES.items():
             reference = held.filter(pc.equal(held["denoiser"], name))
             for n_train in sorted(pc.unique(held["n_train"].drop_null()).to_pylist()) if len(reference) else []:
-                sigmas, values = _grid(held.filter(pc.equal(held["n_train"], n_train)), "output_psnr_db")
-                _, known = _grid(reference, "output_psnr_db")
+                own = held.filter(pc.equal(held["n_train"], n_train))
+                (sigmas, values), (_, known) = (_grid(table, "output_psnr_db") for table in (own, reference))
                 yield quantity, n_train, sigmas, (values - known)[..., None]
+                if quantity == "to_optimum":
+                    errors, least = (_grid(table, "squared_error")[1] for table in (own, reference))
+                    yield "excess_error", n_train, sigmas, np.stack([errors - least, errors], axis=2)
 
 
 def _grid(table: pa.Table, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -214,7 +214,7 @@ LEVELS = _schema(
     1,
     [
         _field("n_train", _INT, "size of each training set", "images"),
-        _field("quantity", _STR, "disagreement, bits_density, to_empirical, to_linear or to_optimum"),
+        _field("quantity", _STR, "disagreement, bits_density, to_empirical, to_linear, to_optimum or excess_error"),
         _field("sigma", _F64, "noise level", "pixel units"),
         _field("estimate", _F64, "null where undefined: the denominator of a ratio is below its floor", null=True),
         _field("low", _F64, "lower end of the 95 % interval; null where there is none", null=True),

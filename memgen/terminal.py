@@ -231,7 +231,7 @@ def say_basis(readings: Sequence[basis.Reading]) -> None:
     unconverged = sum(reading.unconverged for reading in readings)
     if unconverged:
         console.print(f"[bold red]{unconverged} bases did not converge[/] (table basis_summary: converged, residual).")
-    console.print("Means over both models, with 95 % intervals over images; (what a random basis would give).")
+    console.print("Means over images, and both models of an N, with 95 % intervals; (what a random basis would give).")
 
 
 def _rate(rate: Rate) -> str:

@@ -85,6 +85,21 @@ def test_references_are_paired_with_the_same_images():
     assert rows(run, "to_optimum") == []
 
 
+def test_excess_error_is_a_share_of_the_mean_error():
+    """Twice the optimum's error on every image is a share of 1/2 beyond it; means of errors count, not of decibels."""
+    least = 20 + 10 * np.random.default_rng(0).random((20, 2))
+    optimum = psnr(tables.REFERENCES["to_optimum"], least, None)
+    run = {"psnr": pa.concat_tables([psnr("n8-s0-a", least - 10 * np.log10(2), 8), optimum])}
+    for row in rows(run, "excess_error"):
+        assert (row["estimate"], row["low"], row["high"]) == pytest.approx((0.5, 0.5, 0.5))
+        assert row["unit"] == "share"
+    worse = least - 10 * np.random.default_rng(1).random((20, 2))
+    run = {"psnr": pa.concat_tables([psnr("n8-s0-a", worse, 8), optimum])}
+    expected = 1 - (10 ** (-least / 10)).mean(axis=0) / (10 ** (-worse / 10)).mean(axis=0)
+    assert [row["estimate"] for row in rows(run, "excess_error")] == pytest.approx(expected.tolist())
+    assert [row["low"] < row["estimate"] < row["high"] for row in rows(run, "excess_error")] == [True, True]
+
+
 def test_nothing_measured_gives_no_rows():
     """An empty run, or one without a reference, has no such rows."""
     assert levels.summarize({}, 0).num_rows == 0
