@@ -145,6 +145,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         slopes=_slopes(report.tables.get("slopes")),
         training=_training(report.tables.get("training")),
         data=_data(report.tables),
+        shuffled=report.manifest.get("config", {}).get("data", {}).get("shuffle", False),
         manifest=list(_flat(report.manifest)) if report.manifest else [],
     )
 

@@ -54,8 +54,11 @@ def test_page_loads_nothing(page):
     parser.feed(page)
     assert not parser.open
     assert parser.scripts == 0
-    assert len(parser.found) == 8
-    assert all(address.startswith("data:") for address in parser.found)
+    data, within = ([a for a in parser.found if a.startswith(start)] for start in ("data:", "#"))
+    assert len(data) == 8
+    assert len(data) + len(within) == len(parser.found)
+    assert within
+    assert all(f'id="{address[1:]}"' in page for address in within)
     assert "http://" not in page
     assert "https://" not in page
     assert "@import" not in page
