@@ -232,8 +232,8 @@ def local_frequency(vectors: Tensor, image_shape: ImageShape) -> Tensor:
 
     f = sqrt(Σ |∇e|² / Σ e²) / 2π, with differences between neighboring pixels as the gradient; a slow cosine of f
     cycles per pixel has f. The mean of f² over all vectors of an orthonormal basis is the same for every basis,
-    (1 - 1/H + 1 - 1/W) / 2π²; bases differ in which of their vectors are slow. A random vector has about its root,
-    0.31 at 28x28.
+    (1 - 1/H + 1 - 1/W) / 2π²; bases differ in which of their vectors are slow. A random vector has about its root
+    (see `chance_frequency`).
 
     Args:
         vectors: (d, k), in columns.
@@ -248,6 +248,12 @@ def local_frequency(vectors: Tensor, image_shape: ImageShape) -> Tensor:
     images = _images(vectors, image_shape)
     squares = sum(images.diff(dim=axis).square().flatten(1).sum(dim=1) for axis in (2, 3))
     return (squares / images.square().flatten(1).sum(dim=1)).sqrt() / (2 * math.pi)
+
+
+def chance_frequency(image_shape: ImageShape) -> float:
+    """The root mean square of `local_frequency` over any whole basis, and so of random vectors: 0.31 at 28x28."""
+    _, height, width = image_shape
+    return math.sqrt((2 - 1 / height - 1 / width) / 2) / math.pi
 
 
 def contour_energy(vectors: Tensor, clean: Tensor) -> Tensor:
@@ -401,15 +407,18 @@ def to_tables(
     clean = clean.cpu()
     d, known, vectors = basis.d, len(basis.eigenvalues), basis.eigenvectors
     shared = {**keys, "image_id": image_id, "sigma": basis.sigma, "noise_draw": noise_draw}
+    harmonics = {
+        "local_frequency": local_frequency(vectors, basis.image_shape),
+        "contour_energy": contour_energy(vectors, clean),
+        "contour_direction": contour_direction(vectors, clean),
+    }
     long = {
         "k": list(range(1, known + 1)),
         "eigenvalue": basis.eigenvalues,
         "singular_value": [None] * known if basis.singular_values is None else basis.singular_values,
         "coefficient_clean": basis.coefficients_clean,
         "coefficient_noisy": basis.coefficients_noisy,
-        "local_frequency": local_frequency(vectors, basis.image_shape),
-        "contour_energy": contour_energy(vectors, clean),
-        "contour_direction": contour_direction(vectors, clean),
+        **harmonics,
     }
     rank = min(known, max(1, round(basis.trace)))
     others = {
@@ -431,6 +440,10 @@ def to_tables(
         "squared_error": basis.squared_error,
         "sure": basis.sure,
         "posterior_error": basis.posterior_error,
+        "local_frequency": float(harmonics["local_frequency"][:rank].square().mean().sqrt()),
+        "contour_energy": float(harmonics["contour_energy"][:rank].mean()),
+        "contour_direction": float(harmonics["contour_direction"][:rank].mean()),
+        "local_frequency_chance": chance_frequency(basis.image_shape),
         "overlap_rank": rank,
         "overlap_chance": chance_overlap(rank, rank, d),
         **{
@@ -451,14 +464,14 @@ class Quantity:
         text: what it says.
         column: of the table BASIS_SUMMARY, that is averaged.
         by: the column whose mean divides that of `column`; None for none.
-        chance: the column with what a random basis would give; None where there is no such thing.
+        chance: what a random basis would give, or the column that has it; None where there is no such thing.
         unit: of the mean.
     """
 
     text: str
     column: str
     by: str | None = None
-    chance: str | None = None
+    chance: str | float | None = None
     unit: str = ""
 
 
@@ -472,6 +485,16 @@ QUANTITIES = {
     "sure_ratio": Quantity("Stein's estimate over that error; 1 on average", "sure", "squared_error"),
     "posterior_ratio": Quantity(
         "sigma^2 tr J / d over that error; 1 on average for a posterior mean", "posterior_error", "squared_error"
+    ),
+    "local_frequency": Quantity(
+        "of the m = tr J vectors kept: how fast they oscillate, rms",
+        "local_frequency",
+        chance="local_frequency_chance",
+        unit="cycles per pixel",
+    ),
+    "contour_energy": Quantity("of these: how much of them lies on the contours of x", "contour_energy", chance=1.0),
+    "contour_direction": Quantity(
+        "of these: whether they vary across contours (1) or along them (0)", "contour_direction", chance=0.5
     ),
     "overlap_twin": Quantity("with the twin's eigenvectors: one basis is 1", "overlap_twin", chance="overlap_chance"),
     "overlap_dct": Quantity("with as many of the slowest cosines", "overlap_dct", chance="overlap_chance"),
@@ -529,7 +552,8 @@ def readings(summary: pa.Table, seed: int) -> list[Reading]:
     Returns:
         One reading for each N and noise level, in ascending order, and then for each imported denoiser.
     """
-    columns = sorted({name for q in QUANTITIES.values() for name in (q.column, q.by, q.chance) if name})
+    names = {name for q in QUANTITIES.values() for name in (q.column, q.by, q.chance)}
+    columns = sorted(name for name in names if isinstance(name, str))
     wanted = [(name, "mean") for name in columns] + [("unconverged", "sum")]
     # All denoisers of an N are read together; one that was imported stands for itself.
     of_its_own = pc.if_else(pc.is_null(summary["n_train"]), summary["denoiser"], pa.scalar(None, pa.string()))
@@ -558,9 +582,11 @@ def _averaged(images: list[dict[str, float]], seed: int) -> tuple[dict[str, Inte
             lambda draws: draws[..., 0].mean(axis=1) / (draws[..., 1].mean(axis=1) if draws.shape[-1] > 1 else 1),
             seed,
         )
-        by_chance = [row[f"{quantity.chance}_mean"] for row in images] if quantity.chance else []
-        if values[name].n and by_chance:
-            chance[name] = float(np.mean(np.array(by_chance, dtype=np.float64)))
+        if values[name].n and quantity.chance is not None:
+            column = quantity.chance
+            chance[name] = (
+                float(np.mean([row[f"{column}_mean"] for row in images])) if isinstance(column, str) else column
+            )
     return values, chance
 
 

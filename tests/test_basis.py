@@ -147,7 +147,7 @@ def test_nulls_of_a_whole_orthonormal_basis(channels, height, width, seed):
     d = math.prod(shape)
     vectors, clean = orthogonal(d, d, seed), normal(*shape, seed=seed + 1)
     frequency = basis.local_frequency(vectors, shape).square().mean()
-    assert float(frequency) == pytest.approx((2 - 1 / height - 1 / width) / (2 * math.pi**2))
+    assert float(frequency) == pytest.approx(basis.chance_frequency(shape) ** 2)
     assert float(basis.contour_energy(vectors, clean).mean()) == pytest.approx(1)
 
 
@@ -222,10 +222,22 @@ def test_tables():
     assert one["overlap_twin"] == pytest.approx(1)
     assert 0 < one["overlap_dct"] < 0.9
     assert one["overlap_chance"] == round(found.trace) / 30
+    kept = rows.slice(0, one["overlap_rank"]).to_pandas()
+    assert one["local_frequency"] == pytest.approx(math.sqrt((kept["local_frequency"] ** 2).mean()))
+    for name in ("contour_energy", "contour_direction"):
+        assert one[name] == pytest.approx(kept[name].mean())
     assert (one["image_id"], one["noise_draw"], one["sigma"]) == ("x", 2, sigma)
     _, summary = basis.to_tables(found, torch.ones(1, 5, 6), "x", 2, KEYS)
     assert summary.column("overlap_pca").null_count == summary.column("overlap_twin").null_count == 1
     assert basis.to_tables(found, torch.ones(1, 5, 6), "x", 2, KEYS)[0].column("contour_energy").null_count == 30
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7), (3, 4, 4)])
+def test_some_of_the_dct(shape):
+    """The slowest cosines are the first of all of them."""
+    every = basis.dct(shape)
+    for count in (1, 4, math.prod(shape)):
+        torch.testing.assert_close(basis.dct(shape, count), every[:, :count], rtol=0, atol=0)
 
 
 def test_zero_denoiser():

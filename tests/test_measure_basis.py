@@ -323,7 +323,7 @@ def test_figures(wiener):
     """The spectrum has a curve for each N and twin; the sheet a row for each, with eigenvalues below eigenvectors."""
     table = wiener.run.table("basis")
     figure = figures.figure_spectrum(table)
-    assert len(figure.axes) == 4
+    assert len(figure.axes) == 8
     factors = {line.get_label(): line for line in figure.axes[0].lines}
     rows = table.to_pandas().query("n_train == 4 and part == 'b' and sigma == 0.1")
     expected = rows.groupby("k")["eigenvalue"].mean()
@@ -332,6 +332,11 @@ def test_figures(wiener):
     coefficients = {line.get_label(): line for line in figure.axes[1].lines}
     first = rows.query("k == 1")["coefficient_clean"]
     assert coefficients["N = 4  B"].get_ydata()[0] == pytest.approx(np.sqrt((first**2).mean()))
+    firsts = rows.query("k == 1")
+    frequencies, contours = ({line.get_label(): line for line in figure.axes[i].lines} for i in (2, 3))
+    frequency = np.sqrt((firsts["local_frequency"] ** 2).mean())
+    assert frequencies["N = 4  B"].get_ydata()[0] == pytest.approx(frequency)
+    assert contours["N = 4  B"].get_ydata()[0] == pytest.approx(firsts["contour_energy"].mean())
 
     arrays = measure.read_bases(wiener, twins(4), 0.3)
     at = {name: arrays[name][0] for name in ("clean", "noisy", "denoised", "eigenvalues", "eigenvectors")}
