@@ -210,9 +210,9 @@ def _copies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     start = f"{samples:,} samples of {models} were tested image by image (false-discovery rate {q:.0%}):"
     if discoveries:
         each = ", ".join(f"{row['denoiser']} {row['discoveries']}" for row in rows)
-        found = f"they depend on {discoveries:,} single training images ({each})"
-        look = f"{alike:,} of them look like the sample (correlation {significance.ALIKE:g} or more)"
-        return [f"{start} {found}; {look}; {attached:,} further samples lie at these."]
+        found = f"they depend on {discoveries:,} single training image{'s' if discoveries > 1 else ''} ({each})"
+        look = f"those that look like the sample (correlation {significance.ALIKE:g} or more): {alike:,}"
+        return [f"{start} {found}; {look}; further samples at these: {attached:,}."]
     undecided = [row for row in rows if row["answer"] == "cannot decide"]
     if undecided:
         needed = max(row["k_min"] for row in undecided)

@@ -79,7 +79,9 @@ def test_a_discovery_rules_out_generalizing():
     assert verdict.verdict(table(), copies(0, answer="none")).regimes == {64: "generalizes"}
     found = verdict.verdict(table(), copies(5, alike=2))
     assert found.regimes == {64: "mixed"}
-    assert "they depend on 5 single training images (n64-s0-a 5); 2 of them look like the sample" in found.sentences[0]
+    assert "they depend on 5 single training images (n64-s0-a 5); those that look like" in found.sentences[0]
+    assert "(correlation 0.95 or more): 2; further samples at these: " in found.sentences[0]
+    assert "on 1 single training image (n64-s0-a 1)" in verdict.verdict(table(), copies(1, alike=0)).sentences[0]
 
 
 def test_words_follow_the_intervals():
