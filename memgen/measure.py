@@ -7,6 +7,7 @@ exists is not made again.
 import math
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -419,7 +420,8 @@ def measure_basis(
 
     The noise is the first of `psnr`'s draws, the same for all denoisers. Images and the first eigenvectors are kept as
     arrays (see `read_bases`). Jacobians of images of up to 6,400 numbers are made as matrices; of larger ones the
-    largest eigenpairs are found, and there are no overlaps with principal components.
+    largest eigenpairs are found, and there are no overlaps with principal components. Where the run shuffled the
+    pixels, the tables have the eigenvectors with their pixels in place again, the arrays as the denoisers know them.
 
     Args:
         workspace: the run.
@@ -456,7 +458,8 @@ def _bases(
     denoisers = [workspace.denoiser(name) for name in names]
     chosen = workspace.split.holdout[: settings.basis.n_images]
     ids, clean = _first(workspace, chosen, len(chosen))
-    principal = workspace.principal if math.prod(shape) <= _WHOLE else None  # from a matrix of that side too
+    # Principal components come from a matrix of that side too.
+    principal = _in_place(workspace, workspace.principal) if math.prod(shape) <= _WHOLE else None
     rows: list[tuple[pa.Table, pa.Table]] = []
     arrays: list[dict[str, NDArray[Any]]] = []
     for position, _, _, normal in noise.image_draws(ids, shape, 1, 1, settings.seed, 1):
@@ -470,10 +473,11 @@ def _bases(
             if progress:
                 progress(len(rows) + len(found), len(names) * len(ids))
         tangents = _tangents(workspace, int(chosen[i]))
-        twins = found[::-1] if len(found) > 1 else [None]
-        for name, own, twin in zip(names, found, twins, strict=True):
-            keys = workspace.keys(name)
-            rows.append(basis.to_tables(own, clean[i], ids[i], 0, keys, twin, principal, tangents))
+        placed = [replace(own, eigenvectors=_in_place(workspace, own.eigenvectors)) for own in found]
+        image = torch.from_numpy(workspace.in_place(clean[i].cpu().numpy()))
+        twins = placed[::-1] if len(placed) > 1 else [None]
+        for name, own, twin in zip(names, placed, twins, strict=True):
+            rows.append(basis.to_tables(own, image, ids[i], 0, workspace.keys(name), twin, principal, tangents))
         vectors = [own.eigenvectors[:, : settings.basis.vectors].T.reshape(-1, *shape).float() for own in found]
         arrays.append(
             {
@@ -516,12 +520,18 @@ def read_bases(workspace: Workspace, names: Sequence[str], sigma: float) -> dict
         raise DataError(f"{path}: damaged ({first_line(error)}). Delete it and run memgen basis again.") from error
 
 
+def _in_place(workspace: Workspace, vectors: Tensor) -> Tensor:
+    """Vectors (d, k) in columns, with their pixels where they were before the run shuffled them."""
+    images = vectors.T.reshape(-1, *workspace.images.image_shape).numpy()
+    return torch.from_numpy(workspace.in_place(images)).reshape(vectors.shape[::-1]).T
+
+
 def _tangents(workspace: Workspace, position: int) -> Tensor | None:
-    """The directions in which an image can move, where its class says so."""
+    """The directions in which an image can move, where its class says so, with all pixels in place."""
     data = workspace.settings.data
     if not data.generated:
         return None
-    found = synthetic.tangents(data.generated, workspace.settings.seed, [position], data.shuffle)
+    found = synthetic.tangents(data.generated, workspace.settings.seed, [position])
     return None if found is None else found[0]
 
 

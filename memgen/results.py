@@ -9,23 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from memgen import (
-    basis,
-    figures,
-    inverse,
-    levels,
-    measure,
-    report,
-    runs,
-    sheets,
-    slopes,
-    synthetic,
-    tables,
-    transition,
-    verdict,
-)
+from memgen import basis, figures, inverse, levels, measure, report, runs, sheets, slopes, tables, transition, verdict
 from memgen.errors import RunError
 from memgen.workspace import Progress, Workspace
 
@@ -185,7 +170,7 @@ def _restored(workspace: Workspace, by_model: list[pa.Table]) -> sheets.Restored
     first = by_model[0].slice(0, 1).to_pylist()[0]
     task = inverse.choose(first["task"], first["amount"], workspace.images.image_shape)
     names = [rows["denoiser"][0].as_py() for rows in by_model]
-    images = {name: _shown(workspace, workspace.samples(f"{name}.{task.label}", "restored")[0]) for name in names}
+    images = {name: workspace.in_place(workspace.samples(f"{name}.{task.label}", "restored")[0]) for name in names}
     models = []
     for name, rows in zip(names, by_model, strict=True):
         cell = runs.Cell.parse(name)
@@ -205,7 +190,7 @@ def _restored(workspace: Workspace, by_model: list[pa.Table]) -> sheets.Restored
     clean = workspace.images.floats(workspace.split.holdout[: min(sheets.RESTORED_SHOWN, len(by_model[0]))])
     measurement = inverse.build(task, workspace.images.image_shape, workspace.settings.seed)
     measured = inverse.Constraint.of(measurement, clean).measured
-    return sheets.Restored(task.label, _shown(workspace, clean.numpy()), _shown(workspace, measured.numpy()), models)
+    return sheets.Restored(task.label, workspace.in_place(clean.numpy()), workspace.in_place(measured.numpy()), models)
 
 
 def draw_restored(workspace: Workspace, found: sheets.Restored) -> list[Path]:
@@ -229,8 +214,8 @@ def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
             sheets.Copies(
                 f"N = {n:,}  {name.rpartition('-')[2].upper()}",
                 total,
-                _shown(workspace, drawn[[place[row["sample"]] for row in rows]]),
-                _shown(workspace, workspace.images.floats([images[row["train_id"]] for row in rows]).numpy()),
+                workspace.in_place(drawn[[place[row["sample"]] for row in rows]]),
+                workspace.in_place(workspace.images.floats([images[row["train_id"]] for row in rows]).numpy()),
                 np.array([row["correlation"] for row in rows], dtype=np.float64),
             )
         )
@@ -253,18 +238,10 @@ def _bases(workspace: Workspace, n_train: int | None) -> list[sheets.Bases]:
     for (label, sigma), group in names.items():
         arrays = measure.read_bases(workspace, group, sigma)
         clean, noisy, denoised, vectors = (
-            _shown(workspace, arrays[name][0]) for name in ("clean", "noisy", "denoised", "eigenvectors")
+            workspace.in_place(arrays[name][0]) for name in ("clean", "noisy", "denoised", "eigenvectors")
         )
         sheet.append(sheets.Bases(label, sigma, clean, noisy, denoised, arrays["eigenvalues"][0], vectors))
     return sheet
-
-
-def _shown(workspace: Workspace, images: NDArray[Any]) -> NDArray[Any]:
-    """Images (..., C, H, W) as people should see them: where a run's pixels were shuffled, they are put back."""
-    if not workspace.settings.data.shuffle:
-        return images
-    order = synthetic.permutation(workspace.settings.seed, images.shape[-2] * images.shape[-1])
-    return synthetic.shuffled(images, np.argsort(order))
 
 
 def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.Specimens]:
@@ -276,7 +253,7 @@ def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.
     for n_train in sorted({cell.n_train for cell in sampled}):
         seed = min(cell.train_seed for cell in sampled if cell.n_train == n_train)
         drawn = {
-            cell.part: _shown(workspace, workspace.samples(cell.name)[0])
+            cell.part: workspace.in_place(workspace.samples(cell.name)[0])
             for cell in sampled
             if (cell.n_train, cell.train_seed) == (n_train, seed)
         }
@@ -284,7 +261,7 @@ def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.
             found,
             n_train,
             drawn,
-            lambda image_id: _shown(workspace, workspace.images.floats([position[image_id]])[0].numpy()),
+            lambda image_id: workspace.in_place(workspace.images.floats([position[image_id]])[0].numpy()),
             metric=workspace.settings.search.metric,
         )
         pairs += [pair] if pair else []

@@ -16,7 +16,7 @@ Source: Kadkhodaie et al. (ICLR 2024), sections 3.2 and D, Algorithm 2, and thei
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -223,7 +223,7 @@ def permutation(seed: int, pixels: int) -> NDArray[np.int64]:
     return stream("shuffle", seed, pixels).permutation(pixels)
 
 
-def shuffled(images: NDArray[np.generic], order: NDArray[np.int64]) -> NDArray[np.generic]:
+def shuffled(images: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:
     """A copy of images (..., H, W) with the pixels of each channel in the given order."""
     return np.take(images.reshape(*images.shape[:-2], -1), order, axis=-1).reshape(images.shape)
 

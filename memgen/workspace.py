@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
-from memgen import checkpoints, runs
+from memgen import checkpoints, runs, synthetic
 from memgen.basis import BasisSettings
 from memgen.closed_form import FittedSettings, fit
 from memgen.config import Settings, validate
@@ -203,6 +203,13 @@ class Workspace:
         if reference == "holdout":
             return self.split.holdout
         return self.split.train("a" if reference == "train_a" else "b", n_train)
+
+    def in_place(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Images (..., C, H, W) of the run with their pixels where they were before `data.shuffle` moved them."""
+        if not self.settings.data.shuffle:
+            return images
+        order = synthetic.permutation(self.settings.seed, images.shape[-2] * images.shape[-1])
+        return synthetic.shuffled(images, np.argsort(order))
 
     def denoiser(self, name: str) -> Denoiser:
         """A denoiser of the run in eval mode, on the device; one known in closed form is fitted to its images anew.

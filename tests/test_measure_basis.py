@@ -124,7 +124,7 @@ def test_arrays_are_those_of_the_tables(wiener):
 
 
 @pytest.mark.parametrize(
-    ("kind", "dimensions", "shuffle"), [("discs", 5, False), ("cone", 1, True), ("sinusoids", 2, False)]
+    ("kind", "dimensions", "shuffle"), [("discs", 5, False), ("cone", 1, True), ("sinusoids", 2, True)]
 )
 def test_the_optimum_keeps_the_tangents(tmp_path, monkeypatch, kind, dimensions, shuffle):
     """At small noise the first eigenvectors of the exact optimum span the directions in which the image can move."""
@@ -143,6 +143,21 @@ def test_the_optimum_keeps_the_tangents(tmp_path, monkeypatch, kind, dimensions,
     assert round(first["trace"]) == first["overlap_rank"] == dimensions
     assert first["overlap_tangent"] == second["overlap_tangent"]
     assert first["overlap_twin"] == pytest.approx(1)
+
+
+def test_shuffled_pixels_are_measured_in_place(tmp_path):
+    """The covariance of shuffled images is that of the plain ones, shuffled: no number in place depends on the order."""
+    chosen = ["data.generated={kind='texture', side=8, n_images=300}", "model.architecture=gaussian"]
+    chosen += ["sweep.n_train=[128]", "basis.n_images=8"]
+    means = {}
+    for shuffle in ("false", "true"):
+        workspace = prepared(tmp_path / shuffle, *chosen, f"data.shuffle={shuffle}")
+        _, summary = measure.measure_basis(workspace, twins(128), 0.3)
+        rows = summary.to_pandas().mean(numeric_only=True)
+        means[shuffle] = rows[["local_frequency", "overlap_dct", "overlap_pca", "contour_direction"]]
+    np.testing.assert_allclose(means["true"], means["false"], rtol=0.1)
+    assert means["true"]["local_frequency"] < 0.8 * basis.chance_frequency((1, 8, 8))
+    assert means["true"]["overlap_dct"] > 0.5 > summary["overlap_chance"][0].as_py()
 
 
 def test_more_components_than_images_are_not_compared(tmp_path):
