@@ -510,6 +510,9 @@ def psnr(
 
 @app.command()
 def basis(
+    images: Annotated[
+        Path | None, typer.Argument(help="Your own clean images (folder or array file); held-out ones if absent.")
+    ] = None,
     sizes: Size = None,
     denoiser: Annotated[
         str | None, typer.Option(help="Name of one imported denoiser, instead of the two models of an N.")
@@ -535,23 +538,27 @@ def basis(
     Models that generalize share their basis; models that memorized different images do not. How many images is set when
     the run is made (--set basis.n_images=16). Of images of more than 6,400 numbers the basis.vectors largest
     eigenvalues are found, and sums over all of them are estimated. It is no part of a sweep; afterwards memgen report
-    --sweep shows the eigenvectors.
+    --sweep shows the eigenvectors. Those of your own images are drawn at once, under report/figures/.
     """
-    from memgen import measure, sweep, terminal
+    import pyarrow as pa
+
+    from memgen import measure, results, sweep, terminal
     from memgen.basis import readings
 
     workspace = existing(outputs, run, device, seed)
     levels = sorted(set(sigmas or workspace.settings.basis.sigmas))
     models = _twins(workspace, sizes, denoiser)
+    measured, drawn = [], []
     with prepared(workspace), sweep.threads(workspace.settings.compute.threads):
+        own = None if images is None else _read_queries(workspace, images)
         for (label, names), sigma in itertools.product(models, levels):
             with terminal.bar(f"{label}, sigma {sigma:g}: Jacobians") as progress:
-                measure.measure_basis(workspace, names, sigma, progress)
-    every = readings(workspace.run.table("basis_summary"), workspace.settings.seed)
-    labels = {label for label, _ in models}
-    found = [reading for reading in every if reading.label in labels and reading.sigma in levels]
+                measured.append(measure.measure_basis(workspace, names, sigma, own, progress)[1])
+        if own:
+            drawn = results.draw_bases(workspace, models, levels, own)
+    found = readings(pa.concat_tables(measured), workspace.settings.seed)
     terminal.say_basis(found)
-    path = workspace.run.path / "tables" / "basis_summary"
+    path = drawn[0] if drawn else workspace.run.path / "tables" / "basis_summary"
     finish(as_json, path, readings=[asdict(reading) for reading in found])
 
 

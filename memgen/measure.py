@@ -414,9 +414,13 @@ def _own_nearest(workspace: Workspace, cell: runs.Cell) -> list[pa.Table]:
 
 
 def measure_basis(
-    workspace: Workspace, names: Sequence[str], sigma: float, progress: Progress | None = None
+    workspace: Workspace,
+    names: Sequence[str],
+    sigma: float,
+    own: ImageSet | None = None,
+    progress: Progress | None = None,
 ) -> tuple[pa.Table, pa.Table]:
-    """The bases in which denoisers shrink the same noisy held-out images: BASIS and BASIS_SUMMARY kept in the run.
+    """The bases in which denoisers shrink the same noisy images: BASIS and BASIS_SUMMARY kept in the run.
 
     The noise is the first of `psnr`'s draws, the same for all denoisers. Images and the first eigenvectors are kept as
     arrays (see `read_bases`). Jacobians of images of up to 6,400 numbers are made as matrices; of larger ones the
@@ -427,6 +431,8 @@ def measure_basis(
         workspace: the run.
         names: of two twins, a and b, which are compared, or of one imported denoiser.
         sigma: noise level, pixel units.
+        own: a person's own clean images, prepared as the run's were; the first held-out ones if None. Their tables are
+            kept beside the others and not stacked with them.
         progress: called with (bases done, of how many).
 
     Raises:
@@ -434,10 +440,10 @@ def measure_basis(
     """
     if not sigma > 0:
         raise ConfigError(f"found a noise level of {sigma}, expected more than 0 (pixel units, such as 0.1).")
-    run, key = workspace.run, _basis_key(names, sigma)
+    run, key = workspace.run, _basis_key(names, sigma, own)
     kinds = ("basis", "basis_summary")
     if not (all(run.has_table(kind, key) for kind in kinds) and run.bases(key).exists()):
-        found, arrays = _bases(workspace, names, sigma, progress)
+        found, arrays = _bases(workspace, names, sigma, own, progress)
         for kind, table in zip(kinds, found, strict=True):
             run.write_table(kind, key, table)
         with files.writing(run.bases(key)) as file:
@@ -445,19 +451,22 @@ def measure_basis(
     return run.table("basis", key), run.table("basis_summary", key)
 
 
-def _basis_key(names: Sequence[str], sigma: float) -> str:
+def _basis_key(names: Sequence[str], sigma: float, own: ImageSet | None) -> str:
     cell = runs.Cell.parse(names[0])
-    return f"{cell.pair if cell else names[0]}.sigma{sigma}"
+    key = f"{cell.pair if cell else names[0]}.sigma{sigma}"
+    return f"own/{key}.{own.digest}" if own else key
 
 
 def _bases(
-    workspace: Workspace, names: Sequence[str], sigma: float, progress: Progress | None
+    workspace: Workspace, names: Sequence[str], sigma: float, own: ImageSet | None, progress: Progress | None
 ) -> tuple[tuple[pa.Table, pa.Table], dict[str, NDArray[Any]]]:
     """The tables, and the arrays: those of the noisy images are (images, [denoisers,] ...)."""
     settings, shape = workspace.settings, workspace.images.image_shape
     denoisers = [workspace.denoiser(name) for name in names]
     chosen = workspace.split.holdout[: settings.basis.n_images]
     ids, clean = _first(workspace, chosen, len(chosen))
+    if own:
+        ids, clean = list(own.ids), own.floats(None).to(workspace.device)
     # Principal components come from a matrix of that side too.
     principal = _in_place(workspace, workspace.principal) if math.prod(shape) <= _WHOLE else None
     rows: list[tuple[pa.Table, pa.Table]] = []
@@ -472,18 +481,18 @@ def _bases(
             found.append(_eigenbasis(workspace, denoiser, clean[i], noisy, sigma, ids[i]))
             if progress:
                 progress(len(rows) + len(found), len(names) * len(ids))
-        tangents = _tangents(workspace, int(chosen[i]))
-        placed = [replace(own, eigenvectors=_in_place(workspace, own.eigenvectors)) for own in found]
+        tangents = None if own else _tangents(workspace, int(chosen[i]))
+        placed = [replace(one, eigenvectors=_in_place(workspace, one.eigenvectors)) for one in found]
         image = torch.from_numpy(workspace.in_place(clean[i].cpu().numpy()))
         twins = placed[::-1] if len(placed) > 1 else [None]
-        for name, own, twin in zip(names, placed, twins, strict=True):
-            rows.append(basis.to_tables(own, image, ids[i], 0, workspace.keys(name), twin, principal, tangents))
-        vectors = [own.eigenvectors[:, : settings.basis.vectors].T.reshape(-1, *shape).float() for own in found]
+        for name, one, twin in zip(names, placed, twins, strict=True):
+            rows.append(basis.to_tables(one, image, ids[i], 0, workspace.keys(name), twin, principal, tangents))
+        vectors = [one.eigenvectors[:, : settings.basis.vectors].T.reshape(-1, *shape).float() for one in found]
         arrays.append(
             {
                 "noisy": noisy.cpu().numpy(),
                 "denoised": torch.stack(denoised).float().cpu().numpy(),
-                "eigenvalues": torch.stack([own.eigenvalues for own in found]).numpy(),
+                "eigenvalues": torch.stack([one.eigenvalues for one in found]).numpy(),
                 "eigenvectors": torch.stack(vectors).numpy(),
             }
         )
@@ -502,7 +511,9 @@ def _eigenbasis(
     return basis.leading_eigenbasis(denoiser, clean, noisy, sigma, k, probes, settings.seed, image_id)
 
 
-def read_bases(workspace: Workspace, names: Sequence[str], sigma: float) -> dict[str, NDArray[Any]]:
+def read_bases(
+    workspace: Workspace, names: Sequence[str], sigma: float, own: ImageSet | None = None
+) -> dict[str, NDArray[Any]]:
     """The arrays behind the bases of denoisers at one noise level, by name (see `measure_basis`).
 
     Returns:
@@ -512,7 +523,7 @@ def read_bases(workspace: Workspace, names: Sequence[str], sigma: float) -> dict
     Raises:
         DataError: the file is damaged or missing.
     """
-    path = workspace.run.bases(_basis_key(names, sigma))
+    path = workspace.run.bases(_basis_key(names, sigma, own))
     try:
         with np.load(path, allow_pickle=False) as kept:
             return {name: kept[name] for name in kept.files}

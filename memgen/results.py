@@ -1,6 +1,6 @@
 """What a run's measurements say: the summary with its intervals, the verdict in words, the report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from memgen import basis, figures, inverse, levels, measure, report, runs, sheets, slopes, tables, transition, verdict
 from memgen.errors import RunError
+from memgen.images import ImageSet
 from memgen.workspace import Progress, Workspace
 
 _MADE_HERE = ("images", "transition", "levels", "trajectory")
@@ -234,14 +235,37 @@ def _bases(workspace: Workspace, n_train: int | None) -> list[sheets.Bases]:
         label = tables.model_label(row["n_train"], row["denoiser"])
         if row["train_seed"] == seeds.setdefault(label, row["train_seed"]):
             names.setdefault((label, row["sigma"]), []).append(row["denoiser"])
-    sheet = []
-    for (label, sigma), group in names.items():
-        arrays = measure.read_bases(workspace, group, sigma)
-        clean, noisy, denoised, vectors = (
-            workspace.in_place(arrays[name][0]) for name in ("clean", "noisy", "denoised", "eigenvectors")
-        )
-        sheet.append(sheets.Bases(label, sigma, clean, noisy, denoised, arrays["eigenvalues"][0], vectors))
-    return sheet
+    return [_drawn_bases(workspace, label, group, sigma)[0] for (label, sigma), group in names.items()]
+
+
+def _drawn_bases(
+    workspace: Workspace, label: str, names: Sequence[str], sigma: float, own: ImageSet | None = None
+) -> list[sheets.Bases]:
+    """What denoisers do to each image at one noise level."""
+    arrays = measure.read_bases(workspace, names, sigma, own)
+    seen = [workspace.in_place(arrays[name]) for name in ("clean", "noisy", "denoised")]
+    vectors = workspace.in_place(arrays["eigenvectors"])
+    return [sheets.Bases(label, sigma, *at) for at in zip(*seen, arrays["eigenvalues"], vectors, strict=True)]
+
+
+def draw_bases(
+    workspace: Workspace, models: Sequence[tuple[str, Sequence[str]]], sigmas: Sequence[float], own: ImageSet
+) -> list[Path]:
+    """Draw what was measured of a person's own images, beside the figures of the report; returns the paths.
+
+    Args:
+        workspace: the run.
+        models: a label and the names of the denoisers, twins or a single one, as given to `measure.measure_basis`.
+        sigmas: noise levels, pixel units.
+        own: the images.
+    """
+    found = [
+        _drawn_bases(workspace, label, names, sigma, own)[: sheets.OWN_SHOWN]
+        for label, names in models
+        for sigma in sigmas
+    ]
+    by_image = [bases for of_image in zip(*found, strict=True) for bases in of_image]
+    return figures.save(sheets.figure_bases(by_image), workspace.run.report / "figures" / f"bases-{own.digest}")
 
 
 def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.Specimens]:

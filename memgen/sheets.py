@@ -248,6 +248,7 @@ def figure_restored(found: Restored) -> Figure:
     return page.figure([])
 
 
+OWN_SHOWN = 8  # of a person's own images
 EIGENVECTORS = (1, 2, 3, 4, 5, 6, 10, 20, 40, 64)
 
 

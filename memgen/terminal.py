@@ -218,7 +218,7 @@ def say_basis(readings: Sequence[basis.Reading]) -> None:
     """Print what the Jacobians of each model say, with intervals and what chance gives: a table a noise level."""
     for sigma in sorted({reading.sigma for reading in readings}):
         found = [reading for reading in readings if reading.sigma == sigma]
-        title = f"the basis in which noise of sigma {sigma:g} is shrunk, on {found[0].images} held-out images"
+        title = f"the basis in which noise of sigma {sigma:g} is shrunk, on {found[0].images} images"
         drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
         drawn.add_column("quantity")
         for reading in found:

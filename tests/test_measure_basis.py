@@ -1,5 +1,7 @@
 """The bases of a run: what `memgen basis` keeps and shows, on networks and on models whose answer is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,6 +11,7 @@ from program import memgen
 
 from memgen import basis, config, figures, measure, noise, results, runs, sheets, steps, sweep, tables
 from memgen.errors import ConfigError, DataError
+from memgen.images import ImageSet
 from memgen.report import ReportInput, render
 from memgen.runs import Run
 from memgen.workspace import RunSettings, Workspace
@@ -288,6 +291,28 @@ def test_command(tiny, monkeypatch):
     made[-1].write_bytes(b"PK damaged")
     with pytest.raises(DataError, match=r"n4-s0\.sigma0\.1\.npz: damaged .* memgen basis"):
         results._bases(workspace, 4)
+
+
+def test_own_images(tiny, tmp_path):
+    """A person's own images are measured and drawn, each once, and are not counted with the held-out ones."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "mine.npy", pixels)
+    outcome = memgen("basis", tmp_path / "mine.npy", "--n", "4", "--sigma", "0.2", "--json").done()
+    (reading,) = outcome.json["readings"]
+    assert (reading["n_train"], reading["sigma"], reading["images"]) == (4, 0.2, 3)
+    picture = Path(outcome.json["path"])
+    assert picture.stat().st_size > 1000
+    run = Run(tiny)
+    assert run.table("basis_summary").num_rows == 0
+    workspace, own = Workspace.of(run, "cpu"), ImageSet.from_pixels(pixels, ["", "", ""], {})
+    arrays = measure.read_bases(workspace, twins(4), 0.2, own)
+    np.testing.assert_allclose(arrays["clean"], pixels / 255, atol=1e-6)
+    z = noise.normal(noise.stream(f"image/{own.ids[2]}", workspace.settings.seed, 0), (1, 8, 8))
+    np.testing.assert_allclose(arrays["noisy"][2], pixels[2] / 255 + 0.2 * z, atol=1e-6)
+    before = picture.stat().st_mtime_ns
+    assert memgen("basis", tmp_path / "mine.npy", "--sigma", "0.2", "--json").done().json["readings"] == [reading]
+    assert picture.stat().st_mtime_ns != before
+    memgen("basis", tmp_path / "none.npy").failed(3, "none.npy")
 
 
 def test_an_imported_denoiser(tiny):
