@@ -838,16 +838,18 @@ def slopes(
         terminal.bar("measuring PSNR") as progress,
     ):
         found = results.measure_slopes(workspace, low_db, high_db, progress).to_pylist()
-    wanted = {"slope": ("slope", "low", "high"), "theory": ("theory",), "slope over the oracle's": _OVER_ORACLE}
+    wanted = {
+        "mean PSNR (dB)": ("level_db", "level_low", "level_high"),
+        "slope": ("slope", "low", "high"),
+        "theory": ("theory",),
+        "slope over the oracle's": _OVER_ORACLE,
+    }
     if any(row["gain_theory"] for row in found):
         wanted |= {"gain (dB)": ("gain_db", "gain_low", "gain_high"), "theory (dB)": ("gain_theory",)}
-    rows = [
-        [label(row), row["level_db"], *(_interval(*(row[key] for key in keys)) for keys in wanted.values())]
-        for row in found
-    ]
+    rows = [[label(row), *(_interval(*(row[key] for key in keys)) for keys in wanted.values())] for row in found]
     span = f"{found[0]['low_db']:.1f} to {found[0]['high_db']:.1f} dB, {found[0]['n_levels']} noise levels"
     title = f"slope of output over input PSNR on held-out images, {span}, with 95 % intervals"
-    terminal.table(title, ["denoiser", "mean PSNR (dB)", *wanted], rows)
+    terminal.table(title, ["denoiser", *wanted], rows)
     finish(as_json, workspace.run.table_path("slopes", "slopes"), slopes=found)
 
 
@@ -857,7 +859,7 @@ _OVER_ORACLE = ("over_oracle", "over_oracle_low", "over_oracle_high")
 def _interval(estimate: float | None, low: float | None = None, high: float | None = None) -> str | None:
     if estimate is None:
         return None
-    return f"{estimate:.3f}" if low is None else f"{estimate:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{estimate:.3f}" if low is None else f"{estimate:.3f}\n[{low:.3f}, {high:.3f}]"
 
 
 # ----------------------------------------------------------------------------------------------- runs

@@ -146,6 +146,7 @@ class _Curves:
 
 def _row(curves: _Curves, oracle: _Curves | None, expected: Theory, seed: int) -> dict[str, Any]:
     own = slope(curves.inputs, curves.outputs, seed)
+    level = bootstrap(curves.outputs.mean(axis=1), lambda draws: draws.mean(axis=1), seed)
     gain = _NOTHING if expected.gain_db is None else _gain(curves, seed)
     over = _NOTHING if oracle is None else _difference(curves, oracle, seed)
     return {
@@ -156,7 +157,9 @@ def _row(curves: _Curves, oracle: _Curves | None, expected: Theory, seed: int) -
         "slope": own.estimate,
         "low": own.low,
         "high": own.high,
-        "level_db": curves.outputs.mean() if own.n else None,
+        "level_db": level.estimate,
+        "level_low": level.low,
+        "level_high": level.high,
         "theory": expected.slope,
         "over_oracle": over.estimate,
         "over_oracle_low": over.low,

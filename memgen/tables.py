@@ -363,7 +363,7 @@ BASIS_SUMMARY = _schema(
 
 SLOPES = _schema(
     "slopes",
-    1,
+    2,
     [
         _field("denoiser", _STR, "reference, baseline or imported denoiser; null for all trained at an N", null=True),
         _field("n_train", _INT, "size of their training sets; null for others", "images", null=True),
@@ -376,6 +376,8 @@ SLOPES = _schema(
         _field("low", _F64, "lower end of its 95 % interval", null=True),
         _field("high", _F64, "upper end of its 95 % interval", null=True),
         _field("level_db", _F64, "mean output PSNR, the height of the line at its middle", "dB", null=True),
+        _field("level_low", _F64, "lower end of its 95 % interval", "dB", null=True),
+        _field("level_high", _F64, "upper end of its 95 % interval", "dB", null=True),
         _field("theory", _F64, "the best slope, by the regularity of the class; null where not known", null=True),
         _field("over_oracle", _F64, "slope less that of the oracle in wavelets, on the same images", null=True),
         _field("over_oracle_low", _F64, "lower end of its 95 % interval, paired by image", null=True),

@@ -127,6 +127,7 @@ def test_the_gain_averages_errors_before_the_logarithm():
     row = summary(psnr("x", -10 * np.log10(energy)), expected=Theory(1.0, 10 * math.log10(d / k)))["x"]
     assert row["gain_db"] == pytest.approx(row["gain_theory"], abs=4 * 10 / math.log(10) / m**0.5)
     assert row["gain_low"] < row["gain_theory"] < row["gain_high"]
+    assert row["level_low"] < row["level_db"] < row["level_high"]
     assert row["level_db"] - INPUTS.mean() > row["gain_theory"] + 2
 
 
