@@ -23,7 +23,7 @@ _MISSING = {
     "similarity": "Similarities were not measured (no nearest neighbors, no comparison of two models).",
     "images": "There are no samples with their nearest training images.",
     "psnr": "Denoising PSNR was not measured.",
-    "transition": "There is no transition table.",
+    "transition": "No models of any N were measured.",
 }
 
 
@@ -34,7 +34,7 @@ class ReportInput:
     Attributes:
         title: heading of the page.
         manifest: settings and provenance of the run as JSON (run.json); shown as they are.
-        tables: the run's tables by schema name, "transition" among them.
+        tables: the run's tables by schema name; "transition" among them where models of an N were measured.
         pairs: specimens of each N, in ascending order.
         dimension: d = C * H * W, for the reference line of the PSNR figure.
         metric: the measure shown, one of those in the tables.

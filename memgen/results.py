@@ -138,7 +138,9 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
     page = report.ReportInput(
         title=f"memgen: {run.name}" + (f", N = {n_train:,}" if n_train else ""),
         manifest=run.manifest,
-        tables=found,
+        tables={
+            name: table for name, table in found.items() if name != "transition" or len(table["n_train"].drop_null())
+        },
         pairs=_specimens(workspace, found),
         copies=_copies(workspace, n_train),
         restored=restored(workspace, n_train),

@@ -342,6 +342,13 @@ def test_an_imported_denoiser(tiny):
     lines = {line.get_label(): line.get_linestyle() for line in figure.axes[0].lines}
     assert (lines["N = 4  B"], lines["theirs"]) == ("--", "-.")
     assert "<th>theirs</th>" in memgen("report", "--sweep").done().path.read_text()
+    memgen("psnr", "--denoiser", "theirs").done()
+    for kind in ("neighbors", "similarity", "psnr", "distances", "copies", "significance", "samples"):
+        for table in (tiny / "tables" / kind).glob("[!t]*.parquet"):
+            table.unlink()
+    alone = memgen("report", "--sweep").done().path.read_text()
+    assert "No verdict: No models of any N were measured." in alone
+    assert "<th>theirs</th>" in alone
     memgen("basis", "--denoiser", "n4-s0-a").failed(2, "expected an imported denoiser")
     memgen("basis", "--denoiser", "other").failed(4, "no denoiser other")
 
