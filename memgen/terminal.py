@@ -147,7 +147,8 @@ def say(found: Verdict, summary: pa.Table) -> None:
     for n_train, regime in found.regimes.items():
         numbers = [_stacked(rows, n_train, quantity) for quantity in _SHOWN]
         drawn.add_row(f"{n_train:,}", *numbers, f"[{_COLORS.get(regime, 'bold')}]{regime}[/]")
-    console.print(drawn)
+    if found.regimes:
+        console.print(drawn)
     console.print(f"[bold]{found.headline}[/bold]\n")
     for n_train, sentences in found.at.items():
         start, color = f"At N = {n_train:,}", _COLORS.get(found.regimes[n_train], "bold")
