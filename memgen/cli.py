@@ -58,6 +58,7 @@ app = typer.Typer(
     "was when it is given again.",
     epilog=_EXIT_CODES,
     no_args_is_help=True,
+    rich_markup_mode="markdown",  # which lets paragraphs flow
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -527,7 +528,7 @@ def basis(
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Take the Jacobians of both models of an N apart: the basis in which each shrinks a noisy held-out image.
+    """Take the Jacobians of both models of an N apart: the basis in which each shrinks a noisy image.
 
     Near a noisy image a denoiser multiplies the image's coefficients in a basis of its own, the eigenvectors of its
     Jacobian, by shrinkage factors, the eigenvalues. Shown are how many dimensions are kept (the trace); whether the
