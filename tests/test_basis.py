@@ -262,3 +262,22 @@ def test_wrong_input_is_refused():
         basis.overlap(torch.eye(8), torch.eye(9))
     with pytest.raises(DataError, match="not finite"):
         basis.eigenbasis(truth.LinearDenoiser(torch.full((9, 9), math.inf), (1, 3, 3)), clean, clean, 0.1)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu():
+    """Images on a GPU give the eigenvalues and sums of the CPU, with and without the matrix, on the CPU."""
+    network = build(UNetSettings(blocks=1, width=4), (1, 8, 8))
+    network.initialize(torch.Generator().manual_seed(0))
+    clean = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    noisy = noised(clean, 0.1)
+    ways = (
+        lambda *given: basis.eigenbasis(*given, 0.1),
+        lambda *given: basis.leading_eigenbasis(*given, 0.1, k=4, probes=8, seed=0),
+    )
+    for way in ways:
+        expected = way(network.cpu().eval(), clean, noisy)
+        found = way(network.cuda(), clean.cuda(), noisy.cuda())
+        torch.testing.assert_close(found.eigenvalues, expected.eigenvalues, rtol=1e-6, atol=1e-8)
+        assert found.trace == pytest.approx(expected.trace)
+        assert found.sure == pytest.approx(expected.sure)
