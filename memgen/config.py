@@ -5,6 +5,7 @@ knows how to fill any such class and how to say what is wrong with what it was g
 """
 
 import difflib
+import itertools
 import tomllib
 from pathlib import Path
 from types import UnionType
@@ -40,14 +41,22 @@ def load(kind: type[SettingsT], path: Path | None = None, overrides: list[str] |
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            values = tomllib.loads(_read(path))
+        except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path}: not valid TOML ({error}).") from error
     for override in overrides or []:
         _set(values, override)
     return validate(kind, values, source=str(path) if path else "settings")
+
+
+def header(path: Path) -> str:
+    """What a TOML file says of itself: the comment at its top, without the marks.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    lines = itertools.takewhile(lambda line: line.startswith("#"), _read(path).splitlines())
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
 
 
 def validate(kind: type[SettingsT], values: dict[str, Any], source: str) -> SettingsT:
@@ -61,6 +70,15 @@ def validate(kind: type[SettingsT], values: dict[str, Any], source: str) -> Sett
     except ValidationError as error:
         lines = [_explain(kind, detail) for detail in error.errors()]
         raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML ({error}).") from error
 
 
 def _set(values: dict[str, Any], override: str) -> None:

@@ -81,13 +81,15 @@ class New:
 
     def open(self) -> "Workspace":
         """The run asked for, with the sizes and seeds of its sweep extended, or a new one."""
+        from memgen import config
         from memgen.workspace import RunSettings, Workspace
 
         settings = self.settings()
         name = self.run or _default_name(self.config, settings, RunSettings())
         device = choose_device(self.device)
         if not (self.outputs / name / "run.json").exists():
-            run = runs.create(self.outputs, name, settings.model_dump(mode="json"), device)
+            about = config.header(self.config) if self.config else ""
+            run = runs.create(self.outputs, name, settings.model_dump(mode="json"), device, about)
             note(f"new run {run.path}")
             return Workspace(run, settings, device)
         workspace = Workspace.of(runs.find(self.outputs, name), device)

@@ -126,6 +126,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
     summary = report.tables.get("transition")
     copies = report.tables.get("copies")
     found = verdict.verdict(summary, copies) if summary is not None else None
+    provenance = {key: value for key, value in report.manifest.items() if key != "about"}
     return environment.get_template("report.html.j2").render(
         title=report.title,
         verdict=found,
@@ -146,7 +147,8 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         training=_training(report.tables.get("training")),
         data=_data(report.tables),
         shuffled=report.manifest.get("config", {}).get("data", {}).get("shuffle", False),
-        manifest=list(_flat(report.manifest)) if report.manifest else [],
+        about=report.manifest.get("about"),
+        manifest=list(_flat(provenance)) if provenance else [],
     )
 
 

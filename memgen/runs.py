@@ -201,8 +201,15 @@ class Run:
         return sorted(cell for name in self.denoisers() if (cell := Cell.parse(name)))
 
 
-def create(outputs: Path, name: str, config: dict[str, Any], device: str) -> Run:
+def create(outputs: Path, name: str, config: dict[str, Any], device: str, about: str = "") -> Run:
     """A new, empty run.
+
+    Args:
+        outputs: folder of the runs.
+        name: of the run.
+        config: its settings, as JSON.
+        device: where networks run.
+        about: what the run is and what to expect of it, for people.
 
     Raises:
         RunError: a run of that name exists, or the name is no plain folder name.
@@ -228,6 +235,7 @@ def create(outputs: Path, name: str, config: dict[str, Any], device: str) -> Run
         "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": versions(),
         "git": git_state(),
+        "about": about,
         "config": config,
         "data": None,
     }

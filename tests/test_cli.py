@@ -160,7 +160,7 @@ def test_generated_images_in_a_run(tmp_path):
 def test_sweep_of_a_shuffled_class(tmp_path, quick):
     """A dry run writes nothing; a sweep on shuffled textures has their shuffled pixels and ends with its tables."""
     (tmp_path / "class.toml").write_text(
-        """
+        """# Textures, their pixels <shuffled>.
         model = { architecture = "gaussian" }
         split = { holdout = 16 }
         sample = { n_samples = 4, sigma_end = 0.3 }
@@ -179,6 +179,8 @@ def test_sweep_of_a_shuffled_class(tmp_path, quick):
     plain = synthetic.generate(synthetic.TextureSettings(side=8), 0, range(160))
     assert np.array_equal(found, synthetic.shuffled(plain, synthetic.permutation(0, 64)))
     assert run.table("psnr").to_pandas()["output_psnr_db"].notna().all()
+
+    assert run.manifest["about"] == "Textures, their pixels <shuffled>."
 
     # Pictures show the pixels where they were before.
     there = ["--run", "class", "--outputs", tmp_path / "outputs"]

@@ -144,3 +144,12 @@ def test_the_default_architecture_need_not_be_named():
     assert config.load(RunSettings, None, ["model.width=24"]).model == UNetSettings(width=24)
     with pytest.raises(ConfigError, match=r"model\.layers"):
         config.load(RunSettings, None, ["model.layers=5"])
+
+
+def test_the_header_of_a_file_is_its_first_comment(tmp_path):
+    """Lines up to the first that is no comment, without the marks; aligned lines stay so."""
+    path = tmp_path / "x.toml"
+    path.write_text("# What it is.\n#   a  1\n#\n# End.\n\n# not this\n[sweep]\n")
+    assert config.header(path) == "What it is.\n  a  1\n\nEnd."
+    path.write_text("[sweep]\n# not this\n")
+    assert config.header(path) == ""

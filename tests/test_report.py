@@ -110,6 +110,15 @@ def test_one_table_alone_makes_a_page(name):
     assert ("Denoising PSNR was not measured." in page) == (name != "psnr")
 
 
+def test_what_a_run_is_stands_on_the_page_once():
+    """The head of the config file is shown as text, and not again among the settings; shuffling is said."""
+    manifest = {"about": "Figure 5 <at CPU size>", "config": {"data": {"shuffle": True}}}
+    page = render(ReportInput("x", manifest, {}))
+    assert page.count("Figure 5 &lt;at CPU size&gt;") == 1
+    assert "were shuffled alike" in page
+    assert "were shuffled alike" not in render(ReportInput("x", {"config": {}}, {}))
+
+
 def test_nothing_at_all_makes_a_page():
     """An empty run gets a page that says so."""
     page = render(ReportInput("Nothing", {}, {}))
