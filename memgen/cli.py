@@ -390,7 +390,10 @@ def index(
 @app.command("nn-search")
 def nn_search(
     queries: Annotated[
-        Path | None, typer.Argument(help="Your own images (folder or array file); the run's samples if absent.")
+        Path | None,
+        typer.Argument(
+            help="Your own images (a picture, a folder of them, or an array file); the run's samples if absent."
+        ),
     ] = None,
     index: Annotated[str, typer.Option(help="Index searched: train_a, train_b or holdout.")] = "train_a",
     n_train: OneSize = None,
@@ -512,7 +515,10 @@ def psnr(
 @app.command()
 def basis(
     images: Annotated[
-        Path | None, typer.Argument(help="Your own clean images (folder or array file); held-out ones if absent.")
+        Path | None,
+        typer.Argument(
+            help="Your own clean images (a picture, a folder of them, or an array file); held-out ones if absent."
+        ),
     ] = None,
     sizes: Size = None,
     denoiser: Annotated[

@@ -138,8 +138,8 @@ def _shuffled(images: ImageSet, seed: int) -> ImageSet:
 
 def _import(source: Path, settings: ImportSettings, progress: Progress | None, name: str) -> Imported:
     report = progress or (lambda done, total: None)
-    if source.is_dir():
-        pixels, sources, skipped = pictures.read_folder(
+    if source.is_dir() or pictures.is_picture(source):
+        pixels, sources, skipped = pictures.read(
             source,
             lambda picture, channels: _prepared(picture, settings.resize, channels),
             settings.color,
@@ -296,7 +296,7 @@ def _read_idx(path: Path) -> NDArray[Any]:
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise DataError(
             f"{path}: not a kind of file that memgen reads. "
-            "Give a folder of images, a .npy, .npz, .pt or .pth file, or IDX of unsigned bytes (plain or gzip)."
+            "Give images, a folder of them, a .npy, .npz, .pt or .pth file, or IDX of unsigned bytes (plain or gzip)."
         )
     n_dimensions = data[3]
     if n_dimensions != 3:

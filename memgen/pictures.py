@@ -1,4 +1,4 @@
-"""Pictures of a folder, decoded by Pillow into upright, opaque, 8-bit pixels.
+"""Pictures of a folder, or a single one, decoded by Pillow into upright, opaque, 8-bit pixels.
 
 Subfolders are read too, all in the order of their names; of an animation the first frame. What cannot be used is left
 out with a reason, whatever a decoder raises on damaged bytes. Nothing in a file is executed: PostScript is refused.
@@ -22,18 +22,24 @@ class _UndecodableError(Exception):
     """An image file is left out; the message is the reason that the table SKIPPED gives."""
 
 
-def read_folder(
-    folder: Path,
+def is_picture(path: Path) -> bool:
+    """Whether a file's name says that it is an image."""
+    Image.init()
+    return path.is_file() and path.suffix.lower() in Image.EXTENSION
+
+
+def read(
+    source: Path,
     prepare: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]],
     color: str,
     alpha: str,
     limit: int | None,
     report: Callable[[int, int], None],
 ) -> tuple[NDArray[np.uint8], list[str], dict[str, str]]:
-    """All pictures of a folder and its subfolders, prepared one by one as they are decoded.
+    """All pictures of a folder and its subfolders, or a single one, prepared one by one as they are decoded.
 
     Args:
-        folder: where they are.
+        source: the folder, or the picture's file.
         prepare: makes a picture, (1, C, H, W) with C = 1 or 3, have the channels asked for and its final size.
         color: gray, rgb, or auto: RGB if any picture has color.
         alpha: what lies behind transparent pixels, white or black; skip leaves such pictures out.
@@ -47,7 +53,8 @@ def read_folder(
         DataError: no picture can be used.
         ShapeError: the pictures, prepared, differ in size.
     """
-    candidates, skipped = _candidates(folder)
+    folder = source if source.is_dir() else source.parent
+    candidates, skipped = _candidates(folder) if source.is_dir() else ([source.name], {})
     with _quiet_pillow():
         channels = 3 if color == "rgb" else 1
         if color == "auto" and any(_has_color(folder / name) for name in candidates):
@@ -72,7 +79,7 @@ def read_folder(
             sources.append(name)
     report(len(candidates), len(candidates))
     if pixels is None:
-        raise DataError(_nothing_usable(folder, skipped))
+        raise DataError(_nothing_usable(source, skipped))
     return pixels[: len(sources)], sources, dict(sorted(skipped.items()))
 
 
@@ -184,9 +191,9 @@ def _mixed_sizes(folder: Path, first: str, size: tuple[int, ...], other: str, fo
     )
 
 
-def _nothing_usable(folder: Path, skipped: dict[str, str]) -> str:
+def _nothing_usable(source: Path, skipped: dict[str, str]) -> str:
     if not skipped:
-        return f"{folder}: the folder is empty; expected image files."
+        return f"{source}: the folder is empty; expected image files."
     reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(skipped.items())[:3])
     more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-    return f"{folder}: no usable image ({reasons}{more}). Give a folder with image files that Pillow can read."
+    return f"{source}: no usable image ({reasons}{more}). Give a folder with image files that Pillow can read."

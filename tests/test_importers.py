@@ -519,3 +519,16 @@ def test_any_images_can_be_shuffled(tmp_path):
     before = import_images(tmp_path / "wide.npy").images.pixels
     np.testing.assert_array_equal(wide, synthetic.shuffled(before, synthetic.permutation(1, 60)))
     assert not np.array_equal(wide, before)
+
+
+def test_a_single_picture(tmp_path):
+    """One image file gives one image, the same as from its folder; a damaged one is named."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    found = import_images(tmp_path / "mine.png", ImportSettings()).images
+    assert found.ids == import_images(tmp_path, ImportSettings()).images.ids
+    assert found.sources == ("mine.png",)
+    np.testing.assert_array_equal(found.pixels[0], pixels.transpose(2, 0, 1))
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 no")
+    with pytest.raises(DataError, match=r"bad\.jpg: no usable image \(bad\.jpg: "):
+        import_images(tmp_path / "bad.jpg", ImportSettings())
