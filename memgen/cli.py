@@ -549,7 +549,7 @@ def basis(
     """
     import pyarrow as pa
 
-    from memgen import measure, results, sweep, terminal
+    from memgen import geometry, results, sweep, terminal
     from memgen.basis import readings
 
     workspace = existing(outputs, run, device, seed)
@@ -560,7 +560,7 @@ def basis(
         own = None if images is None else _read_queries(workspace, images)
         for (label, names), sigma in itertools.product(models, levels):
             with terminal.bar(f"{label}, sigma {sigma:g}: Jacobians") as progress:
-                measured.append(measure.measure_basis(workspace, names, sigma, own, progress)[1])
+                measured.append(geometry.measure_basis(workspace, names, sigma, own, progress)[1])
         if own:
             drawn = results.draw_bases(workspace, models, levels, own)
     found = readings(pa.concat_tables(measured), workspace.settings.seed)

@@ -10,7 +10,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from memgen import basis, figures, inverse, levels, measure, report, runs, sheets, slopes, tables, transition, verdict
+from memgen import (
+    basis,
+    figures,
+    geometry,
+    inverse,
+    levels,
+    measure,
+    report,
+    runs,
+    sheets,
+    slopes,
+    tables,
+    transition,
+    verdict,
+)
 from memgen.errors import RunError
 from memgen.images import ImageSet
 from memgen.workspace import Progress, Workspace
@@ -103,8 +117,8 @@ def measure_slopes(
     """
     work: list[Callable[[], Any]] = [
         *(partial(measure.measure_psnr, workspace, name) for name in workspace.run.denoisers()),
-        partial(measure.measure_references, workspace),
-        partial(measure.measure_baselines, workspace),
+        partial(geometry.measure_references, workspace),
+        partial(geometry.measure_baselines, workspace),
     ]
     for done, step in enumerate(work):
         if progress:
@@ -244,7 +258,7 @@ def _drawn_bases(
     workspace: Workspace, label: str, names: Sequence[str], sigma: float, own: ImageSet | None = None
 ) -> list[sheets.Bases]:
     """What denoisers do to each image at one noise level."""
-    arrays = measure.read_bases(workspace, names, sigma, own)
+    arrays = geometry.read_bases(workspace, names, sigma, own)
     seen = [workspace.in_place(arrays[name]) for name in ("clean", "noisy", "denoised")]
     vectors = workspace.in_place(arrays["eigenvectors"])
     return [sheets.Bases(label, sigma, *at) for at in zip(*seen, arrays["eigenvalues"], vectors, strict=True)]
@@ -257,7 +271,7 @@ def draw_bases(
 
     Args:
         workspace: the run.
-        models: a label and the names of the denoisers, twins or a single one, as given to `measure.measure_basis`.
+        models: a label and the names of the denoisers, twins or a single one, as given to `geometry.measure_basis`.
         sigmas: noise levels, pixel units.
         own: the images.
     """

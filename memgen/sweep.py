@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from memgen import measure, steps
+from memgen import geometry, measure, steps
 from memgen.closed_form import fit
 from memgen.denoisers import Denoiser, NetworkSettings, build
 from memgen.errors import RunError
@@ -306,7 +306,7 @@ def _psnr(workspace: Workspace, cell: Cell, report: Report) -> None:
 
 
 def _references(workspace: Workspace, cell: Cell, report: Report) -> None:
-    measure.measure_references(workspace)
+    geometry.measure_references(workspace)
 
 
 def _compare(workspace: Workspace, cell: Cell, report: Report) -> None:

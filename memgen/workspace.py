@@ -204,6 +204,10 @@ class Workspace:
             return self.split.holdout
         return self.split.train("a" if reference == "train_a" else "b", n_train)
 
+    def take(self, positions: NDArray[np.int64]) -> tuple[list[str], Tensor]:
+        """Ids and pixels (B, C, H, W), [0, 1] and on the device, of images of the run."""
+        return [self.images.ids[i] for i in positions], self.images.floats(positions).to(self.device)
+
     def in_place(self, images: NDArray[Any]) -> NDArray[Any]:
         """Images (..., C, H, W) of the run with their pixels where they were before `data.shuffle` moved them."""
         if not self.settings.data.shuffle:

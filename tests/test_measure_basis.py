@@ -9,7 +9,7 @@ import pytest
 import torch
 from program import memgen
 
-from memgen import basis, config, figures, measure, noise, results, runs, sheets, steps, sweep, tables
+from memgen import basis, config, figures, geometry, noise, results, runs, sheets, steps, sweep, tables
 from memgen.errors import ConfigError, DataError
 from memgen.images import ImageSet
 from memgen.report import ReportInput, render
@@ -44,7 +44,7 @@ def wiener(tmp_path_factory) -> Workspace:
     workspace = prepared(tmp_path_factory.mktemp("wiener"), *settings, "basis.sigmas=[0.1, 0.3]", "basis.n_images=3")
     for n_train in (4, 1024):
         for sigma in workspace.settings.basis.sigmas:
-            measure.measure_basis(workspace, twins(n_train), sigma)
+            geometry.measure_basis(workspace, twins(n_train), sigma)
     return workspace
 
 
@@ -98,7 +98,7 @@ def test_noise_is_that_of_psnr(wiener):
     chosen = wiener.split.holdout[:3]
     clean = wiener.images.floats(chosen).numpy()
     for sigma in (0.1, 0.3):
-        large, small = (measure.read_bases(wiener, twins(n), sigma) for n in (1024, 4))
+        large, small = (geometry.read_bases(wiener, twins(n), sigma) for n in (1024, 4))
         np.testing.assert_array_equal(large["noisy"], small["noisy"])
         np.testing.assert_array_equal(large["clean"], clean)
         for i, position in enumerate(chosen):
@@ -111,7 +111,7 @@ def test_arrays_are_those_of_the_tables(wiener):
     table = wiener.run.table("basis").to_pandas()
     table["place"] = table["image_id"].map({wiener.images.ids[p]: i for i, p in enumerate(wiener.split.holdout[:3])})
     for sigma in (0.1, 0.3):
-        arrays = measure.read_bases(wiener, twins(1024), sigma)
+        arrays = geometry.read_bases(wiener, twins(1024), sigma)
         assert arrays["eigenvectors"].shape == (3, 2, 64, 1, 8, 8)
         assert arrays["eigenvectors"].dtype == arrays["denoised"].dtype == np.float32
         for i in range(3):
@@ -137,9 +137,9 @@ def test_the_optimum_keeps_the_tangents(tmp_path, monkeypatch, kind, dimensions,
         tmp_path, generated, f"data.shuffle={str(shuffle).lower()}", "model.architecture=gaussian",
         "sweep.n_train=[4]", "basis.n_images=1",
     )  # fmt: skip
-    optimum = measure._optimum(workspace).eval()
+    optimum = geometry._optimum(workspace).eval()
     monkeypatch.setattr(Workspace, "denoiser", lambda self, name: optimum)
-    _, summary = measure.measure_basis(workspace, twins(4), 0.01)
+    _, summary = geometry.measure_basis(workspace, twins(4), 0.01)
     (first, second) = summary.to_pylist()
     assert first["overlap_tangent"] > 0.99
     assert first["overlap_tangent_chance"] == dimensions / side**2
@@ -155,7 +155,7 @@ def test_shuffled_pixels_are_measured_in_place(tmp_path):
     means = {}
     for shuffle in ("false", "true"):
         workspace = prepared(tmp_path / shuffle, *chosen, f"data.shuffle={shuffle}")
-        _, summary = measure.measure_basis(workspace, twins(128), 0.3)
+        _, summary = geometry.measure_basis(workspace, twins(128), 0.3)
         rows = summary.to_pandas().mean(numeric_only=True)
         means[shuffle] = rows[["local_frequency", "overlap_dct", "overlap_pca", "contour_direction"]]
     np.testing.assert_allclose(means["true"], means["false"], rtol=0.1)
@@ -175,7 +175,7 @@ def test_more_components_than_images_are_not_compared(tmp_path):
     workspace = prepared(tmp_path, *settings, "basis.n_images=1")
     known = len(workspace.split.a) + len(workspace.split.b) - 1
     assert workspace.principal.shape == (64, known)
-    rows = [row for sigma in (0.01, 2) for row in measure.measure_basis(workspace, twins(4), sigma)[1].to_pylist()]
+    rows = [row for sigma in (0.01, 2) for row in geometry.measure_basis(workspace, twins(4), sigma)[1].to_pylist()]
     assert {row["overlap_rank"] > known for row in rows} == {True, False}
     for row in rows:
         assert (row["overlap_pca"] is None) == (row["overlap_rank"] > known)
@@ -188,8 +188,8 @@ def test_large_images(wiener, monkeypatch, tmp_path):
         tmp_path, "data.resize=8", "data.limit=2200", "data.deduplicate=false", "model.architecture=gaussian",
         "sweep.n_train=[1024]", "basis.n_images=3", "basis.vectors=8", "basis.probes=50",
     )  # fmt: skip
-    monkeypatch.setattr(measure, "_WHOLE", 63)
-    long, summary = measure.measure_basis(workspace, twins(1024), 0.3)
+    monkeypatch.setattr(geometry, "_WHOLE", 63)
+    long, summary = geometry.measure_basis(workspace, twins(1024), 0.3)
     assert long.num_rows == 2 * 3 * 8
     assert pc.all(pc.is_null(long["singular_value"])).as_py()
     key = "n1024-s0.sigma0.3"
@@ -225,7 +225,7 @@ def test_bases_that_did_not_converge_are_counted(wiener):
 def test_a_noise_level_of_zero_is_refused(wiener):
     """Without noise there is nothing to shrink."""
     with pytest.raises(ConfigError, match=r"noise level of 0.0, expected more than 0"):
-        measure.measure_basis(wiener, twins(4), 0.0)
+        geometry.measure_basis(wiener, twins(4), 0.0)
 
 
 def test_readings_are_means_over_images(wiener):
@@ -305,7 +305,7 @@ def test_own_images(tiny, tmp_path):
     run = Run(tiny)
     assert run.table("basis_summary").num_rows == 0
     workspace, own = Workspace.of(run, "cpu"), ImageSet.from_pixels(pixels, ["", "", ""], {})
-    arrays = measure.read_bases(workspace, twins(4), 0.2, own)
+    arrays = geometry.read_bases(workspace, twins(4), 0.2, own)
     np.testing.assert_allclose(arrays["clean"], pixels / 255, atol=1e-6)
     z = noise.normal(noise.stream(f"image/{own.ids[2]}", workspace.settings.seed, 0), (1, 8, 8))
     np.testing.assert_allclose(arrays["noisy"][2], pixels[2] / 255 + 0.2 * z, atol=1e-6)
@@ -385,7 +385,7 @@ def test_figures(wiener):
     assert frequencies["N = 4  B"].get_ydata()[0] == pytest.approx(frequency)
     assert contours["N = 4  B"].get_ydata()[0] == pytest.approx(firsts["contour_energy"].mean())
 
-    arrays = measure.read_bases(wiener, twins(4), 0.3)
+    arrays = geometry.read_bases(wiener, twins(4), 0.3)
     at = {name: arrays[name][0] for name in ("clean", "noisy", "denoised", "eigenvalues", "eigenvectors")}
     shown = sheets.figure_bases([sheets.Bases("N = 4", 0.3, **at)])
     texts = [text.get_text() for text in shown.axes[0].texts]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from program import memgen
 
-from memgen import figures, measure, noise, results, slopes, steps, synthetic, tables
+from memgen import figures, geometry, noise, results, slopes, steps, synthetic, tables
 from memgen.errors import ConfigError, ShapeError
 from memgen.optimality import Oracle, WaveletDenoiser, WaveletTransform, oracle_error
 from memgen.runs import create
@@ -195,7 +195,7 @@ def test_baselines_beat_the_noise(tmp_path):
     """On smooth images in much noise each baseline is above the input, and the oracle above thresholding."""
     more = ["psnr.sigmas=[0.2,0.5]", "data.generated.n_images=20", "data.generated.side=32"]
     made = workspace(tmp_path, *more, "data.generated.alpha=4", 'kind="c_alpha"')
-    measure.measure_baselines(made)
+    geometry.measure_baselines(made)
     inputs = -20 * np.log10([0.5, 0.2])
     for kind in ("oracle", "soft", "hard"):
         assert (means(made, kind) > inputs).all(), kind
@@ -206,7 +206,7 @@ def test_baselines_beat_the_noise(tmp_path):
 def test_baselines_meet_the_noise_of_psnr(tmp_path):
     """The rows of a baseline are those of its denoiser, made here image by image from the noise of `noise.image_draws`."""
     made = workspace(tmp_path, "data.generated.n_images=20", "data.generated.side=16", 'kind="c_alpha"')
-    measure.measure_baselines(made)
+    geometry.measure_baselines(made)
     chosen = made.split.holdout[:5]
     ids, clean = [made.images.ids[i] for i in chosen], made.images.floats(chosen)
     soft = WaveletDenoiser(WaveletTransform((1, 16, 16)), "soft")
@@ -229,7 +229,7 @@ def test_the_tangent_space_has_its_gain(tmp_path, shuffle):
     more = [f"data.shuffle={shuffle}", "data.generated.n_images=60", "split.holdout=50", "psnr.n_images=50"]
     made = workspace(tmp_path, *more, "data.generated.side=16", 'kind="discs"')
     generated = made.settings.data.generated
-    measure.measure_baselines(made)
+    geometry.measure_baselines(made)
     row = summary(made.run.table("psnr"), expected=theory(generated))[tables.BASELINES["tangent"]]
     assert row["slope"] == pytest.approx(1, abs=1e-4)
     error = 10 / math.log(10) * math.sqrt(2 / 5 / 150)
@@ -239,7 +239,7 @@ def test_the_tangent_space_has_its_gain(tmp_path, shuffle):
 def test_odd_images_have_no_wavelets(tmp_path):
     """Images of 15x15 have a tangent space and no wavelet baseline."""
     made = workspace(tmp_path, "data.generated.n_images=20", "data.generated.side=15", 'kind="cone"')
-    measure.measure_baselines(made)
+    geometry.measure_baselines(made)
     assert sorted(path.stem for path in made.run.table_path("psnr", "x").parent.glob("*")) == ["baseline-tangent"]
 
 
