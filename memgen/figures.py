@@ -537,7 +537,7 @@ def figure_slopes(table: pa.Table, psnr: pa.Table) -> Figure:
         name, color = slopes.label(row), colors.get(slopes.label(row), INK)
         points = measured.get(name, [])
         x, y = [-20 * math.log10(p.sigma) for p in points], [p.mean.estimate for p in points]
-        curves.plot(x, y, color=color, linestyle="", marker="o", markersize=4, label=name)
+        curves.plot(x, y, color=color, linestyle="", marker="o", markersize=4)
         if row["slope"] is not None:
             ends = np.array([row["low_db"], row["high_db"]])
             inputs = np.array([i for i in x if ends[0] - 1e-6 <= i <= ends[1] + 1e-6])
@@ -548,12 +548,13 @@ def figure_slopes(table: pa.Table, psnr: pa.Table) -> Figure:
     _theory(curves, estimates, rows)
     curves.set_xlabel("input PSNR (dB)")
     curves.set_ylabel("output PSNR on held-out images (dB)")
-    curves.set_title("Points, and lines fitted to the range")
+    curves.set_title("Points, and lines fitted to the range; colors as on the right")
     estimates.set_title("Slopes, with 95 % intervals")
     estimates.set_xlabel("slope")
     estimates.set_yticks(range(len(rows)), [slopes.label(row) for row in rows])
     estimates.set_ylim(len(rows) - 0.5, -0.5)
-    curves.legend(loc="upper left")
+    if curves.get_legend_handles_labels()[0]:
+        curves.legend(loc="upper left")
     return figure
 
 
