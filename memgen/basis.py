@@ -20,7 +20,7 @@ singular values; Stein 1981 for SURE; Björck & Golub 1973 for principal angles.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -70,6 +70,7 @@ class Basis:
         linearity_error: ||J y - f(y)|| / ||f(y)||; 0 but for rounding for a bias-free network.
         coefficients_clean: (k,) ⟨x, e_k⟩.
         coefficients_noisy: (k,) ⟨y, e_k⟩.
+        denoised: (C, H, W), f(y).
         squared_error: ||f(y) - x||² / d, pixel units squared.
         sure: Stein's estimate of it, which does not look at x.
     """
@@ -88,6 +89,7 @@ class Basis:
     linearity_error: float
     coefficients_clean: Tensor
     coefficients_noisy: Tensor
+    denoised: Tensor
     squared_error: float
     sure: float
 
@@ -222,6 +224,7 @@ def _basis(
         linearity_error=_share((times_noisy - denoised).norm(), denoised.norm()),
         coefficients_clean=x.cpu() @ eigenvectors,
         coefficients_noisy=y.cpu() @ eigenvectors,
+        denoised=denoised.cpu().view(clean.shape),
         squared_error=float((denoised - x).square().mean()),
         sure=rest - sigma**2 + 2 * sigma**2 * sums.trace / len(x),
     )
@@ -568,6 +571,15 @@ def readings(summary: pa.Table, seed: int) -> list[Reading]:
     return [
         Reading(*key, len(images), sum(int(row["unconverged_sum"]) for row in images), *_averaged(images, seed))
         for key, images in found.items()
+    ]
+
+
+def by_level(found: Sequence[Reading]) -> list[tuple[float, list[Reading], list[str]]]:
+    """Noise levels, ascending, with the readings of each and the names of QUANTITIES that any of them has."""
+    levels = {sigma: [reading for reading in found if reading.sigma == sigma] for sigma in {r.sigma for r in found}}
+    return [
+        (sigma, here, [name for name in QUANTITIES if any(reading.values[name].n for reading in here)])
+        for sigma, here in sorted(levels.items())
     ]
 
 

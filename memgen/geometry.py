@@ -93,13 +93,10 @@ def _best_linear(workspace: Workspace) -> ClosedFormDenoiser:
 
 def _baseline(workspace: Workspace, kind: str) -> _Known | None:
     """The denoisers of a kind of tables.BASELINES; None where there is none."""
-    generated, shape = workspace.settings.data.generated, workspace.images.image_shape
-    _, clean = workspace.take(workspace.split.holdout[: workspace.settings.psnr.n_images])
+    chosen, shape = workspace.split.holdout[: workspace.settings.psnr.n_images], workspace.images.image_shape
+    _, clean = workspace.take(chosen)
     if kind == "tangent":
-        shuffle, chosen = workspace.settings.data.shuffle, workspace.split.holdout[: len(clean)]
-        if generated is None:
-            return None
-        axes = synthetic.tangents(generated, workspace.settings.seed, chosen.tolist(), shuffle)
+        axes = _tangents(workspace, chosen, workspace.settings.data.shuffle)
         if axes is None:
             return None
         rules = [partial(_project, *pair) for pair in zip(clean, axes.to(workspace.device), strict=True)]
@@ -171,10 +168,12 @@ def _bases(
     """The tables, and the arrays: those of the noisy images are (images, [denoisers,] ...)."""
     settings, shape = workspace.settings, workspace.images.image_shape
     denoisers = [workspace.denoiser(name) for name in names]
-    chosen = workspace.split.holdout[: settings.basis.n_images]
-    ids, clean = workspace.take(chosen)
     if own:
-        ids, clean = list(own.ids), own.floats(None).to(workspace.device)
+        ids, clean, tangents = list(own.ids), own.floats(None).to(workspace.device), None
+    else:
+        chosen = workspace.split.holdout[: settings.basis.n_images]
+        ids, clean = workspace.take(chosen)
+        tangents = _tangents(workspace, chosen, shuffle=False)  # in place
     # Principal components come from a matrix of that side too.
     principal = _in_place(workspace, workspace.principal) if math.prod(shape) <= _WHOLE else None
     rows: list[tuple[pa.Table, pa.Table]] = []
@@ -182,24 +181,22 @@ def _bases(
     for position, _, _, normal in noise.image_draws(ids, shape, 1, 1, settings.seed, 1):
         i = int(position[0])
         noisy = clean[i] + sigma * torch.from_numpy(normal[0]).to(clean.device)
-        with torch.no_grad():
-            denoised = [denoiser(noisy[None], noisy.new_tensor([sigma]))[0] for denoiser in denoisers]
         found = []
         for denoiser in denoisers:
             found.append(_eigenbasis(workspace, denoiser, clean[i], noisy, sigma, ids[i]))
             if progress:
                 progress(len(rows) + len(found), len(names) * len(ids))
-        tangents = None if own else _tangents(workspace, int(chosen[i]))
         placed = [replace(one, eigenvectors=_in_place(workspace, one.eigenvectors)) for one in found]
         image = torch.from_numpy(workspace.in_place(clean[i].cpu().numpy()))
         twins = placed[::-1] if len(placed) > 1 else [None]
         for name, one, twin in zip(names, placed, twins, strict=True):
-            rows.append(basis.to_tables(one, image, ids[i], 0, workspace.keys(name), twin, principal, tangents))
+            axes = None if tangents is None else tangents[i]
+            rows.append(basis.to_tables(one, image, ids[i], 0, workspace.keys(name), twin, principal, axes))
         vectors = [one.eigenvectors[:, : settings.basis.vectors].T.reshape(-1, *shape).float() for one in found]
         arrays.append(
             {
                 "noisy": noisy.cpu().numpy(),
-                "denoised": torch.stack(denoised).float().cpu().numpy(),
+                "denoised": torch.stack([one.denoised for one in found]).float().numpy(),
                 "eigenvalues": torch.stack([one.eigenvalues for one in found]).numpy(),
                 "eigenvectors": torch.stack(vectors).numpy(),
             }
@@ -245,10 +242,9 @@ def _in_place(workspace: Workspace, vectors: Tensor) -> Tensor:
     return torch.from_numpy(workspace.in_place(images)).reshape(vectors.shape[::-1]).T
 
 
-def _tangents(workspace: Workspace, position: int) -> Tensor | None:
-    """The directions in which an image can move, where its class says so, with all pixels in place."""
-    data = workspace.settings.data
-    if not data.generated:
+def _tangents(workspace: Workspace, positions: NDArray[np.int64], shuffle: bool) -> Tensor | None:
+    """The directions in which images can move, where their class says so, with their pixels in place or shuffled."""
+    generated = workspace.settings.data.generated
+    if generated is None:
         return None
-    found = synthetic.tangents(data.generated, workspace.settings.seed, [position])
-    return None if found is None else found[0]
+    return synthetic.tangents(generated, workspace.settings.seed, positions.tolist(), shuffle)

@@ -222,12 +222,10 @@ class _Geometry:
 
 
 def _geometry(readings: Sequence[Reading]) -> Iterator[_Geometry]:
-    for sigma in sorted({reading.sigma for reading in readings}):
-        found = [reading for reading in readings if reading.sigma == sigma]
+    for sigma, found, measured in basis.by_level(readings):
         rows = tuple(
-            (quantity, name, tuple(verdict.against_chance(*reading.told(name)) for reading in found))
-            for name, quantity in basis.QUANTITIES.items()
-            if any(reading.values[name].n for reading in found)
+            (basis.QUANTITIES[name], name, tuple(verdict.against_chance(*reading.told(name)) for reading in found))
+            for name in measured
         )
         yield _Geometry(sigma, found[0].images, tuple(reading.label for reading in found), rows)
 

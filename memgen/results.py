@@ -251,14 +251,14 @@ def _bases(workspace: Workspace, n_train: int | None) -> list[sheets.Bases]:
         label = tables.model_label(row["n_train"], row["denoiser"])
         if row["train_seed"] == seeds.setdefault(label, row["train_seed"]):
             names.setdefault((label, row["sigma"]), []).append(row["denoiser"])
-    return [_drawn_bases(workspace, label, group, sigma)[0] for (label, sigma), group in names.items()]
+    return [_drawn_bases(workspace, label, group, sigma, 1)[0] for (label, sigma), group in names.items()]
 
 
 def _drawn_bases(
-    workspace: Workspace, label: str, names: Sequence[str], sigma: float, own: ImageSet | None = None
+    workspace: Workspace, label: str, names: Sequence[str], sigma: float, count: int, own: ImageSet | None = None
 ) -> list[sheets.Bases]:
-    """What denoisers do to each image at one noise level."""
-    arrays = geometry.read_bases(workspace, names, sigma, own)
+    """What denoisers do to each of the first images at one noise level."""
+    arrays = {name: each[:count] for name, each in geometry.read_bases(workspace, names, sigma, own).items()}
     seen = [workspace.in_place(arrays[name]) for name in ("clean", "noisy", "denoised")]
     vectors = workspace.in_place(arrays["eigenvectors"])
     return [sheets.Bases(label, sigma, *at) for at in zip(*seen, arrays["eigenvalues"], vectors, strict=True)]
@@ -276,7 +276,7 @@ def draw_bases(
         own: the images.
     """
     found = [
-        _drawn_bases(workspace, label, names, sigma, own)[: sheets.OWN_SHOWN]
+        _drawn_bases(workspace, label, names, sigma, sheets.OWN_SHOWN, own)
         for label, names in models
         for sigma in sigmas
     ]

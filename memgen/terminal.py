@@ -217,17 +217,15 @@ def say_calibration(readings: Sequence[Reading], n_train: int) -> None:
 
 def say_basis(readings: Sequence[basis.Reading]) -> None:
     """Print what the Jacobians of each model say, with intervals and what chance gives: a table a noise level."""
-    for sigma in sorted({reading.sigma for reading in readings}):
-        found = [reading for reading in readings if reading.sigma == sigma]
+    for sigma, found, measured in basis.by_level(readings):
         title = f"the basis in which noise of sigma {sigma:g} is shrunk, on {found[0].images} images"
         drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
         drawn.add_column("quantity")
         for reading in found:
             drawn.add_column(escape(reading.label), justify="right")
-        for name, quantity in basis.QUANTITIES.items():
-            if any(reading.values[name].n for reading in found):
-                cells = (_cell(*verdict.against_chance(*reading.told(name))) for reading in found)
-                drawn.add_row(f"{name}\n[dim]{escape(quantity.text)}[/]", *cells)
+        for name in measured:
+            cells = (_cell(*verdict.against_chance(*reading.told(name))) for reading in found)
+            drawn.add_row(f"{name}\n[dim]{escape(basis.QUANTITIES[name].text)}[/]", *cells)
         console.print(drawn)
     unconverged = sum(reading.unconverged for reading in readings)
     if unconverged:
