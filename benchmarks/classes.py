@@ -17,8 +17,9 @@ import time
 import numpy as np
 import torch
 
-from memgen.discs import DiscDenoiser
-from memgen.synthetic import ConeDenoiser, ConeSettings, DiscSettings, SinusoidSettings, contours, generate, reference
+from memgen.models.known.classes import ConeSettings, DiscSettings, SinusoidSettings
+from memgen.models.known.discs import DiscDenoiser
+from memgen.models.known.generate import ConeDenoiser, contours, generate, reference
 
 CONTOURS = {1: 10.7, 1.5: 9.6, 2: 9.3, 3: 9.1, 4: 8.8, 5: 8.9}
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from memgen.runs import Run
-from memgen.sample import sample
-from memgen.similarity import paired
-from memgen.workspace import Workspace
+from memgen.experiment.runs import Run
+from memgen.experiment.workspace import Workspace
+from memgen.models.sampling import sample
+from memgen.spaces.pixels import paired
 
 
 def draw(workspace: Workspace, name: str, samples, threads: int, micro_batch: int) -> np.ndarray:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from memgen import noise
+from memgen.base import noise
 
 
 class DnCNN(nn.Module):

@@ -14,8 +14,8 @@ import warnings
 import numpy as np
 import torch
 
-from memgen import jacobian
-from memgen.denoisers import BiasFreeBatchNorm, UNetSettings, build
+from memgen.measures.geometry import jacobian
+from memgen.models.networks import BiasFreeBatchNorm, UNetSettings, build
 
 CHUNKS = (32, 64, 128, 256)
 

@@ -20,11 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from memgen import config, distances, measure, noise, results, runs, steps, sweep
-from memgen.gaussian import GaussianDenoiser
-from memgen.intervals import bootstrap
-from memgen.sample import SampleSettings, expected_updates, sample
-from memgen.workspace import RunSettings, Workspace
+from memgen.base import config, noise
+from memgen.base.intervals import bootstrap
+from memgen.experiment import make, measure, present, runs, sweep, tasks
+from memgen.experiment.settings import RunSettings
+from memgen.experiment.workspace import Workspace
+from memgen.measures import distances
+from memgen.models.known.gaussian import GaussianDenoiser
+from memgen.models.sampling import SampleSettings, expected_updates, sample
 
 SHAPE = (1, 16, 16)
 D = 256
@@ -179,14 +182,14 @@ def recursion(a, b, settings: SampleSettings):
     return own, cross, means
 
 
-def run(*overrides: str) -> tuple[Workspace, results.Findings]:
+def run(*overrides: str) -> tuple[Workspace, present.Findings]:
     folder = Path(tempfile.mkdtemp(prefix="memgen-truth-"))
     settings = config.load(RunSettings, None, list(overrides))
     workspace = Workspace(runs.create(folder, "truth", settings.model_dump(mode="json"), "cpu"), settings, "cpu")
     with workspace.run.working():
-        steps.import_data(workspace)
-        sweep.execute(workspace, sweep.tasks(settings.cells), 1, lambda event: None)
-        return workspace, results.find(workspace)
+        make.import_data(workspace)
+        sweep.execute(workspace, tasks.tasks(settings.cells), 1, lambda event: None)
+        return workspace, present.find(workspace)
 
 
 def empirical() -> None:

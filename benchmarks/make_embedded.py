@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from memgen import files
-from memgen.duplicates import near_duplicates
-from memgen.images import ImageSet
-from memgen.importers import ImportSettings, import_images
+from memgen.base import files
+from memgen.images.duplicates import near_duplicates
+from memgen.images.imageset import ImageSet
+from memgen.images.importing import ImportSettings, import_images
 
 SEED = 0
 N_START = 22_000

@@ -3,7 +3,7 @@
     python benchmarks/significance.py [--images FILE [--keep-duplicates]] [--bf-cnn FILE.pt] [--dncnn FILE.mpk]
                                       [--only SECTION]
 
-Everything goes through `memgen.copies.Examiner`: T and H are drawn from real images, pooled, clustered and searched,
+Everything goes through `memgen.measures.copies.examiner.Examiner`: T and H are drawn from real images, pooled, clustered and searched,
 and samples are images. Without --images the embedded Fashion-MNIST serves, whose 9,728 images are too few for some rows
 of the power table; FILE is anything that `memgen data` reads, such as train-images-idx3-ubyte.gz. Near-duplicates are
 removed from it as there, unless --keep-duplicates is given: then held-out images that nearly equal one of the pool pass
@@ -42,16 +42,17 @@ import torch
 from dncnn import DnCNN
 from scipy.ndimage import gaussian_filter
 
-from memgen import duplicates, noise
-from memgen.checkpoints import ImportOptions, import_checkpoint
-from memgen.copies import Examiner
-from memgen.images import ImageSet
-from memgen.importers import ImportSettings, import_images
-from memgen.intervals import effective_count, wilson
-from memgen.neighbors import Index
-from memgen.sample import SampleSettings, sample
-from memgen.significance import compete, memorized_fraction
-from memgen.similarity import embed
+from memgen.base import noise
+from memgen.base.intervals import effective_count, wilson
+from memgen.images.imageset import ImageSet
+from memgen.images.importing import ImportSettings, import_images
+from memgen.measures.copies import pool
+from memgen.measures.copies.competition import compete, memorized_fraction
+from memgen.measures.copies.examiner import Examiner
+from memgen.models.foreign.kadkhodaie import ImportOptions, import_checkpoint
+from memgen.models.sampling import SampleSettings, sample
+from memgen.spaces.index import Index
+from memgen.spaces.pixels import embed
 
 THRESHOLD = 0.99  # correlation of near-duplicates
 ALPHAS = (0.01, 0.05, 0.1)
@@ -284,7 +285,7 @@ def distinct(images):
     """The images of which no two are near-duplicates, in the order in which a pool numbers them."""
     rows = embed(images.floats(), "correlation").numpy()
     ids = images.ids
-    return images.take(duplicates.pool(rows[:1], rows[1:], ids[:1], ids[1:], THRESHOLD).representatives)
+    return images.take(pool.pool(rows[:1], rows[1:], ids[:1], ids[1:], THRESHOLD).representatives)
 
 
 def nearest_in(bank, drawn, in_pool):

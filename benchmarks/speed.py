@@ -11,11 +11,11 @@ import time
 import numpy as np
 import torch
 
-from memgen import noise
-from memgen.denoisers import BiasFreeBatchNorm, UNetSettings, build
-from memgen.neighbors import Index
-from memgen.sample import SampleSettings, sample
-from memgen.train import Training, TrainSettings, train
+from memgen.base import noise
+from memgen.models.networks import BiasFreeBatchNorm, UNetSettings, build
+from memgen.models.sampling import SampleSettings, sample
+from memgen.models.training import Training, TrainSettings, train
+from memgen.spaces.index import Index
 
 SHAPE = (1, 16, 16)
 

@@ -17,15 +17,15 @@ from typing import Any
 __version__ = _version("memgen")
 
 _HOMES = {
-    "RunSettings": "workspace",
-    "Workspace": "workspace",
-    "ImageSet": "images",
-    "Split": "images",
-    "Denoiser": "denoisers",
-    "build": "denoisers",
-    "Training": "train",
-    "Index": "neighbors",
-    "MemgenError": "errors",
+    "RunSettings": "experiment.settings",
+    "Workspace": "experiment.workspace",
+    "ImageSet": "images.imageset",
+    "Split": "images.split",
+    "Denoiser": "models.denoiser",
+    "build": "models.networks",
+    "Training": "models.training",
+    "Index": "spaces.index",
+    "MemgenError": "base.errors",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]

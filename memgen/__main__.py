@@ -4,8 +4,9 @@ import errno
 import sys
 from pathlib import Path
 
-from memgen import cli, files
-from memgen.errors import MemgenError
+from memgen import cli
+from memgen.base import files
+from memgen.base.errors import MemgenError
 
 
 def main() -> None:

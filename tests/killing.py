@@ -27,7 +27,7 @@ REPORTED = ("transition.parquet", "levels.parquet", "report.html")
 def main() -> None:
     run, killed, arguments = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4:]
     planned = set(json.loads(Path(sys.argv[3]).read_text()))
-    for name in ("__main__", "steps", "sweep", "terminal"):
+    for name in ("__main__", "experiment.make", "experiment.sweep", "cli.terminal"):
         importlib.import_module(f"memgen.{name}")
     importlib.import_module("faiss")
     moments: list[str] = []
@@ -59,10 +59,12 @@ def work(run: Path, planned: set[str], writer: int, arguments: list[str]) -> Non
 
 
 def watch(run: Path, reach) -> None:
-    from memgen import importers, sample, steps, train
+    from memgen.experiment import make
+    from memgen.images import importing
+    from memgen.models import sampling, training
 
-    steps._SAVE_EVERY_S = 0.0  # keep the state of a training at every record
-    rename, update, draw, prepare = os.replace, sample._State.update, train._draw, importers._prepare_array
+    make._SAVE_EVERY_S = 0.0  # keep the state of a training at every record
+    rename, update, draw, prepare = os.replace, sampling._State.update, training._draw, importing._prepare_array
 
     def replace(source, target) -> None:
         kind = kind_of(Path(target).relative_to(run))
@@ -84,7 +86,7 @@ def watch(run: Path, reach) -> None:
         reach("importing")
         return prepare(*given)
 
-    os.replace, sample._State.update, train._draw, importers._prepare_array = replace, updated, drawn, prepared
+    os.replace, sampling._State.update, training._draw, importing._prepare_array = replace, updated, drawn, prepared
 
 
 def kind_of(path: Path) -> str:

@@ -9,9 +9,9 @@ import functools
 import numpy as np
 import pyarrow as pa
 
-from memgen import tables
-from memgen.distances import quadrature
-from memgen.sheets import Specimens, specimens
+from memgen.base import schemas, tables
+from memgen.measures.distances import quadrature
+from memgen.report.sheets import Specimens, specimens
 
 COPIES = {1: 1.0, 4: 1.0, 16: 0.9, 64: 0.6, 256: 0.25, 1024: 0.0}
 SIGMAS = np.logspace(-2, -0.1, 6)
@@ -77,10 +77,10 @@ class Run:
             status[: 2 if n == 16 else 0] = "step_cap"
             columns = {"sample": np.arange(SAMPLES), "noise_seed": 0, "updates": 90, "sigma": 0.05}
             columns |= {"residual_sigma": 0.05, "status": status}
-            parts["samples"].append(tables.make(tables.SAMPLES, {**trained, **columns}))
+            parts["samples"].append(tables.make(schemas.SAMPLES, {**trained, **columns}))
             training = {"step": [100, 200], "images_seen": [6400, 12800], "seconds": [4.0, 8.0], "learning_rate": 1e-3}
             training |= {"loss": [9.0, 4.0], "output_psnr_db": [18.0, 20.0]}
-            parts["training"].append(tables.make(tables.TRAINING, {**trained, **training}))
+            parts["training"].append(tables.make(schemas.TRAINING, {**trained, **training}))
         a, b = unit(drawn["a"]), unit(drawn["b"])
         same, other = np.arange(SAMPLES), (np.arange(SAMPLES) + 7) % SAMPLES
         for kind, i, j in (("same_noise", same, same), ("different_noise", same, other)):
@@ -91,10 +91,10 @@ class Run:
                 "metric": "correlation",
                 "value": (a[i] * b[j]).sum(axis=1),
             }
-            parts["similarity"].append(tables.make(tables.SIMILARITY, {**keys, **columns}))
+            parts["similarity"].append(tables.make(schemas.SIMILARITY, {**keys, **columns}))
         j, value = nearest(self.sets["a"][:n], self.sets["b"][:n])
         columns = {"kind": "train_train", "item_a": np.arange(n), "item_b": j, "metric": "correlation", "value": value}
-        parts["similarity"].append(tables.make(tables.SIMILARITY, {**keys, **columns}))
+        parts["similarity"].append(tables.make(schemas.SIMILARITY, {**keys, **columns}))
         parts["distances"] += self._distances(keys)
 
     def _draw(self, n: int, part: str, train_seed: int) -> np.ndarray:
@@ -117,7 +117,7 @@ class Run:
         trained = trained or {"denoiser": None, "n_train": n, "part": None, "train_seed": None}
         index = name if name == "holdout" else f"train_{name}"
         return tables.make(
-            tables.NEIGHBORS,
+            schemas.NEIGHBORS,
             {
                 **trained,
                 "query_kind": kind,
@@ -158,7 +158,7 @@ class Run:
             "space": "test",
             "definition": "test",
         }
-        return tables.make(tables.SIGNIFICANCE, {**trained, **columns})
+        return tables.make(schemas.SIGNIFICANCE, {**trained, **columns})
 
     def _copies(self, trained: dict) -> pa.Table:
         counts = dict.fromkeys(
@@ -167,7 +167,7 @@ class Run:
         shares = dict.fromkeys(("memorized_fraction", "low", "high", "p"), 0.5)
         columns = {"n_pool_train": trained["n_train"], "n_pool_heldout": len(self._unseen("a")), "samples": SAMPLES}
         columns |= {"q": 0.05, "answer": "none", "k_min": 1, "conformal_k_min": 1}
-        return tables.make(tables.COPIES, {**trained, **columns, **counts, **shares})
+        return tables.make(schemas.COPIES, {**trained, **columns, **counts, **shares})
 
     def _psnr(self, trained: dict, part: str, kind: str) -> pa.Table:
         n = trained["n_train"]
@@ -184,7 +184,7 @@ class Run:
         name = part if kind == "train" else "holdout"
         columns = {"kind": kind, "image_id": [f"{name}-{i}" for i in image], "sigma": SIGMAS[level], "noise_draw": draw}
         columns |= {"input_psnr_db": inputs[level], "output_psnr_db": values}
-        return tables.make(tables.PSNR, {**trained, **columns})
+        return tables.make(schemas.PSNR, {**trained, **columns})
 
     def _distances(self, keys: dict) -> list[pa.Table]:
         """V falls with N; samples of A and B are as far apart at every noise level, in units of its square."""
@@ -202,7 +202,7 @@ class Run:
             "weight": None,
             "kind": "models",
         }
-        found = [tables.make(tables.DISTANCES, {**keys, **columns})]
+        found = [tables.make(schemas.DISTANCES, {**keys, **columns})]
         sigmas, weights = quadrature(SIGMAS[0], SIGMAS[-1], 4)
         sample, level = (index.ravel() for index in np.indices((SAMPLES, 4)))
         for part in "ab":
@@ -214,7 +214,7 @@ class Run:
                 "value": sigmas[level] ** 2 * np.log(2) * rng.lognormal(0, 0.3, SAMPLES)[sample] / n,
                 "weight": weights[level],
             }
-            found.append(tables.make(tables.DISTANCES, {**keys, **columns}))
+            found.append(tables.make(schemas.DISTANCES, {**keys, **columns}))
         return found
 
     def image_of(self, content_id: str) -> np.ndarray:

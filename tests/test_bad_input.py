@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from program import memgen
 
-from memgen import files
-from memgen.denoisers import UNetSettings, build
-from memgen.runs import Run
+from memgen.base import files
+from memgen.experiment.runs import Run
+from memgen.models.networks import UNetSettings, build
 
 SMALL = ["--set", "split.holdout=2", "--set", "sweep.n_train=[1]", "--set", "data.deduplicate=false"]
 
@@ -193,7 +193,7 @@ def test_damaged_artifact(tiny, config, finished, monkeypatch, name, damage):
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     if command == "index":
         memgen("index", "--name", "train_b").done()
-    monkeypatch.setattr("memgen.cli._write_report", lambda workspace, as_json: print(workspace.run.path))
+    monkeypatch.setattr("memgen.cli.whole.write_report", lambda workspace, as_json: print(workspace.run.path))
     memgen("sweep", "-c", config, "--run", "tiny", "--jobs", "1").done()
     program.assert_same_runs(tiny, finished)
 
@@ -255,8 +255,8 @@ def test_size_limit_at_every_kind_of_file(sweep, finished, tmp_path, monkeypatch
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr("memgen.files.replacing", limited)
-    monkeypatch.setattr("memgen.steps._SAVE_EVERY_S", 0.0)  # write the state of a training, too
+    monkeypatch.setattr("memgen.base.files.replacing", limited)
+    monkeypatch.setattr("memgen.experiment.make._SAVE_EVERY_S", 0.0)  # write the state of a training, too
     for attempt in range(100):
         outcome = sweep(tmp_path)
         if outcome.code == 0:
@@ -294,7 +294,7 @@ def test_write_error(tiny, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     before = contents(tiny)
-    monkeypatch.setattr("memgen.files.os.fsync", refuse)
+    monkeypatch.setattr("memgen.base.files.os.fsync", refuse)
     memgen("report").failed(5, "cannot write outputs/tiny/run.json", os.strerror(number))
     assert contents(tiny) == before
 

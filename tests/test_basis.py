@@ -11,10 +11,11 @@ import truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memgen import basis, tables
-from memgen.denoisers import UNetSettings, build
-from memgen.errors import DataError, ShapeError
-from memgen.posterior import EmpiricalDenoiser
+from memgen.base import schemas, tables
+from memgen.base.errors import DataError, ShapeError
+from memgen.measures.geometry import basis, harmonics
+from memgen.models.known.empirical import EmpiricalDenoiser
+from memgen.models.networks import UNetSettings, build
 
 KEYS = {"denoiser": "a", "n_train": 10, "part": "a", "train_seed": 0}
 
@@ -74,7 +75,7 @@ def test_gaussian_class():
     torch.testing.assert_close(found.eigenvalues, factors, rtol=0, atol=1e-6)
     torch.testing.assert_close(found.singular_values, factors, rtol=0, atol=1e-6)
     for k in (1, 5, 20):
-        assert basis.overlap(found.eigenvectors[:, :k], denoiser.axes[:, :k]) == pytest.approx(1, abs=1e-6)
+        assert harmonics.overlap(found.eigenvectors[:, :k], denoiser.axes[:, :k]) == pytest.approx(1, abs=1e-6)
     assert found.asymmetry < 1e-12
     assert found.negative_part < 1e-12
     assert found.linearity_error > 0.1  # its mean is an additive constant
@@ -133,7 +134,7 @@ def test_local_frequency_of_a_wave(axis, cycles):
     wave = torch.cos(2 * math.pi * cycles * (torch.arange(64) + 0.5) / 64)
     image = (wave[:, None] if axis == 0 else wave[None]).expand(64, 64)
     vectors = torch.stack([image.flatten(), torch.ones(4096), torch.zeros(4096)], dim=1)
-    found = basis.local_frequency(vectors, (1, 64, 64))
+    found = harmonics.local_frequency(vectors, (1, 64, 64))
     assert float(found[0]) == pytest.approx(cycles / 64, rel=0.01)
     assert float(found[1]) == 0
     assert math.isnan(found[2])
@@ -146,9 +147,9 @@ def test_nulls_of_a_whole_orthonormal_basis(channels, height, width, seed):
     shape = (channels, height, width)
     d = math.prod(shape)
     vectors, clean = orthogonal(d, d, seed), normal(*shape, seed=seed + 1)
-    frequency = basis.local_frequency(vectors, shape).square().mean()
-    assert float(frequency) == pytest.approx(basis.chance_frequency(shape) ** 2)
-    assert float(basis.contour_energy(vectors, clean).mean()) == pytest.approx(1)
+    frequency = harmonics.local_frequency(vectors, shape).square().mean()
+    assert float(frequency) == pytest.approx(harmonics.chance_frequency(shape) ** 2)
+    assert float(harmonics.contour_energy(vectors, clean).mean()) == pytest.approx(1)
 
 
 def test_contour_measures_know_contours():
@@ -159,15 +160,15 @@ def test_contour_measures_know_contours():
     on[:, 5:7] = 1
     rows, columns = torch.meshgrid(torch.arange(12.0), torch.arange(12.0), indexing="ij")
     vectors = torch.stack([v.flatten() for v in (on, 1 - on, columns, rows, rows + columns)], dim=1)
-    energy = basis.contour_energy(vectors, clean)
+    energy = harmonics.contour_energy(vectors, clean)
     assert float(energy[0]) == pytest.approx(144 / 24)  # 10 of 12 rows count, of the vector as of the contour
     assert float(energy[1]) == pytest.approx(0)
-    direction = basis.contour_direction(vectors, clean)
+    direction = harmonics.contour_direction(vectors, clean)
     assert direction[2:].tolist() == pytest.approx([1, 0, 0.5])
-    random = basis.contour_direction(normal(144, 400), clean)
+    random = harmonics.contour_direction(normal(144, 400), clean)
     assert abs(float(random.mean()) - 0.5) < 4 * float(random.std()) / 20
-    assert basis.contour_energy(vectors, torch.ones(1, 12, 12)).isnan().all()
-    assert basis.contour_direction(vectors, torch.ones(1, 12, 12)).isnan().all()
+    assert harmonics.contour_energy(vectors, torch.ones(1, 12, 12)).isnan().all()
+    assert harmonics.contour_direction(vectors, torch.ones(1, 12, 12)).isnan().all()
 
 
 @pytest.mark.parametrize(("k", "m"), [(1, 1), (3, 3), (4, 9), (9, 4), (20, 15)])
@@ -177,30 +178,30 @@ def test_principal_angles_equal_scipys(k, m):
     near = a[:, : min(k, m)] + 1e-6 * normal(20, min(k, m), seed=3)
     for other in (b, near):
         expected = np.sort(scipy.linalg.subspace_angles(a.numpy(), other.numpy()))
-        found = basis.principal_angles(a, other)
+        found = harmonics.principal_angles(a, other)
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-12, rtol=1e-6)
-        assert basis.overlap(a, other) == pytest.approx(float(found.cos().square().mean()))
+        assert harmonics.overlap(a, other) == pytest.approx(float(found.cos().square().mean()))
 
 
 def test_overlap_of_random_spans():
     """It is max(k, m) / d on average, within 4 standard errors over 300 draws; 1 for a span within another."""
     for k, m in ((2, 2), (3, 8)):
-        found = [basis.overlap(normal(16, k, seed=i), normal(16, m, seed=1000 + i)) for i in range(300)]
-        assert abs(np.mean(found) - basis.chance_overlap(k, m, 16)) < 4 * np.std(found) / math.sqrt(300)
+        found = [harmonics.overlap(normal(16, k, seed=i), normal(16, m, seed=1000 + i)) for i in range(300)]
+        assert abs(np.mean(found) - harmonics.chance_overlap(k, m, 16)) < 4 * np.std(found) / math.sqrt(300)
     a = normal(16, 5)
-    assert basis.overlap(a[:, :2], a) == pytest.approx(1)
-    assert basis.overlap(a, a @ normal(5, 5)) == pytest.approx(1)
+    assert harmonics.overlap(a[:, :2], a) == pytest.approx(1)
+    assert harmonics.overlap(a, a @ normal(5, 5)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 7), (3, 4, 4)])
 def test_dct_is_scipys(shape):
     """Orthonormal; each column is a cosine image of scipy's inverse DCT in one channel; frequencies rise."""
-    vectors, d = basis.dct(shape), math.prod(shape)
+    vectors, d = harmonics.dct(shape), math.prod(shape)
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(d, dtype=torch.float64), rtol=0, atol=1e-12)
     coefficients = scipy.fft.dctn(vectors.T.reshape(d, *shape).numpy(), axes=(2, 3), norm="ortho")
     largest = np.abs(coefficients).reshape(d, d).max(axis=1)
     np.testing.assert_allclose(largest, 1, atol=1e-12)
-    frequency = basis.local_frequency(vectors, shape)
+    frequency = harmonics.local_frequency(vectors, shape)
     assert (frequency.diff() >= -1e-12).all()
     assert float(frequency[shape[0] - 1]) < 1e-9 < float(frequency[shape[0]])
 
@@ -211,7 +212,7 @@ def test_tables():
     clean = denoiser.draw(1, seed=4)[0]
     found = basis.eigenbasis(denoiser, clean, noised(clean, sigma), sigma)
     rows, summary = basis.to_tables(found, clean, "x", 2, KEYS, twin=found, principal=denoiser.axes)
-    tables.check(rows, tables.BASIS, "test")
+    tables.check(rows, schemas.BASIS, "test")
     assert rows.num_rows == 30
     assert rows.column("k").to_pylist() == list(range(1, 31))
     assert rows.column("eigenvalue").to_pylist() == found.eigenvalues.tolist()
@@ -235,9 +236,9 @@ def test_tables():
 @pytest.mark.parametrize("shape", [(1, 5, 7), (3, 4, 4)])
 def test_some_of_the_dct(shape):
     """The slowest cosines are the first of all of them."""
-    every = basis.dct(shape)
+    every = harmonics.dct(shape)
     for count in (1, 4, math.prod(shape)):
-        torch.testing.assert_close(basis.dct(shape, count), every[:, :count], rtol=0, atol=0)
+        torch.testing.assert_close(harmonics.dct(shape, count), every[:, :count], rtol=0, atol=0)
 
 
 def test_zero_denoiser():
@@ -255,11 +256,11 @@ def test_wrong_input_is_refused():
     with pytest.raises(ShapeError, match="clean image"):
         basis.eigenbasis(denoiser, clean[:, :2], clean, 0.1)
     with pytest.raises(ShapeError, match="C·H·W"):
-        basis.local_frequency(torch.eye(8), (1, 3, 3))
+        harmonics.local_frequency(torch.eye(8), (1, 3, 3))
     with pytest.raises(ShapeError, match="at least 3"):
-        basis.contour_energy(torch.eye(6), torch.zeros(1, 2, 3))
+        harmonics.contour_energy(torch.eye(6), torch.zeros(1, 2, 3))
     with pytest.raises(ShapeError, match="expected"):
-        basis.overlap(torch.eye(8), torch.eye(9))
+        harmonics.overlap(torch.eye(8), torch.eye(9))
     with pytest.raises(DataError, match="not finite"):
         basis.eigenbasis(truth.LinearDenoiser(torch.full((9, 9), math.inf), (1, 3, 3)), clean, clean, 0.1)
 

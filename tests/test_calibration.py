@@ -7,11 +7,13 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from memgen import calibration, tables
-from memgen.calibration import Design, readings, run_once
-from memgen.errors import DataError
-from memgen.images import ImageSet
-from memgen.sample import SampleSettings
+from memgen.base import schemas, tables
+from memgen.base.errors import DataError
+from memgen.findings.calibration import readings
+from memgen.images.imageset import ImageSet
+from memgen.measures.copies import controls
+from memgen.measures.copies.controls import Design, run_once
+from memgen.models.sampling import SampleSettings
 
 DESIGN = Design(100, 200, 60, 0.99, "torch", "cpu", SampleSettings(sigma_end=0.02, h0=0.05))
 
@@ -24,7 +26,7 @@ def digits() -> ImageSet:
 @pytest.fixture(scope="module")
 def first(digits):
     """The first redraw."""
-    return tables.check(run_once(digits, DESIGN, 0, 0), tables.CALIBRATION, "test")
+    return tables.check(run_once(digits, DESIGN, 0, 0), schemas.CALIBRATION, "test")
 
 
 def of(table, control, eps=None, share=None):
@@ -80,7 +82,7 @@ def rows(control, outcomes, **more):
     columns |= {"answer": "none", "k_min": 1, "memorized_fraction": 0.0, "known_fraction": 0.0, "p": 0.5} | more
     discoveries, false, low, high = (list(column) for column in zip(*outcomes, strict=True))
     columns |= {"discoveries": discoveries, "false_discoveries": false, "low": low, "high": high}
-    return tables.make(tables.CALIBRATION, columns | {"repeat": list(range(len(outcomes)))})
+    return tables.make(schemas.CALIBRATION, columns | {"repeat": list(range(len(outcomes)))})
 
 
 def only(table):
@@ -135,7 +137,7 @@ def test_controls_are_what_they_say():
     everything[:, :, :3] *= torch.linspace(0, 1, 40)[:, None, None, None]
     real, train = everything[:20], everything[20:]
     found = {}
-    for samples in calibration._controls(everything, real, train, generator):
+    for samples in controls._controls(everything, real, train, generator):
         found.setdefault(samples.control, samples)
     mean = everything.mean(0)
     torch.testing.assert_close(found["broadened"].images - mean, 1.15 * (real - mean))

@@ -17,10 +17,18 @@ import skimage.data
 import torch
 from torch import Tensor, nn
 
-from memgen import files
-from memgen.checkpoints import ImportedCheckpoint, ImportOptions, import_checkpoint, load, save
-from memgen.denoisers import BFCNNRFSettings, BFCNNSettings, BiasFreeBatchNorm, BiasFreeNetwork, UNetSettings, build
-from memgen.errors import ConfigError, DataError, ShapeError, StorageError
+from memgen.base import files
+from memgen.base.errors import ConfigError, DataError, ShapeError, StorageError
+from memgen.models.checkpoints import load, save
+from memgen.models.foreign.kadkhodaie import ImportedCheckpoint, ImportOptions, import_checkpoint
+from memgen.models.networks import (
+    BFCNNRFSettings,
+    BFCNNSettings,
+    BiasFreeBatchNorm,
+    BiasFreeNetwork,
+    UNetSettings,
+    build,
+)
 
 Settings = UNetSettings | BFCNNSettings | BFCNNRFSettings
 State = dict[str, Tensor]
@@ -128,7 +136,7 @@ _KILLED_SAVE = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from memgen.checkpoints import save
+from memgen.models.checkpoints import save
 from test_checkpoints import UNET, _network
 replace, calls = os.replace, []
 def dying(source, target):

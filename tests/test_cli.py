@@ -24,10 +24,13 @@ from PIL import Image
 from program import memgen
 
 import memgen as package
-from memgen import results, steps, sweep, synthetic
-from memgen.denoisers import BFCNNSettings, UNetSettings, build
-from memgen.runs import Run
-from memgen.workspace import Workspace
+from memgen.experiment import present, tasks
+from memgen.experiment.runs import Run
+from memgen.experiment.workspace import Workspace
+from memgen.images import shuffle
+from memgen.models import sampling
+from memgen.models.known import classes, generate
+from memgen.models.networks import BFCNNSettings, UNetSettings, build
 
 # What a person who reads a table with other programs relies on: these columns, some with these units.
 COLUMNS = {
@@ -61,7 +64,7 @@ COLUMNS = {
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """A sweep ends without its report, whose figures take most of the time."""
-    monkeypatch.setattr("memgen.cli._write_report", lambda workspace, as_json: print(workspace.run.path))
+    monkeypatch.setattr("memgen.cli.whole.write_report", lambda workspace, as_json: print(workspace.run.path))
 
 
 @pytest.fixture
@@ -149,7 +152,7 @@ def test_generated_images_in_a_run(tmp_path):
     assert "40 images of 1x16x16 from generated: discs; 0 files skipped, 0 near-duplicates removed" in outcome.err
     counts = outcome.json
     assert (counts["source"], counts["images"], counts["a"]) == ("generated: discs", 40, 16)
-    expected = synthetic.generate(synthetic.DiscSettings(), 3, range(40))
+    expected = generate.generate(classes.DiscSettings(), 3, range(40))
     assert np.array_equal(images_in(Path(counts["path"])), expected)
     shutil.rmtree(counts["path"])
     assert memgen("data", "import", *chosen, *few, "--json").done().json["digest"] == counts["digest"]
@@ -176,8 +179,8 @@ def test_sweep_of_a_shuffled_class(tmp_path, quick):
     assert not (tmp_path / "outputs").exists()
     run = Run(memgen(*arguments, "--jobs", "1").done().path)
     found = images_in(run.images)
-    plain = synthetic.generate(synthetic.TextureSettings(side=8), 0, range(160))
-    assert np.array_equal(found, synthetic.shuffled(plain, synthetic.permutation(0, 64)))
+    plain = generate.generate(classes.TextureSettings(side=8), 0, range(160))
+    assert np.array_equal(found, shuffle.shuffled(plain, shuffle.permutation(0, 64)))
     assert run.table("psnr").to_pandas()["output_psnr_db"].notna().all()
 
     assert run.manifest["about"] == "Textures, their pixels <shuffled>."
@@ -187,17 +190,17 @@ def test_sweep_of_a_shuffled_class(tmp_path, quick):
     memgen("basis", *there).done()
     memgen("sample", "--task", "inpainting", *there).done()
     workspace = Workspace.of(run, "cpu")
-    (pair,) = results._specimens(workspace, results._measured(workspace, None))
-    (bases,) = results._bases(workspace, None)
-    (restored,) = results.restored(workspace)
+    (pair,) = present._specimens(workspace, present._measured(workspace, None))
+    (bases,) = present._bases(workspace, None)
+    (restored,) = present.restored(workspace)
     known = restored.measured != 0
     for shown in (pair.nearest_a, pair.nearest_b, [bases.clean], restored.clean):
         assert all(np.abs(plain - image).max(axis=(1, 2, 3)).min() < 1e-6 for image in shown)
     np.testing.assert_allclose(restored.measured[known], restored.clean[known], atol=1e-6)
     np.testing.assert_allclose(restored.models[0].images[known], restored.clean[known], atol=1e-3)
-    order = synthetic.permutation(0, 64)
+    order = shuffle.permutation(0, 64)
     drawn = workspace.samples("n64-s0-a")[0]
-    np.testing.assert_array_equal(synthetic.shuffled(pair.samples_a, order), drawn[: len(pair.samples_a)])
+    np.testing.assert_array_equal(shuffle.shuffled(pair.samples_a, order), drawn[: len(pair.samples_a)])
 
 
 def test_data_split(tiny):
@@ -296,11 +299,9 @@ def test_trajectories(tiny, monkeypatch):
     """Keeping the way of the samples changes no sample, keeps to the threads of the run, and makes a table of levels."""
     before = (tiny / "samples" / "n4-s0-a.npy").read_bytes()
     used = []
-    draw = steps.sampling.sample
-    monkeypatch.setattr(
-        steps.sampling, "sample", lambda *given: (used.append(torch.get_num_threads()), draw(*given))[1]
-    )
-    with sweep.threads(2):
+    draw = sampling.sample
+    monkeypatch.setattr(sampling, "sample", lambda *given: (used.append(torch.get_num_threads()), draw(*given))[1])
+    with tasks.threads(2):
         shown = memgen("sample", "--part", "a", "--trajectories", "10", "--json").done().json
     assert used == [1]
     assert (tiny / "samples" / "n4-s0-a.npy").read_bytes() == before
@@ -374,7 +375,7 @@ def test_nn_search_metric_and_k(tiny):
 def test_searches_leave_the_measurements_alone(tiny):
     """Whatever is searched for, the summary of the run stays as it is: a search is no measurement of the sweep."""
     workspace = Workspace.of(Run(tiny), "cpu")
-    before = results.summary(workspace)
+    before = present.summary(workspace)
     for more in (
         ["--k", "1"],
         ["--metric", "rmse"],
@@ -384,7 +385,7 @@ def test_searches_leave_the_measurements_alone(tiny):
         [tiny.parent / "tiny" / "images" / "pixels.npy"],
     ):
         memgen("nn-search", *more).done()
-        assert results.summary(workspace).equals(before), more
+        assert present.summary(workspace).equals(before), more
 
 
 # ------------------------------------------------------------------------------------------------ tables

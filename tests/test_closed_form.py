@@ -5,13 +5,15 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from memgen import config, images, importers, sample
-from memgen.closed_form import ClosedFormSettings, EmpiricalSettings, GaussianSettings, LocalSettings, fit
-from memgen.denoisers import Denoiser
-from memgen.errors import ConfigError, DataError, ShapeError
-from memgen.gaussian import GaussianDenoiser, StationaryDenoiser
-from memgen.locality import LocalDenoiser
-from memgen.posterior import EmpiricalDenoiser
+from memgen.base import config
+from memgen.base.errors import ConfigError, DataError, ShapeError
+from memgen.images import imageset, importing
+from memgen.models import sampling
+from memgen.models.denoiser import Denoiser
+from memgen.models.known.empirical import EmpiricalDenoiser
+from memgen.models.known.fitting import ClosedFormSettings, EmpiricalSettings, GaussianSettings, LocalSettings, fit
+from memgen.models.known.gaussian import GaussianDenoiser, StationaryDenoiser
+from memgen.models.known.local import LocalDenoiser
 
 KINDS = {
     EmpiricalSettings(): EmpiricalDenoiser,
@@ -80,13 +82,13 @@ def test_images_that_are_no_set_are_refused(settings: ClosedFormSettings):
 @pytest.mark.parametrize("n_train", [1, 4, 100])
 def test_the_empirical_denoiser_copies_real_images(n_train: int):
     """All samples drawn from it down to σ = .02 correlate above .999 with one of N embedded images."""
-    known = importers.import_images(None, importers.ImportSettings(resize=8), None).images.take(range(n_train))
-    assert isinstance(known, images.ImageSet)
+    known = importing.import_images(None, importing.ImportSettings(resize=8), None).images.take(range(n_train))
+    assert isinstance(known, imageset.ImageSet)
     settings = config.validate(
-        sample.SampleSettings, {"sigma_end": 0.02, "h0": 0.05, "beta": 0.3, "micro_batch": 16}, "test"
+        sampling.SampleSettings, {"sigma_end": 0.02, "h0": 0.05, "beta": 0.3, "micro_batch": 16}, "test"
     )
     mean = known.floats().mean(0)
-    drawn = sample.sample(fit(EmpiricalSettings(), known.pixels), mean, range(16), 0, settings)
+    drawn = sampling.sample(fit(EmpiricalSettings(), known.pixels), mean, range(16), 0, settings)
     assert (drawn.status == "converged").all()
     clean = known.floats().flatten(1).numpy()
     found = np.corrcoef(drawn.images.reshape(16, -1), clean)[:16, 16:].max(axis=1)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from memgen import tables
-from memgen.compare import compare
-from memgen.errors import ShapeError
-from memgen.neighbors import Index
-from memgen.similarity import METRICS, paired
+from memgen.base import schemas, tables
+from memgen.base.errors import ShapeError
+from memgen.measures.compare import compare
+from memgen.spaces.index import Index
+from memgen.spaces.pixels import METRICS, paired
 
 SHAPE = (1, 6, 6)
 KEYS = {"denoiser_a": "n4-s0-a", "denoiser_b": "n4-s0-b", "n_train": 4, "train_seed": 0}
@@ -36,7 +36,7 @@ def test_rows_are_the_pairs_they_name(metric):
     """Each row's value is the metric between the two images it names, in all three kinds."""
     a, b, train_a, train_b = images(10), images(10, seed=1), images(7, seed=2), images(8, seed=3)
     table = compare(a, b, train_a, index_b(train_b, metric).nearest, metric, KEYS)
-    tables.check(table, tables.SIMILARITY, "test")
+    tables.check(table, schemas.SIMILARITY, "test")
     for kind, left, right in (
         ("same_noise", a, b), ("different_noise", a, b), ("train_train", train_a, train_b),
     ):  # fmt: skip

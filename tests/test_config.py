@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from memgen import config
-from memgen.denoisers import UNetSettings
-from memgen.errors import ConfigError
-from memgen.workspace import RunSettings
+from memgen.base import config
+from memgen.base.errors import ConfigError
+from memgen.experiment.settings import RunSettings
+from memgen.models.networks import UNetSettings
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from memgen.copies import Examiner
-from memgen.errors import DataError, ShapeError
-from memgen.images import ImageSet
-from memgen.importers import ImportSettings, import_images
-from memgen.significance import compete
+from memgen.base.errors import DataError, ShapeError
+from memgen.images.imageset import ImageSet
+from memgen.images.importing import ImportSettings, import_images
+from memgen.measures.copies.competition import compete
+from memgen.measures.copies.examiner import Examiner
 
 
 @pytest.fixture(scope="module")

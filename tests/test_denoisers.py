@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from truth import GaussianDenoiser, IdealDenoiser, IdentityDenoiser, LinearDenoiser, ZeroDenoiser
 
-from memgen.denoisers import (
+from memgen.base.errors import ShapeError
+from memgen.models.denoiser import Denoiser
+from memgen.models.networks import (
     ArchitectureSettings,
     BFCNNRFSettings,
     BFCNNSettings,
     BiasFreeBatchNorm,
     BiasFreeNetwork,
-    Denoiser,
     UNetSettings,
     build,
 )
-from memgen.errors import ShapeError
 
 Settings = UNetSettings | BFCNNSettings | BFCNNRFSettings
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from memgen.denoisers import Denoiser
-from memgen.discs import DiscDenoiser, DiscPrior
-from memgen.errors import ConfigError
-from memgen.gaussian import GaussianDenoiser
-from memgen.posterior import EmpiricalDenoiser
+from memgen.base.errors import ConfigError
+from memgen.models.denoiser import Denoiser
+from memgen.models.known.discs import DiscDenoiser, DiscPrior
+from memgen.models.known.empirical import EmpiricalDenoiser
+from memgen.models.known.gaussian import GaussianDenoiser
 
 SIDE = 12
 PRIOR = DiscPrior(SIDE, center=(3.6, 8.4), radius=(2.2, 3.6), contrast=0.3, edge=1.0)

@@ -9,8 +9,9 @@ from scipy import integrate
 from torch import nn
 from truth import GaussianDenoiser, IdealDenoiser, IdentityDenoiser, LinearDenoiser
 
-from memgen import distances, noise, tables
-from memgen.errors import DataError, ShapeError
+from memgen.base import noise, schemas, tables
+from memgen.base.errors import DataError, ShapeError
+from memgen.measures import distances
 
 SHAPE = (1, 6, 6)
 KEYS = {"denoiser_a": "n4-s0-a", "denoiser_b": "n4-s0-b", "n_train": 4, "train_seed": 0}
@@ -34,7 +35,7 @@ def test_linear_denoisers():
     matrix = torch.randn((36, 36), generator=generator, dtype=torch.float64)
     clean = images(3)
     table = measure(LinearDenoiser(matrix, SHAPE), IdentityDenoiser(SHAPE), clean, seed=5)
-    assert tables.check(table, tables.DISTANCES, "test").num_rows == 3 * 3 * 2
+    assert tables.check(table, schemas.DISTANCES, "test").num_rows == 3 * 3 * 2
     for row in table.to_pylist():
         z = noise.normal(noise.stream(f"image/{row['image_id']}", 5, row["noise_draw"]), SHAPE)
         noisy = clean[int(row["image_id"][2:])].double() + row["sigma"] * torch.from_numpy(z).double()

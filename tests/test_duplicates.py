@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memgen import tables
-from memgen.duplicates import area_average, leaders, near_duplicates
-from memgen.errors import DataError
-from memgen.images import ImageSet
+from memgen.base import schemas
+from memgen.base.errors import DataError
+from memgen.images.duplicates import area_average, leaders, near_duplicates
+from memgen.images.imageset import ImageSet
 
 
 def removed(images: ImageSet, threshold: float = 0.95):
@@ -181,7 +181,7 @@ def test_removal_keeps_the_first_and_names_it():
     images = ImageSet.from_pixels(pixels, sources=[f"{index}.png" for index in range(8)])
     kept, table = removed(images)
     assert kept.sources == tuple(f"{index}.png" for index in range(6))
-    assert table.schema.equals(tables.DUPLICATES)
+    assert table.schema.equals(schemas.DUPLICATES)
     assert table.column("removed_source").to_pylist() == ["6.png", "7.png"]
     assert table.column("kept_source").to_pylist() == ["4.png", "2.png"]
     assert table.column("kept_id").to_pylist() == [images.ids[4], images.ids[2]]

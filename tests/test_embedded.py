@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memgen.duplicates import area_average
-from memgen.importers import EMBEDDED, ImportSettings, import_images
+from memgen.images.duplicates import area_average
+from memgen.images.importing import EMBEDDED, ImportSettings, import_images
 
 FOLDER = importlib.resources.files("memgen") / "embedded"
 

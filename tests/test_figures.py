@@ -7,7 +7,9 @@ import pytest
 import synthetic_run
 from matplotlib._pylab_helpers import Gcf
 
-from memgen import figures, tables, transition, verdict
+from memgen.base import schemas, tables, wording
+from memgen.findings import transition, verdict
+from memgen.report import figures, style
 
 
 def test_levels_are_means_over_images_of_means_over_draws():
@@ -34,7 +36,7 @@ def test_imported_denoisers_have_curves_of_their_own():
         "input_psnr_db": 20.0,
         "output_psnr_db": [1.0, 3.0],
     }
-    table = tables.make(tables.PSNR, columns, rows=2)
+    table = tables.make(schemas.PSNR, columns, rows=2)
     (level,) = figures.levels(table, "output_psnr_db")
     assert (level.label, level.mean.estimate) == ("theirs", 2.0)
     assert "theirs" in [text.get_text() for text in figures.figure_psnr(table).legends[0].get_texts()]
@@ -47,16 +49,16 @@ def test_transition_figure_shows_the_points():
     point = verdict.estimates(summary)[None, "N_cross"]
     lines = [line.get_xdata()[0] for line in figure.axes[0].lines if len(set(line.get_xdata())) == 1]
     assert lines == [point.estimate]
-    assert any(verdict.number(point.estimate, "images") in text.get_text() for text in figure.axes[0].texts)
+    assert any(wording.number(point.estimate, "images") in text.get_text() for text in figure.axes[0].texts)
 
 
 def test_files_are_the_same_bytes_every_time(tmp_path):
     """Two drawings of the same tables give the same PNG, SVG and PDF, and saving twice changes nothing."""
     run = synthetic_run.run().tables
     first, second = (figures.figure_histograms(run) for _ in range(2))
-    one = figures.save(first, tmp_path / "one" / "figure.v1")
-    again = figures.save(first, tmp_path / "again" / "figure.v1")
-    two = figures.save(second, tmp_path / "two" / "figure.v1")
+    one = style.save(first, tmp_path / "one" / "figure.v1")
+    again = style.save(first, tmp_path / "again" / "figure.v1")
+    two = style.save(second, tmp_path / "two" / "figure.v1")
     assert [path.name for path in one] == ["figure.v1.png", "figure.v1.svg", "figure.v1.pdf"]
     for x, y, z in zip(one, again, two, strict=True):
         assert x.read_bytes() == y.read_bytes() == z.read_bytes()
@@ -65,6 +67,6 @@ def test_files_are_the_same_bytes_every_time(tmp_path):
 def test_no_global_state():
     """Drawing changes no setting of matplotlib and registers no figure with it."""
     before = dict(mpl.rcParams)
-    figures.encode(figures.figure_psnr(synthetic_run.run().tables["psnr"], 256), ".png")
+    style.encode(figures.figure_psnr(synthetic_run.run().tables["psnr"], 256), ".png")
     assert dict(mpl.rcParams) == before
     assert not Gcf.get_all_fig_managers()

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from memgen import files
-from memgen.errors import DataError, StorageError
+from memgen.base import files
+from memgen.base.errors import DataError, StorageError
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memgen import flatsearch
-from memgen.similarity import METRICS, embed, larger_is_closer
+from memgen.spaces import flat
+from memgen.spaces.pixels import METRICS, embed, larger_is_closer
 
 
 def images(n, shape=(1, 8, 8), seed=0):
@@ -26,7 +26,7 @@ def test_the_search_uses_true_float32():
         def to(self, *_):
             return self
 
-    search = flatsearch.TorchSearch(embed(images(30), "cosine"), "cosine", "cpu")
+    search = flat.TorchSearch(embed(images(30), "cosine"), "cosine", "cpu")
     torch.set_float32_matmul_precision("medium")
     try:
         search(embed(images(3), "cosine").as_subclass(Spy), 2)
@@ -43,9 +43,9 @@ def test_scores_err_less_than_the_bound(seed, metric, shift):
     vectors, queries = embed(images(50, seed=seed) + shift, metric), embed(images(5, seed=seed + 1) + shift, metric)
     a, b = queries.double().numpy(), vectors.double().numpy()
     exact = a @ b.T if larger_is_closer(metric) else -((a[:, None] - b) ** 2).sum(axis=2)
-    for backend in ["torch"] + ["faiss"] * (flatsearch.find_faiss() is not None):
-        search = flatsearch.build(vectors, metric, backend)
+    for backend in ["torch"] + ["faiss"] * (flat.find_faiss() is not None):
+        search = flat.build(vectors, metric, backend)
         scores, positions = search(queries, 50)
-        bound = flatsearch.error_bound(queries, search.longest, metric)
+        bound = flat.error_bound(queries, search.longest, metric)
         error = np.abs(scores - np.take_along_axis(exact, positions, axis=1))
         assert (error.max(axis=1) <= bound).all()

@@ -8,9 +8,9 @@ import torch
 import truth
 from truth import IdealDenoiser
 
-from memgen.denoisers import Denoiser
-from memgen.errors import ConfigError, DataError, ShapeError
-from memgen.gaussian import (
+from memgen.base.errors import ConfigError, DataError, ShapeError
+from memgen.models.denoiser import Denoiser
+from memgen.models.known.gaussian import (
     AffineDenoiser,
     GaussianDenoiser,
     LinearDenoiser,
@@ -196,7 +196,7 @@ def test_principal_components_alone():
 @pytest.mark.parametrize("window", [1, 3, 5, 7])
 def test_window_is_the_best_linear_estimate_from_its_pixels(window: int, monkeypatch):
     """Each row of the matrix is a linear regression on the pixels of its window, written out; borders cut it off."""
-    monkeypatch.setattr("memgen.gaussian.block_numbers", lambda device: 2000)  # several blocks of rows
+    monkeypatch.setattr("memgen.models.known.gaussian.block_numbers", lambda device: 2000)  # several blocks of rows
     prior, sigma = dense(0), 0.3
     covariance = prior.covariance().numpy()
     place = np.array([(i, j) for _ in range(SHAPE[0]) for i in range(SHAPE[1]) for j in range(SHAPE[2])])

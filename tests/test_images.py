@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memgen import files, tables
-from memgen.errors import DataError, ShapeError, StorageError
-from memgen.images import ImageSet, Split, content_id
+from memgen.base import files, schemas, tables
+from memgen.base.errors import DataError, ShapeError, StorageError
+from memgen.images.imageset import ImageSet, content_id
+from memgen.images.split import Split
 
 
 def random_images(n, shape=(1, 6, 5), dtype=np.uint8, seed=0):
@@ -230,7 +231,7 @@ def test_split_table_round_trip():
     """A split written as a table and read again is the same split."""
     images = random_images(11)
     split = Split.make(images, 3, 0)
-    again = Split.from_table(images, tables.check(split.to_table(), tables.SPLIT, "split"))
+    again = Split.from_table(images, tables.check(split.to_table(), schemas.SPLIT, "split"))
     for part in ("holdout", "a", "b"):
         np.testing.assert_array_equal(getattr(again, part), getattr(split, part))
         assert getattr(again, part).dtype == np.int64

@@ -10,12 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from memgen import duplicates, synthetic, tables
-from memgen.config import validate
-from memgen.errors import ConfigError, DataError
-from memgen.images import content_id
-from memgen.importers import ImportSettings, generate_images, import_images
-from memgen.workspace import DataSettings
+from memgen.base import schemas
+from memgen.base.config import validate
+from memgen.base.errors import ConfigError, DataError
+from memgen.experiment.make import generate_images
+from memgen.experiment.settings import DataSettings
+from memgen.images import duplicates, shuffle
+from memgen.images.imageset import content_id
+from memgen.images.importing import ImportSettings, import_images
+from memgen.models.known import classes, generate
 
 PLAIN = ImportSettings(deduplicate=False)
 
@@ -213,7 +216,7 @@ def test_every_unusable_file_is_reported(tmp_path, monkeypatch):
     (tmp_path / "linked").symlink_to(tmp_path / "sub")
     found = import_images(tmp_path)
     assert found.images.sources == ("good.png", "sub/good.jpg")
-    assert found.skipped.schema.equals(tables.SKIPPED)
+    assert found.skipped.schema.equals(schemas.SKIPPED)
     why = reasons(found)
     assert list(why) == sorted(why)
     for name, reason in {
@@ -485,7 +488,7 @@ def test_generated_images(kind: str):
     assert found.skipped.num_rows == found.duplicates.num_rows == 0
     assert found.images.sources[17] == f"{kind}[17]"
     assert len(set(found.images.ids)) == 60
-    np.testing.assert_array_equal(found.images.pixels, synthetic.generate(settings.generated, 5, range(60)))
+    np.testing.assert_array_equal(found.images.pixels, generate.generate(settings.generated, 5, range(60)))
     recipe = found.images.recipe
     assert (recipe["source"], recipe["seed"], recipe["shuffle"]) == (f"generated: {kind}", 5, False)
     assert "kept" in recipe["near_duplicates"]
@@ -497,10 +500,10 @@ def test_generated_images(kind: str):
 
 def test_generated_images_are_shuffled_by_their_seed():
     """Shuffled images are the plain ones in the order that the reference of the shuffled class knows."""
-    settings = synthetic.TextureSettings(n_images=8, side=8, channels=3)
+    settings = classes.TextureSettings(n_images=8, side=8, channels=3)
     plain, found = (generate_images(settings, shuffle, seed=2).images for shuffle in (False, True))
-    order = synthetic.permutation(2, 64)
-    np.testing.assert_array_equal(found.pixels, synthetic.shuffled(plain.pixels, order))
+    order = shuffle.permutation(2, 64)
+    np.testing.assert_array_equal(found.pixels, shuffle.shuffled(plain.pixels, order))
     assert found.ids == tuple(content_id(image) for image in found.pixels)
     assert (found.sources, found.recipe["shuffle_seed"]) == (plain.sources, 2)
 
@@ -509,15 +512,15 @@ def test_any_images_can_be_shuffled(tmp_path):
     """The pixels of imported images, too, come in one order that the seed draws; duplicates are removed before that."""
     plain = import_images(None, ImportSettings(resize=12, limit=40))
     found = import_images(None, ImportSettings(resize=12, limit=40, shuffle=True), seed=9)
-    order = synthetic.permutation(9, 144)
-    np.testing.assert_array_equal(found.images.pixels, synthetic.shuffled(plain.images.pixels, order))
+    order = shuffle.permutation(9, 144)
+    np.testing.assert_array_equal(found.images.pixels, shuffle.shuffled(plain.images.pixels, order))
     assert found.images.pixels.dtype == np.uint8
     assert found.images.sources == plain.images.sources
     assert found.images.recipe["shuffle"]
     np.save(tmp_path / "wide.npy", np.random.default_rng(0).random((5, 6, 10)).astype(np.float32))
     wide = import_images(tmp_path / "wide.npy", ImportSettings(shuffle=True), seed=1).images.pixels
     before = import_images(tmp_path / "wide.npy").images.pixels
-    np.testing.assert_array_equal(wide, synthetic.shuffled(before, synthetic.permutation(1, 60)))
+    np.testing.assert_array_equal(wide, shuffle.shuffled(before, shuffle.permutation(1, 60)))
     assert not np.array_equal(wide, before)
 
 

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from memgen import intervals
-from memgen.intervals import Interval, bootstrap, effective_count, wilson
+from memgen.base import intervals
+from memgen.base.estimates import Interval
+from memgen.base.intervals import bootstrap, effective_count, wilson
 
 
 def median(values):

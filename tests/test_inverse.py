@@ -17,13 +17,18 @@ import torch
 from program import memgen
 from truth import GaussianDenoiser, ZeroDenoiser
 
-from memgen import inverse, noise, report, results, sheets, steps, tables
-from memgen.config import validate
-from memgen.errors import ConfigError, ShapeError
-from memgen.intervals import Interval
-from memgen.runs import Run
-from memgen.sample import SampleSettings, sample
-from memgen.workspace import RunSettings, Workspace
+from memgen.base import noise, schemas, tables
+from memgen.base.config import validate
+from memgen.base.errors import ConfigError, ShapeError
+from memgen.base.estimates import Interval
+from memgen.experiment import make, present
+from memgen.experiment.runs import Run
+from memgen.experiment.settings import RunSettings
+from memgen.experiment.workspace import Workspace
+from memgen.findings import restorations
+from memgen.models import inverse
+from memgen.models.sampling import SampleSettings, sample
+from memgen.report import page, sheets
 
 # A task with an amount for each, and how many numbers of (C, H, W) = (c, 12, 8) it measures.
 MEASURED = {
@@ -344,13 +349,13 @@ def test_shapes_that_do_not_fit_are_refused():
 
 def test_summary():
     """Means over images with an interval, equal images (infinite PSNR) left out, and none where there is no twin."""
-    columns = dict.fromkeys(tables.RESTORED.names, 0) | {"denoiser": "x", "task": "low_pass", "part": None}
+    columns = dict.fromkeys(schemas.RESTORED.names, 0) | {"denoiser": "x", "task": "low_pass", "part": None}
     columns |= {"image_id": ["a", "b", "c"], "status": ["converged", "converged", "step_cap"]}
     columns |= {"output_psnr_db": [20.0, 30.0, np.inf], "filled_psnr_db": [10.0, 12.0, 14.0], "n_measured": 7}
-    found = inverse.summarize(tables.make(tables.RESTORED, columns), 0, [1.0, 2.0, np.inf])
+    found = restorations.summarize(tables.make(schemas.RESTORED, columns), 0, [1.0, 2.0, np.inf])
     assert (found.psnr.estimate, found.psnr.low, found.psnr.high, found.psnr.n) == (25, 20, 30, 2)
     assert (found.filled_psnr_db, found.twin_psnr_db, found.converged, found.n_measured) == (12, 1.5, 2, 7)
-    assert inverse.summarize(tables.make(tables.RESTORED, columns), 0).twin_psnr_db is None
+    assert restorations.summarize(tables.make(schemas.RESTORED, columns), 0).twin_psnr_db is None
     x = np.zeros((2, 1, 2, 2), np.float32)
     np.testing.assert_allclose(inverse.psnr_db(x, x + np.float32([0.5, 0]).reshape(2, 1, 1, 1)), [6.0206, np.inf], 1e-5)
 
@@ -387,8 +392,8 @@ def test_command_restores_and_keeps_apart(tiny):
     assert {path.name for path in (tiny / "report" / "figures").glob("restored-*")} == {
         f"restored-inpainting-4.{suffix}" for suffix in ("png", "svg", "pdf")
     }
-    page = report.render(report.ReportInput("x", {}, {}, restored=results.restored(workspace)))
-    assert "inpainting-4: 48 of 64 numbers measured" in page
+    html = page.render(page.ReportInput("x", {}, {}, restored=present.restored(workspace)))
+    assert "inpainting-4: 48 of 64 numbers measured" in html
 
 
 def test_command_says_how_the_twins_agree(tiny, monkeypatch):
@@ -403,14 +408,14 @@ def test_command_says_how_the_twins_agree(tiny, monkeypatch):
         assert row["psnr"]["low"] <= row["psnr"]["estimate"] <= row["psnr"]["high"]
     workspace = Workspace.of(Run(tiny), "cpu")
     for name in ("n1-s0-a", "n4-s0-b"):
-        steps.restore_images(workspace, name, inverse.choose("low_pass", None, (1, 8, 8)))
-    (alone,) = results.restored(workspace, n_train=1)
+        make.restore_images(workspace, name, inverse.choose("low_pass", None, (1, 8, 8)))
+    (alone,) = present.restored(workspace, n_train=1)
     assert (alone.label, [model.name for model in alone.models]) == ("low_pass-0.125", ["N = 1  A"])
     assert alone.models[0].summary.twin_psnr_db is None
     shown = []
-    monkeypatch.setattr(results.report, "write", lambda page, folder: shown.append(page))
+    monkeypatch.setattr(present.page, "write", lambda page, folder: shown.append(page))
     for n_train in (None, 1, 4):
-        results.write_report(workspace, n_train)
+        present.write_report(workspace, n_train)
     assert [[task.label for task in page.restored] for page in shown] == [
         ["low_pass-0.125", "random_projections-0.3"],
         ["low_pass-0.125"],
@@ -439,14 +444,14 @@ def test_command_refuses(tiny):
 def test_finished_restorations_are_not_made_again(tiny, monkeypatch):
     """What is there is kept; a table that is missing, as after a kill, makes its images again, the same bytes."""
     workspace, task = Workspace.of(Run(tiny), "cpu"), inverse.choose("random_pixels", None, (1, 8, 8))
-    assert steps.restore_images(workspace, "n4-s0-a", task) == tiny / "samples" / "n4-s0-a.random_pixels-0.1.npy"
+    assert make.restore_images(workspace, "n4-s0-a", task) == tiny / "samples" / "n4-s0-a.random_pixels-0.1.npy"
     image, table = "samples/n4-s0-a.random_pixels-0.1.npy", "tables/restored/n4-s0-a.random_pixels-0.1.parquet"
     before = [(tiny / name).read_bytes() for name in (image, table)]
     (tiny / table).unlink()
-    steps.restore_images(workspace, "n4-s0-a", task)
+    make.restore_images(workspace, "n4-s0-a", task)
     assert [(tiny / name).read_bytes() for name in (image, table)] == before
-    monkeypatch.setattr(steps.sampling, "sample", lambda *given: pytest.fail("restored again"))
-    steps.restore_images(workspace, "n4-s0-a", task)
+    monkeypatch.setattr(make.sampling, "sample", lambda *given: pytest.fail("restored again"))
+    make.restore_images(workspace, "n4-s0-a", task)
 
 
 @pytest.mark.slow
@@ -478,13 +483,13 @@ def test_settings_of_restoring(tiny, monkeypatch):
         seen.append((given[4].beta, len(given[2])))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(steps.sampling, "sample", spy)
+    monkeypatch.setattr(make.sampling, "sample", spy)
     settings = validate(RunSettings, Run(tiny).manifest["config"], "run.json")
     task = inverse.choose("low_pass", None, (1, 8, 8))
     for changed in (settings.restore, inverse.RestoreSettings(n_images=3, beta=0.5)):
         workspace = replace(Workspace.of(Run(tiny), "cpu"), settings=settings.model_copy(update={"restore": changed}))
         with pytest.raises(KeyboardInterrupt):
-            steps.restore_images(workspace, "n4-s0-a", task)
+            make.restore_images(workspace, "n4-s0-a", task)
     assert seen == [(0.01, 8), (0.5, 3)]
     assert settings.sample.beta == 0.1
 
@@ -493,7 +498,7 @@ def test_numbers_below_the_last_row_are_on_the_sheet():
     """Each restored image has its PSNR below, inside the figure, and none where it is infinite; measured ones have none."""
     rng = np.random.default_rng(0)
     images = rng.random((3, 1, 8, 8)).astype(np.float32)
-    summary = inverse.Restoration("x", "low_pass", 0.1, 5, Interval(20.0, None, None, 3), None, None, None, 3)
+    summary = restorations.Restoration("x", "low_pass", 0.1, 5, Interval(20.0, None, None, 3), None, None, None, 3)
     models = [sheets.RestoredBy(name, images, np.array([20.5, 31.25, np.nan]), summary) for name in ("A", "B")]
     figure = sheets.figure_restored(sheets.Restored("low_pass-0.1", images, images, models))
     (axes,) = figure.axes

@@ -7,11 +7,11 @@ import pytest
 import torch
 import truth
 
-from memgen import jacobian
-from memgen.denoisers import BFCNNRFSettings, BFCNNSettings, BiasFreeBatchNorm, UNetSettings, build
-from memgen.errors import ConfigError, DataError, ShapeError
-from memgen.gaussian import GaussianDenoiser, StationaryDenoiser
-from memgen.posterior import EmpiricalDenoiser
+from memgen.base.errors import ConfigError, DataError, ShapeError
+from memgen.measures.geometry import jacobian
+from memgen.models.known.empirical import EmpiricalDenoiser
+from memgen.models.known.gaussian import GaussianDenoiser, StationaryDenoiser
+from memgen.models.networks import BFCNNRFSettings, BFCNNSettings, BiasFreeBatchNorm, UNetSettings, build
 
 NETWORKS = [
     (UNetSettings(blocks=1, width=9), (1, 10, 14)),

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from memgen import config, measure, results, runs, steps, sweep
-from memgen.workspace import RunSettings, Workspace
+from memgen.base import config
+from memgen.experiment import make, measure, present, runs, sweep, tasks
+from memgen.experiment.settings import RunSettings
+from memgen.experiment.workspace import Workspace
 
 SMALL = [
     "data.resize=8",
@@ -23,9 +25,9 @@ def read(tmp_path, *settings):
     run = runs.create(tmp_path, "truth", chosen.model_dump(mode="json"), "cpu")
     workspace = Workspace(run, chosen, "cpu")
     with run.working():
-        steps.import_data(workspace)
-        sweep.execute(workspace, sweep.tasks(chosen.cells), 1, lambda event: None)
-        verdict, table, _ = results.write_report(workspace)
+        make.import_data(workspace)
+        sweep.execute(workspace, tasks.tasks(chosen.cells), 1, lambda event: None)
+        verdict, table, _ = present.write_report(workspace)
     rows = {(row["n_train"], row["quantity"]): row for row in table.to_pylist()}
     return workspace, verdict, rows
 
@@ -91,5 +93,5 @@ def test_same_denoiser_every_time(tmp_path, model):
     kept, _ = workspace.samples("n8-s0-a")
     again = Workspace.of(workspace.run, "cpu")
     workspace.run.samples("n8-s0-a").unlink()
-    steps.sample_denoiser(again, "n8-s0-a")
+    make.sample_denoiser(again, "n8-s0-a")
     np.testing.assert_array_equal(again.samples("n8-s0-a")[0], kept)

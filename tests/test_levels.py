@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 import synthetic_run
 
-from memgen import levels, tables
+from memgen.base import schemas, tables
+from memgen.findings import levels
 
 SIGMAS = np.array([0.1, 0.4])
 PAIR = {"denoiser_a": "n8-s0-a", "denoiser_b": "n8-s0-b", "n_train": 8, "train_seed": 0}
@@ -15,7 +16,7 @@ def apart(kind: str, values: np.ndarray, sigmas: np.ndarray = SIGMAS, **more) ->
     """A DISTANCES table of values (images, levels), one draw."""
     image, level = (index.ravel() for index in np.indices(values.shape))
     columns = {"kind": kind, "image_id": [f"i{i}" for i in image], "sigma": sigmas[level], "noise_draw": 0}
-    return tables.make(tables.DISTANCES, PAIR | columns | {"value": values.ravel(), "weight": None} | more)
+    return tables.make(schemas.DISTANCES, PAIR | columns | {"value": values.ravel(), "weight": None} | more)
 
 
 def psnr(denoiser: str, values: np.ndarray, n_train: int | None) -> pa.Table:
@@ -24,12 +25,12 @@ def psnr(denoiser: str, values: np.ndarray, n_train: int | None) -> pa.Table:
     columns = {"denoiser": denoiser, "n_train": n_train, "part": n_train and "a", "train_seed": n_train and 0}
     columns |= {"kind": "holdout", "image_id": [f"i{i}" for i in image], "sigma": SIGMAS[level], "noise_draw": 0}
     columns |= {"input_psnr_db": -20 * np.log10(SIGMAS)[level], "output_psnr_db": values.ravel()}
-    return tables.make(tables.PSNR, columns)
+    return tables.make(schemas.PSNR, columns)
 
 
 def rows(run: dict, quantity: str) -> list[dict]:
     found = levels.summarize(run, seed=0)
-    tables.check(found, tables.LEVELS, "test")
+    tables.check(found, schemas.LEVELS, "test")
     return [row for row in found.to_pylist() if row["quantity"] == quantity]
 
 
@@ -79,7 +80,9 @@ def test_distance_to_memorization_is_null_below_the_floor():
 def test_references_are_paired_with_the_same_images():
     """A model 2 dB above the linear reference on every image has 2 dB and no width, whatever the images are."""
     known = 20 + 10 * np.random.default_rng(0).random((20, 2))
-    run = {"psnr": pa.concat_tables([psnr("n8-s0-a", known + 2, 8), psnr(tables.REFERENCES["to_linear"], known, None)])}
+    run = {
+        "psnr": pa.concat_tables([psnr("n8-s0-a", known + 2, 8), psnr(schemas.REFERENCES["to_linear"], known, None)])
+    }
     for row in rows(run, "to_linear"):
         assert (row["estimate"], row["low"], row["high"]) == pytest.approx((2, 2, 2))
     assert rows(run, "to_optimum") == []
@@ -88,7 +91,7 @@ def test_references_are_paired_with_the_same_images():
 def test_excess_error_is_a_share_of_the_mean_error():
     """Twice the optimum's error on every image is a share of 1/2 beyond it; means of errors count, not of decibels."""
     least = 20 + 10 * np.random.default_rng(0).random((20, 2))
-    optimum = psnr(tables.REFERENCES["to_optimum"], least, None)
+    optimum = psnr(schemas.REFERENCES["to_optimum"], least, None)
     run = {"psnr": pa.concat_tables([psnr("n8-s0-a", least - 10 * np.log10(2), 8), optimum])}
     for row in rows(run, "excess_error"):
         assert (row["estimate"], row["low"], row["high"]) == pytest.approx((0.5, 0.5, 0.5))

@@ -5,9 +5,9 @@ import pytest
 import torch
 from truth import IdealDenoiser
 
-from memgen.denoisers import Denoiser
-from memgen.errors import ConfigError
-from memgen.locality import LocalDenoiser, _spans
+from memgen.base.errors import ConfigError
+from memgen.models.denoiser import Denoiser
+from memgen.models.known.local import LocalDenoiser, _spans
 
 
 def uniform(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -81,7 +81,7 @@ def test_no_block_size_changes_the_result(equivariant: bool, monkeypatch):
     noisy = noised(images[:3], sigma)
     whole = LocalDenoiser(images, 3, equivariant)
     truth, slope = whole(noisy, sigma), whole.jacobian(noisy, sigma)
-    monkeypatch.setattr("memgen.locality.block_numbers", lambda device: 100)
+    monkeypatch.setattr("memgen.models.known.local.block_numbers", lambda device: 100)
     for block in (1, 3, None):
         denoiser = LocalDenoiser(images, 3, equivariant, block)
         torch.testing.assert_close(denoiser(noisy, sigma), truth, rtol=0, atol=1e-12)

@@ -9,12 +9,17 @@ import pytest
 import torch
 from program import memgen
 
-from memgen import basis, config, figures, geometry, noise, results, runs, sheets, steps, sweep, tables
-from memgen.errors import ConfigError, DataError
-from memgen.images import ImageSet
-from memgen.report import ReportInput, render
-from memgen.runs import Run
-from memgen.workspace import RunSettings, Workspace
+from memgen.base import config, noise, schemas
+from memgen.base.errors import ConfigError, DataError
+from memgen.experiment import geometry, make, present, runs, sweep, tasks
+from memgen.experiment.runs import Run
+from memgen.experiment.settings import RunSettings
+from memgen.experiment.workspace import Workspace
+from memgen.findings import bases
+from memgen.images.imageset import ImageSet
+from memgen.measures.geometry import harmonics
+from memgen.report import sheets, spectra
+from memgen.report.page import ReportInput, render
 
 
 def twins(n_train: int) -> tuple[str, str]:
@@ -26,8 +31,8 @@ def prepared(folder, *settings) -> Workspace:
     chosen = config.load(RunSettings, None, ["split.holdout=32", "basis.n_images=2", *settings])
     workspace = Workspace(runs.create(folder, "bases", chosen.model_dump(mode="json"), "cpu"), chosen, "cpu")
     with workspace.run.working():
-        steps.import_data(workspace)
-        sweep.execute(workspace, sweep.tasks(chosen.cells, ("train",)), 1, lambda event: None)
+        make.import_data(workspace)
+        sweep.execute(workspace, tasks.tasks(chosen.cells, ("train",)), 1, lambda event: None)
     return workspace
 
 
@@ -74,7 +79,7 @@ def principal_axes(workspace: Workspace, n_train: int, parts: str) -> np.ndarray
 
 def test_wiener_filters_share_their_basis_at_large_n(wiener):
     """At large N the bases of the twins agree with each other and with the principal components; at small N less."""
-    found = {(r.n_train, r.sigma): r for r in basis.readings(wiener.run.table("basis_summary"), 0)}
+    found = {(r.n_train, r.sigma): r for r in bases.readings(wiener.run.table("basis_summary"), 0)}
     assert set(found) == {(4, 0.1), (4, 0.3), (1024, 0.1), (1024, 0.3)}
     large, small = found[1024, 0.3].values, found[4, 0.3].values
     for n_train in (4, 1024):  # the same from the covariances of the training images alone
@@ -159,7 +164,7 @@ def test_shuffled_pixels_are_measured_in_place(tmp_path):
         rows = summary.to_pandas().mean(numeric_only=True)
         means[shuffle] = rows[["local_frequency", "overlap_dct", "overlap_pca", "contour_direction"]]
     np.testing.assert_allclose(means["true"], means["false"], rtol=0.1)
-    assert means["true"]["local_frequency"] < 0.8 * basis.chance_frequency((1, 8, 8))
+    assert means["true"]["local_frequency"] < 0.8 * harmonics.chance_frequency((1, 8, 8))
     assert means["true"]["overlap_dct"] > 0.5 > summary["overlap_chance"][0].as_py()
 
 
@@ -210,7 +215,7 @@ def test_large_images(wiener, monkeypatch, tmp_path):
     values = long.to_pandas()["eigenvalue"].to_numpy().reshape(6, 8)
     expected = wiener.run.table("basis", key).to_pandas()["eigenvalue"].to_numpy().reshape(6, 64)[:, :8]
     np.testing.assert_allclose(values, expected, atol=1e-4)
-    (reading,) = basis.readings(summary, 0)
+    (reading,) = bases.readings(summary, 0)
     assert (reading.unconverged, reading.values["negative_part"].n) == (0, 0)
 
 
@@ -219,7 +224,7 @@ def test_bases_that_did_not_converge_are_counted(wiener):
     summary = wiener.run.table("basis_summary", "n4-s0.sigma0.1")
     marks = pa.array([False, True, True, False, True, True])
     marked = summary.set_column(summary.column_names.index("converged"), "converged", marks)
-    assert [reading.unconverged for reading in basis.readings(marked, 0)] == [2]
+    assert [reading.unconverged for reading in bases.readings(marked, 0)] == [2]
 
 
 def test_a_noise_level_of_zero_is_refused(wiener):
@@ -231,7 +236,7 @@ def test_a_noise_level_of_zero_is_refused(wiener):
 def test_readings_are_means_over_images(wiener):
     """Twins are averaged first; a ratio is one of means; images are resampled; one image has no interval."""
     summary = wiener.run.table("basis_summary")
-    found = basis.readings(summary, 0)[0]
+    found = bases.readings(summary, 0)[0]
     rows = [row for row in summary.to_pylist() if (row["n_train"], row["sigma"]) == (found.n_train, found.sigma)]
     assert (len(rows), found.images) == (6, 3)
     assert found.values["trace"].estimate == pytest.approx(np.mean([row["trace"] for row in rows]))
@@ -244,8 +249,8 @@ def test_readings_are_means_over_images(wiener):
     assert interval.n == 3
     assert min(of_image) <= interval.low < interval.estimate < interval.high <= max(of_image)
     one = summary.filter(pc.equal(summary["image_id"], rows[0]["image_id"]))
-    assert basis.readings(one, 0)[0].values["trace"].low is None
-    assert basis.readings(tables.BASIS_SUMMARY.empty_table(), 0) == []
+    assert bases.readings(one, 0)[0].values["trace"].low is None
+    assert bases.readings(schemas.BASIS_SUMMARY.empty_table(), 0) == []
 
 
 def test_command(tiny, monkeypatch):
@@ -280,17 +285,17 @@ def test_command(tiny, monkeypatch):
         assert [path.read_bytes() for path in made] == before
 
     calls = []
-    monkeypatch.setattr("memgen.basis.eigenbasis", lambda *given: calls.append(given) or 1 / 0)
+    monkeypatch.setattr("memgen.measures.geometry.basis.eigenbasis", lambda *given: calls.append(given) or 1 / 0)
     made[-1].unlink()
     with pytest.raises(ZeroDivisionError):
         memgen("basis", "--n", "1", "--n", "4")
     assert len(calls) == 1  # N = 1 is there already
     workspace = Workspace.of(run, "cpu")
     with pytest.raises(DataError, match=r"n4-s0\.sigma0\.1\.npz: damaged .*No such file.* memgen basis"):
-        results._bases(workspace, None)
+        present._bases(workspace, None)
     made[-1].write_bytes(b"PK damaged")
     with pytest.raises(DataError, match=r"n4-s0\.sigma0\.1\.npz: damaged .* memgen basis"):
-        results._bases(workspace, 4)
+        present._bases(workspace, 4)
 
 
 def test_own_images(tiny, tmp_path):
@@ -332,13 +337,13 @@ def test_an_imported_denoiser(tiny):
     for one, other in zip(theirs, own, strict=True):  # the same weights
         assert one["overlap_twin"] is None is not other["overlap_twin"]
         assert one["trace"] == pytest.approx(other["trace"], abs=1e-4)
-    sheet = results._bases(Workspace.of(run, "cpu"), None)
+    sheet = present._bases(Workspace.of(run, "cpu"), None)
     assert [(bases.name, bases.sigma, len(bases.denoised)) for bases in sheet] == [
         ("N = 4", 0.1, 2),
         ("theirs", 0.1, 1),
         ("theirs", 0.2, 1),
     ]
-    figure = figures.figure_spectrum(run.table("basis"))
+    figure = spectra.figure_spectrum(run.table("basis"))
     lines = {line.get_label(): line.get_linestyle() for line in figure.axes[0].lines}
     assert (lines["N = 4  B"], lines["theirs"]) == ("--", "-.")
     assert "<th>theirs</th>" in memgen("report", "--sweep").done().path.read_text()
@@ -355,7 +360,7 @@ def test_an_imported_denoiser(tiny):
 
 def test_a_run_without_bases_says_so():
     """The report of a run that was not measured says what command would."""
-    page = render(ReportInput("x", {}, {"basis": tables.BASIS.empty_table()}))
+    page = render(ReportInput("x", {}, {"basis": schemas.BASIS.empty_table()}))
     assert "Jacobians were not taken apart: <code>memgen basis</code>" in page
 
 
@@ -369,7 +374,7 @@ def test_a_missing_twin_is_named(tiny):
 def test_figures(wiener):
     """The spectrum has a curve for each N and twin; the sheet a row for each, with eigenvalues below eigenvectors."""
     table = wiener.run.table("basis")
-    figure = figures.figure_spectrum(table)
+    figure = spectra.figure_spectrum(table)
     assert len(figure.axes) == 8
     factors = {line.get_label(): line for line in figure.axes[0].lines}
     rows = table.to_pandas().query("n_train == 4 and part == 'b' and sigma == 0.1")

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from memgen import files, flatsearch, neighbors, tables
-from memgen.errors import ConfigError, DataError, ShapeError
-from memgen.neighbors import Index
-from memgen.similarity import METRICS, larger_is_closer, paired
+from memgen.base import files, schemas, tables
+from memgen.base.errors import ConfigError, DataError, ShapeError
+from memgen.spaces import flat
+from memgen.spaces.index import Index
+from memgen.spaces.pixels import METRICS, larger_is_closer, paired
 
 BACKENDS = [
-    pytest.param("faiss", marks=pytest.mark.skipif(flatsearch.find_faiss() is None, reason="faiss is not installed")),
+    pytest.param("faiss", marks=pytest.mark.skipif(flat.find_faiss() is None, reason="faiss is not installed")),
     "torch",
 ]
 
@@ -84,7 +85,7 @@ def test_ties_and_near_copies(seed, n, k, kinds, metric, spread):
     references = base[torch.randint(kinds, (n,), generator=generator)]
     queries = torch.cat([base[:5], images(3, seed=seed + 1)])
     expected = brute_force(queries, references, metric, k)
-    found = ["torch"] + ["faiss"] * (flatsearch.find_faiss() is not None)
+    found = ["torch"] + ["faiss"] * (flat.find_faiss() is not None)
     for backend in found:
         assert_equal(build(references, metric, backend).search(queries, k), expected)
 
@@ -138,8 +139,8 @@ def test_company_changes_nothing(metric, backend, monkeypatch):
     np.testing.assert_array_equal(together.value, np.concatenate([hits.value for hits in alone]))
     np.testing.assert_array_equal(together.reference_index, np.concatenate([hits.reference_index for hits in alone]))
     for name, size in (("_QUERIES", 7), ("_PAIRS", 50), ("_RESCORED", 5000), ("_SHORTLIST", 1)):
-        monkeypatch.setattr(neighbors, name, size)
-    monkeypatch.setattr(flatsearch, "_REFERENCES", 13)
+        monkeypatch.setattr(f"memgen.spaces.index.{name}", size)
+    monkeypatch.setattr(flat, "_REFERENCES", 13)
     cut = index.search(queries.flip(0), 4)
     np.testing.assert_array_equal(together.value, cut.value[::-1])
     np.testing.assert_array_equal(together.reference_index, cut.reference_index[::-1])
@@ -279,7 +280,7 @@ def test_table_of_hits():
     hits = index.search(images(3, seed=1), 5)
     keys = {"denoiser": "n5-s0-a", "n_train": 5, "part": "a", "train_seed": 0}
     table = index.to_table(hits, "sample", ["x", "y", "z"], keys, query=[4, 5, 6])
-    assert tables.check(table, tables.NEIGHBORS, "test").num_rows == 15
+    assert tables.check(table, schemas.NEIGHBORS, "test").num_rows == 15
     rows = table.to_pylist()
     assert [row["query"] for row in rows[:6]] == [4, 4, 4, 4, 4, 5]
     assert [row["rank"] for row in rows[:6]] == [1, 2, 3, 4, 5, 1]
@@ -337,17 +338,17 @@ def test_without_faiss(monkeypatch):
             build(images(3), backend="faiss")
 
 
-@pytest.mark.skipif(flatsearch.find_faiss() is None, reason="faiss is not installed")
+@pytest.mark.skipif(flat.find_faiss() is None, reason="faiss is not installed")
 def test_with_faiss(monkeypatch):
     """With faiss, auto is faiss on the CPU of Linux, and two wheels of it are warned of."""
     monkeypatch.setattr(sys, "platform", "linux")
     assert build(images(3), backend="auto").backend == "faiss"
-    assert flatsearch.choose("auto", "cuda") == "torch"
+    assert flat.choose("auto", "cuda") == "torch"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert flatsearch.choose("auto", "cpu") == "torch"
-    monkeypatch.setattr(flatsearch, "_is_installed", lambda wheel: wheel != "faiss-gpu")
+    assert flat.choose("auto", "cpu") == "torch"
+    monkeypatch.setattr(flat, "_is_installed", lambda wheel: wheel != "faiss-gpu")
     with pytest.warns(UserWarning, match="faiss-cpu and faiss-gpu-cuvs overwrite each other"):
-        flatsearch.find_faiss()
+        flat.find_faiss()
 
 
 @pytest.mark.gpu

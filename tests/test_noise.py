@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from memgen import noise
+from memgen.base import noise
 
 
 def test_a_stream_depends_on_its_key_alone():

@@ -8,18 +8,11 @@ import pytest
 import torch
 from skimage.restoration import denoise_wavelet
 
-from memgen.denoisers import Denoiser
-from memgen.errors import ConfigError, DataError, ShapeError
-from memgen.optimality import (
-    WaveletDenoiser,
-    WaveletTransform,
-    oracle_denoise,
-    oracle_error,
-    oracle_shrinkage,
-    oracle_wavelets,
-    slope,
-    tangent_denoise,
-)
+from memgen.base.errors import ConfigError, DataError, ShapeError
+from memgen.findings.slopes import slope
+from memgen.models.denoiser import Denoiser
+from memgen.models.known.oracles import oracle_denoise, oracle_error, oracle_shrinkage, oracle_wavelets, tangent_denoise
+from memgen.models.known.wavelets import WaveletDenoiser, WaveletTransform
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from memgen import measure, perceptual, results, tables
-from memgen.errors import ConfigError, DataError, ShapeError
-from memgen.perceptual import lpips_distance, read_trunk
-from memgen.runs import Run
-from memgen.workspace import Workspace
+from memgen.base import schemas, tables
+from memgen.base.errors import ConfigError, DataError, ShapeError
+from memgen.experiment import measure, present
+from memgen.experiment.runs import Run
+from memgen.experiment.workspace import Workspace
+from memgen.spaces.lpips import lpips_distance, read_trunk
 
 EXAMPLE = Path(__file__).parents[2] / "shared" / "lpips_example"
 TRUNKS = {"alex": "MEMGEN_LPIPS_TRUNK", "vgg": "MEMGEN_LPIPS_TRUNK_VGG"}
@@ -251,7 +252,7 @@ def test_without_the_extra(monkeypatch, tmp_path, random_trunk, package):
 
 def test_nothing_is_imported_before_it_is_asked_for():
     """memgen's modules load neither lpips nor torchvision."""
-    code = "import sys, memgen.measure; sys.exit(bool({'lpips', 'torchvision'} & set(sys.modules)))"
+    code = "import sys, memgen.experiment.measure; sys.exit(bool({'lpips', 'torchvision'} & set(sys.modules)))"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
 
 
@@ -266,10 +267,10 @@ def fake(x: Tensor, y: Tensor, trunk: Path, net: str) -> Tensor:
 @pytest.mark.parametrize("kind", ["sample", "holdout", "user"])
 def test_rerank(tiny, monkeypatch, kind):
     """The neighbors of each query stay the same and are sorted by their LPIPS to it, in a table of their own."""
-    monkeypatch.setattr(perceptual, "lpips_distance", fake)
+    monkeypatch.setattr("memgen.spaces.lpips.lpips_distance", fake)
     workspace = Workspace.of(Run(tiny), "cpu")
     cell = workspace.run.cells()[-1]
-    before = results.summary(workspace)
+    before = present.summary(workspace)
     own = workspace.images.take(workspace.split.holdout[5:9]) if kind == "user" else None
     if kind == "sample":
         found = measure.search_samples(workspace, cell.name, "train_a", cell.n_train)
@@ -298,5 +299,5 @@ def test_rerank(tiny, monkeypatch, kind):
     assert changed
     assert {row["metric"] for row in new} == {"lpips_vgg"}
     (kept,) = (tiny / "tables" / "neighbors").rglob("*.lpips-vgg.parquet")
-    assert tables.read(kept, tables.NEIGHBORS).equals(ranked)
-    assert results.summary(workspace).equals(before)  # no other result is touched
+    assert tables.read(kept, schemas.NEIGHBORS).equals(ranked)
+    assert present.summary(workspace).equals(before)  # no other result is touched

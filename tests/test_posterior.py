@@ -7,10 +7,13 @@ import pytest
 import torch
 from truth import IdealDenoiser
 
-from memgen import config, neighbors, sample
-from memgen.denoisers import Denoiser
-from memgen.errors import DataError, ShapeError
-from memgen.posterior import EmpiricalDenoiser, Shortlist, WeightedMean, squared_distances
+from memgen.base import config
+from memgen.base.errors import DataError, ShapeError
+from memgen.models import sampling
+from memgen.models.denoiser import Denoiser
+from memgen.models.known.closed_form import squared_distances
+from memgen.models.known.empirical import EmpiricalDenoiser, Shortlist, WeightedMean
+from memgen.spaces.index import Index
 
 SHAPE = (2, 4, 5)
 
@@ -181,9 +184,9 @@ def test_shortlist_error_is_within_its_bound():
 def test_the_index_of_the_house_can_search_for_it():
     """With memgen's own exact search by distance the shortlist is used at small noise, within its tolerance."""
     images, sigma = uniform(200, 1, 6, 6).float(), levels(0.03, 0.06, 0.1)
-    index = neighbors.Index.build(images, [str(i) for i in range(200)], "rmse", "train_a", backend="torch")
+    found = Index.build(images, [str(i) for i in range(200)], "rmse", "train_a", backend="torch")
     noisy = noised(images[:3].double(), sigma)
-    shortlist = Shortlist(lambda queries: torch.from_numpy(index.search(queries.float(), 8).reference_index))
+    shortlist = Shortlist(lambda queries: torch.from_numpy(found.search(queries.float(), 8).reference_index))
     denoised, bound = EmpiricalDenoiser(images, shortlist=shortlist).denoise(noisy, sigma)
     assert (bound > 0).any()
     assert (denoised - EmpiricalDenoiser(images)(noisy, sigma)).abs().max() < 1e-6
@@ -210,8 +213,8 @@ def test_searches_that_return_nonsense_are_refused():
 def test_samples_are_training_images():
     """Everything that is sampled from it correlates above .999 with an image of the set, and not always the same."""
     images = uniform(12, 1, 6, 6)
-    settings = config.validate(sample.SampleSettings, {"sigma_end": 0.02, "micro_batch": 8, "h0": 0.05}, "test")
-    drawn = sample.sample(EmpiricalDenoiser(images), images.mean(0).float(), range(16), 0, settings)
+    settings = config.validate(sampling.SampleSettings, {"sigma_end": 0.02, "micro_batch": 8, "h0": 0.05}, "test")
+    drawn = sampling.sample(EmpiricalDenoiser(images), images.mean(0).float(), range(16), 0, settings)
     assert (drawn.status == "converged").all()
     found = np.corrcoef(drawn.images.reshape(16, -1), images.flatten(1).numpy())[:16, 16:]
     assert found.max(axis=1).min() > 0.999

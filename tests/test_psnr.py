@@ -9,9 +9,9 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch import nn
 from truth import GaussianDenoiser, IdealDenoiser, IdentityDenoiser
 
-from memgen import config, noise, tables
-from memgen.errors import ConfigError, DataError, ShapeError
-from memgen.psnr import PAPER_SIGMAS, PsnrSettings, curve
+from memgen.base import config, noise, schemas, tables
+from memgen.base.errors import ConfigError, DataError, ShapeError
+from memgen.measures.psnr import PAPER_SIGMAS, PsnrSettings, curve
 
 SHAPE = (1, 6, 6)
 KEYS = {"denoiser": "n4-s0-a", "n_train": 4, "part": "a", "train_seed": 0}
@@ -85,7 +85,7 @@ def test_one_row_for_each_image_draw_and_level():
     """The table has each combination once, with the keys and the schema; images beyond n_images are left out."""
     settings = PsnrSettings(sigmas=(0.1, 0.2), noise_draws=4, n_images=5)
     table = measure(IdentityDenoiser(SHAPE), images(9), settings, names=ids(9))
-    assert tables.check(table, tables.PSNR, "test").num_rows == 5 * 4 * 2
+    assert tables.check(table, schemas.PSNR, "test").num_rows == 5 * 4 * 2
     rows = {(row["image_id"], row["noise_draw"], row["sigma"]) for row in table.to_pylist()}
     assert rows == {(f"id{i}", draw, sigma) for i in range(5) for draw in range(4) for sigma in (0.1, 0.2)}
     assert {key: table[key].to_pylist()[0] for key in KEYS} == KEYS

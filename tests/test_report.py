@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import synthetic_run
 
-from memgen import levels, tables, transition, verdict
-from memgen.report import ReportInput, render, write
-from memgen.sheets import Copies
+from memgen.base import schemas, tables, wording
+from memgen.findings import levels, transition, verdict
+from memgen.report.page import ReportInput, render, write
+from memgen.report.sheets import Copies
 
 MANIFEST = {"config": {"train": {"steps": 600}}, "git": {"commit": "abc<script>"}, "sizes": [1, 4], "cells": [{"n": 1}]}
 
@@ -17,7 +18,7 @@ MANIFEST = {"config": {"train": {"steps": 600}}, "git": {"commit": "abc<script>"
 @pytest.fixture(scope="module")
 def full() -> ReportInput:
     run = synthetic_run.run()
-    skipped = tables.make(tables.SKIPPED, {"source": ["<b>.png"], "reason": ["truncated"]})
+    skipped = tables.make(schemas.SKIPPED, {"source": ["<b>.png"], "reason": ["truncated"]})
     summary = transition.summarize(run.tables, 0, resamples=200)
     made = {"transition": summary, "levels": levels.summarize(run.tables, 0), "skipped": skipped}
     found = Copies("N = 4  A", 5, run.samples[4, "a"][:3], run.sets["a"][:3], np.array([0.99, 0.98, np.nan]))
@@ -73,7 +74,7 @@ def test_page_says_the_verdict_with_its_numbers(full, page):
     assert all(sentence in text for several in (*found.at.values(), found.overall) for sentence in several)
     for (n, _), row in verdict.estimates(full.tables["transition"]).items():
         if n is not None and row.estimate is not None:
-            assert verdict.number(row.estimate, row.unit) in page
+            assert wording.number(row.estimate, row.unit) in page
     assert "4 of 192" in page
     assert "12,800" in page
 

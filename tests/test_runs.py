@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from memgen import runs
-from memgen.errors import DataError, RunError
-from memgen.runs import Cell
+from memgen.base.errors import DataError, RunError
+from memgen.experiment import runs
+from memgen.experiment.runs import Cell
 
 CONFIG = {"seed": 0}
 
@@ -54,7 +54,7 @@ def test_a_run_is_locked_while_written_to(tmp_path):
     """A second process is refused, and the lock of a killed process is free at once."""
     run = runs.create(tmp_path, "one", CONFIG, "cpu")
     code = (
-        "import sys, time; from pathlib import Path; from memgen.runs import Run\n"
+        "import sys, time; from pathlib import Path; from memgen.experiment.runs import Run\n"
         f"with Run(Path({str(run.path)!r})).working():\n    print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
@@ -101,13 +101,13 @@ def test_removed_runs_are_gone(tmp_path):
 
 def test_tables_are_stacked_in_the_order_of_n(tmp_path):
     """Names sort by their numbers, so N = 4 comes before N = 16; a damaged table is named."""
-    from memgen import tables
+    from memgen.base import schemas, tables
 
     run = runs.create(tmp_path, "one", CONFIG, "cpu")
     for n in (16, 4, 100):
         cell = Cell(n, 0, "a")
         row = {"step": 1, "images_seen": 1, "seconds": 0.0, "learning_rate": 0.1, "loss": 1.0, "output_psnr_db": 1.0}
-        run.write_table("training", cell.name, tables.make(tables.TRAINING, cell.keys | row))
+        run.write_table("training", cell.name, tables.make(schemas.TRAINING, cell.keys | row))
     assert run.table("training").column("n_train").to_pylist() == [4, 16, 100]
     run.table_path("training", "n4-s0-a").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"n4-s0-a\.parquet"):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from truth import GaussianDenoiser, IdealDenoiser, ZeroDenoiser
 
-from memgen import noise
-from memgen.denoisers import UNetSettings, build
-from memgen.errors import ShapeError
-from memgen.sample import SampleSettings, expected_updates, sample
+from memgen.base import noise
+from memgen.base.errors import ShapeError
+from memgen.models.networks import UNetSettings, build
+from memgen.models.sampling import SampleSettings, expected_updates, sample
 
 SHAPE = (1, 8, 8)
 

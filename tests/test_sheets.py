@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import synthetic_run
 
-from memgen import sheets
+from memgen.report import sheets
 
 
 def test_specimens_are_looked_up_in_the_tables():

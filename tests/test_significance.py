@@ -6,18 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from memgen import significance, tables
-from memgen.duplicates import pool
-from memgen.errors import DataError, ShapeError
-from memgen.significance import (
-    across_spaces,
-    benjamini_hochberg,
-    compete,
-    conformal,
-    conformal_resolution,
-    depth,
-    memorized_fraction,
-)
+from memgen.base import tables
+from memgen.base.errors import DataError, ShapeError
+from memgen.measures.copies import examiner
+from memgen.measures.copies.competition import DEFINITION, compete, depth, memorized_fraction
+from memgen.measures.copies.conformal import across_spaces, benjamini_hochberg, conformal, conformal_resolution
+from memgen.measures.copies.pool import pool
 
 DIMENSIONS, SAMPLES = 8, 200
 
@@ -320,7 +314,7 @@ def test_table_says_what_it_holds():
     keys = {"denoiser": "n4-s0-a", "n_train": 4, "part": "a", "train_seed": 0}
     own = (["x", "z", "x"], np.array([1.0, 0.5, np.nan]))
     arguments = (keys, [7, 8, 9], ("x", "y"), in_train, nearest, distances, competition, *own)
-    rows = significance.to_table(*arguments, p=None, space="pixels").to_pylist()
+    rows = examiner.to_table(*arguments, p=None, space="pixels").to_pylist()
     assert [row["sample"] for row in rows] == [7, 8, 9]
     assert [(row["nearest_id"], row["nearest_in"], row["cluster"]) for row in rows] == [
         ("x", "T", 0),
@@ -328,9 +322,9 @@ def test_table_says_what_it_holds():
         ("x", "T", 0),
     ]
     assert [row["W"] for row in rows] == [None, -0.1, 0.5]
-    assert all(row["p"] is None and row["q"] is None and row["definition"] == significance.DEFINITION for row in rows)
+    assert all(row["p"] is None and row["q"] is None and row["definition"] == DEFINITION for row in rows)
     assert [row["train_id"] for row in rows] == ["x", "z", "x"]
     assert [row["correlation"] for row in rows] == [1, 0.5, None]
-    table = significance.to_table(*arguments, p=np.array([0.01, 0.5, 0.02]), space="pixels")
+    table = examiner.to_table(*arguments, p=np.array([0.01, 0.5, 0.02]), space="pixels")
     assert table["q"].to_pylist() == pytest.approx([0.03, 0.5, 0.03])
     assert tables.name(table.schema) == "significance"

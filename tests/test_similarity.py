@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics.pairwise import cosine_similarity, euclidean_distances
 
-from memgen.errors import ConfigError, ShapeError
-from memgen.similarity import METRICS, embed, larger_is_closer, paired
+from memgen.base.errors import ConfigError, ShapeError
+from memgen.spaces.pixels import METRICS, embed, larger_is_closer, paired
 
 
 def images(n, shape=(3, 8, 6), seed=0):
@@ -114,16 +114,16 @@ def test_embedding_of_the_undefined_is_zero():
 @given(rows=st.integers(0, 5), chunk=st.sampled_from([1, 150, 2**20]))
 def test_cutting_into_chunks_changes_nothing(rows, chunk):
     """Any chunk size gives the same values and vectors, no row included."""
-    import memgen.similarity
+    from memgen.spaces import pixels
 
     x, y = images(rows), images(rows, seed=1)
     whole = [paired(x, y, "correlation"), embed(x, "correlation")]
-    before, memgen.similarity._CHUNK = memgen.similarity._CHUNK, chunk
+    before, pixels._CHUNK = pixels._CHUNK, chunk
     try:
         assert torch.equal(paired(x, y, "correlation"), whole[0])
         assert torch.equal(embed(x, "correlation"), whole[1])
     finally:
-        memgen.similarity._CHUNK = before
+        pixels._CHUNK = before
 
 
 def test_wrong_input_is_named():

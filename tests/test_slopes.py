@@ -8,17 +8,25 @@ import pytest
 import torch
 from program import memgen
 
-from memgen import figures, geometry, noise, results, slopes, steps, synthetic, tables
-from memgen.errors import ConfigError, ShapeError
-from memgen.optimality import Oracle, WaveletDenoiser, WaveletTransform, oracle_error
-from memgen.runs import create
-from memgen.slopes import Theory, summarize, theory
-from memgen.synthetic import CAlphaSettings, ConeSettings, DiscSettings, SinusoidSettings, TextureSettings
-from memgen.workspace import RunSettings, Workspace
+from memgen.base import noise, schemas, tables
+from memgen.base.errors import ConfigError, ShapeError
+from memgen.experiment import geometry, make, present
+from memgen.experiment.geometry import theory
+from memgen.experiment.runs import create
+from memgen.experiment.settings import RunSettings
+from memgen.experiment.workspace import Workspace
+from memgen.findings import slopes
+from memgen.findings.slopes import Theory, summarize
+from memgen.images.shuffle import permutation
+from memgen.models.known import generate
+from memgen.models.known.classes import CAlphaSettings, ConeSettings, DiscSettings, SinusoidSettings, TextureSettings
+from memgen.models.known.oracles import Oracle, oracle_error
+from memgen.models.known.wavelets import WaveletDenoiser, WaveletTransform
+from memgen.report import figures
 
 INPUTS = np.linspace(0, 34, 8)
 UNKNOWN = Theory(None, None)
-ORACLE = tables.BASELINES["oracle"]
+ORACLE = schemas.BASELINES["oracle"]
 
 
 def psnr(name: str, outputs: np.ndarray, n_train: int | None = None, inputs: np.ndarray = INPUTS, **more) -> pa.Table:
@@ -27,12 +35,12 @@ def psnr(name: str, outputs: np.ndarray, n_train: int | None = None, inputs: np.
     columns = {"denoiser": name, "n_train": n_train, "part": n_train and "a", "train_seed": n_train and 0}
     columns |= {"kind": "holdout", "image_id": [f"i{i:03}" for i in image], "noise_draw": 0}
     columns |= {"sigma": 10 ** (-inputs[level] / 20), "input_psnr_db": inputs[level], "output_psnr_db": outputs.ravel()}
-    return tables.make(tables.PSNR, columns | more)
+    return tables.make(schemas.PSNR, columns | more)
 
 
 def summary(*parts: pa.Table, expected: Theory = UNKNOWN, low: float = 0, high: float = 34) -> dict[str, dict]:
     found = summarize(pa.concat_tables(parts), expected, 0, low, high)
-    tables.check(found, tables.SLOPES, "test")
+    tables.check(found, schemas.SLOPES, "test")
     return {slopes.label(row): row for row in found.to_pylist()}
 
 
@@ -108,7 +116,7 @@ def test_only_the_range_counts():
 
 def test_nothing_measured_gives_no_rows():
     """Before anything was measured there is an empty table."""
-    assert summary(tables.PSNR.empty_table()) == {}
+    assert summary(schemas.PSNR.empty_table()) == {}
 
 
 def test_an_infinite_psnr_leaves_its_image_out():
@@ -147,9 +155,9 @@ def test_what_theory_knows():
 @pytest.mark.parametrize("settings", [DiscSettings(side=16), ConeSettings(side=16), SinusoidSettings(side=16)])
 def test_tangents_are_the_directions_in_which_images_differ(settings, shuffle):
     """Near images of the class differ by little off the tangent space; cone and sinusoids not at all."""
-    axes = synthetic.tangents(settings, 3, [4, 7], shuffle)
-    images = torch.from_numpy(synthetic.generate(settings, 3, range(8))).double()
-    order = synthetic.permutation(3, 256) if shuffle else np.arange(256)
+    axes = generate.tangents(settings, 3, [4, 7], shuffle)
+    images = torch.from_numpy(generate.generate(settings, 3, range(8))).double()
+    order = permutation(3, 256) if shuffle else np.arange(256)
     if isinstance(settings, DiscSettings):
         uniforms = torch.from_numpy(noise.stream("class/discs", 3, 4).random((1, 6)))
         disc = settings.prior.draw(uniforms)
@@ -175,13 +183,13 @@ def test_an_oracle_treats_each_noise_level_apart():
 
 def workspace(tmp_path, *overrides: str) -> Workspace:
     """A run with its images imported, of two noise levels, and no network."""
-    from memgen import config
+    from memgen.base import config
 
     given = ["split.holdout=6", "psnr.sigmas=[0.05,0.2]", "psnr.n_images=5", "sweep.n_train=[2]", *overrides]
     settings = config.load(RunSettings, None, [f"data.generated.{given[-1]}", *given[:-1]])
     made = Workspace(create(tmp_path, "run", settings.model_dump(mode="json"), "cpu"), settings, "cpu")
     with made.run.working():
-        steps.import_data(made)
+        make.import_data(made)
     return made
 
 
@@ -230,7 +238,7 @@ def test_the_tangent_space_has_its_gain(tmp_path, shuffle):
     made = workspace(tmp_path, *more, "data.generated.side=16", 'kind="discs"')
     generated = made.settings.data.generated
     geometry.measure_baselines(made)
-    row = summary(made.run.table("psnr"), expected=theory(generated))[tables.BASELINES["tangent"]]
+    row = summary(made.run.table("psnr"), expected=theory(generated))[schemas.BASELINES["tangent"]]
     assert row["slope"] == pytest.approx(1, abs=1e-4)
     error = 10 / math.log(10) * math.sqrt(2 / 5 / 150)
     assert row["gain_db"] == pytest.approx(10 * math.log10(256 / 5), abs=4 * error)
@@ -265,7 +273,7 @@ def test_the_command_measures_what_is_missing(tiny):
     before = {path: path.read_bytes() for path in (tiny / "tiny" / "tables").rglob("*.parquet")}
     rows = {slopes.label(row): row for row in memgen(*given, "--json").done().json["slopes"]}
     assert before == {path: path.read_bytes() for path in (tiny / "tiny" / "tables").rglob("*.parquet")}
-    known = {ORACLE, tables.BASELINES["soft"], tables.BASELINES["hard"], tables.REFERENCES["to_linear"]}
+    known = {ORACLE, schemas.BASELINES["soft"], schemas.BASELINES["hard"], schemas.REFERENCES["to_linear"]}
     assert set(rows) == {"N = 32"} | known
     assert {row["theory"] for row in rows.values()} == {2 / 3}
     assert 0.2 < rows[ORACLE]["slope"] < 0.9
@@ -284,12 +292,12 @@ def test_the_range_is_an_option(tiny):
 
 def test_the_report_shows_slopes_and_no_baseline_as_a_denoiser(tiny):
     """The page has a section once the table exists; baselines are in its figure, and not among the PSNR curves."""
-    from memgen.runs import Run
+    from memgen.experiment.runs import Run
 
     made = Workspace.of(Run(tiny / "tiny"), "cpu")
     with made.run.working():
-        results.measure_slopes(made)
-        _, transition, paths = results.write_report(made)
+        present.measure_slopes(made)
+        _, transition, paths = present.write_report(made)
     page = paths[0].read_text()
     assert '<h2 id="optimality">' in page
     assert ORACLE in page
@@ -297,14 +305,14 @@ def test_the_report_shows_slopes_and_no_baseline_as_a_denoiser(tiny):
     assert made.run.denoisers() == ["n32-s0-a"]
     figure = figures.figure_psnr(made.run.table("psnr"))
     labels = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert labels == {"N = 32", tables.REFERENCES["to_linear"], "identity"}
+    assert labels == {"N = 32", schemas.REFERENCES["to_linear"], "identity"}
 
 
 def test_a_run_without_slopes_has_no_such_section():
     """Nothing is said of what was not measured."""
-    from memgen.report import ReportInput, render
+    from memgen.report.page import ReportInput, render
 
-    assert "optimality" not in render(ReportInput("x", {}, {"slopes": tables.SLOPES.empty_table()}))
+    assert "optimality" not in render(ReportInput("x", {}, {"slopes": schemas.SLOPES.empty_table()}))
 
 
 def test_fitted_lines_meet_their_points():

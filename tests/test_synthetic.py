@@ -7,25 +7,25 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from memgen import config, synthetic
-from memgen.denoisers import Denoiser
-from memgen.errors import ConfigError
-from memgen.gaussian import GaussianDenoiser
-from memgen.posterior import ClosedFormDenoiser, EmpiricalDenoiser
-from memgen.synthetic import (
+from memgen.base import config
+from memgen.base.errors import ConfigError
+from memgen.experiment.settings import RunSettings
+from memgen.images import shuffle
+from memgen.models.denoiser import Denoiser
+from memgen.models.known import classes
+from memgen.models.known.classes import (
     CAlphaSettings,
     ClassSettings,
-    ConeDenoiser,
     ConeSettings,
     DiscSettings,
     MixtureSettings,
     SinusoidSettings,
     TextureSettings,
-    contours,
-    generate,
-    reference,
 )
-from memgen.workspace import RunSettings
+from memgen.models.known.closed_form import ClosedFormDenoiser
+from memgen.models.known.empirical import EmpiricalDenoiser
+from memgen.models.known.gaussian import GaussianDenoiser
+from memgen.models.known.generate import ConeDenoiser, contours, generate, reference
 
 SIDE = 12
 CLASSES: dict[str, ClassSettings] = {
@@ -56,7 +56,7 @@ def test_image_depends_on_seed_and_index_alone(name: str):
     settings = CLASSES[name]
     images = generate(settings, 3, range(70))
     assert images.dtype == np.float32
-    assert images.shape == (70, *synthetic.image_shape(settings))
+    assert images.shape == (70, *classes.image_shape(settings))
     for part in (range(1), range(5, 6), range(17, 70), range(20, 33)):
         assert np.array_equal(generate(settings, 3, part), images[part.start : part.stop])
     more = settings.model_copy(update={"n_images": 1})
@@ -71,7 +71,7 @@ def test_blocks_do_not_show():
     settings, calls = TextureSettings(side=8), []
     whole = generate(settings, 0, range(5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "_BLOCK_PIXELS", 64)
+        patch.setattr("memgen.models.known.generate._BLOCK_PIXELS", 64)
         assert np.array_equal(generate(settings, 0, range(5), lambda *call: calls.append(call)), whole)
     assert calls == [(done, 5) for done in range(6)]
 
@@ -148,13 +148,13 @@ def test_c_alpha_images():
     assert images.min() >= 0
     assert images.max() <= 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "contours", lambda noise, alpha: np.zeros(noise.shape, np.int64))
+        patch.setattr("memgen.models.known.generate.contours", lambda noise, alpha: np.zeros(noise.shape, np.int64))
         below = generate(settings, 0, range(n))[:, 0]
-        patch.setattr(synthetic, "contours", lambda noise, alpha: np.full(noise.shape, 32))
+        patch.setattr("memgen.models.known.generate.contours", lambda noise, alpha: np.full(noise.shape, 32))
         above = generate(settings, 0, range(n))[:, 0]
-        patch.setattr(synthetic, "contours", lambda noise, alpha: np.full(noise.shape, -7))
+        patch.setattr("memgen.models.known.generate.contours", lambda noise, alpha: np.full(noise.shape, -7))
         assert np.array_equal(generate(settings, 0, range(n))[:, 0], below)  # clamped, not wrapped
-        patch.setattr(synthetic, "contours", lambda noise, alpha: np.full(noise.shape, 99))
+        patch.setattr("memgen.models.known.generate.contours", lambda noise, alpha: np.full(noise.shape, 99))
         assert np.array_equal(generate(settings, 0, range(n))[:, 0], above)
     bright = below.max(axis=(1, 2)) == 1
     dark = below.min(axis=(1, 2)) == 0
@@ -204,7 +204,7 @@ def test_reference_is_a_denoiser_whose_jacobian_is_its_derivative(name: str):
     settings = CLASSES[name]
     denoiser = reference(settings, 0)
     assert isinstance(denoiser, Denoiser)
-    assert denoiser.image_shape == synthetic.image_shape(settings)
+    assert denoiser.image_shape == classes.image_shape(settings)
     _, noisy = noised(generate(settings, 0, range(2)), 0.2)
     jacobian = denoiser.jacobian(noisy, levels(0.2, 2))
     step = 1e-3 * torch.randn(noisy.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -309,15 +309,15 @@ def test_sinusoids_have_rank_two():
 def test_shuffling_is_one_permutation_of_pixels():
     """All images and channels have their pixels in the same new order, which depends on the seed and is undone."""
     images = generate(CLASSES["color"], 0, range(4))
-    order = synthetic.permutation(7, 64)
+    order = shuffle.permutation(7, 64)
     assert sorted(order) == list(range(64))
-    assert not np.array_equal(order, synthetic.permutation(8, 64))
-    shuffled = synthetic.shuffled(images, order)
+    assert not np.array_equal(order, shuffle.permutation(8, 64))
+    shuffled = shuffle.shuffled(images, order)
     for pixel in (0, 13, 63):
         np.testing.assert_array_equal(
             shuffled.reshape(4, 3, 64)[:, :, pixel], images.reshape(4, 3, 64)[:, :, order[pixel]]
         )
-    np.testing.assert_array_equal(synthetic.shuffled(shuffled, np.argsort(order)), images)
+    np.testing.assert_array_equal(shuffle.shuffled(shuffled, np.argsort(order)), images)
     assert np.abs(np.diff(images)).mean() < 0.95 * np.abs(np.diff(shuffled)).mean()  # neighbors are no longer alike
 
 
@@ -326,12 +326,12 @@ def test_reference_of_shuffled_images(name: str):
     """It answers to shuffled images with the shuffled answer, and its Jacobian is its derivative."""
     settings = CLASSES[name]
     images = generate(settings, 3, range(2))
-    order = synthetic.permutation(3, settings.side**2)
+    order = shuffle.permutation(3, settings.side**2)
     _, noisy = noised(images, 0.2)
     plain, found = reference(settings, 3), reference(settings, 3, shuffle=True)
     assert isinstance(found, ClosedFormDenoiser)
-    moved = torch.from_numpy(synthetic.shuffled(noisy.numpy(), order))
-    expected = synthetic.shuffled(plain(noisy, levels(0.2, 2)).numpy(), order)
+    moved = torch.from_numpy(shuffle.shuffled(noisy.numpy(), order))
+    expected = shuffle.shuffled(plain(noisy, levels(0.2, 2)).numpy(), order)
     np.testing.assert_allclose(found(moved, levels(0.2, 2)).numpy(), expected, atol=1e-12)
     assert float((plain(moved, levels(0.2, 2)) - found(moved, levels(0.2, 2))).abs().max()) > 0.01
     jacobian = found.jacobian(moved[:1], levels(0.2, 1))[0]

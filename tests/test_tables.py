@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memgen import tables
-from memgen.errors import DataError
+from memgen.base import schemas, tables
+from memgen.base.errors import DataError
 
 KEYS = {"denoiser": "n4-s0-a", "n_train": 4, "part": "a", "train_seed": 0}
 
@@ -18,7 +18,7 @@ KEYS = {"denoiser": "n4-s0-a", "n_train": 4, "part": "a", "train_seed": 0}
 def psnr(values) -> pa.Table:
     n = len(values)
     return tables.make(
-        tables.PSNR,
+        schemas.PSNR,
         KEYS
         | {
             "kind": "train",
@@ -36,8 +36,8 @@ def test_round_trip_is_the_identity(tmp_path_factory, values):
     """Written and read back equal, and what is not finite is null."""
     path = tmp_path_factory.mktemp("t") / "a.parquet"
     table = psnr(values)
-    tables.write(path, table, tables.PSNR)
-    again = tables.read(path, tables.PSNR)
+    tables.write(path, table, schemas.PSNR)
+    again = tables.read(path, schemas.PSNR)
     assert again.equals(table)
     expected = [value if np.isfinite(value) else None for value in values]
     assert again.column("output_psnr_db").to_pylist() == expected
@@ -46,14 +46,14 @@ def test_round_trip_is_the_identity(tmp_path_factory, values):
 def test_same_table_same_bytes(tmp_path):
     """Rewriting gives the same file."""
     for name in ("a", "b"):
-        tables.write(tmp_path / name, psnr([1.0, 2.0]), tables.PSNR)
+        tables.write(tmp_path / name, psnr([1.0, 2.0]), schemas.PSNR)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_other_programs_read_it_with_units(tmp_path):
     """pandas, polars and DuckDB see the same rows; the units are in the Arrow schema."""
     path = tmp_path / "a.parquet"
-    tables.write(path, psnr([30.0, float("nan")]), tables.PSNR)
+    tables.write(path, psnr([30.0, float("nan")]), schemas.PSNR)
     assert pd.read_parquet(path)["output_psnr_db"].tolist()[0] == 30.0
     assert pl.read_parquet(path)["output_psnr_db"].to_list() == [30.0, None]
     assert duckdb.sql(f"select count(output_psnr_db), max(n_train) from '{path}'").fetchall() == [(1, 4)]
@@ -69,27 +69,27 @@ def test_wrong_columns_are_refused(change):
     """A null where none is allowed, an unknown column, columns of unequal length and a wrong type are errors."""
     columns = {"kind": "train", "image_id": "x", "sigma": 0.1, "noise_draw": 0, "input_psnr_db": 1.0}
     with pytest.raises((DataError, pa.ArrowException)):
-        tables.make(tables.PSNR, KEYS | columns | {"output_psnr_db": 1.0} | change)
+        tables.make(schemas.PSNR, KEYS | columns | {"output_psnr_db": 1.0} | change)
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated", "other"])
 def test_a_damaged_table_is_named(tmp_path, damage):
     """Whatever is wrong with the file, the message names it and says what to do."""
     path = tmp_path / "broken.parquet"
-    tables.write(path, psnr([1.0] * 50), tables.PSNR)
+    tables.write(path, psnr([1.0] * 50), schemas.PSNR)
     whole = path.read_bytes()
     if damage == "other":
         row = {"source": "a", "reason": "b"}
-        tables.write(path, tables.make(tables.SKIPPED, row), tables.SKIPPED)
+        tables.write(path, tables.make(schemas.SKIPPED, row), schemas.SKIPPED)
     else:
         path.write_bytes({"empty": b"", "text": b"hello", "truncated": whole[: len(whole) // 2]}[damage])
     with pytest.raises(DataError, match=r"broken\.parquet.*Delete it"):
-        tables.read(path, tables.PSNR)
+        tables.read(path, schemas.PSNR)
 
 
 def test_every_field_is_documented():
     """Each column of each schema says what it means."""
-    assert len(tables.SCHEMAS) == 20
-    for schema in tables.SCHEMAS.values():
+    assert len(schemas.SCHEMAS) == 20
+    for schema in schemas.SCHEMAS.values():
         for field in schema:
             assert field.metadata[b"doc"], (tables.name(schema), field.name)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from memgen.denoisers import UNetSettings, build
-from memgen.errors import ConfigError, DataError
-from memgen.train import Training, TrainSettings, _batches, _learning_rate, train
+from memgen.base.errors import ConfigError, DataError
+from memgen.models.networks import UNetSettings, build
+from memgen.models.training import Training, TrainSettings, _batches, _learning_rate, train
 
 SHAPE = (1, 8, 8)
 
@@ -171,7 +171,7 @@ def test_divergence_is_an_error():
 
 def test_a_budget_is_given_once():
     """Both budgets or none is refused; epochs alone replaces images_seen."""
-    from memgen.config import validate
+    from memgen.base.config import validate
 
     with pytest.raises(ConfigError, match="exactly one"):
         validate(TrainSettings, {"images_seen": 10, "epochs": 2}, "settings")

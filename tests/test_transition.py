@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 import pytest
 import synthetic_run
 
-from memgen import noise, tables, transition, verdict
-from memgen.intervals import grouped
-from memgen.transition import crossings, summarize
+from memgen.base import noise, schemas, tables, wording
+from memgen.base.intervals import grouped
+from memgen.findings import transition, verdict
+from memgen.findings.transition import crossings, summarize
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def neighbors(values: np.ndarray, n: int, **more) -> pa.Table:
     columns = {"query_kind": "sample", "query": sample, "query_id": [str(i) for i in sample], "denoiser": f"n{n}-s0-a"}
     columns |= {"n_train": n, "part": "a", "train_seed": 0, "reference": "train_a", "n_reference": n, "n_clusters": n}
     columns |= {"metric": "correlation", "rank": 1, "reference_id": "x", "value": values}
-    return tables.make(tables.NEIGHBORS, columns | {"reference_index": sample, "cluster": sample} | more)
+    return tables.make(schemas.NEIGHBORS, columns | {"reference_index": sample, "cluster": sample} | more)
 
 
 def examined(n: int, nearest: np.ndarray, hits: np.ndarray, pool: tuple[int, int], part="a", seed=0) -> dict:
@@ -39,8 +40,8 @@ def examined(n: int, nearest: np.ndarray, hits: np.ndarray, pool: tuple[int, int
     counts |= dict.fromkeys(("memorized_fraction", "low", "high", "p"), 0.0)
     counts |= {"n_pool_train": pool[0], "n_pool_heldout": pool[1]}
     return {
-        "significance": tables.make(tables.SIGNIFICANCE, {**trained, **columns}),
-        "copies": tables.make(tables.COPIES, {**trained, **counts}),
+        "significance": tables.make(schemas.SIGNIFICANCE, {**trained, **columns}),
+        "copies": tables.make(schemas.COPIES, {**trained, **counts}),
     }
 
 
@@ -53,7 +54,7 @@ def similarity(n: int, kind: str, values: np.ndarray, shift: int = 0, **more) ->
     i = np.arange(len(values))
     columns = {"denoiser_a": "a", "denoiser_b": "b", "n_train": n, "train_seed": 0, "kind": kind, "item_a": i}
     columns |= {"item_b": (i + shift) % len(values), "metric": "correlation", "value": values}
-    return tables.make(tables.SIMILARITY, columns | more)
+    return tables.make(schemas.SIMILARITY, columns | more)
 
 
 def test_medians_are_those_of_the_tables(rows):
@@ -312,10 +313,10 @@ def test_nothing_measured_gives_a_table_and_a_verdict():
 )
 def test_numbers_read_as_people_print_them(value, unit, text):
     """No negative zero, no leading zero of correlations, three digits of N."""
-    assert verdict.number(value, unit) == text
+    assert wording.number(value, unit) == text
 
 
 def test_no_torch():
     """The transition is computed without importing torch."""
-    code = "import sys, memgen.transition, memgen.verdict; sys.exit('torch' in sys.modules)"
+    code = "import sys, memgen.findings.transition, memgen.report.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

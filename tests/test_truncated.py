@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from memgen.truncated import Truncated, truncated_normal
+from memgen.models.known.truncated import Truncated, truncated_normal
 
 CASES = [
     (0.0, 1.0, -1.0, 2.0),

@@ -2,8 +2,9 @@
 
 import pytest
 
-from memgen import tables, verdict
-from memgen.transition import POINTS, QUANTITIES
+from memgen.base import schemas, tables
+from memgen.findings import verdict
+from memgen.findings.transition import POINTS, QUANTITIES
 
 AGREES = {
     "nearest_own": (0.8, 0.79, 0.81, "correlation"),
@@ -30,8 +31,8 @@ def table(**changes):
         note = "sigma from 0.05 to 1; 10 samples only" if quantity == "bits" else "10 samples only"
         rows.append([64, quantity, estimate, low, high, 10, unit, note])
     rows += [[None, point, None, None, None, 0, "images", "needs more than one N"] for point in POINTS]
-    columns = dict(zip(tables.TRANSITION.names, zip(*rows, strict=True), strict=True))
-    return tables.make(tables.TRANSITION, {name: list(values) for name, values in columns.items()})
+    columns = dict(zip(schemas.TRANSITION.names, zip(*rows, strict=True), strict=True))
+    return tables.make(schemas.TRANSITION, {name: list(values) for name, values in columns.items()})
 
 
 def copies(discoveries, alike=0, answer="found"):
@@ -40,7 +41,7 @@ def copies(discoveries, alike=0, answer="found"):
     columns |= {"denoiser": "n64-s0-a", "n_train": 64, "part": "a", "train_seed": 0, "samples": 100, "q": 0.05}
     columns |= {"n_pool_train": 64, "n_pool_heldout": 640, "k_min": 2, "conformal_k_min": 1, "answer": answer}
     columns |= dict.fromkeys(("memorized_fraction", "low", "high", "p"), 0.1)
-    return tables.make(tables.COPIES, columns | {"discoveries": discoveries, "alike": alike}, rows=1)
+    return tables.make(schemas.COPIES, columns | {"discoveries": discoveries, "alike": alike}, rows=1)
 
 
 @pytest.mark.parametrize(

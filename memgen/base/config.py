@@ -1,0 +1,137 @@
+"""Settings: frozen pydantic models filled from defaults, then a TOML file, then flags. Unknown keys are errors.
+
+Each stage declares its own settings as a `Settings` subclass beside the code that reads them; this module only
+knows how to fill any such class and how to say what is wrong with what it was given.
+"""
+
+import difflib
+import itertools
+import tomllib
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from memgen.base.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def load(kind: type[SettingsT], path: Path | None = None, overrides: list[str] | None = None) -> SettingsT:
+    """Settings of one kind: its defaults, overridden by a TOML file, overridden by `key=value` strings.
+
+    Args:
+        kind: the class to fill.
+        path: a TOML file; None for defaults only.
+        overrides: strings such as `train.images_seen=4096`; the value is read as TOML, or else as a plain string.
+
+    Raises:
+        ConfigError: the file is missing or malformed, a key is unknown (the message suggests the nearest one), or a
+            value is out of range. All wrong keys are named at once.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(_read(path))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: not valid TOML ({error}).") from error
+    for override in overrides or []:
+        _set(values, override)
+    return validate(kind, values, source=str(path) if path else "settings")
+
+
+def header(path: Path) -> str:
+    """What a TOML file says of itself: the comment at its top, without the marks.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    lines = itertools.takewhile(lambda line: line.startswith("#"), _read(path).splitlines())
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
+
+
+def validate(kind: type[SettingsT], values: dict[str, Any], source: str) -> SettingsT:
+    """Fill `kind` from a dictionary.
+
+    Raises:
+        ConfigError: naming `source` and every key that is wrong.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(kind, detail) for detail in error.errors()]
+        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML ({error}).") from error
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override}: expected key=value, for example --set train.images_seen=4096.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, not a group of settings.")
+        values = child
+    values[last] = value
+
+
+def _explain(kind: type[BaseModel], detail: ErrorDetails) -> str:
+    unknown = detail["type"] == "extra_forbidden"
+    location = [str(part) for part in detail["loc"]]
+    path, known = _follow(kind, location[:-1] if unknown else location)
+    if unknown:
+        match = difflib.get_close_matches(location[-1], known, n=1)
+        dotted = ".".join([*path, location[-1]])
+        if match:
+            return f"unknown key {dotted}; did you mean {'.'.join([*path, match[0]])}?"
+        return f"unknown key {dotted}; known here: {', '.join(known)}."
+    found = "" if isinstance(detail["input"], dict) else f" (got {detail['input']!r})"
+    return f"{'.'.join(path) or 'settings'}: {detail['msg']}{found}."
+
+
+def _follow(kind: type[BaseModel], location: list[str]) -> tuple[list[str], list[str]]:
+    """The keys that a person would write to get to a location, and those that are known there.
+
+    In a location the choice among alternatives, such as an architecture, is a part of its own; it is no key.
+    """
+    models, path = [kind], []
+    for part in location:
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if fields or len(models) < 2:
+            path.append(part)
+            models = [model for field in fields for model in _models(field.annotation)]
+        else:
+            models = [model for model in models if part in [field.default for field in model.model_fields.values()]]
+    return path, list(dict.fromkeys(key for model in models for key in model.model_fields))
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes in an annotation, through unions and what annotates them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return [model for option in get_args(annotation) for model in _models(option)]
+    return []

@@ -1,0 +1,129 @@
+"""Files that appear whole or not at all.
+
+Every artifact is written to a temporary name in its own folder, flushed to the disk and renamed: a process killed
+at any instant leaves either the old file or the new one. The operating system's errors become StorageError here,
+and only here.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from memgen.base.errors import DataError, StorageError
+
+_REMEDY = {
+    errno.ENOSPC: "The disk is full: free space, or choose another place for the run.",
+    errno.EDQUOT: "Your disk quota is used up: free space, or choose another place for the run.",
+    None: "The disk may be full: free space, or choose another place for the run.",  # NumPy loses the reason
+    errno.EFBIG: "The file would exceed a size limit of this system: raise the limit, or choose another place.",
+    errno.EACCES: "You may not write there: change the permissions, or choose another place for the run.",
+    errno.EPERM: "You may not write there: change the permissions, or choose another place for the run.",
+    errno.EROFS: "That file system is read-only: choose another place for the run.",
+}
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """The StorageError that tells a person why `path` could not be written and what to do."""
+    remedy = _REMEDY.get(error.errno, "Choose another place for the run.")
+    return StorageError(f"cannot write {path}: {error.strerror or error}. {remedy}")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it and rename it to `path`, on failure delete it.
+
+    The temporary name ends in `.tmp` and the suffix of `path`, since some writers insist on a suffix.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        # A reader's failure inside the block (a missing input, say) names another file: leave it alone.
+        if error.filename is not None and Path(os.fsdecode(error.filename)).parent != path.parent:
+            raise
+        raise storage_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Like `replacing`, but yields an open binary file."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        yield file
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files that a killed process left under `folder`; call it while holding the folder's lock."""
+    for path in folder.rglob(".*.tmp*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    with writing(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The value stored in a JSON file.
+
+    Raises:
+        DataError: the file is missing or is not valid JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file.") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}). Delete the file and run the command again.") from error
+
+
+def digest(*parts: bytes | str) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the parts, each preceded by its length."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.hexdigest()[:16]
+
+
+def digest_json(value: Any) -> str:
+    """The digest of a JSON-serializable value, independent of the order of keys."""
+    return digest(json.dumps(value, sort_keys=True, ensure_ascii=False))
+
+
+def digest_file(path: Path) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a file's bytes.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error

@@ -1,0 +1,185 @@
+"""Confidence intervals: the percentile bootstrap over independent units, and two intervals of a share.
+
+Bootstrap: the statistic is recomputed on resamples of the units drawn with replacement; the interval runs between the
+(1 - level)/2 and (1 + level)/2 quantiles of those values (Efron & Tibshirani 1993, chapter 13).
+Wilson: the values p for which the observed share lies within z standard errors sqrt(p (1 - p) / n) of p
+(Wilson 1927); unlike the textbook interval it has a width at zero hits.
+Grouped: where the observations of a group hit or miss together, the test of a share is inverted, as Clopper and Pearson
+do for single observations, for two ways in which hits may be spread over groups of unequal size.
+"""
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from memgen.base.estimates import Interval
+
+_CHUNK = 2**22  # numbers resampled at a time: 32 MiB of float64
+
+
+def bootstrap(
+    values: NDArray[Any],
+    statistic: Callable[[NDArray[Any]], NDArray[Any]],
+    seed: int,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap interval of a statistic, resampling the first axis.
+
+    Args:
+        values: one entry per independent unit (an image, a sample), (m, ...); average what is not independent first.
+        statistic: maps resamples (r, m, ...) to their statistics (r,).
+        seed: of the resampling; the same seed gives the same interval.
+        resamples: number of resamples, at least 1.
+        level: coverage aimed at, in (0, 1).
+
+    Returns:
+        The interval. Its ends are None when m < 2, and where the statistic of any resample is not a number.
+
+    Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
+    """
+    m = len(values)
+    if m == 0:
+        return Interval(None, None, None, 0)
+    estimate = _finite(statistic(values[None])[0])
+    if m < 2 or estimate is None:
+        return Interval(estimate, None, None, m)
+    generator = np.random.Generator(np.random.Philox(seed))
+    chunk = max(1, _CHUNK // values.size)
+    draws = np.concatenate(
+        [
+            statistic(values[generator.integers(0, m, (min(chunk, resamples - done), m))])
+            for done in range(0, resamples, chunk)
+        ]
+    )
+    if not np.isfinite(draws).all():
+        return Interval(estimate, None, None, m)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high), m)
+
+
+def wilson(share: float, n_effective: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share.
+
+    Args:
+        share: observed share, in [0, 1].
+        n_effective: number of independent observations, which may be fractional (see `effective_count`).
+        level: coverage aimed at, in (0, 1).
+
+    Returns:
+        (low, high), with low = 0 exactly at share 0 and high = 1 exactly at share 1; (0, 1) without observations.
+
+    Source: Wilson, JASA 22, 1927, 209-212.
+    """
+    if n_effective <= 0:
+        return 0.0, 1.0
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    center = share + z2 / (2 * n_effective)
+    half = math.sqrt(z2 * (share * (1 - share) / n_effective + z2 / (4 * n_effective**2)))
+    scale = 1 + z2 / n_effective
+    # At 0 and 1 the formula gives the end exactly, but for rounding.
+    low = 0.0 if share <= 0 else (center - half) / scale
+    high = 1.0 if share >= 1 else (center + half) / scale
+    return low, high
+
+
+def effective_count(counts: ArrayLike) -> float:
+    """Effective number of independent observations when observations come in groups, (sum n_k)^2 / sum n_k^2.
+
+    Args:
+        counts: observations in each group (samples that share a nearest image, say), (g,), not negative.
+
+    Returns:
+        Between 1 and the number of groups; 0 when there is no observation.
+
+    Source: Kish, Survey Sampling, 1965, section 8.2 (there for weights).
+    """
+    numbers = np.asarray(counts, dtype=np.float64)
+    squares = float((numbers**2).sum())
+    return float(numbers.sum()) ** 2 / squares if squares else 0.0
+
+
+def grouped(counts: ArrayLike, hits: ArrayLike, chance: float, level: float = 0.95) -> tuple[float, float]:
+    """Interval of the expected share of hits P among observations that come in groups, exact given the groups.
+
+    A P is kept if the observed number of misses lies in neither tail of (1 - level) / 2 of its distribution under one
+    of two models. Even: each group hits with probability P. Lumped: the largest groups hit by chance, the others
+    surely, so many that the share expected is P, and how many observations hit by chance varies as in independent
+    draws. Wilson's interval at Kish's effective count stands for the first alone, and is too short where small groups
+    hit surely and large ones by chance. Conservative, as inversions of discrete tests are. The distributions are exact
+    given the groups, through their characteristic functions, but for a binomial in place of that variation.
+
+    Args:
+        counts: observations in each group, (g,), integers of at least 1.
+        hits: whether the group hits, (g,).
+        chance: probability of a hit by chance, in (0, 1).
+        level: coverage aimed at, in (0, 1).
+
+    Returns:
+        (low, high) in [0, 1]; low = 0 exactly without hits, high = 1 exactly without misses; (0, 1) without groups.
+
+    Source: Clopper & Pearson, Biometrika 26, 1934, 404-413, extended to groups; checked by benchmarks/significance.py.
+    """
+    numbers, hit = np.asarray(counts, dtype=np.int64), np.asarray(hits, dtype=bool)
+    if not len(numbers):
+        return 0.0, 1.0
+    sizes, groups = np.unique(numbers, return_counts=True)
+    total, missed, tail = int(numbers.sum()), int(numbers[~hit].sum()), (1 - level) / 2
+
+    def even(share: float) -> tuple[float, float]:
+        return _tails(sizes, groups, np.full(len(sizes), share), 0, missed)
+
+    def lumped(share: float) -> tuple[float, float]:
+        mass = (sizes * groups)[::-1]
+        by_chance = total * share / (1 - chance)  # observations, in the largest groups first
+        whole, part = np.divmod(np.clip(by_chance - (np.cumsum(mass) - mass), 0, mass)[::-1] / sizes, 1)
+        variance = (1 - chance) ** 2 * by_chance * (1 - by_chance / total)
+        shares = (1 - chance) * np.concatenate([np.ones(len(sizes)), part])
+        several = np.concatenate([whole, np.ones(len(sizes))])
+        return _tails(np.tile(sizes, 2), several, shares, 2 * math.ceil(max(0.0, 2 * variance)), missed)
+
+    ends = []
+    for tails, largest in ((even, 1.0), (lumped, 1 - chance)):
+        from_below = _bisect(lambda h, f=tails: f(h)[1] > tail, largest)  # type: ignore[misc]
+        if from_below is not None:
+            from_above = _bisect(lambda h, f=tails: f(h)[0] <= tail, largest)  # type: ignore[misc]
+            ends += [from_below, largest if from_above is None else from_above]
+    return 1 - max(ends), 1 - min(ends)
+
+
+def _tails(
+    sizes: NDArray[np.int64], groups: NDArray[Any], shares: NDArray[np.float64], spread: int, x: int
+) -> tuple[float, float]:
+    """P(X <= x) and P(X >= x) of the sum X of sizes[j] times a binomial of groups[j] trials at shares[j], over j.
+
+    To it is added a binomial of `spread` (even) trials at 1/2, less its mean.
+    """
+    length = int((sizes * groups).sum()) + 1 + spread
+    angle = 2 * np.pi * np.arange(length // 2 + 1) / length
+    transform = np.cos(angle / 2).astype(np.complex128) ** spread  # as if from -spread / 2
+    for size, group, share in zip(sizes, groups, shares, strict=True):
+        if group and share:
+            transform *= (1 - share + share * np.exp(-1j * angle * size)) ** group
+    probability = np.roll(np.fft.irfft(transform, length), spread // 2)
+    at = x + spread // 2
+    return float(probability[: at + 1].sum()), float(probability[at:].sum())
+
+
+def _bisect(holds: Callable[[float], bool], high: float) -> float | None:
+    """The smallest value in [0, high] from which on a condition holds, to 1e-7; None where it never does."""
+    if holds(low := 0.0):
+        return low
+    if not holds(high):
+        return None
+    while high - low > 1e-7:
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return (low + high) / 2
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,379 @@
+"""The schemas of the tables: one observation a row, with a unit and a meaning for every column."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+# Names in the column `denoiser` of those measured for comparison only, by the quantity that compares with them; no
+# denoiser of a run can have such a name.
+REFERENCES = {"to_linear": "reference (best linear)", "to_optimum": "reference (exact optimum)"}
+# The same for what only slopes compare with: two oracles, which know the clean image, and thresholding of wavelets.
+BASELINES = {
+    "oracle": "oracle (wavelet shrinkage)",
+    "tangent": "oracle (tangent space)",
+    "soft": "wavelets (soft threshold)",
+    "hard": "wavelets (hard threshold)",
+}
+
+
+def _field(name: str, kind: pa.DataType, doc: str, unit: str = "", null: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=null, metadata={"doc": doc, "unit": unit})
+
+
+def _schema(name: str, version: int, fields: Sequence[pa.Field]) -> pa.Schema:
+    return pa.schema(fields, metadata={"memgen.schema": f"{name}/{version}"})
+
+
+_STR, _INT, _F64 = pa.string(), pa.int64(), pa.float64()
+_TRAINED = [
+    _field("denoiser", _STR, "name of the denoiser in the run"),
+    _field("n_train", _INT, "size of the training set; null for an imported denoiser", "images", null=True),
+    _field("part", _STR, "half that the training set comes from: a or b; null for an imported denoiser", null=True),
+    _field("train_seed", _INT, "seed of the training; null for an imported denoiser", null=True),
+]
+_PAIR = [
+    _field("denoiser_a", _STR, "denoiser trained on part a"),
+    _field("denoiser_b", _STR, "denoiser trained on part b"),
+    _field("n_train", _INT, "size of each training set", "images", null=True),
+    _field("train_seed", _INT, "seed of both trainings", null=True),
+]
+IMAGES = _schema(
+    "images",
+    1,
+    [
+        _field("index", _INT, "position in pixels.npy"),
+        _field("image_id", _STR, "hash of the pixels after preprocessing; equal pixels have equal ids"),
+        _field("source", _STR, "file, or file and position in it, that the image comes from"),
+    ],
+)
+SKIPPED = _schema(
+    "skipped",
+    1,
+    [_field("source", _STR, "file that was not imported"), _field("reason", _STR, "why it was not imported")],
+)
+DUPLICATES = _schema(
+    "duplicates",
+    1,
+    [
+        _field("removed_id", _STR, "image that was removed"),
+        _field("removed_source", _STR, "where it comes from"),
+        _field("kept_id", _STR, "earlier image that it resembles most among those kept"),
+        _field("kept_source", _STR, "where that comes from"),
+        _field("correlation", _F64, "Pearson correlation of the two area-averaged images; null if constant", null=True),
+    ],
+)
+SPLIT = _schema(
+    "split",
+    1,
+    [
+        _field("part", _STR, "a, b or holdout"),
+        _field("rank", _INT, "position in the part; the training set for N is ranks 0 to N - 1"),
+        _field("index", _INT, "position in pixels.npy"),
+        _field("image_id", _STR, "content id"),
+    ],
+)
+TRAINING = _schema(
+    "training",
+    1,
+    [
+        *_TRAINED,
+        _field("step", _INT, "optimizer steps done"),
+        _field("images_seen", _INT, "training images presented so far", "images"),
+        _field("seconds", _F64, "wall time so far, interruptions left out", "s"),
+        _field("learning_rate", _F64, "at this step"),
+        _field("loss", _F64, "squared error summed over pixels, mean over the images since the last row"),
+        _field("output_psnr_db", _F64, "mean PSNR of the denoised images since the last row", "dB"),
+    ],
+)
+SAMPLES = _schema(
+    "samples",
+    1,
+    [
+        *_TRAINED,
+        _field("sample", _INT, "index of the sample; its noise depends on (noise_seed, sample) alone"),
+        _field("noise_seed", _INT, "seed of the noise streams"),
+        _field("updates", _INT, "updates made before the last denoising"),
+        _field("sigma", _F64, "noise level that the sampler believes at the end", "pixel units", null=True),
+        _field("residual_sigma", _F64, "norm of the last residual / sqrt(d)", "pixel units", null=True),
+        _field("status", _STR, "converged, step_cap (not done after max_steps) or diverged (sigma above 2, or NaN)"),
+    ],
+)
+TRAJECTORY = _schema(
+    "trajectory",
+    1,
+    [
+        _field("denoiser", _STR, "name of the denoiser in the run"),
+        _field("sample", _INT, "index of the sample"),
+        _field("step", _INT, "updates made so far"),
+        _field("sigma", _F64, "noise level that the sampler believes", "pixel units", null=True),
+        _field("residual_sigma", _F64, "norm of the residual / sqrt(d)", "pixel units", null=True),
+    ],
+)
+RESTORED = _schema(
+    "restored",
+    1,
+    [
+        *_TRAINED,
+        _field("task", _STR, "what was measured: inpainting, random_pixels, ...; see memgen.inverse"),
+        _field("amount", _F64, "how much: side of the square or of the blocks, share, or cutoff, after the task"),
+        _field("n_measured", _INT, "real numbers measured, the rank of P"),
+        _field("sample", _INT, "rank of the image x in the holdout, and index of its noise"),
+        _field("image_id", _STR, "content id of that image"),
+        _field("noise_seed", _INT, "seed of the noise streams, and of random measurements"),
+        _field("updates", _INT, "updates made before the last denoising"),
+        _field("sigma", _F64, "noise level that the sampler believes at the end", "pixel units", null=True),
+        _field("residual_sigma", _F64, "norm of the last direction / sqrt(d)", "pixel units", null=True),
+        _field("status", _STR, "converged, step_cap or diverged, as in the table samples"),
+        _field("measured_error", _F64, "norm of P x' - P x / sqrt(d), x' the restored image: rounding", "pixel units"),
+        _field("output_psnr_db", _F64, "PSNR of x', peak 1; null where infinite", "dB", null=True),
+        _field("filled_psnr_db", _F64, "PSNR of P x completed by the holdout's mean, where x' starts", "dB", null=True),
+        _field("pseudo_psnr_db", _F64, "PSNR of P x, the pseudo-inverse of the measurement", "dB", null=True),
+    ],
+)
+NEIGHBORS = _schema(
+    "neighbors",
+    2,
+    [
+        _field("query_kind", _STR, "sample, holdout, train or user"),
+        _field("query", _INT, "index of the sample, or position of the image among the queries"),
+        _field("query_id", _STR, "content id of the query"),
+        _field("denoiser", _STR, "denoiser that drew the sample; null for other queries", null=True),
+        _field("n_train", _INT, "size of the training set searched", "images", null=True),
+        _field("part", _STR, "part of the denoiser that drew the sample", null=True),
+        _field("train_seed", _INT, "seed of its training", null=True),
+        _field("reference", _STR, "name of the index searched: train_a, train_b, holdout, or a user's"),
+        _field("n_reference", _INT, "images in that index", "images"),
+        _field("n_clusters", _INT, "duplicate clusters in that index", "clusters"),
+        _field("metric", _STR, "correlation, cosine or rmse"),
+        _field("rank", _INT, "1 = nearest"),
+        _field("reference_id", _STR, "content id of the neighbor"),
+        _field("reference_index", _INT, "position of the neighbor in the index"),
+        _field("cluster", _INT, "position of the leader of the neighbor's duplicate cluster"),
+        _field("value", _F64, "the metric between query and neighbor, exact; null where undefined", null=True),
+    ],
+)
+SIMILARITY = _schema(
+    "similarity",
+    1,
+    [
+        *_PAIR,
+        _field("kind", _STR, "same_noise, different_noise (null), or train_train (null: nearest across the halves)"),
+        _field("item_a", _INT, "index of the sample of a, or rank of the training image of a"),
+        _field("item_b", _INT, "index of the sample of b, or rank of the training image of b"),
+        _field("metric", _STR, "correlation, cosine or rmse"),
+        _field("value", _F64, "the metric between the two images; null where undefined", null=True),
+    ],
+)
+PSNR = _schema(
+    "psnr",
+    1,
+    [
+        *_TRAINED,
+        _field("kind", _STR, "train (images the denoiser was trained on) or holdout"),
+        _field("image_id", _STR, "content id of the clean image"),
+        _field("sigma", _F64, "standard deviation of the added noise", "pixel units"),
+        _field("noise_draw", _INT, "which independent noise image was added"),
+        _field("input_psnr_db", _F64, "-20 log10 sigma", "dB"),
+        _field(
+            "output_psnr_db", _F64, "PSNR of the denoised image, peak 1; null where infinite or NaN", "dB", null=True
+        ),
+    ],
+)
+DISTANCES = _schema(
+    "distances",
+    1,
+    [
+        *_PAIR,
+        _field(
+            "kind", _STR, "models, samples_a, samples_b, empirical_a, empirical_b or empirical; see memgen.distances"
+        ),
+        _field("image_id", _STR, "content id of the clean image, or the sample that noise was added to"),
+        _field("sigma", _F64, "standard deviation of the added noise", "pixel units"),
+        _field("noise_draw", _INT, "which independent noise image was added"),
+        _field("value", _F64, "squared distance of the two denoised images / d", "pixel units^2"),
+        _field("weight", _F64, "what a value at this noise level adds to the bits", "bits / pixel units^2", null=True),
+    ],
+)
+LEVELS = _schema(
+    "levels",
+    1,
+    [
+        _field("n_train", _INT, "size of each training set", "images"),
+        _field("quantity", _STR, "disagreement, bits_density, to_empirical, to_linear, to_optimum or excess_error"),
+        _field("sigma", _F64, "noise level", "pixel units"),
+        _field("estimate", _F64, "null where undefined: the denominator of a ratio is below its floor", null=True),
+        _field("low", _F64, "lower end of the 95 % interval; null where there is none", null=True),
+        _field("high", _F64, "upper end of the 95 % interval; null where there is none", null=True),
+        _field("n", _INT, "independent units behind the interval (images or samples)"),
+        _field("unit", _STR, "unit of the estimate"),
+    ],
+)
+TRANSITION = _schema(
+    "transition",
+    1,
+    [
+        _field("n_train", _INT, "size of each training set; null for a transition point", "images", null=True),
+        _field("quantity", _STR, "what is estimated"),
+        _field("estimate", _F64, "null where it does not exist or is not reached", null=True),
+        _field("low", _F64, "lower end of the 95 % interval; null where there is none", null=True),
+        _field("high", _F64, "upper end of the 95 % interval; null where there is none", null=True),
+        _field("n", _INT, "independent units behind the interval (samples or images)"),
+        _field("unit", _STR, "unit of the estimate"),
+        _field("note", _STR, "what the interval covers, censored draws, or why it is missing"),
+    ],
+)
+SIGNIFICANCE = _schema(
+    "significance",
+    2,
+    [
+        *_TRAINED,
+        _field("sample", _INT, "index of the sample"),
+        _field("nearest_id", _STR, "content id of the nearest representative in the pool of T and H"),
+        _field("nearest_in", _STR, "T (training set) or H (never trained on): the label of that representative"),
+        _field("train_id", _STR, "content id of the nearest training image by correlation"),
+        _field("correlation", _F64, "of the sample with that image; null where undefined", null=True),
+        _field("d1", _F64, "distance to the nearest representative; null where undefined", null=True),
+        _field("d2", _F64, "distance to the second nearest; null where undefined", null=True),
+        _field("cluster", _INT, "number of the representative, and of its cluster of near-duplicates, in the pool"),
+        _field("W", _F64, "score in the competition: + in T, - in H; null where infinite", null=True),
+        _field("p", _F64, "conformal p-value against held-out images; null where not computed", null=True),
+        _field("q", _F64, "the same after Benjamini & Hochberg", null=True),
+        _field("discovered", pa.bool_(), "found by the competition at its rate q"),
+        _field("space", _STR, "feature space and metric of the distances"),
+        _field("definition", _STR, "version of the definitions of these columns"),
+    ],
+)
+COPIES = _schema(
+    "copies",
+    2,
+    [
+        *_TRAINED,
+        _field("n_pool_train", _INT, "representatives of the training set T in the pool", "images"),
+        _field("n_pool_heldout", _INT, "representatives in the pool of H, the other part and the holdout", "images"),
+        _field("n_leaks", _INT, "clusters of near-duplicates with members in both T and H"),
+        _field("samples", _INT, "samples tested"),
+        _field("q", _F64, "false-discovery rate aimed at"),
+        _field("answer", _STR, "found, none, or cannot decide"),
+        _field("discoveries", _INT, "training images (clusters) found, each by its deepest sample"),
+        _field("alike", _INT, "discoveries that look like the image found: correlation of at least .95"),
+        _field("attached", _INT, "further samples at the images found; they have no rate of their own"),
+        _field("k_min", _INT, "training images that must be found for any to be found"),
+        _field("n_competing", _INT, "images that compete"),
+        _field("memorized_fraction", _F64, "share of samples nearest to T, less that expected by chance"),
+        _field("low", _F64, "lower end of its 95 % interval"),
+        _field("high", _F64, "upper end of its 95 % interval"),
+        _field("p", _F64, "label-permutation p-value of: the model does not know which images are in T"),
+        _field("conformal_discoveries", _INT, "samples flagged by conformal p-values at the rate q"),
+        _field("conformal_k_min", _INT, "fewest copies that conformal p-values can flag at all"),
+    ],
+)
+CALIBRATION = _schema(
+    "calibration",
+    1,
+    [
+        _field("n_train", _INT, "images in T", "images"),
+        _field("repeat", _INT, "which redraw of T, H and the samples"),
+        _field("control", _STR, "how the samples were made; see memgen.calibration"),
+        _field("share", _F64, "share of copies planted; null where there are none", null=True),
+        _field("eps", _F64, "standard deviation of the noise on them", "pixel units", null=True),
+        _field("samples", _INT, "samples tested"),
+        _field("copies", _INT, "of them copies"),
+        _field("q", _F64, "false-discovery rate aimed at"),
+        _field("discoveries", _INT, "training images (clusters) found"),
+        _field("false_discoveries", _INT, "of them by samples that are no copies"),
+        _field("answer", _STR, "found, none, or cannot decide"),
+        _field("k_min", _INT, "training images that must be found for any to be found"),
+        _field("memorized_fraction", _F64, "share of samples nearest to T, less that expected by chance"),
+        _field("low", _F64, "lower end of its 95 % interval"),
+        _field("high", _F64, "upper end of its 95 % interval"),
+        _field("known_fraction", _F64, "the true one; null where the control does not fix it", null=True),
+        _field("p", _F64, "label-permutation p-value"),
+    ],
+)
+_JACOBIAN = [
+    *_TRAINED,
+    _field("image_id", _STR, "content id of the clean image"),
+    _field("sigma", _F64, "standard deviation of the added noise", "pixel units"),
+    _field("noise_draw", _INT, "which independent noise image was added"),
+]
+BASIS = _schema(
+    "basis",
+    2,
+    [
+        *_JACOBIAN,
+        _field("k", _INT, "1 = the largest eigenvalue"),
+        _field("eigenvalue", _F64, "of the symmetric part of the Jacobian J: the shrinkage factor"),
+        _field("singular_value", _F64, "the k-th largest of J; null where J is not known as a matrix", null=True),
+        _field("coefficient_clean", _F64, "<x, e_k> of the clean image", "pixel units"),
+        _field("coefficient_noisy", _F64, "<y, e_k> of the noisy image", "pixel units"),
+        _field("local_frequency", _F64, "rms gradient of e_k / (2 pi rms of e_k)", "cycles per pixel", null=True),
+        _field("contour_energy", _F64, "e_k^2 on the contours of x; 1 = a random vector; null without", null=True),
+        _field("contour_direction", _F64, "1 = e_k varies across contours, 0 = along them, 1/2 = random", null=True),
+    ],
+)
+BASIS_SUMMARY = _schema(
+    "basis_summary",
+    2,
+    [
+        *_JACOBIAN,
+        _field("eigenpairs", _INT, "how many are known: all d, or the largest where J is not known as a matrix"),
+        _field("residual", _F64, "each eigenvalue is within this of a true one; 0 from the matrix"),
+        _field("converged", pa.bool_(), "whether that is as small as was asked for"),
+        _field("trace", _F64, "sum of the eigenvalues: effective dimension (Kadkhodaie et al.)"),
+        _field("trace_error", _F64, "its standard error over random directions; 0 from the matrix"),
+        _field("dimension_squares", _F64, "sum of squared singular values: effective dimension (Mohan et al.)"),
+        _field("dimension_99", _INT, "singular values that reach 99 % of their sum; null without J", null=True),
+        _field("asymmetry", _F64, "||J - J^T|| / ||J||; 0 for an exact posterior mean"),
+        _field("negative_part", _F64, "share of negative eigenvalues in the sum of |lambda|; null likewise", null=True),
+        _field("linearity_error", _F64, "||J y - f(y)|| / ||f(y)||; 0 for a bias-free network"),
+        _field("squared_error", _F64, "||f(y) - x||^2 / d", "pixel units^2"),
+        _field("sure", _F64, "Stein's estimate of it, without x", "pixel units^2"),
+        _field("posterior_error", _F64, "sigma^2 tr J / d, its mean for an exact posterior mean", "pixel units^2"),
+        _field("local_frequency", _F64, "rms of the first m eigenvectors' (see basis)", "cycles per pixel", null=True),
+        _field("local_frequency_chance", _F64, "expected of random vectors", "cycles per pixel"),
+        _field("contour_energy", _F64, "mean of the first m eigenvectors'; 1 = random; null without", null=True),
+        _field("contour_direction", _F64, "mean of the first m eigenvectors'; 1/2 = random; null without", null=True),
+        _field("overlap_rank", _INT, "m, the trace rounded, but no more than eigenpairs: vectors compared"),
+        _field("overlap_chance", _F64, "overlap expected of random bases, m / d"),
+        _field("overlap_dct", _F64, "of the first m eigenvectors with the m slowest cosines: mean squared cosine"),
+        _field("overlap_pca", _F64, "with the first m principal components; null where not known", null=True),
+        _field("overlap_twin", _F64, "with the first m eigenvectors of the twin; null without one", null=True),
+        _field("overlap_tangent", _F64, "of the first t with the t tangents; null where not known", null=True),
+        _field("overlap_tangent_chance", _F64, "expected of a random basis, t / d; null where not known", null=True),
+    ],
+)
+SLOPES = _schema(
+    "slopes",
+    2,
+    [
+        _field("denoiser", _STR, "reference, baseline or imported denoiser; null for all trained at an N", null=True),
+        _field("n_train", _INT, "size of their training sets; null for others", "images", null=True),
+        _field("n_denoisers", _INT, "denoisers averaged: both twins, every training seed"),
+        _field("low_db", _F64, "least input PSNR among the noise levels used", "dB"),
+        _field("high_db", _F64, "largest of them", "dB"),
+        _field("n_levels", _INT, "noise levels used"),
+        _field("n", _INT, "held-out images behind the intervals", "images"),
+        _field("slope", _F64, "of output against input PSNR, by least squares", null=True),
+        _field("low", _F64, "lower end of its 95 % interval", null=True),
+        _field("high", _F64, "upper end of its 95 % interval", null=True),
+        _field("level_db", _F64, "mean output PSNR, the height of the line at its middle", "dB", null=True),
+        _field("level_low", _F64, "lower end of its 95 % interval", "dB", null=True),
+        _field("level_high", _F64, "upper end of its 95 % interval", "dB", null=True),
+        _field("theory", _F64, "the best slope, by the regularity of the class; null where not known", null=True),
+        _field("over_oracle", _F64, "slope less that of the oracle in wavelets, on the same images", null=True),
+        _field("over_oracle_low", _F64, "lower end of its 95 % interval, paired by image", null=True),
+        _field("over_oracle_high", _F64, "upper end of that interval", null=True),
+        _field("gain_db", _F64, "10 log10 of sigma^2 over mean squared error, mean over levels", "dB", null=True),
+        _field("gain_low", _F64, "lower end of its 95 % interval", "dB", null=True),
+        _field("gain_high", _F64, "upper end of its 95 % interval", "dB", null=True),
+        _field("gain_theory", _F64, "10 log10(d / k) on a manifold of k dimensions; null elsewhere", "dB", null=True),
+    ],
+)
+SCHEMAS = {
+    schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
+    for schema in (
+        IMAGES, SKIPPED, DUPLICATES, SPLIT, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
+        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, CALIBRATION,
+        BASIS, BASIS_SUMMARY, SLOPES,
+    )
+}  # fmt: skip

@@ -1,0 +1,31 @@
+"""How memgen prints numbers and names of models for people: three digits where they matter, real minus signs."""
+
+
+def model_label(n_train: int | None, denoiser: str | None) -> str:
+    """What a model is called in figures and tables: by its N if it was trained here, or else by its name."""
+    return f"N = {n_train:,}" if n_train is not None else str(denoiser)
+
+
+MINUS, DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
+
+
+def number(value: float, unit: str = "") -> str:
+    """A number as people print it: correlations and shares without the leading zero, three digits where they matter."""
+    if unit == "images":
+        text = f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 10 else f"{value:.2g}"
+    elif unit == "samples":
+        text = f"{value:.0f}"
+    elif unit == "dB":
+        text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+    elif unit == "dimensions":
+        text = f"{value:,.1f}"
+    elif unit.startswith("bits") and abs(value) >= 1:
+        text = f"{value:.3g}"
+    elif unit == "pixel units^2":
+        digits, _, power = f"{value:.1e}".partition("e")
+        text = f"{digits}e{int(power)}" if value else "0"
+    else:
+        text = f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:.3f}"
+    if not any(digit in text for digit in "123456789"):
+        text = text.removeprefix("-")
+    return text.replace("-", MINUS)

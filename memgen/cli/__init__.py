@@ -1,0 +1,10 @@
+"""The command line: parse, call one function, show a table, print where it was written.
+
+Results go to stdout (the path written, or JSON with --json), everything else to stderr. No stage is imported before a
+command needs it, so `memgen --help` is instant. Importing this package adds every command to `app`.
+"""
+
+from memgen.cli import data, make, measure, runs, whole
+from memgen.cli.root import app
+
+__all__ = ["app", "data", "make", "measure", "runs", "whole"]

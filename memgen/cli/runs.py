@@ -1,0 +1,74 @@
+"""Commands that list, show and remove runs."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memgen.cli.options import (
+    Json,
+    Outputs,
+)
+from memgen.cli.shared import finish
+from memgen.experiment import runs
+
+if TYPE_CHECKING:
+    pass
+from memgen.cli.root import runs_app
+from memgen.cli.shared import flat_rows
+
+
+@runs_app.command("list")
+def runs_list(outputs: Outputs = runs.OUTPUTS, as_json: Json = False) -> None:
+    """List the runs, oldest first."""
+    from memgen.cli import terminal
+
+    rows = []
+    for run in runs.list_runs(outputs):
+        manifest = run.manifest
+        sizes = manifest["config"]["sweep"]["n_train"]
+        seeds = manifest["config"]["sweep"]["train_seeds"]
+        cells = f"{len(run.cells())} of {2 * len(sizes) * len(seeds)}"
+        megabytes = runs.size_bytes(run) / 1e6
+        rows.append([run.name, manifest["created"][:16], manifest["status"], cells, max(sizes), round(megabytes, 1)])
+    damaged = [runs.Run(path) for path in runs.damaged_runs(outputs)]
+    rows += [[run.name, None, "damaged", None, None, round(runs.size_bytes(run) / 1e6, 1)] for run in damaged]
+    columns = ["run", "created (UTC)", "status", "trained cells", "largest N", "MB"]
+    terminal.table(f"runs in {outputs}", columns, rows)
+    print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2) if as_json else outputs)
+
+
+@runs_app.command("show")
+def runs_show(
+    run: Annotated[str | None, typer.Argument(help="Name of the run; the newest if absent.")] = None,
+    outputs: Outputs = runs.OUTPUTS,
+    as_json: Json = False,
+) -> None:
+    """Show a run's manifest, and how many rows its tables have."""
+    from memgen.base import schemas
+    from memgen.cli import terminal
+
+    found = runs.find(outputs, run)
+    manifest = found.manifest | {
+        "rows": {kind: found.table(kind).num_rows for kind in schemas.SCHEMAS if kind != "images"}
+    }
+    if as_json:
+        print(json.dumps(manifest, indent=2))
+        return
+    terminal.table(str(found.path), ["key", "value"], flat_rows(manifest))
+    print(found.path)
+
+
+@runs_app.command("remove")
+def runs_remove(
+    run: Annotated[str, typer.Argument(help="Name of the run.")],
+    outputs: Outputs = runs.OUTPUTS,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete a run and all that is in it."""
+    found = runs.find(outputs, run)
+    if not yes:
+        typer.confirm(f"Delete {found.path} ({runs.size_bytes(found) / 1e6:.1f} MB)?", abort=True)
+    runs.remove(found)
+    finish(as_json, found.path, removed=True)

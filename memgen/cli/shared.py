@@ -1,0 +1,240 @@
+"""What commands share: how a run is opened, how work is done with bars, and how a result is printed."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memgen.base.errors import ConfigError, DataError, RunError, first_line
+from memgen.experiment import runs
+
+if TYPE_CHECKING:
+    from memgen.experiment.settings import RunSettings
+    from memgen.experiment.tasks import Verb
+    from memgen.experiment.workspace import Workspace
+
+
+def execute(workspace: "Workspace", cells: list[runs.Cell], verbs: tuple["Verb", ...], jobs: int | None) -> None:
+    """Run tasks with bars, holding the lock."""
+    from memgen.cli import terminal
+    from memgen.experiment import present, sweep, tasks
+
+    listed = tasks.tasks(cells, verbs)
+
+    def on_pair(name: str) -> str:
+        cell = runs.Cell.parse(f"{name}-a")
+        assert cell is not None
+        medians = present.pair_medians(workspace, cell.n_train, cell.train_seed)
+        return f"median {workspace.settings.search.metric}: " + ", ".join(
+            f"{name} {value:.3f}" for name, value in medians.items()
+        )
+
+    with prepared(workspace), terminal.bars(listed, on_pair) as on_event:
+        sweep.execute(workspace, listed, worker_count(jobs, workspace.device, len(listed)), on_event)
+
+
+def largest_size(workspace: "Workspace") -> int:
+    """The largest N that was trained, or else that of the settings; printed."""
+    trained = [cell.n_train for cell in workspace.run.cells()]
+    found = max(trained or workspace.settings.sweep.n_train)
+    note(f"N = {found}")
+    return found
+
+
+def flat_rows(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
+    """The leaves of a JSON value, each with its dotted key."""
+    rows: list[list[str]] = []
+    for key, value in values.items():
+        rows += (
+            flat_rows(value, f"{prefix}{key}.") if isinstance(value, dict) else [[f"{prefix}{key}", json.dumps(value)]]
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class New:
+    """What a command that may start a run was given."""
+
+    outputs: Path
+    run: str | None
+    config: Path | None
+    overrides: list[str] | None
+    seed: int | None
+    device: str
+
+    def settings(self) -> "RunSettings":
+        """The settings asked for."""
+        from memgen.base import config
+        from memgen.experiment.settings import RunSettings
+
+        seed = [f"seed={self.seed}"] if self.seed is not None else []
+        return config.load(RunSettings, self.config, [*(self.overrides or []), *seed])
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing was said about the settings."""
+        return self.config is None and not self.overrides and self.seed is None
+
+    def open(self) -> "Workspace":
+        """The run asked for, with the sizes and seeds of its sweep extended, or a new one."""
+        from memgen.base import config
+        from memgen.experiment.settings import RunSettings
+        from memgen.experiment.workspace import Workspace
+
+        settings = self.settings()
+        name = self.run or _default_name(self.config, settings, RunSettings())
+        device = choose_device(self.device)
+        if not (self.outputs / name / "run.json").exists():
+            about = config.header(self.config) if self.config else ""
+            run = runs.create(self.outputs, name, settings.model_dump(mode="json"), device, about)
+            note(f"new run {run.path}")
+            return Workspace(run, settings, device)
+        workspace = Workspace.of(runs.find(self.outputs, name), device)
+        note(f"run {workspace.run.path}")
+        return workspace if self.plain else extended(workspace, settings)
+
+
+def _default_name(config: Path | None, settings: "RunSettings", default: "RunSettings") -> str:
+    """`demo` for the default settings, or else the name of the config file and a hash of the settings."""
+    from memgen.base import files
+
+    if settings == default:
+        return "demo"
+    return f"{config.stem if config else 'run'}-{files.digest_json(settings.model_dump(mode='json'))[:6]}"
+
+
+def extended(workspace: "Workspace", settings: "RunSettings") -> "Workspace":
+    """The workspace with the sizes and training seeds of `settings` added; all other settings must be equal."""
+    from memgen.experiment.workspace import Workspace, has_data
+
+    old, new = workspace.settings.model_dump(mode="json"), settings.model_dump(mode="json")
+    differing = [key for key in _differences(old, new) if not key.startswith("sweep.")]
+    if differing:
+        raise ConfigError(
+            f"{workspace.run.path} was made with other settings: {'; '.join(differing)}. A run has one configuration "
+            f"(only sweep.n_train and sweep.train_seeds may grow): choose another --run name for a new one."
+        )
+    grown = {key: sorted({*old["sweep"][key], *new["sweep"][key]}) for key in ("n_train", "train_seeds")}
+    if grown != old["sweep"]:
+        with workspace.run.working():
+            if has_data(workspace.run):
+                workspace.split.train("a", max(grown["n_train"]))  # says what is missing before anything is written
+            workspace.run.update(config=old | {"sweep": grown})
+    return Workspace.of(workspace.run, workspace.device)
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            text
+            for name in {**old, **new}
+            for text in _differences(old.get(name), new.get(name), f"{key}.{name}".strip("."))
+        ]
+    return [] if old == new else [f"{key} = {old}, asked for {new}"]
+
+
+def existing(outputs: Path, name: str | None, device: str, seed: int | None) -> "Workspace":
+    """The workspace of an existing run."""
+    from memgen.experiment.workspace import Workspace
+
+    workspace = Workspace.of(runs.find(outputs, name), choose_device(device))
+    note(f"run {workspace.run.path}")
+    if seed not in (None, workspace.settings.seed):
+        raise ConfigError(
+            f"{workspace.run.path} has seed {workspace.settings.seed}, asked for {seed}. A run has one seed: start "
+            f"another with memgen sweep --seed {seed}."
+        )
+    return workspace
+
+
+def choose_device(asked: str) -> str:
+    """The device asked for; auto is cuda where there is one.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if torch.empty(1, device=asked).device.type not in ("cpu", "cuda"):
+            raise RuntimeError("memgen computes on cpu and cuda only.")
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {asked}: {first_line(error)}. Use --device cpu, or auto.") from error
+    return asked
+
+
+def worker_count(asked: int | None, device: str, count: int) -> int:
+    """Worker processes for so many tasks: as asked, or one a CPU core, or one on an accelerator."""
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(asked or (cores if device == "cpu" else 1), max(1, count))
+
+
+def choose_cells(workspace: "Workspace", sizes: list[int] | None, part: str | None, trained: bool) -> list[runs.Cell]:
+    """The cells asked for, among those trained or all of the settings; the largest N if none is named."""
+    if part not in (None, "a", "b"):
+        raise ConfigError(f"--part {part}: expected a or b.")
+    known = workspace.run.cells() if trained else workspace.settings.cells
+    if not known:
+        raise RunError(
+            f"{workspace.run.path} has no trained denoisers. Train some: memgen train --run {workspace.run.name}."
+        )
+    wanted = set(sizes) if sizes else {max(cell.n_train for cell in known)}
+    missing = wanted - {cell.n_train for cell in known}
+    if missing:
+        have = ", ".join(map(str, sorted({cell.n_train for cell in known})))
+        raise RunError(f"{workspace.run.path} has no N = {', '.join(map(str, sorted(missing)))}; it has N = {have}.")
+    chosen = [cell for cell in known if cell.n_train in wanted and part in (None, cell.part)]
+    note(f"N = {', '.join(map(str, sorted(wanted)))}")
+    return chosen
+
+
+def note(text: str) -> None:
+    """Print a line on stderr."""
+    print(text, file=sys.stderr)
+
+
+def finish(as_json: bool, path: Path, **result: Any) -> None:
+    """The last line on stdout: the path written, or the whole result as JSON."""
+    print(json.dumps({"path": str(path), **result}, indent=2, default=str) if as_json else path)
+
+
+@contextmanager
+def prepared(workspace: "Workspace") -> Iterator[dict[str, Any]]:
+    """Hold the run's lock, with its images imported; a run that never had usable images is removed again."""
+    from memgen.experiment.workspace import has_data
+
+    if workspace.settings.search.backend == "auto" and find_spec("faiss") is None:
+        note("FAISS is not installed: PyTorch searches, with the same result. For FAISS: pip install 'memgen[cpu]'")
+    try:
+        with workspace.run.working():
+            yield _import(workspace)
+    except DataError:
+        if not has_data(workspace.run) and workspace.run.manifest["data"] is None:
+            runs.remove(workspace.run)
+        raise
+
+
+def _import(workspace: "Workspace") -> dict[str, Any]:
+    """Import the run's images unless they are there."""
+    from memgen.cli import terminal
+    from memgen.experiment import make
+    from memgen.experiment.workspace import has_data
+
+    if has_data(workspace.run):
+        return make.import_data(workspace)
+    with terminal.bar("importing images") as progress:
+        counts = make.import_data(workspace, progress)
+    note(
+        f"{counts['images']:,} images of {'x'.join(map(str, counts['image_shape']))} from {counts['source']}; "
+        f"{counts['skipped']:,} files skipped, {counts['near_duplicates_removed']:,} near-duplicates removed; "
+        f"a {counts['a']:,}, b {counts['b']:,}, holdout {counts['holdout']:,}"
+    )
+    return counts

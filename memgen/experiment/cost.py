@@ -1,0 +1,69 @@
+"""What a sweep is expected to take, from a few steps timed on the spot."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from memgen.experiment.settings import RunSettings
+from memgen.experiment.tasks import threads
+from memgen.images.imageset import ImageSet
+from memgen.models.denoiser import Denoiser
+from memgen.models.known.fitting import fit
+from memgen.models.networks import NetworkSettings, build
+from memgen.models.sampling import expected_updates
+from memgen.models.training import Training, train
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a sweep is expected to take.
+
+    Attributes:
+        cells: trainings in all.
+        seconds: wall time of training, sampling and denoising, which are nearly all of it.
+        disk_bytes: images, weights, samples and indexes; tables come on top.
+    """
+
+    cells: int
+    seconds: float
+    disk_bytes: int
+
+
+def estimate(settings: RunSettings, images: ImageSet, device: str, jobs: int) -> Cost:
+    """Expected cost of a sweep on these images, from a few training steps and network calls timed here and now."""
+    cells, pixels = settings.cells, int(np.prod(images.image_shape))
+    batch = images.floats(range(min(len(images), settings.train.batch_size))).to(device)
+    with threads(settings.compute.threads):
+        if isinstance(settings.model, NetworkSettings):
+            training = Training(build(settings.model, images.image_shape), settings.train, (0, 0), device)
+            step = _timed(islice(train(training, batch, record_every=1), 4))
+            weights = training.network.parameter_count * 4
+            denoiser: Denoiser = training.result.eval()
+        else:  # timed at the mean size of the training sets
+            size = int(np.mean([cell.n_train for cell in cells]))
+            denoiser, step, weights = fit(settings.model, images.take(range(size)).pixels).to(device), 0.0, 0
+        noisy = batch.new_zeros(settings.sample.micro_batch, *images.image_shape)
+        sigma = batch.new_ones(settings.sample.micro_batch)
+        with torch.inference_mode():
+            call = _timed(denoiser(noisy, sigma) for _ in range(4)) / settings.sample.micro_batch
+    trained = sum(settings.train.budget(cell.n_train) for cell in cells)
+    updates = expected_updates(settings.sample)
+    measured = sum(min(cell.n_train, settings.psnr.n_images) + settings.psnr.n_images for cell in cells)
+    denoised = len(cells) * settings.sample.n_samples * updates
+    denoised += (measured + len(cells) * settings.psnr.n_images) * len(settings.psnr.sigmas) * settings.psnr.noise_draws
+    seconds = trained / len(batch) * step + denoised * call
+    references = sum(cell.n_train for cell in cells) * pixels * 5  # pixels and float32 vectors
+    samples = len(cells) * settings.sample.n_samples * pixels * 4
+    return Cost(len(cells), seconds / jobs, images.pixels.nbytes + references + samples + len(cells) * weights)
+
+
+def _timed(work: Iterator[Any]) -> float:
+    """Median seconds of an item, the first left out."""
+    times = [time.perf_counter()]
+    times += [time.perf_counter() for _ in work]
+    return float(np.median(np.diff(times)[1:]))

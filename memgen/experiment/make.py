@@ -1,0 +1,328 @@
+"""What a run is made of: images, denoisers and samples; take what is there, call one stage, write what is missing.
+
+Every function here is the library twin of a command. Each is idempotent: an artifact that exists is not made again.
+What is measured of them stands in `measure`, what that says in `results`.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from memgen.base import files, schemas, tables
+from memgen.base.errors import DataError, RunError
+from memgen.base.progress import Progress
+from memgen.experiment import make, runs
+from memgen.experiment.settings import RunSettings
+from memgen.experiment.workspace import Workspace, has_data
+from memgen.images import importing
+from memgen.images.imageset import ImageSet
+from memgen.images.importing import Imported
+from memgen.images.shuffle import shuffle_images
+from memgen.images.split import Split
+from memgen.models import checkpoints, inverse, sampling
+from memgen.models.foreign import kadkhodaie
+from memgen.models.known import classes, generate
+from memgen.models.networks import NetworkSettings, build
+from memgen.models.training import Training, TrainingRecord, train
+
+_SAVE_EVERY_S = 20.0
+
+
+def read_images(settings: RunSettings, progress: Progress | None = None) -> ImageSet:
+    """The images that a run of these settings would have, without writing anything."""
+    return _import(settings, progress).images
+
+
+def _import(settings: RunSettings, progress: Progress | None) -> importing.Imported:
+    data = settings.data
+    if data.generated:
+        return make.generate_images(data.generated, data.shuffle, settings.seed, progress)
+    return importing.import_images(Path(data.source) if data.source else None, data, progress, settings.seed)
+
+
+def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[str, Any]:
+    """Import the run's images, remove near-duplicates, split them, and record all of it; returns the counts.
+
+    Raises:
+        DataError: the images cannot be used, or are fewer than the settings need.
+    """
+    run, settings = workspace.run, workspace.settings
+    if not has_data(run):
+        imported = _import(settings, progress)
+        before = run.manifest["data"]
+        if before and before["digest"] != imported.images.digest:
+            raise DataError(
+                f"{before['source']}: no longer holds the images that {run.path} was made from. Restore them, or "
+                f"start another run."
+            )
+        split = Split.make(imported.images, settings.split.holdout, settings.seed)
+        for n_train in settings.sweep.n_train:
+            split.train("a", n_train)  # says what is missing before anything is written
+        imported.images.save(run.images)
+        run.write_table("skipped", "skipped", imported.skipped)
+        run.write_table("duplicates", "duplicates", imported.duplicates)
+        with files.writing(run.holdout_mean) as file:
+            np.save(file, imported.images.floats(split.holdout).mean(dim=0).numpy())
+        run.write_table("split", "split", split.to_table())
+    found = workspace.images
+    counts = {
+        "source": settings.data.name,
+        "images": len(found),
+        "image_shape": list(found.image_shape),
+        "digest": found.digest,
+        "skipped": run.table("skipped").num_rows,
+        "near_duplicates_removed": run.table("duplicates").num_rows,
+        "a": len(workspace.split.a),
+        "b": len(workspace.split.b),
+        "holdout": len(workspace.split.holdout),
+    }
+    if run.manifest["data"] != counts:
+        run.update(data=counts)
+    return counts
+
+
+def train_cell(
+    workspace: Workspace, cell: runs.Cell, on_record: Callable[[TrainingRecord, int], None] | None = None
+) -> Path:
+    """Train the denoiser of a cell, or go on from where a killed process left it; returns the path of its weights.
+
+    A denoiser known in closed form needs no training: its architecture is noted, and it is fitted when it is used.
+
+    Args:
+        workspace: the run.
+        cell: which training.
+        on_record: called with each new record and the budget in images.
+    """
+    run, settings = workspace.run, workspace.settings
+    if not isinstance(settings.model, NetworkSettings):
+        if not run.fitted(cell.name).exists():
+            files.write_json(run.fitted(cell.name), settings.model.model_dump(mode="json") | cell.keys)
+        return run.fitted(cell.name)
+    path, state = run.denoiser(cell.name), run.training_state(cell.name)
+    if path.exists() and run.has_table("training", cell.name) and path.with_suffix(".json").exists():
+        state.unlink(missing_ok=True)  # left by a process killed in the instant after the last file
+        return path
+    chosen = workspace.indices(f"train_{cell.part}", cell.n_train)
+    pixels = torch.from_numpy(np.ascontiguousarray(workspace.images.take(chosen).pixels)).to(workspace.device)
+    network = build(settings.model, workspace.images.image_shape)
+    training = Training(network, settings.train, (cell.train_seed, int(cell.part == "b")), workspace.device)
+    if state.exists():
+        training.restore(_load_state(state, workspace.device))
+    budget = settings.train.budget(cell.n_train)
+    saved = training.seconds
+    for record in train(training, pixels):
+        if on_record:
+            on_record(record, budget)
+        if record.seconds - saved > _SAVE_EVERY_S and record.images_seen < budget:
+            saved = record.seconds
+            saving = io.BytesIO()  # torch.save would report a full disk as a RuntimeError without its cause
+            torch.save(training.state(), saving)
+            with files.writing(state) as file:
+                file.write(saving.getbuffer())
+    records = [asdict(record) for record in training.records]
+    columns = {name: [record[name] for record in records] for name in records[0]}
+    extra = {"train": settings.train.model_dump(), "images_seen": training.images_seen, **cell.keys}
+    checkpoints.save(path, training.result, settings.model, extra)
+    # Last, since it alone holds wall times: what a killed process has to do again then comes out the same.
+    run.write_table("training", cell.name, tables.make(schemas.TRAINING, cell.keys | columns))
+    state.unlink(missing_ok=True)
+    return path
+
+
+def _load_state(path: Path, device: str) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise DataError(f"{path}: damaged training state. Delete it to train again from the start.") from error
+    return state
+
+
+def import_denoiser(
+    workspace: Workspace, source: Path, name: str, options: kadkhodaie.ImportOptions
+) -> kadkhodaie.ImportedCheckpoint:
+    """Bring a checkpoint of the paper's authors, or another of memgen's layouts, into the run under a name.
+
+    Raises:
+        RunError: a denoiser of that name exists, or the name is a cell's.
+        DataError: the file is no checkpoint that memgen knows, or takes images of another number of channels.
+    """
+    if not runs.is_name(name):
+        raise RunError(f"denoiser name {name!r}: use letters, digits, '.', '_' and '-' only. Choose one with --name.")
+    if runs.Cell.parse(name):
+        raise RunError(f"{name} is the name of a trained cell. Choose another name for the imported denoiser.")
+    if workspace.run.denoiser(name).exists():
+        raise RunError(f"{workspace.run.path} already has a denoiser {name}. Choose another name.")
+    channels, height, width = workspace.images.image_shape
+    imported = kadkhodaie.import_checkpoint(source, (height, width), options)
+    if imported.network.image_shape[0] != channels:
+        raise DataError(
+            f"{source}: takes images of {imported.network.image_shape[0]} channels, but the run's have {channels}. "
+            f"Import the images with data.color = {'gray' if channels > 1 else 'rgb'}."
+        )
+    checkpoints.save(workspace.run.denoiser(name), imported.network, imported.settings, imported.provenance)
+    return imported
+
+
+def sample_denoiser(
+    workspace: Workspace, name: str, on_step: Progress | None = None, path_every: int | None = None
+) -> Path:
+    """Draw the samples of a denoiser; returns the path of the images.
+
+    Args:
+        workspace: the run.
+        name: of the denoiser.
+        on_step: called with (samples ended, updates made).
+        path_every: also keep the denoised images every so many updates, and the noise levels in a table.
+    """
+    run, settings = workspace.run, workspace.settings
+    finished = run.has_table("samples", name) and run.samples(name).exists()
+    if finished and (path_every is None or _path_interval(run, name) == path_every):
+        return run.samples(name)
+    drawn = sampling.sample(
+        workspace.denoiser(name),
+        workspace.mean,
+        range(settings.sample.n_samples),
+        settings.seed,
+        settings.sample,
+        path_every,
+        on_step,
+    )
+    with files.writing(run.samples(name)) as file:
+        np.save(file, drawn.images)
+    if drawn.path is not None:
+        with files.writing(run.sample_path(name)) as file:
+            np.savez(file, path=drawn.path, steps=np.array(drawn.path_steps), interval=np.array(path_every))
+        run.write_table("trajectory", name, _trajectory(name, drawn))
+    columns = {
+        "sample": drawn.samples,
+        "noise_seed": settings.seed,
+        "updates": drawn.updates,
+        "sigma": drawn.sigma,
+        "residual_sigma": drawn.residual_sigma,
+        "status": drawn.status,
+    }
+    run.write_table("samples", name, tables.make(schemas.SAMPLES, workspace.keys(name) | columns))
+    return run.samples(name)
+
+
+def restore_images(
+    workspace: Workspace, name: str, task: inverse.MeasurementSettings, on_step: Progress | None = None
+) -> Path:
+    """Restore the first held-out images from what a task measures of them; returns the path of the images.
+
+    Sample i restores held-out image i, from the noise with which unconditional sample i is drawn, so two denoisers get
+    the same problems and the same noise.
+
+    Args:
+        workspace: the run.
+        name: of the denoiser.
+        task: what is measured, and how much.
+        on_step: called with (images ended, updates made).
+
+    Raises:
+        ConfigError: such a measurement of these images is impossible.
+    """
+    run, settings, kept = workspace.run, workspace.settings, f"{name}.{task.label}"
+    if run.has_table("restored", kept) and run.samples(kept).exists():
+        return run.samples(kept)
+    chosen = workspace.split.holdout[: settings.restore.n_images]
+    clean = workspace.images.floats(chosen).to(workspace.device)
+    measurement = inverse.build(task, workspace.images.image_shape, settings.seed, workspace.device)
+    constraint = inverse.Constraint.of(measurement, clean)
+    restored = sampling.sample(
+        workspace.denoiser(name),
+        workspace.mean,
+        range(len(chosen)),
+        settings.seed,
+        settings.sample.model_copy(update={"beta": settings.restore.beta}),
+        None,
+        on_step,
+        constraint,
+    )
+    again = inverse.Constraint.of(measurement, torch.from_numpy(restored.images).to(workspace.device))
+    error = (again.measured - constraint.measured).double().square().flatten(1).mean(dim=1).sqrt()
+    truth = clean.cpu().numpy()
+    columns = {
+        "task": task.task,
+        "amount": float(task.amount),
+        "n_measured": measurement.n_measured,
+        "sample": restored.samples,
+        "image_id": [workspace.images.ids[i] for i in chosen],
+        "noise_seed": settings.seed,
+        "updates": restored.updates,
+        "sigma": restored.sigma,
+        "residual_sigma": restored.residual_sigma,
+        "status": restored.status,
+        "measured_error": error.cpu().numpy(),
+        "output_psnr_db": inverse.psnr_db(restored.images, truth),
+        "filled_psnr_db": inverse.psnr_db(constraint.filled(workspace.mean).cpu().numpy(), truth),
+        "pseudo_psnr_db": inverse.psnr_db(constraint.measured.cpu().numpy(), truth),
+    }
+    with files.writing(run.samples(kept)) as file:
+        np.save(file, restored.images)
+    run.write_table("restored", kept, tables.make(schemas.RESTORED, workspace.keys(name) | columns))
+    return run.samples(kept)
+
+
+def _path_interval(run: runs.Run, name: str) -> int | None:
+    """Updates between the images kept along the way of a denoiser's samples; None where none were kept."""
+    path = run.sample_path(name)
+    if not (run.has_table("trajectory", name) and path.exists()):
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return int(kept["interval"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # damaged: drawn again
+
+
+def _trajectory(name: str, drawn: sampling.SampleSet) -> pa.Table:
+    step, position = np.nonzero(~np.isnan(drawn.levels[:, :, 1]))
+    return tables.make(
+        schemas.TRAJECTORY,
+        {
+            "denoiser": name,
+            "sample": drawn.samples[position],
+            "step": step,
+            "sigma": drawn.levels[step, position, 0],
+            "residual_sigma": drawn.levels[step, position, 1],
+        },
+    )
+
+
+def generate_images(
+    settings: classes.ClassSettings, shuffle: bool, seed: int, progress: Progress | None = None
+) -> Imported:
+    """The images of a generated class.
+
+    Near-duplicates stay: without them the images would not be of the distribution whose best denoiser is known.
+
+    Args:
+        settings: which class, and how many images.
+        shuffle: put the pixels of every image into one order that the seed draws.
+        seed: of the class and of that order.
+        progress: called with (images done, of how many).
+    """
+    pixels = generate.generate(settings, seed, range(settings.n_images), progress)
+    recipe = {
+        "source": f"generated: {settings.kind}",
+        "generated": settings.model_dump(mode="json"),
+        "seed": seed,
+        "near_duplicates": "kept, since removing them would change the distribution",
+        "shuffle": shuffle,
+    }
+    sources = [f"{settings.kind}[{index}]" for index in range(len(pixels))]
+    images = ImageSet.from_pixels(pixels, sources, recipe)
+    nothing: dict[str, list[Any]] = {name: [] for name in schemas.DUPLICATES.names}
+    return Imported(
+        shuffle_images(images, seed) if shuffle else images,
+        tables.make(schemas.SKIPPED, {"source": [], "reason": []}),
+        tables.make(schemas.DUPLICATES, nothing),
+    )

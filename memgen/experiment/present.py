@@ -1,0 +1,299 @@
+"""What a run's measurements say: the summary with its intervals, the verdict in words, the report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from memgen.base import schemas, wording
+from memgen.base.errors import RunError
+from memgen.base.progress import Progress
+from memgen.experiment import geometry, measure, runs
+from memgen.experiment.workspace import Workspace
+from memgen.findings import bases, levels, restorations, slopes, transition, verdict
+from memgen.images.imageset import ImageSet
+from memgen.models import inverse
+from memgen.report import page, sheets, style
+
+_MADE_HERE = ("images", "transition", "levels", "trajectory")
+
+
+def pair_medians(workspace: Workspace, n_train: int, train_seed: int) -> dict[str, float]:
+    """Medians of a finished pair, for a line of progress: own nearest, same noise, different noise."""
+    similar = workspace.run.table("similarity", runs.Cell(n_train, train_seed, "a").pair).to_pylist()
+    own = []
+    for part in ("a", "b"):
+        found = measure.search_samples(workspace, runs.Cell(n_train, train_seed, part).name, f"train_{part}", n_train)
+        own += [row["value"] for row in found.to_pylist() if row["rank"] == 1]
+    values = {"own nearest": own}
+    for kind in ("same_noise", "different_noise"):
+        values[kind.replace("_", " ")] = [row["value"] for row in similar if row["kind"] == kind]
+    return {name: float(np.nanmedian(np.array(found, dtype=float))) for name, found in values.items() if found}
+
+
+def summary(workspace: Workspace, n_train: int | None = None) -> pa.Table:
+    """The TRANSITION table of what the run has measured so far, of one N or of all."""
+    return transition.summarize(
+        _measured(workspace, n_train), workspace.settings.seed, workspace.settings.search.metric
+    )
+
+
+def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
+    """The run's tables, stacked; only the rows of one N where one is given."""
+    found = {kind: workspace.run.table(kind) for kind in schemas.SCHEMAS if kind not in _MADE_HERE}
+    if n_train is None:
+        return found
+    return {
+        kind: table.filter(_of(n_train) | pc.is_null(pc.field("n_train"))) if "n_train" in table.column_names else table
+        for kind, table in found.items()
+    }
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the run's measurements support, and what is behind it.
+
+    Attributes:
+        verdict: in words.
+        transition: a TRANSITION table.
+        copies: a COPIES table.
+        pairs: each sample found by the test for copies with the training image that it depends on, deepest first.
+    """
+
+    verdict: verdict.Verdict
+    transition: pa.Table
+    copies: pa.Table
+    pairs: list[dict[str, Any]]
+
+
+def find(workspace: Workspace) -> Findings:
+    """What the run's measurements support."""
+    table, found = summary(workspace), workspace.run.table("copies")
+    return Findings(verdict.verdict(table, found), table, found, pairs(workspace))
+
+
+def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, Any]]:
+    """The discoveries of the test for copies, of one N or of all, the deepest of each model first."""
+    table = workspace.run.table("significance")
+    table = table.filter(pc.field("discovered") if n_train is None else _of(n_train) & pc.field("discovered"))
+    table = table.sort_by([("n_train", "ascending"), ("denoiser", "ascending"), ("W", "descending")])
+    source = dict(zip(workspace.images.ids, workspace.images.sources, strict=True))
+    columns = ("n_train", "denoiser", "sample", "train_id", "correlation", "W")
+    return [row | {"source": source[row["train_id"]]} for row in table.select(columns).to_pylist()]
+
+
+def measure_slopes(
+    workspace: Workspace,
+    low_db: float = slopes.LOW_DB,
+    high_db: float = slopes.HIGH_DB,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """Slope and gain of every denoiser of the run and of what they are compared with: a SLOPES table kept in the run.
+
+    PSNR that was measured is not measured again; the slopes are computed anew, over the range asked for.
+
+    Args:
+        workspace: the run.
+        low_db: least input PSNR, dB.
+        high_db: largest input PSNR, dB.
+        progress: called with (curves measured, curves).
+
+    Raises:
+        ConfigError: the run has fewer than two noise levels in the range.
+    """
+    work: list[Callable[[], Any]] = [
+        *(partial(measure.measure_psnr, workspace, name) for name in workspace.run.denoisers()),
+        partial(geometry.measure_references, workspace),
+        partial(geometry.measure_baselines, workspace),
+    ]
+    for done, step in enumerate(work):
+        if progress:
+            progress(done, len(work))
+        step()
+    generated, seed = workspace.settings.data.generated, workspace.settings.seed
+    found = slopes.summarize(workspace.run.table("psnr"), geometry.theory(generated, seed), seed, low_db, high_db)
+    workspace.run.write_table("slopes", "slopes", found)
+    return found
+
+
+def _of(n_train: int) -> pc.Expression:
+    return pc.field("n_train") == n_train
+
+
+def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verdict.Verdict, pa.Table, list[Path]]:
+    """Summarize the run, of one N or of all, and write page and figures; returns verdict, TRANSITION table and paths.
+
+    Raises:
+        RunError: the run has nothing to report yet.
+    """
+    run, metric = workspace.run, workspace.settings.search.metric
+    found = _measured(workspace, n_train)
+    if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr")):
+        raise RunError(f"{run.path} holds no measurements. Make some: memgen sweep --run {run.name}.")
+    found["transition"] = transition.summarize(found, workspace.settings.seed, metric)
+    found["levels"] = levels.summarize(found, workspace.settings.seed)
+    if n_train is None:
+        run.write_table("transition", "transition", found["transition"])
+        run.write_table("levels", "levels", found["levels"])
+    shown = page.ReportInput(
+        title=f"memgen: {run.name}" + (f", N = {n_train:,}" if n_train else ""),
+        manifest=run.manifest,
+        tables={
+            name: table for name, table in found.items() if name != "transition" or len(table["n_train"].drop_null())
+        },
+        pairs=_specimens(workspace, found),
+        copies=_copies(workspace, n_train),
+        restored=restored(workspace, n_train),
+        bases=_bases(workspace, n_train),
+        readings=bases.readings(found["basis_summary"], workspace.settings.seed),
+        dimension=int(np.prod(workspace.images.image_shape)),
+        metric=metric,
+    )
+    folder = run.report if n_train is None else run.report / f"n{n_train}"
+    return verdict.verdict(found["transition"], found["copies"]), found["transition"], page.write(shown, folder)
+
+
+def restored(workspace: Workspace, n_train: int | None = None, label: str | None = None) -> list[sheets.Restored]:
+    """What models made of measured images, one entry for each task, of one N or of all, of one task or of all."""
+    found: dict[str, list[pa.Table]] = {}
+    table = workspace.run.table("restored")
+    table = table if n_train is None else table.filter(_of(n_train))
+    for name in dict.fromkeys(table["denoiser"].to_pylist()):
+        own = table.filter(pc.field("denoiser") == name)
+        for task, amount in sorted({(row["task"], row["amount"]) for row in own.to_pylist()}):
+            chosen = inverse.choose(task, amount, workspace.images.image_shape)
+            rows = own.filter((pc.field("task") == task) & (pc.field("amount") == amount))
+            if label in (None, chosen.label):
+                found.setdefault(chosen.label, []).append(rows)
+    return [_restored(workspace, by_model) for by_model in found.values()]
+
+
+def _restored(workspace: Workspace, by_model: list[pa.Table]) -> sheets.Restored:
+    """One task, from the RESTORED tables of its models."""
+    first = by_model[0].slice(0, 1).to_pylist()[0]
+    task = inverse.choose(first["task"], first["amount"], workspace.images.image_shape)
+    names = [rows["denoiser"][0].as_py() for rows in by_model]
+    images = {name: workspace.in_place(workspace.samples(f"{name}.{task.label}", "restored")[0]) for name in names}
+    models = []
+    for name, rows in zip(names, by_model, strict=True):
+        cell = runs.Cell.parse(name)
+        twin = images.get(cell.twin.name) if cell else None
+        between = None if twin is None else inverse.psnr_db(images[name], twin).tolist()
+        shown = f"N = {cell.n_train:,}  {cell.part.upper()}" if cell else name
+        shown += f"  seed {cell.train_seed}" if cell and cell.train_seed else ""
+        values = np.array(rows["output_psnr_db"].to_pylist()[: sheets.RESTORED_SHOWN], dtype=np.float64)
+        models.append(
+            sheets.RestoredBy(
+                shown,
+                images[name][: sheets.RESTORED_SHOWN],
+                values,
+                restorations.summarize(rows, workspace.settings.seed, between),
+            )
+        )
+    clean = workspace.images.floats(workspace.split.holdout[: min(sheets.RESTORED_SHOWN, len(by_model[0]))])
+    measurement = inverse.build(task, workspace.images.image_shape, workspace.settings.seed)
+    measured = inverse.Constraint.of(measurement, clean).measured
+    return sheets.Restored(task.label, workspace.in_place(clean.numpy()), workspace.in_place(measured.numpy()), models)
+
+
+def draw_restored(workspace: Workspace, found: sheets.Restored) -> list[Path]:
+    """Draw the images of one task, restored by every model so far, beside those of the report; returns the paths."""
+    path = workspace.run.report / "figures" / f"restored-{found.label}"
+    return style.save(sheets.figure_restored(found), path)
+
+
+def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
+    """The deepest discoveries of each model with the images that they depend on."""
+    images = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
+    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for row in pairs(workspace, n_train):
+        found.setdefault((row["n_train"], row["denoiser"]), []).append(row)
+    sheet = []
+    for (n, name), rows in found.items():
+        rows, total = rows[: sheets.COPIES_SHOWN], len(rows)
+        drawn, index = workspace.samples(name)
+        place = {int(sample): i for i, sample in enumerate(index)}
+        sheet.append(
+            sheets.Copies(
+                f"N = {n:,}  {name.rpartition('-')[2].upper()}",
+                total,
+                workspace.in_place(drawn[[place[row["sample"]] for row in rows]]),
+                workspace.in_place(workspace.images.floats([images[row["train_id"]] for row in rows]).numpy()),
+                np.array([row["correlation"] for row in rows], dtype=np.float64),
+            )
+        )
+    return sheet
+
+
+def _bases(workspace: Workspace, n_train: int | None) -> list[sheets.Bases]:
+    """What the denoisers of each N (of the smallest training seed), and imported ones, do to the first image."""
+    table = workspace.run.table("basis_summary")
+    table = table if n_train is None else table.filter(_of(n_train))
+    keys = ["n_train", "train_seed", "sigma", "denoiser"]
+    rows = table.group_by(keys, use_threads=False).aggregate([]).sort_by([(key, "ascending") for key in keys])
+    seeds: dict[str, int | None] = {}
+    names: dict[tuple[str, float], list[str]] = {}
+    for row in rows.to_pylist():
+        label = wording.model_label(row["n_train"], row["denoiser"])
+        if row["train_seed"] == seeds.setdefault(label, row["train_seed"]):
+            names.setdefault((label, row["sigma"]), []).append(row["denoiser"])
+    return [_drawn_bases(workspace, label, group, sigma, 1)[0] for (label, sigma), group in names.items()]
+
+
+def _drawn_bases(
+    workspace: Workspace, label: str, names: Sequence[str], sigma: float, count: int, own: ImageSet | None = None
+) -> list[sheets.Bases]:
+    """What denoisers do to each of the first images at one noise level."""
+    arrays = {name: each[:count] for name, each in geometry.read_bases(workspace, names, sigma, own).items()}
+    seen = [workspace.in_place(arrays[name]) for name in ("clean", "noisy", "denoised")]
+    vectors = workspace.in_place(arrays["eigenvectors"])
+    return [sheets.Bases(label, sigma, *at) for at in zip(*seen, arrays["eigenvalues"], vectors, strict=True)]
+
+
+def draw_bases(
+    workspace: Workspace, models: Sequence[tuple[str, Sequence[str]]], sigmas: Sequence[float], own: ImageSet
+) -> list[Path]:
+    """Draw what was measured of a person's own images, beside the figures of the report; returns the paths.
+
+    Args:
+        workspace: the run.
+        models: a label and the names of the denoisers, twins or a single one, as given to `geometry.measure_basis`.
+        sigmas: noise levels, pixel units.
+        own: the images.
+    """
+    found = [
+        _drawn_bases(workspace, label, names, sigma, sheets.OWN_SHOWN, own)
+        for label, names in models
+        for sigma in sigmas
+    ]
+    by_image = [bases for of_image in zip(*found, strict=True) for bases in of_image]
+    return style.save(sheets.figure_bases(by_image), workspace.run.report / "figures" / f"bases-{own.digest}")
+
+
+def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.Specimens]:
+    """The first samples at each N, of the smallest training seed, with their nearest training images."""
+    position = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
+    sampled = [cell for cell in workspace.run.cells() if workspace.run.has_table("samples", cell.name)]
+    sampled = [cell for cell in sampled if cell.n_train in found["samples"].column("n_train").to_pylist()]
+    pairs = []
+    for n_train in sorted({cell.n_train for cell in sampled}):
+        seed = min(cell.train_seed for cell in sampled if cell.n_train == n_train)
+        drawn = {
+            cell.part: workspace.in_place(workspace.samples(cell.name)[0])
+            for cell in sampled
+            if (cell.n_train, cell.train_seed) == (n_train, seed)
+        }
+        pair = sheets.specimens(
+            found,
+            n_train,
+            drawn,
+            lambda image_id: workspace.in_place(workspace.images.floats([position[image_id]])[0].numpy()),
+            metric=workspace.settings.search.metric,
+        )
+        pairs += [pair] if pair else []
+    return pairs

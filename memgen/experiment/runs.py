@@ -1,0 +1,349 @@
+"""The run directory: where every artifact of one experiment lies, and the only module that knows their names.
+
+    outputs/NAME/
+      run.json              configuration, versions, commit, device, times: the manifest
+      images/               the ImageSet (pixels.npy, images.parquet, images.json)
+      holdout_mean.npy      the common initial mean of all sampling
+      tables/KIND/CELL.parquet      one table a cell; `Run.table(KIND)` stacks them
+      tables/neighbors/searches/    what a person searched for beside the sweep; stacked and reported nowhere
+      denoisers/CELL.safetensors    weights, with CELL.json beside them, or CELL.fitted.json for a closed form
+      samples/CELL.npy      images drawn
+      bases/NAME.npz        eigenvectors of the Jacobians of twins, or of an imported denoiser
+      indexes/NAME/         FAISS indexes
+      report/               the page and its figures
+
+A run has one configuration, fixed when it is created; a cell is one (N, training seed, part) of it, and its artifacts
+are finished exactly when their file exists, since every file appears whole or not at all. That is all there is to
+resuming: a finished artifact is never made again. This module imports no torch.
+"""
+
+import contextlib
+import importlib.metadata
+import platform
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from memgen.base import files, schemas, tables
+from memgen.base.errors import MemgenError, RunError
+
+FORMAT = 1
+OUTPUTS = Path("outputs")
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One training of a sweep: the size of its training set, its seed, and the part (a or b) that the set is from."""
+
+    n_train: int
+    train_seed: int
+    part: str
+
+    @property
+    def name(self) -> str:
+        """The name of the cell's denoiser and of all that is made from it."""
+        return f"{self.pair}-{self.part}"
+
+    @property
+    def pair(self) -> str:
+        """The name that the cell shares with its twin on the other part."""
+        return f"n{self.n_train}-s{self.train_seed}"
+
+    @property
+    def twin(self) -> "Cell":
+        """The cell of the same size and seed on the other part."""
+        return Cell(self.n_train, self.train_seed, "b" if self.part == "a" else "a")
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The columns that every table of the cell carries."""
+        return {"denoiser": self.name, "n_train": self.n_train, "part": self.part, "train_seed": self.train_seed}
+
+    @classmethod
+    def parse(cls, name: str) -> "Cell | None":
+        """The cell of that name; None if the name is not a cell's."""
+        match = re.fullmatch(r"n(\d+)-s(\d+)-([ab])", name)
+        return cls(int(match[1]), int(match[2]), match[3]) if match else None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run directory."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What run.json says."""
+        manifest: dict[str, Any] = files.read_json(self.path / "run.json")
+        if manifest.get("format") != FORMAT:
+            raise RunError(f"{self.path}: format {manifest.get('format')}, but this memgen reads format {FORMAT}.")
+        return manifest
+
+    def update(self, **changes: Any) -> None:
+        """Change keys of the manifest."""
+        files.write_json(self.path / "run.json", self.manifest | changes | {"updated": _now()})
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Hold the run's lock while a command writes to it; add its wall time and its outcome to the manifest.
+
+        Raises:
+            RunError: another process holds the lock.
+        """
+        started = time.monotonic()
+        with _locked(self.path):
+            files.remove_leftovers(self.path)
+            self.update(status="running")
+            status = "interrupted"
+            try:
+                yield
+                status = "idle"
+            except Exception:
+                status = "failed"
+                raise
+            finally:
+                seconds = self.manifest["wall_seconds"] + time.monotonic() - started
+                self.update(status=status, wall_seconds=seconds)
+
+    @property
+    def images(self) -> Path:
+        """The folder of the ImageSet."""
+        return self.path / "images"
+
+    @property
+    def holdout_mean(self) -> Path:
+        """The array (C, H, W) that sampling starts from."""
+        return self.path / "holdout_mean.npy"
+
+    @property
+    def report(self) -> Path:
+        """The folder of the report."""
+        return self.path / "report"
+
+    def denoiser(self, name: str) -> Path:
+        """The weights of a denoiser."""
+        return self.path / "denoisers" / f"{name}.safetensors"
+
+    def fitted(self, name: str) -> Path:
+        """What says that a denoiser known in closed form stands for a cell; it has no weights to keep."""
+        return self.path / "denoisers" / f"{name}.fitted.json"
+
+    def training_state(self, name: str) -> Path:
+        """The state of a training under way."""
+        return self.path / "denoisers" / f"{name}.training.pt"
+
+    def samples(self, name: str) -> Path:
+        """The images (M, C, H, W) drawn from a denoiser."""
+        return self.path / "samples" / f"{name}.npy"
+
+    def sample_path(self, name: str) -> Path:
+        """The denoised iterates kept along the way."""
+        return self.path / "samples" / f"{name}.path.npz"
+
+    def bases(self, name: str) -> Path:
+        """The arrays behind the tables basis and basis_summary of that name."""
+        return self.path / "bases" / f"{name}.npz"
+
+    def index(self, name: str) -> Path:
+        """The folder of an index."""
+        return self.path / "indexes" / name
+
+    def table_path(self, kind: str, name: str) -> Path:
+        """The file of one cell's table."""
+        return self.path / "tables" / kind / f"{name}.parquet"
+
+    def has_table(self, kind: str, name: str) -> bool:
+        """Whether a cell's table is finished."""
+        return self.table_path(kind, name).exists()
+
+    def write_table(self, kind: str, name: str, table: pa.Table) -> Path:
+        """Write one cell's table of a kind named in tables.SCHEMAS; returns its path."""
+        path = self.table_path(kind, name)
+        tables.write(path, table, schemas.SCHEMAS[kind])
+        return path
+
+    def table(self, kind: str, name: str | None = None) -> pa.Table:
+        """One cell's table, or all tables of a kind stacked in the order of their names (numbers by value).
+
+        Raises:
+            DataError: a table is damaged; the message names the file.
+        """
+        schema = schemas.SCHEMAS[kind]
+        if name is not None:
+            return tables.read(self.table_path(kind, name), schema)
+        paths = sorted((self.path / "tables" / kind).glob("*.parquet"), key=_natural)
+        stacked = [tables.read(path, schema) for path in paths if not path.name.startswith(".")]
+        return pa.concat_tables(stacked) if stacked else schema.empty_table()
+
+    def denoisers(self) -> list[str]:
+        """Names of the finished denoisers, smallest training set first."""
+        paths = sorted((self.path / "denoisers").glob("*.json"), key=_natural)
+        names = [path.name.removesuffix(".json").removesuffix(".fitted") for path in paths]
+        return [name for name in names if self.denoiser(name).exists() or self.fitted(name).exists()]
+
+    def cells(self) -> list[Cell]:
+        """The cells whose denoiser is finished, smallest training set first."""
+        return sorted(cell for name in self.denoisers() if (cell := Cell.parse(name)))
+
+
+def create(outputs: Path, name: str, config: dict[str, Any], device: str, about: str = "") -> Run:
+    """A new, empty run.
+
+    Args:
+        outputs: folder of the runs.
+        name: of the run.
+        config: its settings, as JSON.
+        device: where networks run.
+        about: what the run is and what to expect of it, for people.
+
+    Raises:
+        RunError: a run of that name exists, or the name is no plain folder name.
+    """
+    if not is_name(name):
+        raise RunError(f"run name {name!r}: use letters, digits, '.', '_' and '-' only.")
+    run = Run(outputs / name)
+    if (run.path / "run.json").exists():
+        raise RunError(f"{run.path} exists. Choose another name, or remove it (memgen runs remove {name}).")
+    if run.path.is_dir() and any(not path.name.startswith(".") for path in run.path.iterdir()):
+        raise RunError(
+            f"{run.path} holds files but no run.json, as a removal that was cut short leaves it. Delete the folder, or "
+            f"choose another name."
+        )
+    manifest = {
+        "format": FORMAT,
+        "name": name,
+        "status": "idle",
+        "created": _now(),
+        "updated": _now(),
+        "wall_seconds": 0.0,
+        "device": device,
+        "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "versions": versions(),
+        "git": git_state(),
+        "about": about,
+        "config": config,
+        "data": None,
+    }
+    files.write_json(run.path / "run.json", manifest)
+    return run
+
+
+def is_name(name: str) -> bool:
+    """Whether a run or a denoiser may have that name, which becomes that of a file."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+
+
+def find(outputs: Path, name: str | None) -> Run:
+    """The run of that name (or path), or the newest one.
+
+    Raises:
+        RunError: there is none.
+    """
+    if name is None:
+        found = list_runs(outputs)
+        if not found:
+            raise RunError(f"no run in {outputs}. Start one: memgen demo, or memgen data import FOLDER.")
+        return found[-1]
+    for path in (outputs / name, Path(name)):
+        if (path / "run.json").exists():
+            return Run(path)
+    known = ", ".join(run.name for run in list_runs(outputs)) or "none"
+    raise RunError(f"no run {name!r} in {outputs}; runs there: {known}.")
+
+
+def list_runs(outputs: Path) -> list[Run]:
+    """All runs in a folder whose manifest can be read, oldest first."""
+    damaged = damaged_runs(outputs)
+    found = [Run(path.parent) for path in outputs.glob("*/run.json") if path.parent not in damaged]
+    return sorted(found, key=lambda run: (run.manifest["created"], run.name))
+
+
+def damaged_runs(outputs: Path) -> dict[Path, str]:
+    """The run directories whose manifest cannot be read, and why."""
+    damaged = {}
+    for path in sorted(outputs.glob("*/run.json")):
+        try:
+            _ = Run(path.parent).manifest["created"]
+        except (MemgenError, KeyError, TypeError, AttributeError) as error:
+            damaged[path.parent] = str(error)
+    return damaged
+
+
+def remove(run: Run) -> None:
+    """Delete a run directory and all in it.
+
+    Raises:
+        RunError: a command is working on it.
+    """
+    with _locked(run.path):
+        (run.path / "run.json").unlink()  # first, so that a removal cut short leaves no half of a run behind
+        for path in run.path.iterdir():
+            if path.name != ".lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(run.path)
+
+
+def size_bytes(run: Run) -> int:
+    """Bytes that the run's files take."""
+    return sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of memgen and of the packages whose numbers end up in its results."""
+    names = ["memgen", "torch", "numpy", "faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "pyarrow", "pillow", "lpips"]
+    found: dict[str, str | None] = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and dirty flag of the checkout that this code runs from; None if it runs from none."""
+    folder = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy may lie inside another repository
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        with FileLock(path / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise RunError(f"{path} is in use by another memgen process. Wait for it, or choose another --run.") from error
+    except PermissionError as error:
+        raise files.storage_error(path / ".lock", error) from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    parts = re.split(r"(\d+)", path.stem)
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]

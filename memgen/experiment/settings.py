@@ -1,0 +1,133 @@
+"""A run with its settings, and what is read from it: images, split, initial mean, denoisers, samples.
+
+The settings of a run are those of its stages, each declared beside the code that reads it, under one roof.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from memgen.base.config import Settings
+from memgen.experiment import runs
+from memgen.images.importing import ImportSettings
+from memgen.measures.distances import DistanceSettings
+from memgen.measures.geometry.basis import BasisSettings
+from memgen.measures.psnr import PsnrSettings
+from memgen.models.inverse import RestoreSettings
+from memgen.models.known.classes import GeneratedSettings
+from memgen.models.known.fitting import FittedSettings
+from memgen.models.networks import NetworkSettings, UNetSettings
+from memgen.models.sampling import SampleSettings
+from memgen.models.training import TrainSettings
+
+Metric = Literal["correlation", "cosine", "rmse"]
+ModelSettings = Annotated[NetworkSettings | FittedSettings, Field(discriminator="architecture")]
+
+
+class DataSettings(ImportSettings):
+    """Which images, and how they are prepared; the defaults are the embedded Fashion-MNIST subset at 16x16."""
+
+    source: str | None = Field(None, description="folder, .npy, .npz, IDX or .pt file; nothing = the embedded images")
+    generated: GeneratedSettings | None = Field(None, description="a class of generated images, instead of a source")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        # The embedded images are resized to 16 unless told otherwise, a person's keep their size; 0 says keep, since
+        # TOML has no null. Generated ones have a size and a number of their own, and no near-duplicate is removed.
+        if not isinstance(values, dict):
+            return values
+        given = bool(values.get("source") or values.get("generated"))
+        chosen = {"resize": None if given else 16, "deduplicate": not values.get("generated")} | values
+        return chosen | {"resize": chosen["resize"] or None}
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if self.generated is None:
+            return self
+        if self.source:
+            raise ValueError(f"found both source = {self.source!r} and generated; give one of them")
+        remedies = {
+            "resize": "set generated.side, the size they are drawn at",
+            "limit": "set generated.n_images",
+            "deduplicate": "their near-duplicates stay, since without them the distribution would be another",
+        }
+        for name, remedy in remedies.items():
+            if getattr(self, name):
+                raise ValueError(f"{name} is not for generated images: {remedy}")
+        if self.color != "auto":
+            raise ValueError("color is not for generated images: set generated.channels where the class has it")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the images are, for people."""
+        if self.generated:
+            return f"generated: {self.generated.kind}"
+        return self.source or "embedded Fashion-MNIST subset"
+
+
+class SplitSettings(Settings):
+    """How the images are divided into a, b and holdout."""
+
+    holdout: int = Field(1024, ge=1, description="images that no denoiser is trained on")
+
+
+class SearchSettings(Settings):
+    """How neighbors are searched."""
+
+    metric: Metric = Field("correlation", description="correlation (mean removed), cosine (raw) or rmse")
+    k: int = Field(3, ge=1, description="neighbors kept of each query; fewer where the set is smaller")
+    cluster_threshold: float = Field(0.99, gt=0, le=1, description="correlation from which images are near-duplicates")
+    backend: Literal["auto", "faiss", "torch"] = Field("auto", description="faiss where it is installed, or else torch")
+
+
+class SweepSettings(Settings):
+    """The cells: every N with every training seed, on both parts."""
+
+    n_train: tuple[PositiveInt, ...] = Field(
+        (1, 4, 16, 64, 256, 1024, 4096), min_length=1, description="training-set sizes"
+    )
+    train_seeds: tuple[NonNegativeInt, ...] = Field(
+        (0,), min_length=1, description="seeds; more than one replicates each training"
+    )
+
+
+class ComputeSettings(Settings):
+    """What may change the last bits of a result."""
+
+    threads: int = Field(
+        1, ge=1, description="CPU threads of each worker; part of the result, unlike the workers' number"
+    )
+
+
+class RunSettings(Settings):
+    """All settings of a run; the defaults are those of `memgen demo`."""
+
+    seed: int = Field(0, ge=0, description="of the split and of the noise")
+    data: DataSettings = DataSettings()
+    split: SplitSettings = SplitSettings()
+    model: ModelSettings = UNetSettings()
+    train: TrainSettings = TrainSettings()
+    sample: SampleSettings = SampleSettings()
+    restore: RestoreSettings = RestoreSettings()
+    search: SearchSettings = SearchSettings()
+    psnr: PsnrSettings = PsnrSettings()
+    distances: DistanceSettings = DistanceSettings()
+    basis: BasisSettings = BasisSettings()
+    sweep: SweepSettings = SweepSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_architecture(cls, values: Any) -> Any:
+        # pydantic wants every member of a union named; a person who sets the width of the default means the default.
+        if isinstance(values, dict) and isinstance(values.get("model"), dict):
+            return values | {"model": {"architecture": UNetSettings().architecture} | values["model"]}
+        return values
+
+    @property
+    def cells(self) -> list[runs.Cell]:
+        """The cells of the sweep, smallest training set first."""
+        sizes, seeds = sorted(set(self.sweep.n_train)), sorted(set(self.sweep.train_seeds))
+        return [runs.Cell(n, seed, part) for n in sizes for seed in seeds for part in ("a", "b")]

@@ -1,0 +1,1 @@
+"""What tables say: estimates with intervals, and words. Tables in, no PyTorch."""

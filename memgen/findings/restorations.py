@@ -1,0 +1,65 @@
+"""How well models restored held-out images from linear measurements."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from memgen.base import estimates, intervals
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """How well one model restored held-out images from one measurement; means over images.
+
+    Attributes:
+        denoiser: name of the model.
+        task: what was measured.
+        amount: how much.
+        n_measured: real numbers measured of each image.
+        psnr: PSNR of the restored images, dB, with its 95 % interval over images.
+        filled_psnr_db: of the measurement completed by the mean image, from which restoring starts.
+        pseudo_psnr_db: of the measurement alone, P x.
+        twin_psnr_db: of the restored images with those of the model's twin; None without one. Above `psnr`, the two
+            agree on what they add.
+        converged: images whose restoration converged.
+    """
+
+    denoiser: str
+    task: str
+    amount: float
+    n_measured: int
+    psnr: estimates.Interval
+    filled_psnr_db: float | None
+    pseudo_psnr_db: float | None
+    twin_psnr_db: float | None
+    converged: int
+
+
+def summarize(table: pa.Table, seed: int, between: Sequence[float] | None = None) -> Restoration:
+    """Summarize the RESTORED table of one model and measurement.
+
+    Args:
+        table: its rows.
+        seed: of the bootstrap.
+        between: PSNR of each restored image with that of the model's twin, dB.
+    """
+    first = table.slice(0, 1).to_pylist()[0]
+    values = np.array(table["output_psnr_db"].drop_null().to_pylist(), dtype=np.float64)
+    return Restoration(
+        denoiser=first["denoiser"],
+        task=first["task"],
+        amount=first["amount"],
+        n_measured=first["n_measured"],
+        psnr=intervals.bootstrap(values, lambda resampled: resampled.mean(axis=1), seed),
+        filled_psnr_db=_mean(table["filled_psnr_db"].to_pylist()),
+        pseudo_psnr_db=_mean(table["pseudo_psnr_db"].to_pylist()),
+        twin_psnr_db=None if between is None else _mean(between),
+        converged=table["status"].to_pylist().count("converged"),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    finite = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.mean(finite)) if finite else None

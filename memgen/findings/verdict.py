@@ -1,0 +1,243 @@
+"""What a transition table says, in words: a regime for each N by a stated rule, and sentences with their numbers.
+
+The rule uses intervals only where it says so, and answers "cannot decide" where they are too wide or missing.
+It judges copying and agreement, not truth: two models can agree and both be wrong (Maillard & Goldt 2026).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from memgen.base import schemas, tables
+from memgen.base.estimates import Estimate, Interval
+from memgen.base.wording import DASH, number
+from memgen.measures.copies import competition
+
+MARGIN = 0.01
+GAP_DB = 0.1
+LINEAR_DB = 0.5
+RULES = {
+    "memorizes": "The memorized fraction is at least 1/2 and its interval excludes 0, and samples are nearer to their "
+    "own training set than held-out images are (interval excludes 0).",
+    "generalizes": "From the same noise the two models draw more similar images than from different noise (interval "
+    "excludes 0). The interval of the memorized fraction contains 0 and lies below 1/2, and no training image was "
+    f"found that samples depend on. Either samples are at most {MARGIN} nearer to their training set than held-out "
+    "images are (whole interval), or they are nearer to the other model's sample than to their training set (interval "
+    f"excludes 0). And training images are not shown to be denoised more than {GAP_DB} dB better than held-out ones.",
+    "underfits": "As for generalizes, but held-out images are denoised more than "
+    f"{LINEAR_DB} dB worse than by the best linear denoiser (whole interval): the models agree on too little.",
+    "mixed": "None of these, and the models depend on their own training set (memorized fraction, nearness to the "
+    f"training set, a training image found, or a PSNR gap above {GAP_DB} dB: intervals exclude 0).",
+    "cannot decide": "Anything else: the intervals are too wide, or a measurement is missing.",
+}
+# Similarity above which two images pass for copies, and near-duplicates are removed; the word is used nowhere below it.
+COPY_SIMILARITY = {"correlation": competition.ALIKE}
+CAVEAT = (
+    "Agreement is not truth: two models that draw the same images have learned the same thing, not necessarily the "
+    "distribution of the data. Denoising better than the best linear denoiser is needed for that, not enough."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A regime for each N and what holds, in words.
+
+    Attributes:
+        headline: the regimes in one sentence.
+        regimes: for each N one of the keys of RULES.
+        at: for each N sentences: the regime, what the test for copies found, and the numbers behind them.
+        overall: the transition points, unconverged samples, and the caveat.
+    """
+
+    headline: str
+    regimes: Mapping[int, str]
+    at: Mapping[int, tuple[str, ...]]
+    overall: tuple[str, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """A paragraph for each N, and those that are about all."""
+        return (*(" ".join(sentences) for sentences in self.at.values()), *self.overall)
+
+
+def estimates(transition: pa.Table) -> dict[tuple[int | None, str], Estimate]:
+    """The rows of a transition table by (N, quantity); N is None for a transition point."""
+    tables.check(transition, schemas.TRANSITION, "transition table")
+    return {(row.pop("n_train"), row.pop("quantity")): Estimate(**row) for row in transition.to_pylist()}
+
+
+def against_chance(found: Interval, unit: str, note: str, chance: float | None) -> tuple[Estimate, str]:
+    """An interval as an estimate, and what chance would give as text; empty where there is no such thing."""
+    text = "" if chance is None else number(chance, unit)
+    return Estimate(found.estimate, found.low, found.high, found.n, unit, note), text
+
+
+def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:
+    """The regime at each N by RULES, and sentences that say what the numbers show and no more.
+
+    Args:
+        transition: a TRANSITION table.
+        copies: a COPIES table, if samples were tested for copies.
+
+    Raises:
+        DataError: the table has another schema.
+    """
+    rows = estimates(transition)
+    sizes = sorted({n for n, _ in rows if n is not None})
+    at = {n: {quantity: row for (m, quantity), row in rows.items() if m == n} for n in sizes}
+    found = [] if copies is None else copies.to_pylist()
+    tested = {n: [row for row in found if row["n_train"] == n] for n in sizes}
+    regimes = {n: _regime(at[n], sum(row["discoveries"] for row in tested[n])) for n in sizes}
+    said = {n: (_opening(n, regimes[n], at[n]), *_copies(tested[n]), *_numbers(at[n])) for n in sizes}
+    overall = []
+    if len(sizes) > 1:
+        points = {quantity: row for (n, quantity), row in rows.items() if n is None}
+        overall += _points(points)
+    overall += _unconverged(at)
+    if {"generalizes", "underfits"} & set(regimes.values()):
+        overall.append(CAVEAT)
+    return Verdict(_headline(regimes), regimes, said, tuple(overall))
+
+
+def _regime(at: Mapping[str, Estimate], discoveries: int) -> str:
+    rho, nearness = at["memorized_fraction"], at["nearest_minus_holdout"]
+    depends = rho.above(0) or discoveries > 0 or at["psnr_gap"].above(GAP_DB)
+    agreement, lead = at["cross_minus_null"], at["cross_minus_nearest"]
+    if rho.estimate is not None and rho.estimate >= 0.5 and rho.above(0) and nearness.above(0):
+        return "memorizes"
+    independent = (nearness.high is not None and nearness.high <= MARGIN) or lead.above(0)
+    if agreement.above(0) and rho.below(0.5) and not depends and independent:
+        return "underfits" if at["to_linear"].below(-LINEAR_DB) else "generalizes"
+    return "mixed" if depends or nearness.above(0) else "cannot decide"
+
+
+def _opening(n: int, regime: str, at: Mapping[str, Estimate]) -> str:
+    """The regime in words; "copy" only where samples are as alike to training images as copies are."""
+    copying = COPY_SIMILARITY.get(at["nearest_own"].unit)
+    copies = copying is not None and at["nearest_own"].above(copying)
+    return {
+        "memorizes": f"At N = {n:,} the models {'copy' if copies else 'memorize'} their training sets.",
+        "generalizes": f"At N = {n:,} the two models draw similar images from the same noise, and no copying is shown.",
+        "underfits": f"At N = {n:,} the two models agree without copying, but on too little.",
+        "mixed": f"At N = {n:,} the models depend on the training set in part.",
+        "cannot decide": f"At N = {n:,} the measurements do not decide.",
+    }[regime]
+
+
+def _numbers(at: Mapping[str, Estimate]) -> list[str]:
+    """What was measured: one sentence on the samples, one on the models as functions."""
+    found = ("; ".join(part for part in parts if part) for parts in (_of_samples(at), _of_functions(at)))
+    return [f"{text[0].upper()}{text[1:]}." for text in found if text] or ["Nothing was measured."]
+
+
+def _of_samples(at: Mapping[str, Estimate]) -> list[str]:
+    return [_nearest(at), _fraction(at), _agreement(at)]
+
+
+def _of_functions(at: Mapping[str, Estimate]) -> list[str]:
+    bits, parts = at["bits"], [_gap(at)]
+    if bits.estimate is not None:
+        extent = bits.note.partition(";")[0]
+        parts.append(f"the two models' score functions differ by {bits} bits per dimension ({extent})")
+    for quantity, reference in (("to_linear", "the best linear denoiser"), ("to_optimum", "the exact optimum")):
+        row = at[quantity]
+        if row.estimate is not None:
+            how = "better than" if row.above(0) else "worse than" if row.below(0) else "about as well as"
+            parts.append(f"held-out images are denoised {how} by {reference} ({row} dB)")
+    return parts
+
+
+def _copies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the test for copies found at one N, over its models."""
+    if not rows:
+        return []
+    discoveries, alike, attached = (sum(row[name] for row in rows) for name in ("discoveries", "alike", "attached"))
+    samples, q = sum(row["samples"] for row in rows), rows[0]["q"]
+    models = f"{len(rows)} models" if len(rows) > 1 else "the model"
+    start = f"{samples:,} samples of {models} were tested image by image (false-discovery rate {q:.0%}):"
+    if discoveries:
+        each = ", ".join(f"{row['denoiser']} {row['discoveries']}" for row in rows)
+        found = f"they depend on {discoveries:,} single training image{'s' if discoveries > 1 else ''} ({each})"
+        look = f"those that look like the sample (correlation {competition.ALIKE:g} or more): {alike:,}"
+        return [f"{start} {found}; {look}; further samples at these: {attached:,}."]
+    undecided = [row for row in rows if row["answer"] == "cannot decide"]
+    if undecided:
+        needed = max(row["k_min"] for row in undecided)
+        return [f"{start} cannot decide; {needed:,} training images would have to be found for any to be found."]
+    return [f"{start} no dependence on single training images found."]
+
+
+def _nearest(at: Mapping[str, Estimate]) -> str:
+    own, holdout, nearness = at["nearest_own"], at["nearest_holdout_to_train"], at["nearest_minus_holdout"]
+    if own.estimate is None:
+        return ""
+    text = f"{_middle(own)} from the median sample to its nearest training image"
+    if nearness.estimate is None:
+        return f"{text} (no held-out images to judge this by)"
+    return f"{text}, {_middle(holdout)} from a held-out image (difference {nearness})"
+
+
+def _fraction(at: Mapping[str, Estimate]) -> str:
+    rho = at["memorized_fraction"]
+    return "" if rho.estimate is None else f"memorized fraction {rho}"
+
+
+def _agreement(at: Mapping[str, Estimate]) -> str:
+    same, different, gain = at["cross_same"], at["cross_different"], at["cross_minus_null"]
+    if same.estimate is None:
+        return ""
+    text = f"{_middle(same)} between the two models' samples from the same noise"
+    if gain.estimate is None:
+        return f"{text} (no samples from different noise to judge this by)"
+    return f"{text}, {_middle(different)} from different noise (difference {gain})"
+
+
+def _gap(at: Mapping[str, Estimate]) -> str:
+    gap = at["psnr_gap"]
+    if gap.estimate is None:
+        return ""
+    if gap.low is None:
+        return f"training images denoised {gap} dB better than held-out ones (one image, no interval)"
+    if gap.above(0):
+        return f"training images denoised {gap} dB better than held-out ones"
+    return f"training images not shown to be denoised better than held-out ones ({gap} dB)"
+
+
+def _middle(row: Estimate) -> str:
+    """A similarity without its interval: the sentence gives that of the difference, the table all of them."""
+    return f"{row.unit} {DASH}" if row.estimate is None else f"{row.unit} {number(row.estimate, row.unit)}"
+
+
+def _points(points: Mapping[str, Estimate]) -> list[str]:
+    words = {
+        "N_cross": "the two models' samples become more alike than samples and nearest training images",
+        "N_half": "the memorized fraction falls through 1/2",
+    }
+    result = []
+    for name, what in words.items():
+        point = points[name]
+        if point.estimate is not None:
+            result.append(f"{name.replace('N_', 'N*_')} = {point}: there {what} ({point.note}).")
+        elif point.note != "not measured":
+            result.append(f"{name.replace('N_', 'N*_')}, where {what}: {point.note}.")
+    return result
+
+
+def _unconverged(at: Mapping[int, Mapping[str, Estimate]]) -> list[str]:
+    counts = {n: rows["unconverged"] for n, rows in at.items() if rows["unconverged"].estimate}
+    if not counts:
+        return []
+    listed = ", ".join(f"{row} of {row.n} at N = {n:,}" for n, row in counts.items())
+    return [f"Samples that did not converge, kept in every number: {listed}."]
+
+
+def _headline(regimes: Mapping[int, str]) -> str:
+    parts = []
+    for regime in ("memorizes", "mixed", "underfits", "generalizes", "cannot decide"):
+        sizes = [f"{n:,}" for n, found in regimes.items() if found == regime]
+        if sizes:
+            parts.append(f"{regime} at N = {', '.join(sizes)}")
+    text = "; ".join(parts) or "nothing was measured"
+    return f"{text[0].upper()}{text[1:]}."

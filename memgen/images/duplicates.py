@@ -1,0 +1,197 @@
+"""Near-duplicates: images whose area averages correlate above a threshold with an image that was kept before them.
+
+    x_i = the image averaged over areas to at most 20 x 20, minus its mean
+    r(i, j) = <x_i, x_j> / (|x_i| |x_j|)
+    image i is removed if r(i, j) > threshold for some kept image j before it, in the order of the set
+
+The official code of Kadkhodaie et al. 2024 (quality_metrics_func.py, remove_repeats) differs in three ways that lose
+images or need a large memory: it compares |r|, so that a negative of an image counts as its copy; it compares with
+removed images too, so that in a chain A ~ B ~ C both B and C go although A and C differ; and it forms the whole
+N x N matrix. Here the matrix exists one block at a time, and memory grows with the images kept.
+
+Float32 products decide only where they are far from the threshold; near it, and for every correlation that is given,
+float64 decides, so that the answer depends neither on the blocks nor on the number of threads.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from memgen.base import schemas, tables
+from memgen.base.errors import DataError
+from memgen.images.imageset import ImageSet
+
+# Far above the rounding of a float32 product of unit vectors, and small enough that few pairs need float64.
+_SLACK = 1e-4
+_POOL_BLOCK = 1024
+_PAIR_VALUES = 1 << 22
+
+
+def area_average(images: ImageSet, size: int = 20) -> NDArray[np.float32]:
+    """The images averaged over areas, each down to at most size x size and never enlarged.
+
+    A pixel that lies in two areas counts in each by the share of it that lies there, so that all pixels weigh the
+    same. (Where the sides are multiples of `size` this is average pooling.)
+
+    Args:
+        images: N images of C channels.
+        size: largest height and width of the result, in pixels.
+    Returns:
+        (N, C * min(H, size) * min(W, size)) float32 in [0, 1].
+    """
+    channels, height, width = images.image_shape
+    rows, columns = _overlap(height, min(height, size)), _overlap(width, min(width, size))
+    scale = height * width * (255 if images.pixels.dtype == np.uint8 else 1)
+    averages = np.empty((len(images), channels, len(rows), len(columns)), dtype=np.float32)
+    for start in range(0, len(images), _POOL_BLOCK):
+        # Whole numbers times whole numbers: for uint8 pixels the sums are exact, in whatever order they are taken.
+        block = images.pixels[start : start + _POOL_BLOCK].astype(np.float64)
+        summed = np.tensordot(np.tensordot(block, columns, axes=(3, 1)), rows, axes=(2, 1))  # (B, C, w, h)
+        averages[start : start + _POOL_BLOCK] = summed.swapaxes(2, 3) / scale
+    return averages.reshape(len(images), -1)
+
+
+def leaders(
+    features: NDArray[Any] | torch.Tensor, threshold: float, block: int = 2048, ids: Sequence[str] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Greedy clusters by Pearson correlation: each row's leader, the earlier leader that it correlates most with.
+
+    A row becomes a leader if it correlates with no earlier leader above the threshold (strictly). Constant rows have
+    no correlation and are leaders, but rows of equal content share one leader whatever their correlation.
+
+    Args:
+        features: (N, D).
+        threshold: in (0, 1].
+        block: rows compared at a time; it changes memory and speed, never the result.
+        ids: (N,), equal where the images behind the rows are equal; None: no row is known to equal another.
+    Returns:
+        leader: (N,) int64; leader[i] == i for leaders, and the earliest of equally close ones otherwise.
+        correlation: (N,) float64 of each row with its leader, 1 for leaders, NaN for constant rows.
+    Raises:
+        DataError: the threshold is not in (0, 1].
+    """
+    if not 0 < threshold <= 1:
+        raise DataError(f"duplicates: found a threshold of {threshold}, expected a correlation above 0 and up to 1.")
+    rows = np.asarray(features)
+    leader, correlation = np.arange(len(rows), dtype=np.int64), np.ones(len(rows))
+    kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # leaders so far: positions, unit rows
+    for start in range(0, len(rows), block):
+        here = np.arange(start, min(start + block, len(rows)))
+        unit = _unit(rows[here]).astype(np.float32)
+        correlation[here[~unit.any(axis=1)]] = np.nan
+        before = [_close_pairs(rows, here, unit, *earlier, threshold) for earlier in kept]
+        free = ~np.isin(here, np.concatenate([i for i, _, _ in before])) if before else np.ones(len(here), dtype=bool)
+        chosen = _choose(rows, here[free], unit[free], threshold)
+        kept.append((chosen, unit[chosen - start]))
+        led = ~np.isin(here, chosen)
+        within = _close_pairs(rows, here[led], unit[led], *kept[-1], threshold)
+        _assign(leader, correlation, [*before, within])
+    if ids is not None:
+        first_of: dict[str, int] = {}
+        first = np.array([first_of.setdefault(identity, i) for i, identity in enumerate(ids)], dtype=np.int64)
+        # Copies that correlation cannot tell: constant rows, or a threshold of 1.
+        copies = (leader == np.arange(len(rows))) & (first != np.arange(len(rows)))
+        leader[copies] = leader[first[copies]]
+    return leader, correlation
+
+
+def near_duplicates(images: ImageSet, threshold: float = 0.95) -> tuple[NDArray[np.int64], pa.Table]:
+    """Which images to keep, and why the others go.
+
+    Images of equal content are duplicates whatever the threshold, constant ones too.
+
+    Args:
+        images: the set; its order decides which image of a cluster is kept: the first.
+        threshold: correlation above which two images are near-duplicates, in (0, 1].
+    Returns:
+        Positions of the kept images in their order, and the table DUPLICATES with a row for each removed image.
+    Raises:
+        DataError: the threshold is not in (0, 1].
+    """
+    leader, correlation = leaders(area_average(images), threshold, ids=images.ids)
+    positions = np.arange(len(images))
+    removed = np.flatnonzero(leader != positions)
+    columns = {
+        "removed_id": [images.ids[i] for i in removed],
+        "removed_source": [images.sources[i] for i in removed],
+        "kept_id": [images.ids[i] for i in leader[removed]],
+        "kept_source": [images.sources[i] for i in leader[removed]],
+        "correlation": correlation[removed],
+    }
+    return np.flatnonzero(leader == positions), tables.make(schemas.DUPLICATES, columns)
+
+
+def _overlap(n_pixels: int, n_areas: int) -> NDArray[np.float64]:
+    """The length shared by each area and each pixel, (n_areas, n_pixels), in units of 1 / n_areas of a pixel."""
+    areas, pixels = np.arange(n_areas)[:, None] * n_pixels, np.arange(n_pixels)[None, :] * n_areas
+    shared = np.minimum(areas + n_pixels, pixels + n_areas) - np.maximum(areas, pixels)
+    return np.asarray(np.maximum(shared, 0), dtype=np.float64)
+
+
+def _unit(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Rows minus their means, scaled to length 1; zero where a row is constant up to rounding."""
+    wide: NDArray[np.float64] = rows.astype(np.float64)
+    size = np.linalg.norm(wide, axis=1, keepdims=True)
+    wide -= wide.mean(axis=1, keepdims=True)
+    norm = np.linalg.norm(wide, axis=1, keepdims=True)
+    constant = norm <= 1e-6 * size
+    wide /= np.where(constant, 1, norm)
+    wide[constant[:, 0]] = 0
+    return wide
+
+
+_Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+
+
+def _close_pairs(
+    rows: NDArray[Any],
+    left: NDArray[np.int64],
+    left_unit: NDArray[np.float32],
+    right: NDArray[np.int64],
+    right_unit: NDArray[np.float32],
+    threshold: float,
+) -> _Pairs:
+    """Positions i in left and j < i in right whose exact correlation is above the threshold, and that correlation."""
+    proposed = np.flatnonzero(left_unit @ right_unit.T > threshold - _SLACK)
+    i, j = left[proposed // max(1, len(right))], right[proposed % max(1, len(right))]
+    i, j = i[j < i], j[j < i]
+    exact = _exact(rows, i, j)
+    above = exact > threshold
+    return i[above], j[above], exact[above]
+
+
+def _exact(rows: NDArray[Any], i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The correlation of rows i[p] and j[p] for each pair p, in float64; 0 where one is constant."""
+    exact = np.empty(len(i))
+    step = max(1, _PAIR_VALUES // rows.shape[1])
+    for start in range(0, len(i), step):
+        part = slice(start, start + step)
+        exact[part] = np.einsum("pd,pd->p", _unit(rows[i[part]]), _unit(rows[j[part]]))
+    return np.minimum(exact, 1)
+
+
+def _choose(
+    rows: NDArray[Any], candidates: NDArray[np.int64], unit: NDArray[np.float32], threshold: float
+) -> NDArray[np.int64]:
+    """Those of the candidates that lead: in order, each that is close to no leader chosen before it."""
+    scores = unit @ unit.T
+    close = scores > threshold
+    i, j = np.nonzero(np.tril(np.abs(scores - threshold) <= _SLACK, -1))
+    close[i, j] = _exact(rows, candidates[i], candidates[j]) > threshold
+    leads = np.ones(len(candidates), dtype=bool)
+    for earlier in range(len(candidates)):
+        if leads[earlier]:
+            leads[earlier + 1 :] &= ~close[earlier + 1 :, earlier]
+    return candidates[leads]
+
+
+def _assign(leader: NDArray[np.int64], correlation: NDArray[np.float64], found: list[_Pairs]) -> None:
+    """Give each row i of the pairs its closest j, the earliest of equals."""
+    i, j, value = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((j, -value, i))
+    rows, first = np.unique(i[order], return_index=True)
+    leader[rows], correlation[rows] = j[order][first], value[order][first]

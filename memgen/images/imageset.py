@@ -1,0 +1,223 @@
+"""Images and their division into two training sets and a holdout.
+
+An ImageSet is pixels (N, C, H, W) with a content id for every image: equal pixels have equal ids, so that exact copies
+are visible wherever images meet. On disk it is a folder:
+
+    pixels.npy       the pixels, plain .npy, memory-mapped when loaded
+    images.parquet   the table IMAGES: id and source of every image
+    images.json      shape, dtype, digest of the ids and the recipe; written last, it marks the set as complete
+
+A Split orders the images by a hash of (seed, id), which does not depend on the order of files. The first images of
+that order are the holdout, the others go to a and b in turn; the training set for N is the first N of its part, and
+is therefore contained in the training set for every larger N.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from memgen.base import files, schemas, tables
+from memgen.base.errors import DataError, ShapeError, first_line
+
+Indices = Sequence[int] | NDArray[Any] | slice | None
+
+
+_FORMAT = 1
+_BLOCK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with their content ids.
+
+    Args:
+        pixels: (N, C, H, W), C-contiguous; uint8 in [0, 255] or float32 in [0, 1]; may be a read-only memory map.
+        ids: the content id of each image.
+        sources: for people: the file, or file and position in it, that each image comes from.
+        recipe: how the pixels were made, as JSON.
+
+    Raises:
+        ShapeError: pixels are not (N, C, H, W) with N >= 1, or ids or sources are not N.
+        DataError: pixels are neither uint8 nor float32.
+    """
+
+    pixels: NDArray[Any]
+    ids: tuple[str, ...]
+    sources: tuple[str, ...]
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = self.pixels.shape
+        if len(shape) != 4 or 0 in shape:
+            raise ShapeError(f"images: found an array of shape {shape}, expected (N, C, H, W) with at least one image.")
+        if self.pixels.dtype not in (np.uint8, np.float32):
+            raise DataError(f"images: found {self.pixels.dtype} pixels, expected uint8 or float32.")
+        if not len(self.ids) == len(self.sources) == shape[0]:
+            raise ShapeError(f"images: {shape[0]} images with {len(self.ids)} ids and {len(self.sources)} sources.")
+        if not self.pixels.flags.c_contiguous:
+            raise ShapeError("images: the array is not C-contiguous; pass np.ascontiguousarray(pixels).")
+
+    @classmethod
+    def from_pixels(
+        cls, pixels: NDArray[Any], sources: Sequence[str] | None = None, recipe: dict[str, Any] | None = None
+    ) -> "ImageSet":
+        """The image set of an array, its ids computed and its sources numbered where none are given.
+
+        Args:
+            pixels: (N, C, H, W), uint8 in [0, 255] or float32 in [0, 1].
+            sources: where each image comes from, N strings.
+            recipe: how the pixels were made, as JSON.
+        """
+        pixels = np.ascontiguousarray(pixels)
+        names = [f"image[{index}]" for index in range(len(pixels))] if sources is None else sources
+        return cls(pixels, tuple(content_id(image) for image in pixels), tuple(names), recipe or {})
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    @property
+    def digest(self) -> str:
+        """A hash of all content ids in their order."""
+        return files.digest(*self.ids)
+
+    def floats(self, indices: Indices = None) -> torch.Tensor:
+        """Chosen images as a new tensor.
+
+        Args:
+            indices: positions, a mask or a slice; None for all images.
+        Returns:
+            (n, C, H, W) float32 in [0, 1].
+        """
+        chosen = self._chosen(indices)
+        scaled = torch.from_numpy(chosen.astype(np.float32, copy=False))
+        return scaled.div_(255) if chosen.dtype == np.uint8 else scaled
+
+    def take(self, indices: Indices) -> "ImageSet":
+        """The image set of the chosen images, in the order given, with a copy of their pixels.
+
+        Args:
+            indices: positions, a mask or a slice.
+        """
+        positions = self._positions(indices)
+        ids, sources = (tuple(names[i] for i in positions) for names in (self.ids, self.sources))
+        return ImageSet(self._chosen(positions), ids, sources, self.recipe)
+
+    def save(self, folder: Path) -> None:
+        """Write the set to a folder; `images.json` is written last and marks the set as complete.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        try:
+            (folder / "images.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise files.storage_error(folder / "images.json", error) from error
+        _write_array(folder / "pixels.npy", self.pixels)
+        columns = {"index": list(range(len(self))), "image_id": list(self.ids), "source": list(self.sources)}
+        tables.write(folder / "images.parquet", tables.make(schemas.IMAGES, columns), schemas.IMAGES)
+        manifest = {
+            "format": _FORMAT,
+            "shape": list(self.pixels.shape),
+            "dtype": str(self.pixels.dtype),
+            "digest": self.digest,
+            "recipe": self.recipe,
+        }
+        files.write_json(folder / "images.json", manifest)
+
+    @classmethod
+    def load(cls, folder: Path) -> "ImageSet":
+        """The set in a folder, its pixels memory-mapped, read-only.
+
+        Raises:
+            DataError: the set is incomplete, or one of its files is damaged or does not belong to the others.
+        """
+        path = folder / "images.json"
+        if not path.exists():
+            raise DataError(f"{path}: no such file, so {folder} holds no complete image set. {_AGAIN}")
+        manifest = files.read_json(path)
+        try:
+            version, recipe = manifest["format"], dict(manifest["recipe"])
+            shape, dtype, digest = tuple(manifest["shape"]), str(manifest["dtype"]), manifest["digest"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: not a description of images. {_AGAIN}") from error
+        if version != _FORMAT:
+            raise DataError(f"{path}: found format {version}, this memgen reads format {_FORMAT}. {_AGAIN}")
+        ids, sources = _read_names(folder / "images.parquet", digest)
+        pixels = _map_array(folder / "pixels.npy", shape, dtype)
+        # Checking every id would read the whole file; two are enough to notice another set's pixels.
+        if any(content_id(pixels[index]) != ids[index] for index in (0, -1)):
+            raise DataError(f"{folder / 'pixels.npy'}: its images are not those of images.parquet. {_AGAIN}")
+        return cls(pixels, ids, sources, recipe)
+
+    def _positions(self, indices: Indices) -> NDArray[np.int64]:
+        if indices is None:
+            indices = slice(None)
+        elif not isinstance(indices, slice | np.ndarray):
+            indices = np.array(list(indices), dtype=np.int64)
+        return np.arange(len(self))[indices]
+
+    def _chosen(self, indices: Indices) -> NDArray[Any]:
+        # Rows of a matrix are copied whole; indexing the four-dimensional array copies row by image row.
+        rows = self.pixels.reshape(len(self), -1)
+        return np.take(rows, self._positions(indices), axis=0).reshape(-1, *self.image_shape)
+
+
+def content_id(image: NDArray[Any]) -> str:
+    """The content id of an image: a hash of shape, dtype and pixels, equal for equal images only.
+
+    Args:
+        image: (C, H, W), uint8 or float32.
+    """
+    return files.digest("x".join(map(str, image.shape)), image.dtype.name, image.tobytes())
+
+
+_AGAIN = "Delete its folder and import the images again."
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    # np.save loses the reason when the disk is full; writing the bytes ourselves keeps it.
+    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    data = array.reshape(-1).view(np.uint8)
+    with files.writing(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(data), _BLOCK_BYTES):
+            file.write(data[start : start + _BLOCK_BYTES].data)
+
+
+def _read_names(path: Path, digest: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    table = tables.read(path, schemas.IMAGES)
+    try:
+        ids, sources = (tuple(table.column(name).to_pylist()) for name in ("image_id", "source"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: damaged text. {_AGAIN}") from error
+    if files.digest(*ids) != digest:
+        raise DataError(f"{path}: its ids are not those that images.json states. {_AGAIN}")
+    return ids, sources
+
+
+def _map_array(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    try:
+        array: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file. {_AGAIN}") from error
+    except Exception as error:  # damaged headers make NumPy raise many kinds
+        raise DataError(f"{path}: damaged, or not an array ({first_line(error)}). {_AGAIN}") from error
+    if array.shape != shape or array.dtype.name != dtype or not array.flags.c_contiguous:
+        raise DataError(
+            f"{path}: found {array.dtype} of shape {array.shape}, expected {dtype} of shape {shape}. {_AGAIN}"
+        )
+    surplus = path.stat().st_size - array.offset - array.nbytes
+    if surplus:
+        raise DataError(f"{path}: {surplus} bytes too long for its shape {shape}. {_AGAIN}")
+    return array

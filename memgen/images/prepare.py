@@ -1,0 +1,39 @@
+"""What every imported image goes through: antialiased resizing, cropping, and gray or RGB."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+
+def resized(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Images (B, C, H, W), uint8 or float32, with the short side resized to `side`, center-cropped to a square."""
+    height, width = images.shape[-2:]
+    scale = side / min(height, width)
+    size = (max(side, round(height * scale)), max(side, round(width * scale)))
+    if size != (height, width):
+        images = F.interpolate(images, size=size, mode="bicubic", antialias=True)
+        if images.dtype != torch.uint8:
+            images = images.clamp(0, 1)  # bicubic overshoots at edges; uint8 saturates by itself
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    return images[..., top : top + side, left : left + side]
+
+
+def gray(images: NDArray[Any]) -> NDArray[Any]:
+    """The plain mean of three channels, (B, 3, H, W) to (B, 1, H, W); integers are rounded."""
+    if images.dtype == np.uint8:
+        total: NDArray[Any] = images.sum(axis=1, keepdims=True, dtype=np.uint16)
+        return ((total + 1) // 3).astype(np.uint8)
+    mean: NDArray[Any] = images.mean(axis=1, keepdims=True, dtype=np.float64)
+    return mean.astype(np.float32)
+
+
+def prepared(images: NDArray[Any], resize: int | None, channels: int) -> NDArray[Any]:
+    """Images (B, C, H, W) resized and with the number of channels asked for."""
+    if resize is not None:
+        images = resized(torch.from_numpy(np.ascontiguousarray(images)), resize).numpy()
+    if images.shape[1] == channels:
+        return images
+    return gray(images) if channels == 1 else np.repeat(images, channels, axis=1)

@@ -1,0 +1,1 @@
+"""The test for copies: the pool of images, the competition, conformal p-values, and controls."""

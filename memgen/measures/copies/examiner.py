@@ -1,0 +1,142 @@
+"""The test for copies (significance.py) on images: samples against a training set T and images H never trained on.
+
+Distances are Euclidean between images centered and scaled to length 1, so that d^2 = 2 (1 - correlation). The pool of T
+and H is clustered and indexed once, and any number of sample sets can then be examined against it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from torch import Tensor
+
+from memgen.base import schemas, tables
+from memgen.images.imageset import ImageSet
+from memgen.measures.copies import competition
+from memgen.measures.copies.competition import DEFINITION, Bools, Competition, Floats, Ints, MemorizedFraction
+from memgen.measures.copies.conformal import benjamini_hochberg
+from memgen.measures.copies.pool import pool
+from memgen.spaces import index
+from memgen.spaces.pixels import embed
+
+SPACE = "pixels, centered and scaled; Euclidean"
+_NEIGHBORS = 10  # how many the depth of a sample looks at
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """What was found of M samples.
+
+    Attributes:
+        nearest: number of each sample's nearest representative in the pool, (M,).
+        distances: to the nearest representatives, nearest first, (M, K), K at most 10.
+        competition: samples that depend on single training images, at a controlled rate.
+        fraction: the memorized fraction.
+    """
+
+    nearest: NDArray[np.int64]
+    distances: NDArray[np.float64]
+    competition: Competition
+    fraction: MemorizedFraction
+
+
+class Examiner:
+    """T and H, pooled, clustered and indexed.
+
+    Args:
+        train: the training set T.
+        held_out: images H of the same source that were never trained on.
+        threshold: correlation from which two images are near-duplicates, and count once.
+        backend: faiss, torch or auto.
+        device: where the torch backend searches.
+
+    Attributes:
+        pool: the representatives of T and H.
+
+    Raises:
+        DataError: T or H is empty, or the threshold is not in (0, 1].
+    """
+
+    def __init__(
+        self, train: ImageSet, held_out: ImageSet, threshold: float, backend: str = "auto", device: str = "cpu"
+    ) -> None:
+        rows_t, rows_h = (embed(images.floats(), "correlation").numpy() for images in (train, held_out))
+        self.pool = pool(rows_t, rows_h, train.ids, held_out.ids, threshold)
+        chosen = self.pool.representatives
+        self._rows = np.concatenate([rows_t, rows_h])[chosen].astype(np.float64)
+        pixels = np.concatenate([train.pixels, held_out.pixels])[chosen]
+        # Near-duplicates are gone: a threshold of 1 clusters nothing more.
+        self._index = index.Index.build(pixels, self.pool.ids, "correlation", "pool", 1.0, backend, device)
+
+    def examine(self, samples: Tensor, seed: int, q: float = 0.05) -> Examination:
+        """Test samples (M, C, H, W) for dependence on single images of T.
+
+        Args:
+            samples: float32, pixel units.
+            seed: of the label permutations.
+            q: false-discovery rate aimed at, in (0, 1).
+
+        Raises:
+            ShapeError: the samples are not of the shape of the images.
+            DataError: a sample has a pixel that is not finite.
+        """
+        hits = self._index.search(samples, min(_NEIGHBORS, self._index.n))
+        # A constant image is the zero vector here, at distance 1 from every other.
+        distances = np.sqrt(np.maximum(0, 2 - 2 * np.nan_to_num(hits.value, nan=0.5)))
+        order = np.argsort(distances, axis=1, kind="stable")
+        near = np.take_along_axis(hits.reference_index, order, axis=1)
+        distances = np.take_along_axis(distances, order, axis=1)
+        apart = np.linalg.norm(self._rows[near[:, :1]] - self._rows[near[:, 1:]], axis=2)
+        nearest, in_train = near[:, 0], self.pool.in_train
+        contest = competition.compete(nearest, competition.depth(distances, apart), in_train, q)
+        return Examination(nearest, distances, contest, competition.memorized_fraction(nearest, in_train, seed))
+
+
+def to_table(
+    trained: Mapping[str, Any],
+    samples: Sequence[int],
+    ids: Sequence[str],
+    in_train: Bools,
+    nearest: Ints,
+    distances: Floats,
+    competition: Competition,
+    train_ids: Sequence[str],
+    correlation: Floats,
+    p: Floats | None,
+    space: str,
+) -> pa.Table:
+    """A row for each sample: a table SIGNIFICANCE.
+
+    Args:
+        trained: denoiser, n_train, part and train_seed of the denoiser that drew the samples.
+        samples: their indices, (m,).
+        ids: content ids of the representatives, (n,).
+        in_train: whether each is in T, (n,).
+        nearest: number of each sample's nearest representative, (m,).
+        distances: (m, K), nearest first, K >= 2.
+        competition: of these samples.
+        train_ids: content id of the nearest training image of each sample, a near-duplicate perhaps, (m,).
+        correlation: of each sample with that image, (m,).
+        p: conformal p-values, (m,); None where not computed. q-values come from `benjamini_hochberg`.
+        space: name of the feature space and metric.
+    """
+    columns = {
+        "sample": list(samples),
+        "nearest_id": [ids[i] for i in nearest],
+        "nearest_in": np.where(in_train[nearest], "T", "H"),
+        "train_id": list(train_ids),
+        "correlation": correlation,
+        "d1": distances[:, 0],
+        "d2": distances[:, 1],
+        "cluster": nearest,
+        "W": competition.score,
+        "p": p,
+        "q": None if p is None else benjamini_hochberg(p, competition.q)[0],
+        "discovered": competition.discovered,
+        "space": space,
+        "definition": DEFINITION,
+    }
+    return tables.make(schemas.SIGNIFICANCE, {**trained, **columns})

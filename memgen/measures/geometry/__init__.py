@@ -1,0 +1,1 @@
+"""The Jacobian of a denoiser, and the basis in which it shrinks noise."""

@@ -1,0 +1,1 @@
+"""Denoisers and what is drawn from them: networks, training, sampling, checkpoints."""

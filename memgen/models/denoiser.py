@@ -1,0 +1,50 @@
+"""What a denoiser is: a function of noisy images and their noise levels, in units where pixels lie in [0, 1]."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from memgen.base.errors import DataError, ShapeError
+
+ImageShape = tuple[int, int, int]
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Anything that maps noisy images and their noise level to denoised images.
+
+    Attributes:
+        image_shape: (C, H, W) of the images it was made for.
+        blind: True if σ is accepted and ignored.
+    """
+
+    image_shape: ImageShape
+    blind: bool
+
+    def __call__(self, noisy: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """The denoised images.
+
+        Args:
+            noisy: (B, C, H, W), in units where clean pixels lie in [0, 1]; not clipped.
+            sigma: (B,) standard deviation of the noise, same units; may be None for a blind denoiser.
+
+        Returns:
+            (B, C, H, W), same units, not clipped.
+        """
+        ...
+
+
+def check_measurable(denoiser: Denoiser, images: Tensor, ids: Sequence[str]) -> None:
+    """Check that a denoiser can be measured on images (n, C, H, W) with content ids (n,).
+
+    Raises:
+        ShapeError: the images are not of the denoiser's shape, or not as many as the ids.
+        DataError: the denoiser is in train mode, where its output depends on the batch.
+    """
+    if tuple(images.shape[1:]) != tuple(denoiser.image_shape) or len(images) != len(ids):
+        raise ShapeError(
+            f"{len(ids)} ids and images of shape {tuple(images.shape)} for a denoiser of {tuple(denoiser.image_shape)}."
+        )
+    if getattr(denoiser, "training", False):
+        raise DataError("the denoiser is in train mode, where its output depends on the batch. Call its eval() first.")

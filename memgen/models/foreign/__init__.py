@@ -1,0 +1,1 @@
+"""Checkpoints that other programs wrote, one file for each format."""

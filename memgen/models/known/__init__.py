@@ -1,0 +1,1 @@
+"""Denoisers and image classes whose answer is known in closed form."""

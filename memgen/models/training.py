@@ -1,0 +1,265 @@
+"""Training a blind denoiser: minimize E ||r(y) - σz||² over clean images x, noise levels σ and noise z, y = x + σz.
+
+One loop for both presets. `paper` follows Kadkhodaie et al. (ICLR 2024, A.1) and their code to the constant: σ = u²
+with u uniform on [0, 1], Adam at 1e-3 halved every 100 of 1,000 epochs, batches of 512, and an epoch that tiles the
+training set to about 250,000 images, so the number of images seen depends on N. `fast` (the default) gives every N the
+same budget of images seen, with a warm-up and a cosine decay, and weighs the loss so that low noise, where the squared
+error is small, is learned too.
+
+The order of the images depends on (seed, part, epoch) and the noise of a step on (seed, part, step) alone, so a
+training that is resumed from its saved state ends with the weights of one that was never interrupted.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from memgen.base import noise
+from memgen.base.config import Settings
+from memgen.base.errors import DataError
+from memgen.models.networks import BiasFreeNetwork
+
+_PAPER: dict[str, Any] = {
+    "images_seen": None,
+    "epochs": 1000,
+    "tile_to": 250_000,
+    "batch_size": 512,
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "schedule": "halving",
+    "warmup": 0.0,
+    "weight_decay": 0.0,
+    "weight_floor": None,
+}
+
+
+class TrainSettings(Settings):
+    """How a denoiser is trained; the defaults are the preset `fast`."""
+
+    preset: Literal["fast", "paper"] = Field("fast", description="starting values for all other keys of this group")
+    images_seen: int | None = Field(76_800, ge=1, description="budget in images, the same for every N; or else epochs")
+    epochs: int | None = Field(None, ge=1, description="budget in passes over the tiled training set")
+    tile_to: int = Field(
+        8192, ge=1, description="an epoch repeats the training set floor(tile_to / N) times, at least once"
+    )
+    batch_size: int = Field(32, ge=1, description="images a step")
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: float = Field(6e-3, gt=0, description="largest learning rate")
+    schedule: Literal["cosine", "halving"] = Field("cosine", description="decay to 0, or halve after each tenth")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the budget over which the rate rises linearly")
+    weight_decay: float = Field(0.0, ge=0)
+    sigma_law: Literal["quadratic", "uniform"] = Field(
+        "quadratic", description="noise level u² or u, u uniform on [0, 1]"
+    )
+    weight_floor: float | None = Field(
+        0.15,
+        gt=0,
+        description="weigh the loss by 1 / (1 + (noise level / floor)^2), so that low noise counts; nothing = equally",
+    )
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="keep an exponential average of the weights")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the network's forward and backward pass"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("preset") == "paper":
+            chosen = _PAPER | values
+            return chosen | {"epochs": None} if values.get("images_seen") else chosen
+        if isinstance(values, dict) and values.get("epochs"):
+            return {"images_seen": None} | values
+        return values
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if (self.images_seen is None) == (self.epochs is None):
+            raise ValueError("give exactly one of images_seen and epochs")
+        return self
+
+    def epoch_images(self, n_train: int) -> int:
+        """Images in one epoch of a training set of n_train images."""
+        return n_train * max(1, self.tile_to // n_train)
+
+    def budget(self, n_train: int) -> int:
+        """Images that a training on n_train images sees in all."""
+        return self.images_seen or (self.epochs or 0) * self.epoch_images(n_train)
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """Progress of a training; see tables.TRAINING for the meaning of each field."""
+
+    step: int
+    images_seen: int
+    seconds: float
+    learning_rate: float
+    loss: float
+    output_psnr_db: float
+
+
+@dataclass
+class Training:
+    """A training under way, with all that it takes to go on from here.
+
+    Attributes:
+        network: the network trained; given on the CPU, moved to the device and put in train mode.
+        settings: how.
+        seed: (training seed, 0 for part a or 1 for part b): decides weights, order and noise.
+        device: where it is trained.
+        records: progress so far.
+    """
+
+    network: BiasFreeNetwork
+    settings: TrainSettings
+    seed: tuple[int, int]
+    device: str = "cpu"
+    step: int = 0
+    images_seen: int = 0
+    seconds: float = 0.0
+    records: list[TrainingRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Draw the initial weights, the same on every device, and make the optimizer."""
+        self.network.initialize(_torch_generator("cpu", "weights", *self.seed))
+        self.network.train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        kind = torch.optim.Adam if self.settings.optimizer == "adam" else torch.optim.AdamW
+        self.optimizer = kind(
+            self.network.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )
+        self.ema = None
+        if self.settings.ema_decay:
+            average = get_ema_multi_avg_fn(self.settings.ema_decay)  # type: ignore[no-untyped-call]
+            self.ema = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
+
+    @property
+    def result(self) -> BiasFreeNetwork:
+        """The trained network: the averaged one where an average is kept."""
+        return self.ema.module if self.ema else self.network  # type: ignore[return-value]
+
+    def state(self) -> dict[str, Any]:
+        """All that changes, as tensors and plain values (loadable with weights_only=True)."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "progress": [self.step, self.images_seen, self.seconds],
+            "records": [asdict(record) for record in self.records],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state that `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.step, self.images_seen, self.seconds = state["progress"]
+        self.records = [TrainingRecord(**record) for record in state["records"]]
+
+
+def train(training: Training, pixels: Tensor, record_every: int = 40) -> Iterator[TrainingRecord]:
+    """Train to the end of the budget, yielding a record every `record_every` steps and at the end.
+
+    The state may be saved whenever a record has been yielded.
+
+    Args:
+        training: a new or a restored training; changed in place.
+        pixels: (N, C, H, W) training images, uint8 or float32 in [0, 1], on the device of the training.
+        record_every: steps between records.
+
+    Raises:
+        DataError: the loss is no longer finite.
+    """
+    settings, network = training.settings, training.network
+    budget, device = settings.budget(len(pixels)), pixels.device
+    started, before = time.perf_counter(), training.seconds
+    loss_sum = torch.zeros((), device=device)
+    psnr_sum = torch.zeros((), device=device)
+    count = 0
+    for indices in _batches(training, len(pixels)):
+        rate = _learning_rate(settings, training.images_seen, budget)
+        for group in training.optimizer.param_groups:
+            group["lr"] = rate
+        clean = _unit(pixels.index_select(0, torch.from_numpy(indices).to(device)))
+        sigma, z = _draw(training, clean)
+        target = sigma * z
+        noisy = (clean + target).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            residual = network.residual(noisy)
+        errors = (residual.float() - target).square().flatten(1).sum(dim=1)  # (B,)
+        training.optimizer.zero_grad()
+        weight = 1.0 if settings.weight_floor is None else 1 / (1 + (sigma.flatten() / settings.weight_floor).square())
+        (weight * errors).mean().backward()  # type: ignore[no-untyped-call]
+        training.optimizer.step()
+        if training.ema:
+            training.ema.update_parameters(network)
+        training.step += 1
+        training.images_seen += len(indices)
+        with torch.no_grad():
+            loss_sum += errors.sum()
+            psnr_sum += (-10 * torch.log10(errors / clean[0].numel())).sum()
+        count += len(indices)
+        if training.step % record_every == 0 or training.images_seen >= budget:
+            training.seconds = before + time.perf_counter() - started
+            loss, psnr = float(loss_sum) / count, float(psnr_sum) / count
+            if not np.isfinite(loss):
+                raise DataError(
+                    f"training diverged at step {training.step} (loss {loss}). Use a smaller train.learning_rate."
+                )
+            record = TrainingRecord(training.step, training.images_seen, training.seconds, rate, loss, psnr)
+            training.records.append(record)
+            loss_sum.zero_()
+            psnr_sum.zero_()
+            count = 0
+            yield record
+
+
+def _batches(training: Training, n_train: int) -> Iterator[NDArray[np.int64]]:
+    """Indices of the batches that are still to come; the last one of an epoch and of the budget may be smaller."""
+    settings = training.settings
+    epoch_images, budget = settings.epoch_images(n_train), settings.budget(n_train)
+    seen = training.images_seen
+    while seen < budget:
+        epoch, offset = divmod(seen, epoch_images)
+        order = noise.stream("order", *training.seed, epoch).permutation(epoch_images) % n_train
+        while offset < epoch_images and seen < budget:
+            batch = order[offset : offset + min(settings.batch_size, budget - seen)]
+            offset, seen = offset + len(batch), seen + len(batch)
+            yield batch
+
+
+def _learning_rate(settings: TrainSettings, images_seen: int, budget: int) -> float:
+    if settings.schedule == "halving":
+        return settings.learning_rate * 0.5 ** (10 * images_seen // budget)
+    share = images_seen / budget
+    if share < settings.warmup:
+        return settings.learning_rate * (share / settings.warmup + 1e-3)
+    return settings.learning_rate * 0.5 * (1 + float(np.cos(np.pi * (share - settings.warmup) / (1 - settings.warmup))))
+
+
+def _draw(training: Training, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise levels (B, 1, 1, 1) and standard normal noise (B, C, H, W) of the current step."""
+    generator = _torch_generator(clean.device.type, "training", *training.seed, training.step)
+    sigma = torch.rand((len(clean), 1, 1, 1), generator=generator, device=clean.device)
+    if training.settings.sigma_law == "quadratic":
+        sigma = sigma.square()
+    return sigma, torch.randn(clean.shape, generator=generator, device=clean.device)
+
+
+def _torch_generator(device: str, purpose: str, *key: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(int(noise.stream(purpose, *key).integers(2**63)))
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels

@@ -1,0 +1,404 @@
+"""The figures: PSNR curves, similarity histograms with their nulls, the transition, and the spectra of Jacobians.
+
+Each function takes tables or arrays and returns a matplotlib Figure; it shows nothing and leaves matplotlib's global
+state as it was. Bands are 95 % intervals; a point without a band has none. Blue and orange are the paper's. How figures
+look and are saved is decided here too, for the sheets of images as well (see sheets.py).
+
+Source: Kadkhodaie et al. 2024, Figs. 1, 2, 3 and 15.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from memgen.base import estimates, schemas, wording
+from memgen.base.estimates import Interval
+from memgen.base.intervals import bootstrap
+from memgen.findings import slopes, verdict
+from memgen.report.style import BLUE, GRAY, INK, ORANGE, band, color_sequence, legend, styled
+
+
+@dataclass(frozen=True)
+class Level:
+    """The mean over images at one noise level, with its interval; `label` names the curve it belongs to."""
+
+    label: str
+    sigma: float
+    mean: Interval
+
+
+def levels(table: pa.Table, column: str, seed: int = 0) -> list[Level]:
+    """The mean of a column at every N and noise level, with an interval over images.
+
+    Args:
+        table: a PSNR table of one kind, or a DISAGREEMENT table.
+        column: what to average; nulls are left out.
+        seed: of the bootstrap.
+
+    Returns:
+        One record for each N (or imported denoiser) and noise level, in ascending order. Each image is averaged over
+        noise draws and denoisers first: images are the independent units.
+    """
+    name = "denoiser" if "denoiser" in table.column_names else "denoiser_a"
+    defined = table.filter(pc.is_valid(table[column]))
+    # Imported denoisers have no N: each is a curve of its own, and they come last.
+    labels = [
+        (math.inf if n is None else float(n), wording.model_label(n, denoiser))
+        for n, denoiser in zip(defined["n_train"].to_pylist(), defined[name].to_pylist(), strict=True)
+    ]
+    keys = pa.table(
+        {
+            "order": pa.array([order for order, _ in labels], pa.float64()),
+            "label": pa.array([label for _, label in labels], pa.string()),
+            "sigma": defined["sigma"],
+            "denoiser": defined[name],
+            "image": defined["image_id"],
+            "value": defined[column],
+        }
+    )
+    means = keys.group_by(["order", "label", "sigma", "denoiser", "image"], use_threads=False).aggregate(
+        [("value", "mean")]
+    )
+    curves: dict[tuple[float, str, float], dict[str, dict[str, float]]] = {}
+    for row in means.to_pylist():
+        of_denoiser = curves.setdefault((row["order"], row["label"], row["sigma"]), {})
+        of_denoiser.setdefault(row["denoiser"], {})[row["image"]] = row["value_mean"]
+    return [Level(label, sigma, _mean(found, seed)) for (_, label, sigma), found in sorted(curves.items())]
+
+
+def _mean(found: Mapping[str, Mapping[str, float]], seed: int) -> Interval:
+    """Mean over images of the denoisers' mean; no interval where each denoiser has a single image."""
+    images = sorted({image for values in found.values() for image in values})
+    each = np.array([np.mean([values[image] for values in found.values() if image in values]) for image in images])
+    if all(len(values) == 1 for values in found.values()):
+        return Interval(float(each.mean()), None, None, 1)
+    return bootstrap(each, lambda draws: draws.mean(axis=1), seed, resamples=1000)
+
+
+@styled
+def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
+    """Output against input PSNR on training (left) and held-out images (right), one curve for each N; paper, Fig. 1.
+
+    Args:
+        psnr: a PSNR table; what only slopes compare with is left out.
+        dimension: d = C * H * W, for the dotted line, the optimum for one image of unknown contrast; None: no line.
+    """
+    psnr = psnr.filter(pc.invert(pc.is_in(psnr["denoiser"], pa.array(schemas.BASELINES.values()))))
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    curves = {
+        kind: levels(psnr.filter(pc.equal(psnr["kind"], kind)), "output_psnr_db") for kind in ("train", "holdout")
+    }
+    every = [level for found in curves.values() for level in found]
+    labels = list(dict.fromkeys(level.label for level in every))
+    trained = [label for label in labels if label not in schemas.REFERENCES.values()]
+    colors = dict(zip(trained, color_sequence(len(trained)), strict=True))
+    for panel, (kind, title) in zip(
+        panels, (("train", "Training images"), ("holdout", "Held-out images")), strict=True
+    ):
+        for label in labels:
+            points = [level for level in curves[kind] if level.label == label]
+            if points:
+                x, means = [-20 * math.log10(p.sigma) for p in points], [p.mean for p in points]
+                band(panel, x, means, colors.get(label, INK), label, "-" if label in colors else "-.")
+        panel.set_title(title)
+        panel.set_xlabel("input PSNR (dB)")
+    panels[0].set_ylabel("output PSNR (dB)")
+    inputs = np.array(sorted({-20 * math.log10(level.sigma) for level in every}) or [0.0, 1.0])
+    heights = [level.mean.estimate for level in every if level.mean.estimate is not None] or [0.0, 1.0]
+    panels[0].set_ylim(min(heights) - 1.5, max(heights) + 1.5)
+    for panel in panels:
+        panel.plot(inputs, inputs, color=GRAY, linewidth=1, linestyle="--", label="identity", zorder=1)
+    if dimension:
+        label = "identity + 10 log10 d"
+        panels[0].plot(
+            inputs, inputs + 10 * math.log10(dimension), color=GRAY, linewidth=1.2, linestyle=":", label=label, zorder=1
+        )
+    legend(figure, panels, "outside right center")
+    return figure
+
+
+@styled
+def figure_histograms(run: Mapping[str, pa.Table], metric: str = "correlation") -> Figure:
+    """Similarity from model to model and to the nearest training image, with their nulls; paper, Fig. 2 bottom.
+
+    Args:
+        run: the tables similarity and neighbors by name.
+        metric: measure to read from them.
+    """
+    panels = _similarities(run, metric)
+    sizes = sorted({n for n, _ in panels})
+    rows = max(1, math.ceil(len(sizes) / 4))
+    columns = max(1, math.ceil(len(sizes) / rows))
+    figure = Figure(figsize=(max(9.0, 2.5 * columns), 2.1 * rows + 0.9), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+    every = np.concatenate([values for values in panels.values() if len(values)] or [np.array([0.0, 1.0])])
+    low, high = float(np.quantile(every, 0.002)), float(every.max())
+    bins = np.linspace(low, max(high, low + 1e-3), 41)
+    for panel, n in zip(axes, sizes, strict=False):
+        for kind, (label, color, drawing) in _HISTOGRAMS.items():
+            values = np.clip(panels.get((n, kind), np.empty(0)), bins[0], bins[-1])
+            if len(values):
+                panel.hist(
+                    values, bins, weights=np.full(len(values), 1 / len(values)), label=label, color=color, **drawing
+                )
+                if drawing["histtype"] == "stepfilled":
+                    panel.axvline(float(np.median(values)), color=color, linewidth=1.2)
+        panel.set_title(f"N = {n:,}")
+        panel.grid(visible=False)
+        panel.set_yticks([])
+        panel.xaxis.set_tick_params(labelbottom=True)
+    for panel in axes[len(sizes) :]:
+        panel.set_axis_off()
+    figure.supxlabel(f"{metric} of two images", fontsize=10)
+    figure.supylabel("share of pairs", fontsize=10)
+    legend(figure, axes, "outside upper center", 2)
+    return figure
+
+
+_FILLED = {"histtype": "stepfilled", "alpha": 0.55}
+_HISTOGRAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "different": ("sample A to sample B, different noise (null of blue)", GRAY, {"histtype": "step", "linewidth": 1.3}),
+    "holdout": (
+        "held-out image to its nearest training image (null of orange)",
+        INK,
+        {"histtype": "step", "linestyle": "--"},
+    ),
+    "nearest": ("sample to its nearest training image", ORANGE, _FILLED),
+    "same": ("sample A to sample B, same noise", BLUE, _FILLED),
+}
+
+
+def _similarities(run: Mapping[str, pa.Table], metric: str) -> dict[tuple[int, str], NDArray[np.float64]]:
+    found: dict[tuple[int, str], list[float]] = {}
+    if "similarity" in run:
+        rows = _valued(run["similarity"], metric)
+        names = {"same_noise": "same", "different_noise": "different"}
+        for n, kind, value in zip(*(rows[key].to_pylist() for key in ("n_train", "kind", "value")), strict=True):
+            if kind in names:
+                found.setdefault((n, names[kind]), []).append(value)
+    if "neighbors" in run:
+        rows = _valued(run["neighbors"].filter(pc.equal(run["neighbors"]["rank"], 1)), metric)
+        keys = ("n_train", "query_kind", "part", "reference", "value")
+        for n, kind, part, reference, value in zip(*(rows[key].to_pylist() for key in keys), strict=True):
+            if kind == "sample" and reference == f"train_{part}":
+                found.setdefault((n, "nearest"), []).append(value)
+            elif kind == "holdout" and reference in ("train_a", "train_b"):
+                found.setdefault((n, "holdout"), []).append(value)
+    return {key: np.array(values) for key, values in found.items()}
+
+
+def _valued(table: pa.Table, metric: str) -> pa.Table:
+    keep = pc.and_(pc.is_valid(table["value"]), pc.is_valid(table["n_train"]))
+    return table.filter(pc.and_(keep, pc.equal(table["metric"], metric)))
+
+
+@styled
+def figure_transition(transition: pa.Table) -> Figure:
+    """Similarities, memorized fraction, PSNR gap and bits against N, with intervals and the transition points.
+
+    Args:
+        transition: a TRANSITION table.
+    """
+    rows = verdict.estimates(transition)
+    sizes = sorted({n for n, _ in rows if n is not None})
+    figure = Figure(figsize=(9.5, 7.6), layout="constrained")
+    similarity, fraction, gap, apart = figure.subplots(2, 2, sharex=True).ravel()
+    for panel, title, unit, curves in (
+        (similarity, "Similarity of images (medians)", None, _SIMILARITIES),
+        (
+            fraction,
+            "Nearest image is a training image, less chance",
+            "memorized fraction",
+            {"memorized_fraction": ("", ORANGE, "-")},
+        ),
+        (gap, "PSNR gap, training minus held-out", "dB", {"psnr_gap": ("", INK, "-")}),
+        (apart, "Between the two models' score functions", "bits per dimension", {"bits": ("", BLUE, "-")}),
+    ):
+        measured = False
+        for quantity, (label, color, line) in curves.items():
+            found = [(n, rows[n, quantity]) for n in sizes if rows[n, quantity].estimate is not None]
+            measured |= bool(found)
+            if found:
+                intervals = [Interval(row.estimate, row.low, row.high, row.n) for _, row in found]
+                band(panel, [n for n, _ in found], intervals, color, label, linestyle=line)
+        panel.set_title(title)
+        panel.set_ylabel(unit or rows[sizes[0], "cross_same"].unit if sizes else "")
+        if not measured:
+            panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color=GRAY)
+    gap.axhline(0, color=GRAY, linewidth=1, linestyle="--")
+    for level in (0, 0.5, 1):
+        fraction.axhline(level, color=GRAY, linewidth=1, linestyle="--" if level == 0.5 else ":")
+    if any(rows[n, "bits"].estimate for n in sizes):
+        apart.set_yscale("log")
+    _mark(similarity, rows.get((None, "N_cross")), r"$N^*_\mathrm{cross}$", sizes)
+    _mark(fraction, rows.get((None, "N_half")), r"$N^*_\mathrm{half}$", sizes)
+    for panel in (similarity, fraction, gap, apart):
+        _log_sizes(panel, sizes)
+    handles, labels = similarity.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    return figure
+
+
+_SIMILARITIES = {
+    "nearest_own": ("sample to its nearest training image", ORANGE, "-"),
+    "cross_same": ("sample A to sample B, same noise", BLUE, "-"),
+    "nearest_holdout_to_train": ("held-out image to its nearest training image (null of orange)", "#b98a4e", "--"),
+    "cross_different": ("sample A to sample B, different noise (null of blue)", "#8fb3d1", "--"),
+}
+
+
+def _mark(panel: Axes, point: estimates.Estimate | None, name: str, sizes: Sequence[int]) -> None:
+    """A transition point: a line, its interval as a bar behind it, and its name at the line's foot."""
+    if point is None or point.estimate is None:
+        return
+    panel.axvline(point.estimate, color=INK, linewidth=1)
+    if point.low is not None and point.high is not None:
+        panel.axvspan(point.low, point.high, color=INK, alpha=0.1, linewidth=0)
+    left = point.estimate < math.sqrt(sizes[0] * sizes[-1])
+    panel.annotate(
+        f"{name} = {wording.number(point.estimate, 'images')}",
+        (point.estimate, 0.03),
+        xycoords=("data", "axes fraction"),
+        xytext=(5 if left else -5, 0),
+        textcoords="offset points",
+        ha="left" if left else "right",
+        va="bottom",
+        fontsize=9.5,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+    )
+
+
+def _log_sizes(panel: Axes, sizes: Sequence[int]) -> None:
+    panel.set_xscale("log")
+    panel.set_xticks(list(sizes), [f"{n:,}" for n in sizes])
+    panel.set_xticks([], minor=True)
+    panel.set_xlabel("training images N")
+    panel.xaxis.set_tick_params(labelbottom=True)
+    if len(sizes) == 1:
+        panel.set_xlim(sizes[0] / 2, sizes[0] * 2)
+
+
+@styled
+def figure_levels(table: pa.Table) -> Figure:
+    """Distances between denoisers and PSNR against the references, at each noise level; one curve for each N.
+
+    Args:
+        table: a LEVELS table.
+    """
+    measured = set(table["quantity"].to_pylist())
+    drawn = {name: panel for name, panel in _LEVELS.items() if name in measured or name not in _LEVELS_OF_OPTIMUM}
+    down = len(drawn) // 2
+    figure = Figure(figsize=(9.5, 3.8 * down), layout="constrained")
+    panels = figure.subplots(down, 2, sharex=True).ravel()
+    sizes = sorted(set(table["n_train"].to_pylist()))
+    colors = dict(zip(sizes, color_sequence(len(sizes)), strict=True))
+    for panel, (quantity, (title, unit, scale, line)) in zip(panels, drawn.items(), strict=True):
+        found = table.filter(pc.equal(table["quantity"], quantity)).to_pylist()
+        for n in sizes:
+            rows = [row for row in found if row["n_train"] == n]
+            intervals = [Interval(row["estimate"], row["low"], row["high"], row["n"]) for row in rows]
+            if rows:
+                band(panel, [row["sigma"] for row in rows], intervals, colors[n], f"N = {n:,}")
+        panel.set_xscale("log")
+        if any(row["estimate"] for row in found):
+            panel.set_yscale(scale)
+        else:
+            panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color=GRAY)
+        if scale == "linear" and len(line) == 2:  # ratios to ever smaller distances go off the page
+            panel.set_ylim(-0.1, min(2.0, panel.get_ylim()[1]))
+        for level in line:
+            panel.axhline(level, color=GRAY, linewidth=1, linestyle="--")
+        panel.set_title(title)
+        panel.set_ylabel(unit)
+        panel.set_xlabel("noise level, pixel units")
+        panel.xaxis.set_tick_params(labelbottom=True)
+    legend(figure, panels, "outside upper center", min(8, max(1, len(sizes))))
+    return figure
+
+
+# Title, unit, scale of the axis, and levels to compare with.
+_LEVELS: dict[str, tuple[str, str, str, tuple[float, ...]]] = {
+    "disagreement": ("V: the two denoisers on held-out images", "squared pixel units", "log", ()),
+    "bits_density": ("Bits, on noised samples of both models", "bits per dimension and unit of ln sigma", "log", ()),
+    "to_empirical": ("Distance to pure memorization", "0 = memorized, 1 = as other images' mean", "linear", (0, 1)),
+    "to_linear": ("Held-out PSNR against the best linear denoiser", "dB better", "linear", (0,)),
+    "to_optimum": ("Held-out PSNR against the exact optimum", "dB better", "linear", (0,)),
+    "excess_error": ("Error that the exact optimum would not make", "share of the squared error", "linear", (0,)),
+}
+_LEVELS_OF_OPTIMUM = ("to_optimum", "excess_error")  # not drawn where no optimum is known
+
+
+@styled
+def figure_slopes(table: pa.Table, psnr: pa.Table) -> Figure:
+    """Held-out PSNR with fitted lines (left) and the slopes (right), beside theory; paper, Figs. 4, 5 and 16.
+
+    Args:
+        table: a SLOPES table.
+        psnr: the PSNR table behind it.
+    """
+    rows = table.to_pylist()
+    figure = Figure(figsize=(9.5, 4.6), layout="constrained")
+    curves, estimates = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    held = psnr.filter(pc.equal(psnr["kind"], "holdout"))
+    measured: dict[str, list[Level]] = {}
+    for level in levels(held, "output_psnr_db"):
+        measured.setdefault(level.label, []).append(level)
+    trained = [slopes.label(row) for row in rows if row["n_train"] is not None]
+    colors = dict(zip(trained, color_sequence(len(trained)), strict=True)) | _BASELINES
+    for place, row in enumerate(rows):
+        name, color = slopes.label(row), colors.get(slopes.label(row), INK)
+        points = measured.get(name, [])
+        x, y = [-20 * math.log10(p.sigma) for p in points], [p.mean.estimate for p in points]
+        curves.plot(x, y, color=color, linestyle="", marker="o", markersize=4)
+        if row["slope"] is not None:
+            ends = np.array([row["low_db"], row["high_db"]])
+            inputs = np.array([i for i in x if ends[0] - 1e-6 <= i <= ends[1] + 1e-6])
+            curves.plot(ends, row["level_db"] + row["slope"] * (ends - inputs.mean()), color=color, linewidth=1.2)
+            estimates.plot(row["slope"], place, color=color, marker="o")
+            if row["low"] is not None:
+                estimates.hlines(place, row["low"], row["high"], color=color, linewidth=1.5)
+    _theory(curves, estimates, rows)
+    curves.set_xlabel("input PSNR (dB)")
+    curves.set_ylabel("output PSNR on held-out images (dB)")
+    curves.set_title("Points, and lines fitted to the range; colors as on the right")
+    estimates.set_title("Slopes, with 95 % intervals")
+    estimates.set_xlabel("slope")
+    estimates.set_yticks(range(len(rows)), [slopes.label(row) for row in rows])
+    estimates.set_ylim(len(rows) - 0.5, -0.5)
+    if curves.get_legend_handles_labels()[0]:
+        curves.legend(loc="upper left")
+    return figure
+
+
+_BASELINES = {
+    schemas.BASELINES["oracle"]: BLUE,
+    schemas.BASELINES["tangent"]: "#1b7837",
+    schemas.BASELINES["soft"]: ORANGE,
+    schemas.BASELINES["hard"]: "#b98a4e",
+    schemas.REFERENCES["to_linear"]: "#8fb3d1",
+}
+
+
+def _theory(curves: Axes, estimates: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The best slope, through the middle of the line of the tangent space, or else of the first denoiser.
+
+    On a manifold of k dimensions the theory's gain is no height here: the mean of PSNRs is above the PSNR of the mean.
+    """
+    known = [row for row in rows if row["theory"] is not None and row["level_db"] is not None]
+    if not known:
+        return
+    first = next((row for row in known if row["denoiser"] == schemas.BASELINES["tangent"]), known[0])
+    ends, middle = np.array([first["low_db"], first["high_db"]]), (first["low_db"] + first["high_db"]) / 2
+    label = f"slope {first['theory']:.3g} of theory"
+    line: dict[str, Any] = {"color": GRAY, "linestyle": "--", "linewidth": 1.2}
+    curves.plot(ends, first["level_db"] + first["theory"] * (ends - middle), label=label, zorder=1, **line)
+    estimates.axvline(first["theory"], zorder=1, **line)

@@ -1,0 +1,1 @@
+"""How alike two images are, and the search for the most alike."""

