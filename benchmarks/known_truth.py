@@ -32,7 +32,7 @@ from memgen.models.sampling import SampleSettings, expected_updates, sample
 SHAPE = (1, 16, 16)
 D = 256
 FLOOR = 1e-3  # variance: fewer images than pixels leave directions without any
-KEYS = {"denoiser_a": "a", "denoiser_b": "b", "n_train": None, "train_seed": None}
+KEYS = {"subject_a": "a", "subject_b": "b", "role": "cell", "n_train": None, "train_seed": None}
 SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 

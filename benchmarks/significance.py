@@ -3,7 +3,7 @@
     python benchmarks/significance.py [--images FILE [--keep-duplicates]] [--bf-cnn FILE.pt] [--dncnn FILE.mpk]
                                       [--only SECTION]
 
-Everything goes through `memgen.measures.copies.examiner.Examiner`: T and H are drawn from real images, pooled, clustered and searched,
+Everything goes through `memgen.measures.copies.examiner`: T and H are real images, pooled, clustered and searched,
 and samples are images. Without --images the embedded Fashion-MNIST serves, whose 9,728 images are too few for some rows
 of the power table; FILE is anything that `memgen data` reads, such as train-images-idx3-ubyte.gz. Near-duplicates are
 removed from it as there, unless --keep-duplicates is given: then held-out images that nearly equal one of the pool pass

@@ -13,6 +13,16 @@ from memgen.base import schemas, tables
 from memgen.measures.distances import quadrature
 from memgen.report.sheets import Specimens, specimens
 
+
+def role_of(name: str, n_train: int | None) -> str:
+    """The role of a subject in tests: cells have an N, references and baselines their own names."""
+    if n_train is not None:
+        return "cell"
+    if name in schemas.BASELINES:
+        return "baseline"
+    return "reference" if name in schemas.REFERENCES.values() else "imported"
+
+
 COPIES = {1: 1.0, 4: 1.0, 16: 0.9, 64: 0.6, 256: 0.25, 1024: 0.0}
 SIGMAS = np.logspace(-2, -0.1, 6)
 SAMPLES, HOLDOUT, SIDE = 96, 256, 16
@@ -62,13 +72,19 @@ class Run:
         self.tables = {name: pa.concat_tables(found) for name, found in parts.items()}
 
     def _pair(self, parts: dict, n: int, train_seed: int) -> None:
-        keys = {"denoiser_a": f"n{n}-s{train_seed}-a", "denoiser_b": f"n{n}-s{train_seed}-b"}
+        keys = {"subject_a": f"n{n}-s{train_seed}-a", "subject_b": f"n{n}-s{train_seed}-b", "role": "cell"}
         keys |= {"n_train": n, "train_seed": train_seed}
         drawn = {part: self._draw(n, part, train_seed) for part in "ab"}
         for part, images in drawn.items():
             if train_seed == 0:
                 self.samples[n, part] = images
-            trained = {"denoiser": f"n{n}-s{train_seed}-{part}", "n_train": n, "part": part, "train_seed": train_seed}
+            trained = {
+                "subject": f"n{n}-s{train_seed}-{part}",
+                "role": "cell",
+                "n_train": n,
+                "part": part,
+                "train_seed": train_seed,
+            }
             parts["neighbors"].append(self._hits(n, trained, "sample", part, images, part))
             parts["significance"].append(self._significance(trained, part, images))
             parts["copies"].append(self._copies(trained))
@@ -114,7 +130,7 @@ class Run:
     ) -> pa.Table:
         references = self.reference(name, n)
         where, value = nearest(queries, references)
-        trained = trained or {"denoiser": None, "n_train": n, "part": None, "train_seed": None}
+        trained = trained or {"subject": None, "role": None, "n_train": n, "part": None, "train_seed": None}
         index = name if name == "holdout" else f"train_{name}"
         return tables.make(
             schemas.NEIGHBORS,

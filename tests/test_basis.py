@@ -17,7 +17,7 @@ from memgen.measures.geometry import basis, harmonics
 from memgen.models.known.empirical import EmpiricalDenoiser
 from memgen.models.networks import UNetSettings, build
 
-KEYS = {"denoiser": "a", "n_train": 10, "part": "a", "train_seed": 0}
+KEYS = {"subject": "a", "role": "cell", "n_train": 10, "part": "a", "train_seed": 0}
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -38,7 +38,14 @@ COLUMNS = {
     "skipped": {"source": "", "reason": ""},
     "duplicates": {"removed_id": "", "kept_id": "", "correlation": ""},
     "split": {"part": "", "rank": "", "image_id": ""},
-    "training": {"denoiser": "", "n_train": "images", "images_seen": "images", "seconds": "s", "output_psnr_db": "dB"},
+    "training": {
+        "subject": "",
+        "role": "",
+        "n_train": "images",
+        "images_seen": "images",
+        "seconds": "s",
+        "output_psnr_db": "dB",
+    },
     "samples": {"sample": "", "noise_seed": "", "updates": "", "sigma": "pixel units", "status": ""},
     "trajectory": {"sample": "", "step": "", "sigma": "pixel units", "residual_sigma": "pixel units"},
     "neighbors": {"query_kind": "", "n_train": "images", "reference": "", "rank": "", "cluster": "", "value": ""},
@@ -261,7 +268,7 @@ def test_report_says_the_verdict(tiny):
 def test_verdict(tiny):
     """Samples are tested for copies, and what was found is said in words and as JSON."""
     shown = memgen("verdict", "--json").done().json
-    assert {row["denoiser"] for row in shown["copies"]} == {f"n{n}-s0-{part}" for n in (1, 4) for part in "ab"}
+    assert {row["subject"] for row in shown["copies"]} == {f"n{n}-s0-{part}" for n in (1, 4) for part in "ab"}
     assert {row["answer"] for row in shown["copies"]} <= {"found", "none", "cannot decide"}
     assert sum("were tested image by image" in sentence for sentence in shown["sentences"]) == 2
     assert len(shown["pairs"]) == sum(row["discoveries"] for row in shown["copies"])
@@ -329,7 +336,7 @@ def test_imported_denoiser(tiny, tmp_path):
     outcome = memgen("sample", "--denoiser", "theirs").done()
     assert np.load(outcome.path).shape == (6, 1, 8, 8)
     found = memgen("nn-search", "--index", "train_b", "--denoiser", "theirs", "--json").done().json["neighbors"]
-    assert {row["denoiser"] for row in found} == {"theirs"}
+    assert {row["subject"] for row in found} == {"theirs"}
     assert {row["reference"] for row in found} == {"train_b"}
     curve = memgen("psnr", "--denoiser", "theirs", "--json").done().json["curve"]
     assert [row["images"] for row in curve] == ["holdout"] * len(curve)

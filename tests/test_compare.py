@@ -11,7 +11,7 @@ from memgen.spaces.index import Index
 from memgen.spaces.pixels import METRICS, paired
 
 SHAPE = (1, 6, 6)
-KEYS = {"denoiser_a": "n4-s0-a", "denoiser_b": "n4-s0-b", "n_train": 4, "train_seed": 0}
+KEYS = {"subject_a": "n4-s0-a", "subject_b": "n4-s0-b", "role": "cell", "n_train": 4, "train_seed": 0}
 
 
 def images(n, shape=SHAPE, seed=0):

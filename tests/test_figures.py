@@ -28,7 +28,14 @@ def test_levels_are_means_over_images_of_means_over_draws():
 
 def test_imported_denoisers_have_curves_of_their_own():
     """Without an N a curve bears the denoiser's name."""
-    columns = {"denoiser": "theirs", "n_train": None, "part": None, "train_seed": None, "kind": "holdout"}
+    columns = {
+        "subject": "theirs",
+        "role": "imported",
+        "n_train": None,
+        "part": None,
+        "train_seed": None,
+        "kind": "holdout",
+    }
     columns |= {
         "image_id": ["x", "y"],
         "sigma": 0.1,

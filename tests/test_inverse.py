@@ -349,7 +349,12 @@ def test_shapes_that_do_not_fit_are_refused():
 
 def test_summary():
     """Means over images with an interval, equal images (infinite PSNR) left out, and none where there is no twin."""
-    columns = dict.fromkeys(schemas.RESTORED.names, 0) | {"denoiser": "x", "task": "low_pass", "part": None}
+    columns = dict.fromkeys(schemas.RESTORED.names, 0) | {
+        "subject": "x",
+        "role": "cell",
+        "task": "low_pass",
+        "part": None,
+    }
     columns |= {"image_id": ["a", "b", "c"], "status": ["converged", "converged", "step_cap"]}
     columns |= {"output_psnr_db": [20.0, 30.0, np.inf], "filled_psnr_db": [10.0, 12.0, 14.0], "n_measured": 7}
     found = restorations.summarize(tables.make(schemas.RESTORED, columns), 0, [1.0, 2.0, np.inf])
@@ -399,7 +404,7 @@ def test_command_restores_and_keeps_apart(tiny):
 def test_command_says_how_the_twins_agree(tiny, monkeypatch):
     """--json holds every mean, the twins compared with each other too; the report of an N shows its restorations only."""
     both = memgen("sample", "--task", "random_projections", "--amount", "0.3", "--json").done().json
-    assert [row["denoiser"] for row in both["restored"]] == ["n4-s0-a", "n4-s0-b"]
+    assert [row["subject"] for row in both["restored"]] == ["n4-s0-a", "n4-s0-b"]
     one, other = (np.load(tiny / "samples" / f"n4-s0-{part}.random_projections-0.3.npy") for part in "ab")
     twin = -10 * np.log10(((one - other).astype(np.float64) ** 2).mean(axis=(1, 2, 3)))
     for row in both["restored"]:

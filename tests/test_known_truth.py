@@ -46,7 +46,7 @@ def test_a_model_that_has_memorized_is_read_as_such(tmp_path):
     assert rows[512, "memorized_fraction"]["low"] > 0.8
     assert rows[None, "N_half"]["estimate"] is None
     for row in workspace.run.table("copies").to_pylist():
-        nearest = workspace.run.table("significance", row["denoiser"]).to_pandas()
+        nearest = workspace.run.table("significance", row["subject"]).to_pandas()
         assert row["answer"] == "found"
         assert row["discoveries"] == nearest["nearest_id"].nunique()  # every training image drawn is found
         assert row["discoveries"] + row["attached"] == row["samples"] == 48

@@ -4,12 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import synthetic_run
+from synthetic_run import role_of
 
 from memgen.base import schemas, tables
 from memgen.findings import levels
 
 SIGMAS = np.array([0.1, 0.4])
-PAIR = {"denoiser_a": "n8-s0-a", "denoiser_b": "n8-s0-b", "n_train": 8, "train_seed": 0}
+PAIR = {"subject_a": "n8-s0-a", "subject_b": "n8-s0-b", "role": "cell", "n_train": 8, "train_seed": 0}
 
 
 def apart(kind: str, values: np.ndarray, sigmas: np.ndarray = SIGMAS, **more) -> pa.Table:
@@ -22,7 +23,13 @@ def apart(kind: str, values: np.ndarray, sigmas: np.ndarray = SIGMAS, **more) ->
 def psnr(denoiser: str, values: np.ndarray, n_train: int | None) -> pa.Table:
     """A PSNR table of values (images, levels) on held-out images."""
     image, level = (index.ravel() for index in np.indices(values.shape))
-    columns = {"denoiser": denoiser, "n_train": n_train, "part": n_train and "a", "train_seed": n_train and 0}
+    columns = {
+        "subject": denoiser,
+        "role": role_of(denoiser, n_train),
+        "n_train": n_train,
+        "part": n_train and "a",
+        "train_seed": n_train and 0,
+    }
     columns |= {"kind": "holdout", "image_id": [f"i{i}" for i in image], "sigma": SIGMAS[level], "noise_draw": 0}
     columns |= {"input_psnr_db": -20 * np.log10(SIGMAS)[level], "output_psnr_db": values.ravel()}
     return tables.make(schemas.PSNR, columns)

@@ -263,7 +263,7 @@ def test_command(tiny, monkeypatch):
     summary, long = run.table("basis_summary"), run.table("basis")
     assert summary.num_rows == 2 * 2 * 8
     assert long.num_rows == 64 * summary.num_rows
-    assert set(summary["denoiser"].to_pylist()) == {"n1-s0-a", "n1-s0-b", "n4-s0-a", "n4-s0-b"}
+    assert set(summary["subject"].to_pylist()) == {"n1-s0-a", "n1-s0-b", "n4-s0-a", "n4-s0-b"}
     assert max(summary["linearity_error"].to_pylist()) < 1e-4
     page = memgen("report", "--sweep").done().path.read_text()
     assert "Geometry: shrinkage in an adaptive basis" in page
@@ -325,7 +325,7 @@ def test_an_imported_denoiser(tiny):
     weights = tiny / "denoisers" / "n4-s0-a.safetensors"
     memgen("import", str(weights), "--name", "theirs").done()
     outcome = memgen("basis", "--denoiser", "theirs", "--sigma", "0.1", "--sigma", "0.2", "--json").done()
-    assert [(r["n_train"], r["denoiser"], r["sigma"]) for r in outcome.json["readings"]] == [
+    assert [(r["n_train"], r["subject"], r["sigma"]) for r in outcome.json["readings"]] == [
         (None, "theirs", 0.1),
         (None, "theirs", 0.2),
     ]

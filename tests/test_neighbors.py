@@ -203,7 +203,7 @@ def test_the_table_counts_clusters():
     references = images(6)
     references[4:] = references[2:4]
     index = build(references)
-    keys = {"denoiser": None, "n_train": 6, "part": None, "train_seed": None}
+    keys = {"subject": None, "role": None, "n_train": 6, "part": None, "train_seed": None}
     table = index.to_table(index.search(images(2, seed=1), 3), "holdout", ["x", "y"], keys)
     assert table["n_reference"].to_pylist() == [6] * 6
     assert table["n_clusters"].to_pylist() == [4] * 6
@@ -278,7 +278,7 @@ def test_table_of_hits():
     references[2] = 0.5
     index = build(references)
     hits = index.search(images(3, seed=1), 5)
-    keys = {"denoiser": "n5-s0-a", "n_train": 5, "part": "a", "train_seed": 0}
+    keys = {"subject": "n5-s0-a", "role": "cell", "n_train": 5, "part": "a", "train_seed": 0}
     table = index.to_table(hits, "sample", ["x", "y", "z"], keys, query=[4, 5, 6])
     assert tables.check(table, schemas.NEIGHBORS, "test").num_rows == 15
     rows = table.to_pylist()

@@ -14,7 +14,7 @@ from memgen.base.errors import ConfigError, DataError, ShapeError
 from memgen.measures.psnr import PAPER_SIGMAS, PsnrSettings, curve
 
 SHAPE = (1, 6, 6)
-KEYS = {"denoiser": "n4-s0-a", "n_train": 4, "part": "a", "train_seed": 0}
+KEYS = {"subject": "n4-s0-a", "role": "cell", "n_train": 4, "part": "a", "train_seed": 0}
 
 
 def images(n, shape=SHAPE, seed=0):

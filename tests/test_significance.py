@@ -311,7 +311,7 @@ def test_table_says_what_it_holds():
     in_train, nearest = np.array([True, False]), np.array([0, 1, 0])
     distances = np.array([[0.0, 1.0], [0.4, 0.5], [0.2, 0.9]])
     competition = compete(nearest, np.array([np.inf, 0.1, 0.5]), in_train, q=0.5)
-    keys = {"denoiser": "n4-s0-a", "n_train": 4, "part": "a", "train_seed": 0}
+    keys = {"subject": "n4-s0-a", "role": "cell", "n_train": 4, "part": "a", "train_seed": 0}
     own = (["x", "z", "x"], np.array([1.0, 0.5, np.nan]))
     arguments = (keys, [7, 8, 9], ("x", "y"), in_train, nearest, distances, competition, *own)
     rows = examiner.to_table(*arguments, p=None, space="pixels").to_pylist()

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 import torch
 from program import memgen
+from synthetic_run import role_of
 
-from memgen.base import noise, schemas, tables
+from memgen.base import noise, schemas, tables, wording
 from memgen.base.errors import ConfigError, ShapeError
 from memgen.experiment import geometry, make, present
 from memgen.experiment.geometry import theory
@@ -26,13 +27,19 @@ from memgen.report import figures
 
 INPUTS = np.linspace(0, 34, 8)
 UNKNOWN = Theory(None, None)
-ORACLE = schemas.BASELINES["oracle"]
+ORACLE = "wavelet_oracle"
 
 
 def psnr(name: str, outputs: np.ndarray, n_train: int | None = None, inputs: np.ndarray = INPUTS, **more) -> pa.Table:
     """A PSNR table of outputs (images, levels) in dB."""
     image, level = (index.ravel() for index in np.indices(outputs.shape))
-    columns = {"denoiser": name, "n_train": n_train, "part": n_train and "a", "train_seed": n_train and 0}
+    columns = {
+        "subject": name,
+        "role": role_of(name, n_train),
+        "n_train": n_train,
+        "part": n_train and "a",
+        "train_seed": n_train and 0,
+    }
     columns |= {"kind": "holdout", "image_id": [f"i{i:03}" for i in image], "noise_draw": 0}
     columns |= {"sigma": 10 ** (-inputs[level] / 20), "input_psnr_db": inputs[level], "output_psnr_db": outputs.ravel()}
     return tables.make(schemas.PSNR, columns | more)
@@ -41,7 +48,7 @@ def psnr(name: str, outputs: np.ndarray, n_train: int | None = None, inputs: np.
 def summary(*parts: pa.Table, expected: Theory = UNKNOWN, low: float = 0, high: float = 34) -> dict[str, dict]:
     found = summarize(pa.concat_tables(parts), expected, 0, low, high)
     tables.check(found, schemas.SLOPES, "test")
-    return {slopes.label(row): row for row in found.to_pylist()}
+    return {row["subject"] or slopes.label(row): row for row in found.to_pylist()}
 
 
 @pytest.mark.parametrize("alpha", [1, 2, 5])
@@ -100,7 +107,7 @@ def test_twins_and_draws_are_averaged_first():
     assert list(found) == ["N = 4", "N = 9"]
     row = found["N = 4"]
     assert row["slope"] == pytest.approx((1 + 0.5 + 0.5) / 3)
-    assert (row["n"], row["n_denoisers"], found["N = 9"]["n_denoisers"]) == (5, 2, 1)
+    assert (row["n"], row["n_subjects"], found["N = 9"]["n_subjects"]) == (5, 2, 1)
 
 
 def test_only_the_range_counts():
@@ -205,10 +212,10 @@ def test_baselines_beat_the_noise(tmp_path):
     made = workspace(tmp_path, *more, "data.generated.alpha=4", 'kind="c_alpha"')
     geometry.measure_baselines(made)
     inputs = -20 * np.log10([0.5, 0.2])
-    for kind in ("oracle", "soft", "hard"):
+    for kind in ("wavelet_oracle", "soft_threshold", "hard_threshold"):
         assert (means(made, kind) > inputs).all(), kind
-    assert (means(made, "oracle") > np.maximum(means(made, "soft"), means(made, "hard"))).all()
-    assert not made.run.has_table("psnr", "baseline-tangent")
+    assert (means(made, "wavelet_oracle") > np.maximum(means(made, "soft_threshold"), means(made, "hard_threshold"))).all()
+    assert not made.run.has_table("psnr", "baseline-tangent_oracle")
 
 
 def test_baselines_meet_the_noise_of_psnr(tmp_path):
@@ -226,7 +233,7 @@ def test_baselines_meet_the_noise_of_psnr(tmp_path):
         for row in range(len(image)):
             error = float((denoised[row] - x[row]).double().square().mean())
             expected[ids[image[row]], draw[row], round(float(sigma[row]), 3)] = -10 * math.log10(error)
-    rows = made.run.table("psnr", "baseline-soft").to_pylist()
+    rows = made.run.table("psnr", "baseline-soft_threshold").to_pylist()
     found = {(row["image_id"], row["noise_draw"], row["sigma"]): row["output_psnr_db"] for row in rows}
     assert found == pytest.approx(expected, abs=1e-6)
 
@@ -238,7 +245,7 @@ def test_the_tangent_space_has_its_gain(tmp_path, shuffle):
     made = workspace(tmp_path, *more, "data.generated.side=16", 'kind="discs"')
     generated = made.settings.data.generated
     geometry.measure_baselines(made)
-    row = summary(made.run.table("psnr"), expected=theory(generated))[schemas.BASELINES["tangent"]]
+    row = summary(made.run.table("psnr"), expected=theory(generated))[schemas.BASELINES[1]]
     assert row["slope"] == pytest.approx(1, abs=1e-4)
     error = 10 / math.log(10) * math.sqrt(2 / 5 / 150)
     assert row["gain_db"] == pytest.approx(10 * math.log10(256 / 5), abs=4 * error)
@@ -248,7 +255,9 @@ def test_odd_images_have_no_wavelets(tmp_path):
     """Images of 15x15 have a tangent space and no wavelet baseline."""
     made = workspace(tmp_path, "data.generated.n_images=20", "data.generated.side=15", 'kind="cone"')
     geometry.measure_baselines(made)
-    assert sorted(path.stem for path in made.run.table_path("psnr", "x").parent.glob("*")) == ["baseline-tangent"]
+    assert sorted(path.stem for path in made.run.table_path("psnr", "x").parent.glob("*")) == [
+        "baseline-tangent_oracle"
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ the command
@@ -271,13 +280,13 @@ def test_the_command_measures_what_is_missing(tiny):
     first = memgen(*given).done()
     assert first.path == tiny / "tiny" / "tables" / "slopes" / "slopes.parquet"
     before = {path: path.read_bytes() for path in (tiny / "tiny" / "tables").rglob("*.parquet")}
-    rows = {slopes.label(row): row for row in memgen(*given, "--json").done().json["slopes"]}
+    rows = {row["subject"] or slopes.label(row): row for row in memgen(*given, "--json").done().json["slopes"]}
     assert before == {path: path.read_bytes() for path in (tiny / "tiny" / "tables").rglob("*.parquet")}
-    known = {ORACLE, schemas.BASELINES["soft"], schemas.BASELINES["hard"], schemas.REFERENCES["to_linear"]}
+    known = {ORACLE, schemas.BASELINES[2], schemas.BASELINES[3], schemas.REFERENCES["to_linear"]}
     assert set(rows) == {"N = 32"} | known
     assert {row["theory"] for row in rows.values()} == {2 / 3}
     assert 0.2 < rows[ORACLE]["slope"] < 0.9
-    assert rows["N = 32"]["n_denoisers"] == 1
+    assert rows["N = 32"]["n_subjects"] == 1
     assert rows[ORACLE]["high_db"] == pytest.approx(33.13, abs=0.01)
 
 
@@ -300,12 +309,12 @@ def test_the_report_shows_slopes_and_no_baseline_as_a_denoiser(tiny):
         _, transition, paths = present.write_report(made)
     page = paths[0].read_text()
     assert '<h2 id="optimality">' in page
-    assert ORACLE in page
+    assert wording.KNOWN_SUBJECTS[ORACLE] in page
     assert set(transition["n_train"].drop_null().to_pylist()) == {32}
     assert made.run.denoisers() == ["n32-s0-a"]
     figure = figures.figure_psnr(made.run.table("psnr"))
     labels = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert labels == {"N = 32", schemas.REFERENCES["to_linear"], "identity"}
+    assert labels == {"N = 32", wording.KNOWN_SUBJECTS["best_linear"], "identity"}
 
 
 def test_a_run_without_slopes_has_no_such_section():

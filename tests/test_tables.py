@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from memgen.base import schemas, tables
 from memgen.base.errors import DataError
 
-KEYS = {"denoiser": "n4-s0-a", "n_train": 4, "part": "a", "train_seed": 0}
+KEYS = {"subject": "n4-s0-a", "role": "cell", "n_train": 4, "part": "a", "train_seed": 0}
 
 
 def psnr(values) -> pa.Table:

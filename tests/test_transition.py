@@ -23,7 +23,13 @@ def rows():
 def neighbors(values: np.ndarray, n: int, **more) -> pa.Table:
     """A NEIGHBORS table of samples of part a with given values to their own training set."""
     sample = np.arange(len(values))
-    columns = {"query_kind": "sample", "query": sample, "query_id": [str(i) for i in sample], "denoiser": f"n{n}-s0-a"}
+    columns = {
+        "query_kind": "sample",
+        "query": sample,
+        "query_id": [str(i) for i in sample],
+        "subject": f"n{n}-s0-a",
+        "role": "cell",
+    }
     columns |= {"n_train": n, "part": "a", "train_seed": 0, "reference": "train_a", "n_reference": n, "n_clusters": n}
     columns |= {"metric": "correlation", "rank": 1, "reference_id": "x", "value": values}
     return tables.make(schemas.NEIGHBORS, columns | {"reference_index": sample, "cluster": sample} | more)
@@ -31,7 +37,7 @@ def neighbors(values: np.ndarray, n: int, **more) -> pa.Table:
 
 def examined(n: int, nearest: np.ndarray, hits: np.ndarray, pool: tuple[int, int], part="a", seed=0) -> dict:
     """SIGNIFICANCE and COPIES tables of samples with given nearest images in a pool of given sizes of T and H."""
-    trained = {"denoiser": f"n{n}-s{seed}-{part}", "n_train": n, "part": part, "train_seed": seed}
+    trained = {"subject": f"n{n}-s{seed}-{part}", "role": "cell", "n_train": n, "part": part, "train_seed": seed}
     columns = {"sample": np.arange(len(nearest)), "nearest_id": [f"image {i}" for i in nearest]}
     columns |= {"nearest_in": np.where(hits, "T", "H"), "train_id": "x", "cluster": nearest, "discovered": False}
     columns |= dict.fromkeys(("correlation", "d1", "d2", "W", "p", "q")) | {"space": "test", "definition": "test"}
@@ -52,7 +58,15 @@ def stacked(*runs: dict) -> dict:
 def similarity(n: int, kind: str, values: np.ndarray, shift: int = 0, **more) -> pa.Table:
     """A SIMILARITY table of given values."""
     i = np.arange(len(values))
-    columns = {"denoiser_a": "a", "denoiser_b": "b", "n_train": n, "train_seed": 0, "kind": kind, "item_a": i}
+    columns = {
+        "subject_a": "a",
+        "subject_b": "b",
+        "role": "cell",
+        "n_train": n,
+        "train_seed": 0,
+        "kind": kind,
+        "item_a": i,
+    }
     columns |= {"item_b": (i + shift) % len(values), "metric": "correlation", "value": values}
     return tables.make(schemas.SIMILARITY, columns | more)
 

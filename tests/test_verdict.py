@@ -38,7 +38,15 @@ def table(**changes):
 def copies(discoveries, alike=0, answer="found"):
     """A COPIES table of one model."""
     columns = dict.fromkeys(("n_leaks", "attached", "n_competing", "conformal_discoveries"), 3)
-    columns |= {"denoiser": "n64-s0-a", "n_train": 64, "part": "a", "train_seed": 0, "samples": 100, "q": 0.05}
+    columns |= {
+        "subject": "n64-s0-a",
+        "role": "cell",
+        "n_train": 64,
+        "part": "a",
+        "train_seed": 0,
+        "samples": 100,
+        "q": 0.05,
+    }
     columns |= {"n_pool_train": 64, "n_pool_heldout": 640, "k_min": 2, "conformal_k_min": 1, "answer": answer}
     columns |= dict.fromkeys(("memorized_fraction", "low", "high", "p"), 0.1)
     return tables.make(schemas.COPIES, columns | {"discoveries": discoveries, "alike": alike}, rows=1)

@@ -4,16 +4,11 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-# Names in the column `denoiser` of those measured for comparison only, by the quantity that compares with them; no
-# denoiser of a run can have such a name.
-REFERENCES = {"to_linear": "reference (best linear)", "to_optimum": "reference (exact optimum)"}
-# The same for what only slopes compare with: two oracles, which know the clean image, and thresholding of wavelets.
-BASELINES = {
-    "oracle": "oracle (wavelet shrinkage)",
-    "tangent": "oracle (tangent space)",
-    "soft": "wavelets (soft threshold)",
-    "hard": "wavelets (hard threshold)",
-}
+# Subjects of the role `reference`, by the quantity that compares with them.
+REFERENCES = {"to_linear": "best_linear", "to_optimum": "exact_optimum"}
+# Subjects of the role `baseline`, in the order in which they are listed: two oracles, which know the clean image, and
+# thresholding of wavelets.
+BASELINES = ("wavelet_oracle", "tangent_oracle", "soft_threshold", "hard_threshold")
 
 
 def _field(name: str, kind: pa.DataType, doc: str, unit: str = "", null: bool = False) -> pa.Field:
@@ -25,15 +20,19 @@ def _schema(name: str, version: int, fields: Sequence[pa.Field]) -> pa.Schema:
 
 
 _STR, _INT, _F64 = pa.string(), pa.int64(), pa.float64()
-_TRAINED = [
-    _field("denoiser", _STR, "name of the denoiser in the run"),
-    _field("n_train", _INT, "size of the training set; null for an imported denoiser", "images", null=True),
-    _field("part", _STR, "half that the training set comes from: a or b; null for an imported denoiser", null=True),
-    _field("train_seed", _INT, "seed of the training; null for an imported denoiser", null=True),
+_SUBJECT = [
+    _field("subject", _STR, "name of what is measured: a model, a set of samples, or a reference"),
+    _field("role", _STR, "cell (trained by the sweep), imported, reference or baseline"),
+    _field(
+        "n_train", _INT, "size of the training set; null where there is none or it is not known", "images", null=True
+    ),
+    _field("part", _STR, "half of the images that the training set of a cell comes from: a or b; else null", null=True),
+    _field("train_seed", _INT, "seed of the training of a cell; else null", null=True),
 ]
 _PAIR = [
-    _field("denoiser_a", _STR, "denoiser trained on part a"),
-    _field("denoiser_b", _STR, "denoiser trained on part b"),
+    _field("subject_a", _STR, "first subject; of twins, the one trained on part a"),
+    _field("subject_b", _STR, "second subject; of twins, the one trained on part b"),
+    _field("role", _STR, "cell (twins of the sweep) or imported (any two other subjects)"),
     _field("n_train", _INT, "size of each training set", "images", null=True),
     _field("train_seed", _INT, "seed of both trainings", null=True),
 ]
@@ -76,7 +75,7 @@ TRAINING = _schema(
     "training",
     1,
     [
-        *_TRAINED,
+        *_SUBJECT,
         _field("step", _INT, "optimizer steps done"),
         _field("images_seen", _INT, "training images presented so far", "images"),
         _field("seconds", _F64, "wall time so far, interruptions left out", "s"),
@@ -89,7 +88,7 @@ SAMPLES = _schema(
     "samples",
     1,
     [
-        *_TRAINED,
+        *_SUBJECT,
         _field("sample", _INT, "index of the sample; its noise depends on (noise_seed, sample) alone"),
         _field("noise_seed", _INT, "seed of the noise streams"),
         _field("updates", _INT, "updates made before the last denoising"),
@@ -102,7 +101,7 @@ TRAJECTORY = _schema(
     "trajectory",
     1,
     [
-        _field("denoiser", _STR, "name of the denoiser in the run"),
+        _field("subject", _STR, "name of the model in the run"),
         _field("sample", _INT, "index of the sample"),
         _field("step", _INT, "updates made so far"),
         _field("sigma", _F64, "noise level that the sampler believes", "pixel units", null=True),
@@ -113,7 +112,7 @@ RESTORED = _schema(
     "restored",
     1,
     [
-        *_TRAINED,
+        *_SUBJECT,
         _field("task", _STR, "what was measured: inpainting, random_pixels, ...; see memgen.inverse"),
         _field("amount", _F64, "how much: side of the square or of the blocks, share, or cutoff, after the task"),
         _field("n_measured", _INT, "real numbers measured, the rank of P"),
@@ -137,7 +136,8 @@ NEIGHBORS = _schema(
         _field("query_kind", _STR, "sample, holdout, train or user"),
         _field("query", _INT, "index of the sample, or position of the image among the queries"),
         _field("query_id", _STR, "content id of the query"),
-        _field("denoiser", _STR, "denoiser that drew the sample; null for other queries", null=True),
+        _field("subject", _STR, "subject of the sample, or whose training set is searched; null for others", null=True),
+        _field("role", _STR, "role of that subject: cell or imported; null without one", null=True),
         _field("n_train", _INT, "size of the training set searched", "images", null=True),
         _field("part", _STR, "part of the denoiser that drew the sample", null=True),
         _field("train_seed", _INT, "seed of its training", null=True),
@@ -168,7 +168,7 @@ PSNR = _schema(
     "psnr",
     1,
     [
-        *_TRAINED,
+        *_SUBJECT,
         _field("kind", _STR, "train (images the denoiser was trained on) or holdout"),
         _field("image_id", _STR, "content id of the clean image"),
         _field("sigma", _F64, "standard deviation of the added noise", "pixel units"),
@@ -226,7 +226,7 @@ SIGNIFICANCE = _schema(
     "significance",
     2,
     [
-        *_TRAINED,
+        *_SUBJECT,
         _field("sample", _INT, "index of the sample"),
         _field("nearest_id", _STR, "content id of the nearest representative in the pool of T and H"),
         _field("nearest_in", _STR, "T (training set) or H (never trained on): the label of that representative"),
@@ -247,7 +247,7 @@ COPIES = _schema(
     "copies",
     2,
     [
-        *_TRAINED,
+        *_SUBJECT,
         _field("n_pool_train", _INT, "representatives of the training set T in the pool", "images"),
         _field("n_pool_heldout", _INT, "representatives in the pool of H, the other part and the holdout", "images"),
         _field("n_leaks", _INT, "clusters of near-duplicates with members in both T and H"),
@@ -291,7 +291,7 @@ CALIBRATION = _schema(
     ],
 )
 _JACOBIAN = [
-    *_TRAINED,
+    *_SUBJECT,
     _field("image_id", _STR, "content id of the clean image"),
     _field("sigma", _F64, "standard deviation of the added noise", "pixel units"),
     _field("noise_draw", _INT, "which independent noise image was added"),
@@ -346,9 +346,10 @@ SLOPES = _schema(
     "slopes",
     2,
     [
-        _field("denoiser", _STR, "reference, baseline or imported denoiser; null for all trained at an N", null=True),
+        _field("subject", _STR, "reference, baseline or imported model; null for all cells of an N", null=True),
+        _field("role", _STR, "cell, imported, reference or baseline"),
         _field("n_train", _INT, "size of their training sets; null for others", "images", null=True),
-        _field("n_denoisers", _INT, "denoisers averaged: both twins, every training seed"),
+        _field("n_subjects", _INT, "denoisers averaged: both twins, every training seed"),
         _field("low_db", _F64, "least input PSNR among the noise levels used", "dB"),
         _field("high_db", _F64, "largest of them", "dB"),
         _field("n_levels", _INT, "noise levels used"),

@@ -1,12 +1,22 @@
 """How memgen prints numbers and names of models for people: three digits where they matter, real minus signs."""
 
-
-def model_label(n_train: int | None, denoiser: str | None) -> str:
-    """What a model is called in figures and tables: by its N if it was trained here, or else by its name."""
-    return f"N = {n_train:,}" if n_train is not None else str(denoiser)
-
-
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
+# What people read for the subjects of the roles `reference` and `baseline`.
+KNOWN_SUBJECTS = {
+    "best_linear": "best linear denoiser",
+    "exact_optimum": "exact optimum",
+    "wavelet_oracle": "oracle (wavelet shrinkage)",
+    "tangent_oracle": "oracle (tangent space)",
+    "soft_threshold": "wavelets (soft threshold)",
+    "hard_threshold": "wavelets (hard threshold)",
+}
+
+
+def subject_label(role: str, n_train: int | None, subject: str | None) -> str:
+    """What a subject is called in figures and tables: a cell by its N, all others by name."""
+    if role == "cell":
+        return f"N = {n_train:,}"
+    return str(subject) if role == "imported" else KNOWN_SUBJECTS[str(subject)]
 
 
 def number(value: float, unit: str = "") -> str:

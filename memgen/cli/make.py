@@ -155,7 +155,7 @@ def sample(
         counts[name] = {kind: status.count(kind) for kind in ("converged", "step_cap", "diverged")}
         updates = sorted(row["updates"] for row in found)
         rows.append([name, *counts[name].values(), updates[0], updates[len(updates) // 2], updates[-1]])
-    columns = ["denoiser", "converged", "step cap", "diverged", "fewest updates", "median", "most"]
+    columns = ["subject", "converged", "step cap", "diverged", "fewest updates", "median", "most"]
     terminal.table("samples", columns, rows)
     finish(as_json, workspace.run.samples(names[-1]), samples=counts)
 
@@ -174,9 +174,9 @@ def _restore(workspace: "Workspace", names: list[str], task: str, amount: float 
                 path = make.restore_images(workspace, name, chosen, lambda ended, _: progress(ended, total))
         (found,) = present.restored(workspace, label=chosen.label)
         drawn = present.draw_restored(workspace, found)
-    summaries = [model.summary for model in found.models if model.summary.denoiser in names]
+    summaries = [model.summary for model in found.models if model.summary.subject in names]
     columns = [
-        "denoiser",
+        "subject",
         "images",
         "converged",
         "PSNR (dB)",
@@ -189,7 +189,7 @@ def _restore(workspace: "Workspace", names: list[str], task: str, amount: float 
     for row in summaries:
         ends = None if row.psnr.low is None else f"[{row.psnr.low:.2f}, {row.psnr.high:.2f}]"
         baselines = (row.filled_psnr_db, row.pseudo_psnr_db, row.twin_psnr_db)
-        rows.append([row.denoiser, row.psnr.n, row.converged, row.psnr.estimate, ends, *baselines])
+        rows.append([row.subject, row.psnr.n, row.converged, row.psnr.estimate, ends, *baselines])
     title = f"{chosen.label}: {summaries[0].n_measured:,} of {found.dimension:,} numbers measured"
     terminal.table(title, columns, rows, f"mean PSNR; picture: {drawn[0]}")
     finish(as_json, path, picture=drawn[0], restored=[asdict(row) for row in summaries])

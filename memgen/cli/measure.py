@@ -212,16 +212,16 @@ def basis(
 
 def _twins(workspace: "Workspace", sizes: list[int] | None, denoiser: str | None) -> list[tuple[str, tuple[str, ...]]]:
     """What both models of each N and training seed asked for, or one imported denoiser, are called; and their names."""
-    from memgen.base.wording import model_label
+    from memgen.base.wording import subject_label
 
     if denoiser is None:
         pairs = {(cell.n_train, min(cell, cell.twin)) for cell in choose_cells(workspace, sizes, None, trained=True)}
-        return [(model_label(n, None), (cell.name, cell.twin.name)) for n, cell in sorted(pairs)]
+        return [(subject_label("cell", n, None), (cell.name, cell.twin.name)) for n, cell in sorted(pairs)]
     if sizes or runs.Cell.parse(denoiser):
         raise ConfigError(
             f"--denoiser {denoiser}: expected an imported denoiser, and no --n; for trained ones give --n alone."
         )
-    return [(model_label(None, denoiser), (denoiser,))]
+    return [(subject_label("imported", None, denoiser), (denoiser,))]
 
 
 def _measure(
@@ -350,7 +350,7 @@ def slopes(
     rows = [[label(row), *(_interval(*(row[key] for key in keys)) for keys in wanted.values())] for row in found]
     span = f"{found[0]['low_db']:.1f} to {found[0]['high_db']:.1f} dB, {found[0]['n_levels']} noise levels"
     title = f"slope of output over input PSNR on held-out images, {span}, with 95 % intervals"
-    terminal.table(title, ["denoiser", *wanted], rows)
+    terminal.table(title, ["subject", *wanted], rows)
     finish(as_json, workspace.run.table_path("slopes", "slopes"), slopes=found)
 
 

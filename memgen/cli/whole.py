@@ -142,7 +142,7 @@ def verdict(
     found = present.find(workspace)
     rows = [row for row in found.copies.to_pylist() if row["n_train"] in every]
     columns = [
-        "denoiser",
+        "subject",
         "answer",
         "discoveries",
         "alike",
@@ -157,7 +157,7 @@ def verdict(
     terminal.table(title, columns, [[row[key] for key in columns] for row in rows])
     pairs = [row for row in found.pairs if row["n_train"] in every]
     if pairs:
-        columns = ["denoiser", "sample", "train_id", "source", "correlation", "W"]
+        columns = ["subject", "sample", "train_id", "source", "correlation", "W"]
         title = f"samples and the training images that they depend on, {min(len(pairs), 20)} of {len(pairs)}"
         terminal.table(title, columns, [[row[key] for key in columns] for row in pairs[:20]])
     terminal.say(found.verdict, found.transition)

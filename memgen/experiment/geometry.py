@@ -6,7 +6,7 @@ are the eigenvectors of the denoisers' Jacobians. Every function is idempotent, 
 
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -42,7 +42,7 @@ def measure_references(workspace: Workspace) -> None:
     pixels and a covariance is of moderate size, or else stationary. The exact optimum is known for some generated
     classes.
     """
-    _measure_known(workspace, "reference", schemas.REFERENCES, _reference)
+    _measure_known(workspace, "reference", schemas.REFERENCES.values(), _reference)
 
 
 def measure_baselines(workspace: Workspace) -> None:
@@ -59,16 +59,16 @@ _Known = Iterable[tuple[Denoiser, slice]]
 
 
 def _measure_known(
-    workspace: Workspace, prefix: str, names: Mapping[str, str], known: Callable[[Workspace, str], _Known | None]
+    workspace: Workspace, role: str, names: Iterable[str], known: Callable[[Workspace, str], _Known | None]
 ) -> None:
-    """A PSNR table on the holdout for each name, unless it is there or `known` of its kind is None."""
+    """A PSNR table on the holdout for each name, unless it is there or the subject is not known here."""
     run, settings = workspace.run, workspace.settings
-    for kind, name in names.items():
-        key = f"{prefix}-{kind}"
-        if run.has_table("psnr", key) or (denoisers := known(workspace, kind)) is None:
+    for name in names:
+        key = f"{role}-{name}"
+        if run.has_table("psnr", key) or (denoisers := known(workspace, name)) is None:
             continue
         ids, clean = workspace.take(workspace.split.holdout[: settings.psnr.n_images])
-        keys = {"denoiser": name, "n_train": None, "part": None, "train_seed": None}
+        keys = {"subject": name, "role": role, "n_train": None, "part": None, "train_seed": None}
         batch, seed = settings.sample.micro_batch, settings.seed
         curves = [
             denoising.curve(denoiser, clean[part], ids[part], "holdout", settings.psnr, seed, batch, keys)
@@ -77,9 +77,9 @@ def _measure_known(
         run.write_table("psnr", key, pa.concat_tables(curves))
 
 
-def _reference(workspace: Workspace, quantity: str) -> _Known | None:
-    """The denoiser that a quantity of tables.REFERENCES compares with; None where it is not known."""
-    found = _optimum(workspace) if quantity == "to_optimum" else _best_linear(workspace)
+def _reference(workspace: Workspace, name: str) -> _Known | None:
+    """The denoiser of a name in schemas.REFERENCES; None where it is not known."""
+    found = _optimum(workspace) if name == "exact_optimum" else _best_linear(workspace)
     return None if found is None else [(found.to(workspace.device).eval(), slice(None))]
 
 
@@ -96,21 +96,21 @@ def _best_linear(workspace: Workspace) -> ClosedFormDenoiser:
     return fit(gaussian, workspace.images.take(chosen).pixels)
 
 
-def _baseline(workspace: Workspace, kind: str) -> _Known | None:
-    """The denoisers of a kind of tables.BASELINES; None where there is none."""
+def _baseline(workspace: Workspace, name: str) -> _Known | None:
+    """The denoisers of a name in schemas.BASELINES; None where there is none."""
     chosen, shape = workspace.split.holdout[: workspace.settings.psnr.n_images], workspace.images.image_shape
     _, clean = workspace.take(chosen)
-    if kind == "tangent":
+    if name == "tangent_oracle":
         axes = _tangents(workspace, chosen, workspace.settings.data.shuffle)
         if axes is None:
             return None
         rules = [partial(_project, *pair) for pair in zip(clean, axes.to(workspace.device), strict=True)]
     elif any(side % 2 for side in shape[1:]):
         return None
-    elif kind == "oracle":
+    elif name == "wavelet_oracle":
         rules = [partial(_shrink, image, wavelets.WaveletTransform(shape)) for image in clean]
     else:
-        rule: Literal["hard", "soft"] = "hard" if kind == "hard" else "soft"
+        rule: Literal["hard", "soft"] = "hard" if name == "hard_threshold" else "soft"
         return [(wavelets.WaveletDenoiser(wavelets.WaveletTransform(shape), rule), slice(None))]
     return [(oracles.Oracle(shape, rule), slice(i, i + 1)) for i, rule in enumerate(rules)]
 

@@ -288,7 +288,7 @@ def _trajectory(name: str, drawn: sampling.SampleSet) -> pa.Table:
     return tables.make(
         schemas.TRAJECTORY,
         {
-            "denoiser": name,
+            "subject": name,
             "sample": drawn.samples[position],
             "step": step,
             "sigma": drawn.levels[step, position, 0],

@@ -97,7 +97,7 @@ def search_holdout(
         chosen = workspace.split.holdout
         hits = index.search(workspace.images.floats(chosen), k or min(workspace.settings.search.k, index.n))
         ids = [workspace.images.ids[i] for i in chosen]
-        keys = {"denoiser": None, "n_train": n_train, "part": reference[-1], "train_seed": None}
+        keys = {"subject": None, "role": None, "n_train": n_train, "part": reference[-1], "train_seed": None}
         workspace.run.write_table("neighbors", key, index.to_table(hits, "holdout", ids, keys))
     return workspace.run.table("neighbors", key)
 
@@ -113,7 +113,7 @@ def search_images(
     """The nearest images of a reference to a person's own images, as a NEIGHBORS table kept in the run."""
     metric = metric or workspace.settings.search.metric
     index = build_index(workspace, reference, n_train, metric)
-    keys = {"denoiser": None, "n_train": n_train, "part": None, "train_seed": None}
+    keys = {"subject": None, "role": None, "n_train": n_train, "part": None, "train_seed": None}
     hits = index.search(queries.floats(None), k or min(workspace.settings.search.k, index.n))
     table = index.to_table(hits, "user", queries.ids, keys)
     key = _search_key(workspace, f"user-{queries.digest}", reference, n_train, metric, k, measured=False)
@@ -135,12 +135,12 @@ def rerank(
     """
     search = found.slice(0, 1).to_pylist()[0]
     reference, n_train, k = search["reference"], search["n_train"], pc.max(found["rank"]).as_py()
-    source = f"{search['denoiser'] or search['query_kind']}-{files.digest(*found['query_id'].to_pylist())}"
+    source = f"{search['subject'] or search['query_kind']}-{files.digest(*found['query_id'].to_pylist())}"
     query = np.arange(len(found)) // k
     if queries is not None:
         images = queries.floats(query)
     elif search["query_kind"] == "sample":
-        images = torch.from_numpy(workspace.samples(search["denoiser"])[0][query])
+        images = torch.from_numpy(workspace.samples(search["subject"])[0][query])
     else:
         images = workspace.images.floats(workspace.split.holdout[query])
     alike = workspace.images.floats(workspace.indices(reference, n_train)[found["reference_index"].to_numpy()])
@@ -187,7 +187,7 @@ def compare_pair(workspace: Workspace, n_train: int, train_seed: int) -> pa.Tabl
 
 def _pair(cell: runs.Cell) -> dict[str, str | int]:
     """The columns of a table on the cell of part a and its twin."""
-    names = {"denoiser_a": cell.name, "denoiser_b": cell.twin.name}
+    names = {"subject_a": cell.name, "subject_b": cell.twin.name, "role": "cell"}
     return names | {"n_train": cell.n_train, "train_seed": cell.train_seed}
 
 

@@ -81,9 +81,9 @@ def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, An
     """The discoveries of the test for copies, of one N or of all, the deepest of each model first."""
     table = workspace.run.table("significance")
     table = table.filter(pc.field("discovered") if n_train is None else _of(n_train) & pc.field("discovered"))
-    table = table.sort_by([("n_train", "ascending"), ("denoiser", "ascending"), ("W", "descending")])
+    table = table.sort_by([("n_train", "ascending"), ("subject", "ascending"), ("W", "descending")])
     source = dict(zip(workspace.images.ids, workspace.images.sources, strict=True))
-    columns = ("n_train", "denoiser", "sample", "train_id", "correlation", "W")
+    columns = ("n_train", "subject", "sample", "train_id", "correlation", "W")
     return [row | {"source": source[row["train_id"]]} for row in table.select(columns).to_pylist()]
 
 
@@ -163,8 +163,8 @@ def restored(workspace: Workspace, n_train: int | None = None, label: str | None
     found: dict[str, list[pa.Table]] = {}
     table = workspace.run.table("restored")
     table = table if n_train is None else table.filter(_of(n_train))
-    for name in dict.fromkeys(table["denoiser"].to_pylist()):
-        own = table.filter(pc.field("denoiser") == name)
+    for name in dict.fromkeys(table["subject"].to_pylist()):
+        own = table.filter(pc.field("subject") == name)
         for task, amount in sorted({(row["task"], row["amount"]) for row in own.to_pylist()}):
             chosen = inverse.choose(task, amount, workspace.images.image_shape)
             rows = own.filter((pc.field("task") == task) & (pc.field("amount") == amount))
@@ -177,7 +177,7 @@ def _restored(workspace: Workspace, by_model: list[pa.Table]) -> sheets.Restored
     """One task, from the RESTORED tables of its models."""
     first = by_model[0].slice(0, 1).to_pylist()[0]
     task = inverse.choose(first["task"], first["amount"], workspace.images.image_shape)
-    names = [rows["denoiser"][0].as_py() for rows in by_model]
+    names = [rows["subject"][0].as_py() for rows in by_model]
     images = {name: workspace.in_place(workspace.samples(f"{name}.{task.label}", "restored")[0]) for name in names}
     models = []
     for name, rows in zip(names, by_model, strict=True):
@@ -212,7 +212,7 @@ def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
     images = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
     found: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for row in pairs(workspace, n_train):
-        found.setdefault((row["n_train"], row["denoiser"]), []).append(row)
+        found.setdefault((row["n_train"], row["subject"]), []).append(row)
     sheet = []
     for (n, name), rows in found.items():
         rows, total = rows[: sheets.COPIES_SHOWN], len(rows)
@@ -234,14 +234,14 @@ def _bases(workspace: Workspace, n_train: int | None) -> list[sheets.Bases]:
     """What the denoisers of each N (of the smallest training seed), and imported ones, do to the first image."""
     table = workspace.run.table("basis_summary")
     table = table if n_train is None else table.filter(_of(n_train))
-    keys = ["n_train", "train_seed", "sigma", "denoiser"]
+    keys = ["n_train", "train_seed", "sigma", "role", "subject"]
     rows = table.group_by(keys, use_threads=False).aggregate([]).sort_by([(key, "ascending") for key in keys])
     seeds: dict[str, int | None] = {}
     names: dict[tuple[str, float], list[str]] = {}
     for row in rows.to_pylist():
-        label = wording.model_label(row["n_train"], row["denoiser"])
+        label = wording.subject_label(row["role"], row["n_train"], row["subject"])
         if row["train_seed"] == seeds.setdefault(label, row["train_seed"]):
-            names.setdefault((label, row["sigma"]), []).append(row["denoiser"])
+            names.setdefault((label, row["sigma"]), []).append(row["subject"])
     return [_drawn_bases(workspace, label, group, sigma, 1)[0] for (label, sigma), group in names.items()]
 
 

@@ -66,7 +66,13 @@ class Cell:
     @property
     def keys(self) -> dict[str, Any]:
         """The columns that every table of the cell carries."""
-        return {"denoiser": self.name, "n_train": self.n_train, "part": self.part, "train_seed": self.train_seed}
+        return {
+            "subject": self.name,
+            "role": "cell",
+            "n_train": self.n_train,
+            "part": self.part,
+            "train_seed": self.train_seed,
+        }
 
     @classmethod
     def parse(cls, name: str) -> "Cell | None":

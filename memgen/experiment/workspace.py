@@ -114,7 +114,11 @@ class Workspace:
     def keys(self, name: str) -> dict[str, Any]:
         """The columns denoiser, n_train, part and train_seed of a denoiser; null for one that was imported."""
         cell = runs.Cell.parse(name)
-        return cell.keys if cell else {"denoiser": name, "n_train": None, "part": None, "train_seed": None}
+        return (
+            cell.keys
+            if cell
+            else {"subject": name, "role": "imported", "n_train": None, "part": None, "train_seed": None}
+        )
 
     def samples(self, name: str, kind: str = "samples") -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The samples of a denoiser (M, C, H, W) and their indices (M,).

@@ -69,7 +69,7 @@ class Reading:
 
     Attributes:
         n_train: size of the training sets; None for an imported denoiser.
-        denoiser: name of the imported denoiser; None for all that were trained at an N.
+        subject: name of the imported denoiser; None for all that were trained at an N.
         sigma: noise level, pixel units.
         images: how many.
         unconverged: bases whose eigenpairs were not found as precisely as was asked for.
@@ -78,7 +78,7 @@ class Reading:
     """
 
     n_train: int | None
-    denoiser: str | None
+    subject: str | None
     sigma: float
     images: int
     unconverged: int
@@ -88,7 +88,7 @@ class Reading:
     @property
     def label(self) -> str:
         """What it is of, for people."""
-        return wording.model_label(self.n_train, self.denoiser)
+        return wording.subject_label("cell" if self.subject is None else "imported", self.n_train, self.subject)
 
     def told(self, name: str) -> tuple[Interval, str, str, float | None]:
         """One of QUANTITIES: interval, unit, text, and what a random basis would give; None without such a thing."""
@@ -112,15 +112,15 @@ def readings(summary: pa.Table, seed: int) -> list[Reading]:
     columns = sorted(name for name in names if isinstance(name, str))
     wanted = [(name, "mean") for name in columns] + [("unconverged", "sum")]
     # All denoisers of an N are read together; one that was imported stands for itself.
-    of_its_own = pc.if_else(pc.is_null(summary["n_train"]), summary["denoiser"], pa.scalar(None, pa.string()))
-    named = summary.set_column(summary.column_names.index("denoiser"), "denoiser", of_its_own)
+    of_its_own = pc.if_else(pc.equal(summary["role"], "cell"), pa.scalar(None, pa.string()), summary["subject"])
+    named = summary.set_column(summary.column_names.index("subject"), "subject", of_its_own)
     named = named.append_column("unconverged", pc.invert(named["converged"]))
-    keys = ["n_train", "denoiser", "sigma", "image_id"]
+    keys = ["n_train", "subject", "sigma", "image_id"]
     means = named.group_by(keys, use_threads=False).aggregate(wanted)
     rows = means.sort_by([(key, "ascending") for key in keys]).to_pylist()  # nulls come last
     found: dict[tuple[int | None, str | None, float], list[dict[str, float]]] = {}
     for row in rows:
-        found.setdefault((row["n_train"], row["denoiser"], row["sigma"]), []).append(row)
+        found.setdefault((row["n_train"], row["subject"], row["sigma"]), []).append(row)
     return [
         Reading(*key, len(images), sum(int(row["unconverged_sum"]) for row in images), *_averaged(images, seed))
         for key, images in found.items()

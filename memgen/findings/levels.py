@@ -72,8 +72,8 @@ def _observed(
 ) -> Iterator[tuple[str, int, NDArray[np.float64], NDArray[np.float64]]]:
     """Quantity, N, noise levels (K,) and what is averaged at each: (K, units, 1 or 2)."""
     if "distances" in run:
-        apart = run["distances"]
-        for n_train in sorted(pc.unique(apart["n_train"].drop_null()).to_pylist()):
+        apart = run["distances"].filter(pc.field("role") == "cell")
+        for n_train in sorted(pc.unique(apart["n_train"]).to_pylist()):
             here = apart.filter(pc.equal(apart["n_train"], n_train))
             kinds = {kind: here.filter(pc.equal(here["kind"], kind)) for kind in pc.unique(here["kind"]).to_pylist()}
             if "models" in kinds:
@@ -90,9 +90,10 @@ def _observed(
         held = run["psnr"].filter(pc.equal(run["psnr"]["kind"], "holdout"))
         held = held.append_column("squared_error", pc.power(10.0, pc.multiply(held["output_psnr_db"], -0.1)))
         for quantity, name in schemas.REFERENCES.items():
-            reference = held.filter(pc.equal(held["denoiser"], name))
-            for n_train in sorted(pc.unique(held["n_train"].drop_null()).to_pylist()) if len(reference) else []:
-                own = held.filter(pc.equal(held["n_train"], n_train))
+            reference = held.filter((pc.field("role") == "reference") & (pc.field("subject") == name))
+            cells = held.filter(pc.field("role") == "cell")
+            for n_train in sorted(pc.unique(cells["n_train"]).to_pylist()) if len(reference) else []:
+                own = cells.filter(pc.field("n_train") == n_train)
                 (sigmas, values), (_, known) = (_grid(table, "output_psnr_db") for table in (own, reference))
                 yield quantity, n_train, sigmas, (values - known)[..., None]
                 if quantity == "to_optimum":

@@ -14,7 +14,7 @@ class Restoration:
     """How well one model restored held-out images from one measurement; means over images.
 
     Attributes:
-        denoiser: name of the model.
+        subject: name of the model.
         task: what was measured.
         amount: how much.
         n_measured: real numbers measured of each image.
@@ -26,7 +26,7 @@ class Restoration:
         converged: images whose restoration converged.
     """
 
-    denoiser: str
+    subject: str
     task: str
     amount: float
     n_measured: int
@@ -48,7 +48,7 @@ def summarize(table: pa.Table, seed: int, between: Sequence[float] | None = None
     first = table.slice(0, 1).to_pylist()[0]
     values = np.array(table["output_psnr_db"].drop_null().to_pylist(), dtype=np.float64)
     return Restoration(
-        denoiser=first["denoiser"],
+        subject=first["subject"],
         task=first["task"],
         amount=first["amount"],
         n_measured=first["n_measured"],

@@ -61,7 +61,6 @@ def slope(input_psnr_db: ArrayLike, output_psnr_db: NDArray[Any], seed: int) -> 
 
 LOW_DB, HIGH_DB = 0.0, 34.0  # the paper's range
 _NOTHING = Interval(None, None, None, 0)
-_NAMES = (*schemas.BASELINES.values(), *schemas.REFERENCES.values())  # in the order in which they are listed
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Theory:
 
 def label(row: Mapping[str, Any]) -> str:
     """What a row of a SLOPES table is called in figures and on the page."""
-    return wording.model_label(row["n_train"], row["denoiser"])
+    return wording.subject_label(row["role"], row["n_train"], row["subject"])
 
 
 def summarize(
@@ -112,20 +111,35 @@ def summarize(
             f"The run has {every} dB: choose a wider range."
         )
     found = [(keys, _Curves.of(rows)) for keys, rows in _groups(chosen)]
-    oracle = next((curves for keys, curves in found if keys["denoiser"] == schemas.BASELINES["oracle"]), None)
+    oracle = next(
+        (curves for keys, curves in found if keys["subject"] == "wavelet_oracle" and keys["role"] == "baseline"), None
+    )
     rows = [keys | _row(curves, oracle, expected, seed) for keys, curves in found]
     return tables.make(schemas.SLOPES, {name: [row[name] for row in rows] for name in schemas.SLOPES.names}, len(rows))
 
 
 def _groups(psnr: pa.Table) -> Iterator[tuple[dict[str, Any], pa.Table]]:
     """What is averaged and its rows: all trained at an N, or one that is not trained."""
-    for n_train in sorted(pc.unique(psnr["n_train"].drop_null()).to_pylist()):
-        rows = psnr.filter(pc.equal(psnr["n_train"], n_train))
-        yield {"denoiser": None, "n_train": n_train, "n_denoisers": pc.count_distinct(rows["denoiser"]).as_py()}, rows
-    others = psnr.filter(pc.is_null(psnr["n_train"]))
-    names = set(others["denoiser"].to_pylist())
-    for name in [*(name for name in _NAMES if name in names), *sorted(names - set(_NAMES))]:
-        yield {"denoiser": name, "n_train": None, "n_denoisers": 1}, others.filter(pc.equal(others["denoiser"], name))
+    cells = psnr.filter(pc.equal(psnr["role"], "cell"))
+    for n_train in sorted(pc.unique(cells["n_train"]).to_pylist()):
+        rows = cells.filter(pc.equal(cells["n_train"], n_train))
+        yield (
+            {
+                "subject": None,
+                "role": "cell",
+                "n_train": n_train,
+                "n_subjects": pc.count_distinct(rows["subject"]).as_py(),
+            },
+            rows,
+        )
+    found = {(row["role"], row["subject"]) for row in psnr.select(["role", "subject"]).to_pylist()}
+    listed = [("baseline", name) for name in schemas.BASELINES]
+    listed += [("reference", name) for name in schemas.REFERENCES.values()]
+    listed += sorted((role, name) for role, name in found if role == "imported")
+    for role, name in listed:
+        if (role, name) in found:
+            rows = psnr.filter((pc.field("role") == role) & (pc.field("subject") == name))
+            yield {"subject": name, "role": role, "n_train": rows["n_train"][0].as_py(), "n_subjects": 1}, rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,7 +101,7 @@ def summarize(run: Mapping[str, pa.Table], seed: int, metric: str = "correlation
 _READ = {
     "neighbors": ("query_kind", "query", "query_id", "part", "reference", "value"),
     "similarity": ("kind", "item_a", "item_b", "value"),
-    "psnr": ("kind", "image_id", "denoiser", "sigma", "noise_draw", "output_psnr_db"),
+    "psnr": ("kind", "image_id", "subject", "sigma", "noise_draw", "output_psnr_db"),
     "distances": ("kind", "image_id", "sigma", "value", "weight"),
     "samples": ("status",),
     "significance": ("sample", "part", "nearest_id", "nearest_in"),
@@ -111,7 +111,8 @@ _READ = {
 
 def _columns(table: pa.Table, metric: str) -> dict[str, NDArray[Any]]:
     """The columns that are read, for rows with an N, of one metric and of rank 1 where the table has these columns."""
-    keep = pc.is_valid(table["n_train"])
+    # Queries that belong to no subject, such as held-out images, have no role.
+    keep = pc.and_(pc.is_valid(table["n_train"]), pc.equal(pc.fill_null(table["role"], "cell"), "cell"))
     if "metric" in table.column_names:
         keep = pc.and_(keep, pc.equal(table["metric"], metric))
     if "rank" in table.column_names:
@@ -128,7 +129,7 @@ def _references(psnr: pa.Table | None) -> dict[str, dict[tuple[str, float, int],
         return {}
     found = {}
     for quantity, name in schemas.REFERENCES.items():
-        rows = psnr.filter(pc.equal(psnr["denoiser"], name))
+        rows = psnr.filter((pc.field("role") == "reference") & (pc.field("subject") == name))
         keys = zip(*(rows[key].to_pylist() for key in ("image_id", "sigma", "noise_draw")), strict=True)
         found[quantity] = dict(zip(keys, rows["output_psnr_db"].to_numpy(), strict=True))
     return found
@@ -246,7 +247,7 @@ class _Estimates:
         for kind, what in (("train", "training image"), ("holdout", "holdout image")):
             rows = self._rows("psnr", n, kind=kind)
             # One mean for each image and denoiser, over noise levels and draws: images are the independent units.
-            keys = _joined(rows["image_id"], rows["denoiser"])
+            keys = _joined(rows["image_id"], rows["subject"])
             values, first = _grouped_means(keys, _floats(rows["output_psnr_db"]))
             images, seeds = rows["image_id"][first].astype(str), rows["train_seed"][first]
             sides.append(self.plan.observe(what, np.unique(images), values, [images], seeds))
@@ -285,7 +286,7 @@ class _Estimates:
             return _absent("dB", "not measured")
         places = zip(rows["image_id"], rows["sigma"], rows["noise_draw"], strict=True)
         better = _floats(rows["output_psnr_db"]) - np.array([reference.get(place, np.nan) for place in places])
-        values, first = _grouped_means(_joined(rows["image_id"], rows["denoiser"]), better)
+        values, first = _grouped_means(_joined(rows["image_id"], rows["subject"]), better)
         images, seeds = rows["image_id"][first].astype(str), rows["train_seed"][first]
         group = self.plan.observe("holdout image", np.unique(images), values, [images], seeds)
         return _row(group.means(), "dB", group)

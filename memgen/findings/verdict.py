@@ -158,7 +158,7 @@ def _copies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     models = f"{len(rows)} models" if len(rows) > 1 else "the model"
     start = f"{samples:,} samples of {models} were tested image by image (false-discovery rate {q:.0%}):"
     if discoveries:
-        each = ", ".join(f"{row['denoiser']} {row['discoveries']}" for row in rows)
+        each = ", ".join(f"{row['subject']} {row['discoveries']}" for row in rows)
         found = f"they depend on {discoveries:,} single training image{'s' if discoveries > 1 else ''} ({each})"
         look = f"those that look like the sample (correlation {competition.ALIKE:g} or more): {alike:,}"
         return [f"{start} {found}; {look}; further samples at these: {attached:,}."]

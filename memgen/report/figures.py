@@ -47,30 +47,30 @@ def levels(table: pa.Table, column: str, seed: int = 0) -> list[Level]:
         One record for each N (or imported denoiser) and noise level, in ascending order. Each image is averaged over
         noise draws and denoisers first: images are the independent units.
     """
-    name = "denoiser" if "denoiser" in table.column_names else "denoiser_a"
+    name = "subject" if "subject" in table.column_names else "subject_a"
     defined = table.filter(pc.is_valid(table[column]))
-    # Imported denoisers have no N: each is a curve of its own, and they come last.
+    # Whatever the sweep did not train is a curve of its own, and comes last.
+    rows = zip(*(defined[column].to_pylist() for column in ("role", "n_train", name)), strict=True)
     labels = [
-        (math.inf if n is None else float(n), wording.model_label(n, denoiser))
-        for n, denoiser in zip(defined["n_train"].to_pylist(), defined[name].to_pylist(), strict=True)
+        (float(n) if role == "cell" else math.inf, wording.subject_label(role, n, subject)) for role, n, subject in rows
     ]
     keys = pa.table(
         {
             "order": pa.array([order for order, _ in labels], pa.float64()),
             "label": pa.array([label for _, label in labels], pa.string()),
             "sigma": defined["sigma"],
-            "denoiser": defined[name],
+            "subject": defined[name],
             "image": defined["image_id"],
             "value": defined[column],
         }
     )
-    means = keys.group_by(["order", "label", "sigma", "denoiser", "image"], use_threads=False).aggregate(
+    means = keys.group_by(["order", "label", "sigma", "subject", "image"], use_threads=False).aggregate(
         [("value", "mean")]
     )
     curves: dict[tuple[float, str, float], dict[str, dict[str, float]]] = {}
     for row in means.to_pylist():
         of_denoiser = curves.setdefault((row["order"], row["label"], row["sigma"]), {})
-        of_denoiser.setdefault(row["denoiser"], {})[row["image"]] = row["value_mean"]
+        of_denoiser.setdefault(row["subject"], {})[row["image"]] = row["value_mean"]
     return [Level(label, sigma, _mean(found, seed)) for (_, label, sigma), found in sorted(curves.items())]
 
 
@@ -91,7 +91,7 @@ def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
         psnr: a PSNR table; what only slopes compare with is left out.
         dimension: d = C * H * W, for the dotted line, the optimum for one image of unknown contrast; None: no line.
     """
-    psnr = psnr.filter(pc.invert(pc.is_in(psnr["denoiser"], pa.array(schemas.BASELINES.values()))))
+    psnr = psnr.filter(pc.field("role") != "baseline")
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     curves = {
@@ -99,7 +99,8 @@ def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
     }
     every = [level for found in curves.values() for level in found]
     labels = list(dict.fromkeys(level.label for level in every))
-    trained = [label for label in labels if label not in schemas.REFERENCES.values()]
+    references = [wording.KNOWN_SUBJECTS[name] for name in schemas.REFERENCES.values()]
+    trained = [label for label in labels if label not in references]
     colors = dict(zip(trained, color_sequence(len(trained)), strict=True))
     for panel, (kind, title) in zip(
         panels, (("train", "Training images"), ("holdout", "Held-out images")), strict=True
@@ -380,11 +381,14 @@ def figure_slopes(table: pa.Table, psnr: pa.Table) -> Figure:
 
 
 _BASELINES = {
-    schemas.BASELINES["oracle"]: BLUE,
-    schemas.BASELINES["tangent"]: "#1b7837",
-    schemas.BASELINES["soft"]: ORANGE,
-    schemas.BASELINES["hard"]: "#b98a4e",
-    schemas.REFERENCES["to_linear"]: "#8fb3d1",
+    wording.KNOWN_SUBJECTS[name]: color
+    for name, color in (
+        ("wavelet_oracle", BLUE),
+        ("tangent_oracle", "#1b7837"),
+        ("soft_threshold", ORANGE),
+        ("hard_threshold", "#b98a4e"),
+        ("best_linear", "#8fb3d1"),
+    )
 }
 
 
@@ -396,7 +400,7 @@ def _theory(curves: Axes, estimates: Axes, rows: Sequence[Mapping[str, Any]]) ->
     known = [row for row in rows if row["theory"] is not None and row["level_db"] is not None]
     if not known:
         return
-    first = next((row for row in known if row["denoiser"] == schemas.BASELINES["tangent"]), known[0])
+    first = next((row for row in known if row["subject"] == "tangent_oracle"), known[0])
     ends, middle = np.array([first["low_db"], first["high_db"]]), (first["low_db"] + first["high_db"]) / 2
     label = f"slope {first['theory']:.3g} of theory"
     line: dict[str, Any] = {"color": GRAY, "linestyle": "--", "linewidth": 1.2}

@@ -183,13 +183,13 @@ def _training(table: pa.Table | None) -> list[dict[str, Any]]:
     """Steps, images seen and seconds of every training, from its last record."""
     if table is None:
         return []
-    last = table.group_by(["n_train", "denoiser"]).aggregate(
+    last = table.group_by(["n_train", "subject"]).aggregate(
         [("step", "max"), ("images_seen", "max"), ("seconds", "max")]
     )
-    rows = last.sort_by([("n_train", "ascending"), ("denoiser", "ascending")]).to_pylist()
+    rows = last.sort_by([("n_train", "ascending"), ("subject", "ascending")]).to_pylist()
     return [
         {
-            "denoiser": row["denoiser"],
+            "subject": row["subject"],
             "n_train": row["n_train"],
             "steps": row["step_max"],
             "images_seen": row["images_seen_max"],

@@ -60,11 +60,10 @@ def figure_spectrum(table: pa.Table) -> Figure:
 
 def _curves(table: pa.Table) -> list[tuple[pa.Table, dict[str, Any]]]:
     """The rows of each twin of each N, and of each imported denoiser, with how its curves are drawn."""
-    imported = table.filter(pc.is_null(table["n_train"]))
-    models: list[tuple[str, Any]] = [
-        ("n_train", n) for n in sorted(pc.unique(table["n_train"].drop_null()).to_pylist())
-    ]
-    models += [("denoiser", name) for name in sorted(pc.unique(imported["denoiser"]).to_pylist())]
+    imported = table.filter(pc.equal(table["role"], "imported"))
+    cells = table.filter(pc.equal(table["role"], "cell"))
+    models: list[tuple[str, Any]] = [("n_train", n) for n in sorted(pc.unique(cells["n_train"]).to_pylist())]
+    models += [("subject", name) for name in sorted(pc.unique(imported["subject"]).to_pylist())]
     found = []
     for (column, value), color in zip(models, color_sequence(len(models)), strict=True):
         for part, line in (("a", "-"), ("b", "--"), (None, "-.")):
