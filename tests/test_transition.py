@@ -104,7 +104,8 @@ def test_one_training_image_gives_no_interval_of_the_gap(rows):
     assert gap.estimate > 20
     assert gap.low is None
     assert gap.high is None
-    assert "one training image" in gap.note
+    assert gap.status == "no interval"
+    assert gap.note == "There is no interval, because each model has a single training image."
     assert rows[4, "psnr_gap"].low > 0
     assert rows[1024, "psnr_gap"].low < 0 < rows[1024, "psnr_gap"].high
 
@@ -164,7 +165,7 @@ def test_memorized_fraction_covers_zero_at_the_null():
         covered += rho.low <= 0 <= rho.high
     # 95 % intended, 97.5 % expected; at a true 93 % fewer than 50 of 60 happens in less than 1 % of suites.
     assert covered >= 50
-    assert rho.note.startswith("120 samples at ")
+    assert rho.note.startswith("120 samples have ")
 
 
 def test_both_models_count_and_the_control_is_removed():
@@ -173,7 +174,10 @@ def test_both_models_count_and_the_control_is_removed():
     run = stacked(examined(10, np.arange(40), hits, (10, 30)), examined(10, np.arange(40), ~hits, (10, 30), part="b"))
     rho = transition.estimates(summarize(run, 0))[10, "memorized_fraction"]
     assert rho.estimate == pytest.approx((0.5 - 0.25) / 0.75)
-    assert rho.note == "80 samples at 80 nearest images; control c = 0.2500"
+    assert rho.note == (
+        "80 samples have 80 different nearest images. A share of 0.2500 is expected of a model that does not know its "
+        "training set."
+    )
     ends = grouped(np.ones(80, int), np.concatenate([hits, ~hits]), 0.25)
     assert (rho.low, rho.high) == pytest.approx([(end - 0.25) / 0.75 for end in ends])
 
@@ -195,7 +199,7 @@ def test_training_seeds_widen_the_memorized_fraction():
     rho = transition.estimates(summarize(run, 0))[8, "memorized_fraction"]
     assert rho.low <= -0.9
     assert rho.high >= 0.9
-    assert "4 training seeds" in rho.note
+    assert rho.note.endswith(" The interval is widened to cover 4 training seeds.")
 
 
 def test_the_interval_of_n_half_covers_shared_images():
@@ -230,7 +234,10 @@ def test_undefined_values_are_left_out_and_counted():
     values[3] = np.nan
     row = transition.estimates(summarize({"similarity": similarity(4, "same_noise", values)}, 0))[4, "cross_same"]
     assert row.estimate == np.nanmedian(values)
-    assert "1 of 11 values undefined" in row.note
+    assert row.note == (
+        "The interval covers 10 samples. It does not cover what another training would give. 1 of 11 values are "
+        "undefined and left out."
+    )
 
 
 def test_crossings_are_exact_in_log_n():
@@ -257,9 +264,11 @@ def _crossing(level: float, spread: float):
 def test_a_crossing_that_is_not_reached_is_an_answer():
     """Without a crossing the estimate is null and the note says up to where it was looked for."""
     row = _crossing(0.9, 0.1)
-    assert row.estimate is None
-    assert row.note.startswith("not reached up to N = 100")
-    assert "passed below N = 1" in _crossing(-0.1, 0.1).note
+    assert (row.estimate, row.status, row.n) == (None, "not reached", 50)
+    assert row.note == "It is not reached up to N = 100. 2,000 of 2,000 resamples do not cross up to N = 100."
+    before = _crossing(-0.1, 0.1)
+    assert (before.estimate, before.status) == (None, "below range")
+    assert before.note == "It lies below N = 1. 2,000 of 2,000 resamples lie below N = 1."
 
 
 def test_draws_without_a_crossing_are_censored_not_dropped():
@@ -279,8 +288,8 @@ def test_training_seeds_are_resampled_when_there_are_several():
     several = transition.estimates(summarize({"similarity": pa.concat_tables(seeds)}, 0))[8, "cross_same"]
     single = transition.estimates(summarize({"similarity": seeds[0]}, 0))[8, "cross_same"]
     assert several.high - several.low > 0.1 > single.high - single.low
-    assert several.note == "30 samples and 4 training seeds"
-    assert single.note == "30 samples only"
+    assert several.note == "The interval covers 30 samples and 4 training seeds."
+    assert single.note == "The interval covers 30 samples. It does not cover what another training would give."
 
 
 def test_regimes_follow_the_planted_answer(rows):
@@ -289,7 +298,10 @@ def test_regimes_follow_the_planted_answer(rows):
     assert found.regimes == {
         1: "memorizes", 4: "memorizes", 16: "memorizes", 64: "memorizes", 256: "mixed", 1024: "generalizes",
     }  # fmt: skip
-    assert found.headline == "Memorizes at N = 1, 4, 16, 64; mixed at N = 256; generalizes at N = 1,024."
+    assert found.headline == (
+        "The models memorize at N = 1, 4, 16, and 64, depend in part on their training sets at N = 256, and "
+        "generalize at N = 1,024."
+    )
     assert wording.estimate(rows[4, "memorized_fraction"]) in found.sentences[1]
     assert wording.estimate(rows[1024, "cross_minus_null"]) in found.sentences[5]
     assert any("4 of 192 at N = 16" in sentence for sentence in found.sentences)

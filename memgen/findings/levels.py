@@ -49,12 +49,12 @@ def summarize(run: Mapping[str, pa.Table], seed: int) -> pa.Table:
         A LEVELS table, without rows where nothing was measured.
     """
     rows: list[dict[str, Any]] = []
-    for quantity, n_train, sigmas, values in _observed(run):
+    for quantity, key, sigmas, values in _observed(run):
         for sigma, columns in zip(sigmas, values, strict=True):
             found = _interval(quantity, columns, seed)
-            values_of = {name: getattr(found, name) for name in ("estimate", "low", "high", "n", "status")}
-            place = {"n_train": n_train, "subject": None, "quantity": quantity, "sigma": sigma}
-            rows.append({**place, "unit": UNITS[quantity], **values_of})
+            place = {"n_train": key if isinstance(key, int) else None, "subject": key if isinstance(key, str) else None}
+            place |= {"quantity": quantity, "sigma": sigma, "unit": UNITS[quantity]}
+            rows.append(place | {name: getattr(found, name) for name in ("estimate", "low", "high", "n", "status")})
     return tables.make(schemas.LEVELS, {name: [row[name] for row in rows] for name in schemas.LEVELS.names}, len(rows))
 
 
@@ -70,8 +70,8 @@ def _interval(quantity: str, values: NDArray[np.float64], seed: int) -> Estimate
 
 def _observed(
     run: Mapping[str, pa.Table],
-) -> Iterator[tuple[str, int, NDArray[np.float64], NDArray[np.float64]]]:
-    """Quantity, N, noise levels (K,) and what is averaged at each: (K, units, 1 or 2)."""
+) -> Iterator[tuple[str, int | str, NDArray[np.float64], NDArray[np.float64]]]:
+    """Quantity, N or imported subject, noise levels (K,) and what is averaged at each: (K, units, 1 or 2)."""
     if "distances" in run:
         apart = run["distances"].filter(pc.field("role") == "cell")
         for n_train in sorted(pc.unique(apart["n_train"]).to_pylist()):
@@ -92,14 +92,30 @@ def _observed(
         held = held.append_column("squared_error", pc.power(10.0, pc.multiply(held["output_psnr_db"], -0.1)))
         for quantity, name in schemas.REFERENCES.items():
             reference = held.filter((pc.field("role") == "reference") & (pc.field("subject") == name))
-            cells = held.filter(pc.field("role") == "cell")
-            for n_train in sorted(pc.unique(cells["n_train"]).to_pylist()) if len(reference) else []:
-                own = cells.filter(pc.field("n_train") == n_train)
-                (sigmas, values), (_, known) = (_grid(table, "output_psnr_db") for table in (own, reference))
-                yield quantity, n_train, sigmas, (values - known)[..., None]
+            for key, own in _denoisers(held) if len(reference) else ():
+                pair = _shared(own, reference)
+                (sigmas, values), (_, known) = (_grid(table, "output_psnr_db") for table in pair)
+                yield quantity, key, sigmas, (values - known)[..., None]
                 if quantity == "to_optimum":
-                    errors, least = (_grid(table, "squared_error")[1] for table in (own, reference))
-                    yield "excess_error", n_train, sigmas, np.stack([errors - least, errors], axis=2)
+                    errors, least = (_grid(table, "squared_error")[1] for table in pair)
+                    yield "excess_error", key, sigmas, np.stack([errors - least, errors], axis=2)
+
+
+def _denoisers(psnr: pa.Table) -> Iterator[tuple[int | str, pa.Table]]:
+    """The rows of each N, in ascending order, and then of each imported denoiser."""
+    cells, imported = (psnr.filter(pc.field("role") == role) for role in ("cell", "imported"))
+    for n_train in sorted(pc.unique(cells["n_train"]).to_pylist()):
+        yield n_train, cells.filter(pc.field("n_train") == n_train)
+    for name in sorted(pc.unique(imported["subject"]).to_pylist()):
+        yield name, imported.filter(pc.field("subject") == name)
+
+
+def _shared(first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The rows of both tables for the images and noise levels that are in both."""
+    for column in ("image_id", "sigma"):
+        both = np.intersect1d(first[column].to_pylist(), second[column].to_pylist())
+        first, second = (table.filter(pc.is_in(table[column], pa.array(both))) for table in (first, second))
+    return first, second
 
 
 def _grid(table: pa.Table, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
