@@ -258,7 +258,7 @@ def test_command(tiny, monkeypatch):
     outcome = memgen("basis", "--n", "1", "--n", "4").done()
     assert outcome.path.resolve() == (tiny / "tables" / "basis_summary").resolve()
     assert "overlap with the other" in outcome.err
-    assert "(what a random basis would give)" in outcome.err
+    assert "In brackets: the value of a random basis." in " ".join(outcome.err.split())
     run = Run(tiny)
     summary, long = run.table("basis_summary"), run.table("basis")
     assert summary.num_rows == 2 * 2 * 8
