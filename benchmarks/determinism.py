@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from memgen.experiment import subjects
 from memgen.experiment.runs import Run
 from memgen.experiment.workspace import Workspace
 from memgen.models.sampling import sample
@@ -22,7 +23,9 @@ from memgen.spaces.pixels import paired
 def draw(workspace: Workspace, name: str, samples, threads: int, micro_batch: int) -> np.ndarray:
     torch.set_num_threads(threads)
     settings = workspace.settings.sample.model_copy(update={"micro_batch": micro_batch})
-    return sample(workspace.denoiser(name), workspace.mean, samples, workspace.settings.seed, settings).images
+    return sample(
+        subjects.find(workspace, name).denoiser, workspace.mean, samples, workspace.settings.seed, settings
+    ).images
 
 
 def main() -> None:
@@ -34,7 +37,7 @@ def main() -> None:
     count, size = workspace.settings.sample.n_samples, workspace.settings.sample.micro_batch
     for n_train in arguments.n or [64, 4096]:
         name = f"n{n_train}-s0-a"
-        kept, _ = workspace.samples(name)
+        kept = workspace.load_samples(name).images
         cut = np.concatenate(
             [draw(workspace, name, range(i, min(i + 37, count)), 1, size) for i in range(0, count, 37)]
         )

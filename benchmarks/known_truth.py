@@ -203,9 +203,7 @@ def empirical() -> None:
         nearest = [
             value
             for part in "ab"
-            for value in measure.search_samples(workspace, f"n{n}-s0-{part}", f"train_{part}", n)
-            .to_pandas()
-            .query("rank == 1")["value"]
+            for value in measure.search_own(workspace, f"n{n}-s0-{part}")[0].to_pandas().query("rank == 1")["value"]
         ]
         share = rows[n, "memorized_fraction"]
         print(

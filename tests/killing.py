@@ -16,7 +16,7 @@ from pathlib import Path
 # Every kind of file that a sweep writes.
 KINDS = {
     *("run.json", "images/pixels.npy", "images/images.parquet", "images/images.json", "holdout_mean.npy"),
-    *(f"tables/{kind}" for kind in ("skipped", "duplicates", "split", "training", "samples", "neighbors")),
+    *(f"tables/{kind}" for kind in ("skipped", "duplicates", "split", "subjects", "training", "samples", "neighbors")),
     *(f"tables/{kind}" for kind in ("similarity", "psnr", "distances", "significance", "copies")),
     *("denoisers/*.safetensors", "denoisers/*.json", "denoisers/*.pt", "samples/*.npy"),
     *(f"indexes/{name}" for name in ("pixels.npy", "ids.npy", "clusters.npy", "vectors.faiss", "index.json")),

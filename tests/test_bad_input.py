@@ -135,7 +135,7 @@ def test_pickle_posing_as_checkpoint(tiny, tmp_path):
     for name in ("bare.pt", "saved.pt"):
         memgen("import", name).failed(3, name, "execute", "state_dict")
     assert not Path("executed").exists()
-    assert Run(tiny).denoisers() == ["n1-s0-a", "n1-s0-b", "n4-s0-a", "n4-s0-b"]
+    assert [cell.name for cell in Run(tiny).cells()] == ["n1-s0-a", "n1-s0-b", "n4-s0-a", "n4-s0-b"]
 
 
 def test_checkpoint_of_another_architecture(tiny, tmp_path):

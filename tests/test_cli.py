@@ -206,7 +206,7 @@ def test_sweep_of_a_shuffled_class(tmp_path, quick):
     np.testing.assert_allclose(restored.measured[known], restored.clean[known], atol=1e-6)
     np.testing.assert_allclose(restored.models[0].images[known], restored.clean[known], atol=1e-3)
     order = shuffle.permutation(0, 64)
-    drawn = workspace.samples("n64-s0-a")[0]
+    drawn = workspace.load_samples("n64-s0-a").images
     np.testing.assert_array_equal(shuffle.shuffled(pair.samples_a, order), drawn[: len(pair.samples_a)])
 
 
@@ -333,12 +333,12 @@ def test_imported_denoiser(tiny, tmp_path):
     shown = memgen("import", "theirs.pt", "--json").done().json
     assert (shown["name"], shown["architecture"], shown["blocks"]) == ("theirs", "unet", 1)
     assert shown["parameters"] == network.parameter_count
-    outcome = memgen("sample", "--denoiser", "theirs").done()
+    outcome = memgen("sample", "--subject", "theirs").done()
     assert np.load(outcome.path).shape == (6, 1, 8, 8)
-    found = memgen("nn-search", "--index", "train_b", "--denoiser", "theirs", "--json").done().json["neighbors"]
+    found = memgen("nn-search", "--index", "train_b", "--subject", "theirs", "--json").done().json["neighbors"]
     assert {row["subject"] for row in found} == {"theirs"}
     assert {row["reference"] for row in found} == {"train_b"}
-    curve = memgen("psnr", "--denoiser", "theirs", "--json").done().json["curve"]
+    curve = memgen("psnr", "--subject", "theirs", "--json").done().json["curve"]
     assert [row["images"] for row in curve] == ["holdout"] * len(curve)
     assert all(row["mean output PSNR (dB)"] is not None for row in curve)
     memgen("import", "theirs.pt").failed(4, "already has a denoiser theirs")
@@ -386,8 +386,8 @@ def test_searches_leave_the_measurements_alone(tiny):
     for more in (
         ["--k", "1"],
         ["--metric", "rmse"],
-        ["--denoiser", "n4-s0-a", "--n", "1"],
-        ["--denoiser", "n1-s0-b"],
+        ["--subject", "n4-s0-a", "--n", "1"],
+        ["--subject", "n1-s0-b"],
         ["--index", "holdout", "--k", "2"],
         [tiny.parent / "tiny" / "images" / "pixels.npy"],
     ):

@@ -214,7 +214,9 @@ def test_baselines_beat_the_noise(tmp_path):
     inputs = -20 * np.log10([0.5, 0.2])
     for kind in ("wavelet_oracle", "soft_threshold", "hard_threshold"):
         assert (means(made, kind) > inputs).all(), kind
-    assert (means(made, "wavelet_oracle") > np.maximum(means(made, "soft_threshold"), means(made, "hard_threshold"))).all()
+    assert (
+        means(made, "wavelet_oracle") > np.maximum(means(made, "soft_threshold"), means(made, "hard_threshold"))
+    ).all()
     assert not made.run.has_table("psnr", "baseline-tangent_oracle")
 
 
@@ -311,7 +313,7 @@ def test_the_report_shows_slopes_and_no_baseline_as_a_denoiser(tiny):
     assert '<h2 id="optimality">' in page
     assert wording.KNOWN_SUBJECTS[ORACLE] in page
     assert set(transition["n_train"].drop_null().to_pylist()) == {32}
-    assert made.run.denoisers() == ["n32-s0-a"]
+    assert [cell.name for cell in made.run.cells()] == ["n32-s0-a"]
     figure = figures.figure_psnr(made.run.table("psnr"))
     labels = {text.get_text() for text in figure.legends[0].get_texts()}
     assert labels == {"N = 32", wording.KNOWN_SUBJECTS["best_linear"], "identity"}

@@ -71,6 +71,19 @@ SPLIT = _schema(
         _field("image_id", _STR, "content id"),
     ],
 )
+SUBJECTS = _schema(
+    "subjects",
+    1,
+    [
+        *_SUBJECT,
+        _field("has_denoiser", pa.bool_(), "whether the subject has a denoiser"),
+        _field("has_samples", pa.bool_(), "whether its samples were imported; the samples of a denoiser are drawn"),
+        _field("train_set", _STR, "name of the image set that an imported subject was trained on", null=True),
+        _field("held_out_set", _STR, "name of an imported subject's own held-out image set", null=True),
+        _field("n_held_out", _INT, "held-out images; null where there are none", "images", null=True),
+        _field("source", _STR, "file or folder that the subject was imported from, or the architecture of a cell"),
+    ],
+)
 TRAINING = _schema(
     "training",
     1,
@@ -90,11 +103,15 @@ SAMPLES = _schema(
     [
         *_SUBJECT,
         _field("sample", _INT, "index of the sample; its noise depends on (noise_seed, sample) alone"),
-        _field("noise_seed", _INT, "seed of the noise streams"),
-        _field("updates", _INT, "updates made before the last denoising"),
+        _field("noise_seed", _INT, "seed of the noise streams; null for imported samples", null=True),
+        _field("updates", _INT, "updates made before the last denoising; null for imported samples", null=True),
         _field("sigma", _F64, "noise level that the sampler believes at the end", "pixel units", null=True),
         _field("residual_sigma", _F64, "norm of the last residual / sqrt(d)", "pixel units", null=True),
-        _field("status", _STR, "converged, step_cap (not done after max_steps) or diverged (sigma above 2, or NaN)"),
+        _field(
+            "status",
+            _STR,
+            "converged, step_cap (not done after max_steps), diverged (sigma above 2, or NaN), or given (imported)",
+        ),
     ],
 )
 TRAJECTORY = _schema(
@@ -373,8 +390,10 @@ SLOPES = _schema(
 SCHEMAS = {
     schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
     for schema in (
-        IMAGES, SKIPPED, DUPLICATES, SPLIT, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
+        IMAGES, SKIPPED, DUPLICATES, SPLIT, SUBJECTS, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
         NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, CALIBRATION,
         BASIS, BASIS_SUMMARY, SLOPES,
     )
 }  # fmt: skip
+# The tables that a run keeps. What a person asked for beside the sweep has kinds of its own, which no summary counts.
+KINDS = SCHEMAS | {"searches": NEIGHBORS, "own_basis": BASIS, "own_basis_summary": BASIS_SUMMARY}

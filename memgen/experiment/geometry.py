@@ -20,7 +20,7 @@ from torch import Tensor
 from memgen.base import files, noise, schemas
 from memgen.base.errors import ConfigError, DataError, first_line
 from memgen.base.progress import Progress
-from memgen.experiment import runs
+from memgen.experiment import runs, subjects
 from memgen.experiment.workspace import Workspace
 from memgen.findings.slopes import Theory
 from memgen.images.imageset import ImageSet
@@ -151,20 +151,19 @@ def measure_basis(
     if not sigma > 0:
         raise ConfigError(f"found a noise level of {sigma}, expected more than 0 (pixel units, such as 0.1).")
     run, key = workspace.run, _basis_key(names, sigma, own)
-    kinds = ("basis", "basis_summary")
-    if not (all(run.has_table(kind, key) for kind in kinds) and run.bases(key).exists()):
+    kinds = ("own_basis", "own_basis_summary") if own else ("basis", "basis_summary")
+    if not (all(run.has_table(kind, key) for kind in kinds) and run.bases_path(key).exists()):
         found, arrays = _bases(workspace, names, sigma, own, progress)
         for kind, table in zip(kinds, found, strict=True):
             run.write_table(kind, key, table)
-        with files.writing(run.bases(key)) as file:
+        with files.writing(run.bases_path(key)) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-    return run.table("basis", key), run.table("basis_summary", key)
+    return run.table(kinds[0], key), run.table(kinds[1], key)
 
 
 def _basis_key(names: Sequence[str], sigma: float, own: ImageSet | None) -> str:
-    cell = runs.Cell.parse(names[0])
-    key = f"{cell.pair if cell else names[0]}.sigma{sigma}"
-    return f"own/{key}.{own.digest}" if own else key
+    key = f"{runs.pair_key(*names) if len(names) > 1 else names[0]}.sigma{sigma}"
+    return f"{key}.{own.digest}" if own else key
 
 
 def _bases(
@@ -172,7 +171,10 @@ def _bases(
 ) -> tuple[tuple[pa.Table, pa.Table], dict[str, NDArray[Any]]]:
     """The tables, and the arrays: those of the noisy images are (images, [denoisers,] ...)."""
     settings, shape = workspace.settings, workspace.images.image_shape
-    denoisers = [workspace.denoiser(name) for name in names]
+    models = [subjects.find(workspace, name) for name in names]
+    for model in models:
+        subjects.require(model, "denoiser")
+    denoisers = [model.denoiser for model in models if model.denoiser is not None]
     if own:
         ids, clean, tangents = list(own.ids), own.floats(None).to(workspace.device), None
     else:
@@ -194,9 +196,10 @@ def _bases(
         placed = [replace(one, eigenvectors=_in_place(workspace, one.eigenvectors)) for one in found]
         image = torch.from_numpy(workspace.in_place(clean[i].cpu().numpy()))
         twins = placed[::-1] if len(placed) > 1 else [None]
-        for name, one, twin in zip(names, placed, twins, strict=True):
+        for model, one, twin in zip(models, placed, twins, strict=True):
             axes = None if tangents is None else tangents[i]
-            rows.append(basis.to_tables(one, image, ids[i], 0, workspace.keys(name), twin, principal, axes))
+            keys = model.identity.columns
+            rows.append(basis.to_tables(one, image, ids[i], 0, keys, twin, principal, axes))
         vectors = [one.eigenvectors[:, : settings.basis.vectors].T.reshape(-1, *shape).float() for one in found]
         arrays.append(
             {
@@ -233,7 +236,7 @@ def read_bases(
     Raises:
         DataError: the file is damaged or missing.
     """
-    path = workspace.run.bases(_basis_key(names, sigma, own))
+    path = workspace.run.bases_path(_basis_key(names, sigma, own))
     try:
         with np.load(path, allow_pickle=False) as kept:
             return {name: kept[name] for name in kept.files}

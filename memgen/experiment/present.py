@@ -13,22 +13,23 @@ import pyarrow.compute as pc
 from memgen.base import schemas, wording
 from memgen.base.errors import RunError
 from memgen.base.progress import Progress
-from memgen.experiment import geometry, measure, runs
+from memgen.experiment import geometry, measure, runs, subjects
 from memgen.experiment.workspace import Workspace
 from memgen.findings import bases, levels, restorations, slopes, transition, verdict
 from memgen.images.imageset import ImageSet
+from memgen.measures.subject import Identity
 from memgen.models import inverse
 from memgen.report import page, sheets, style
 
 _MADE_HERE = ("images", "transition", "levels", "trajectory")
 
 
-def pair_medians(workspace: Workspace, n_train: int, train_seed: int) -> dict[str, float]:
-    """Medians of a finished pair, for a line of progress: own nearest, same noise, different noise."""
-    similar = workspace.run.table("similarity", runs.Cell(n_train, train_seed, "a").pair).to_pylist()
+def pair_medians(workspace: Workspace, names: Sequence[str]) -> dict[str, float]:
+    """Medians of a finished pair of twins, for a line of progress: own nearest, same noise, different noise."""
+    similar = workspace.run.table("similarity", runs.pair_key(*names)).to_pylist()
     own = []
-    for part in ("a", "b"):
-        found = measure.search_samples(workspace, runs.Cell(n_train, train_seed, part).name, f"train_{part}", n_train)
+    for name in names:
+        found, _ = measure.search_own(workspace, name)
         own += [row["value"] for row in found.to_pylist() if row["rank"] == 1]
     values = {"own nearest": own}
     for kind in ("same_noise", "different_noise"):
@@ -49,7 +50,7 @@ def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
     if n_train is None:
         return found
     return {
-        kind: table.filter(_of(n_train) | pc.is_null(pc.field("n_train"))) if "n_train" in table.column_names else table
+        kind: table.filter(_shown_at(n_train, table)) if "n_train" in table.column_names else table
         for kind, table in found.items()
     }
 
@@ -80,11 +81,22 @@ def find(workspace: Workspace) -> Findings:
 def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, Any]]:
     """The discoveries of the test for copies, of one N or of all, the deepest of each model first."""
     table = workspace.run.table("significance")
-    table = table.filter(pc.field("discovered") if n_train is None else _of(n_train) & pc.field("discovered"))
-    table = table.sort_by([("n_train", "ascending"), ("subject", "ascending"), ("W", "descending")])
-    source = dict(zip(workspace.images.ids, workspace.images.sources, strict=True))
+    table = _at(table, n_train).filter(pc.field("discovered"))
+    order = ["role", "n_train", "subject"]
+    table = table.sort_by([*((key, "ascending") for key in order), ("W", "descending")])
+    sources = {}
+    for name in dict.fromkeys(table["subject"].to_pylist()):
+        train = subjects.find(workspace, name).train
+        assert train is not None
+        sources[name] = dict(zip(train.ids, train.sources, strict=True))
     columns = ("n_train", "subject", "sample", "train_id", "correlation", "W")
-    return [row | {"source": source[row["train_id"]]} for row in table.select(columns).to_pylist()]
+    rows = table.select(columns).to_pylist()
+    return [row | {"source": sources[row["subject"]][row["train_id"]]} for row in rows]
+
+
+def _denoisers(run: runs.Run) -> list[str]:
+    """Names of the subjects that have a denoiser."""
+    return [record.identity.subject for record in subjects.records(run) if record.has_denoiser]
 
 
 def measure_slopes(
@@ -107,7 +119,7 @@ def measure_slopes(
         ConfigError: the run has fewer than two noise levels in the range.
     """
     work: list[Callable[[], Any]] = [
-        *(partial(measure.measure_psnr, workspace, name) for name in workspace.run.denoisers()),
+        *(partial(measure.measure_psnr, workspace, name) for name in _denoisers(workspace.run)),
         partial(geometry.measure_references, workspace),
         partial(geometry.measure_baselines, workspace),
     ]
@@ -121,8 +133,18 @@ def measure_slopes(
     return found
 
 
-def _of(n_train: int) -> pc.Expression:
-    return pc.field("n_train") == n_train
+def _at(table: pa.Table, n_train: int | None) -> pa.Table:
+    """The rows of the cells of one N, or all rows."""
+    return table if n_train is None else table.filter((pc.field("role") == "cell") & (pc.field("n_train") == n_train))
+
+
+def _shown_at(n_train: int, table: pa.Table) -> pc.Expression:
+    """Which rows a report of one N shows: of its cells, of its training sets, and of what they are compared with."""
+    here = pc.field("n_train") == n_train
+    if "role" not in table.column_names:
+        return here
+    role = pc.field("role")
+    return (here & (pc.is_null(role) | (role == "cell"))) | role.isin(["reference", "baseline"])
 
 
 def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verdict.Verdict, pa.Table, list[Path]]:
@@ -162,7 +184,7 @@ def restored(workspace: Workspace, n_train: int | None = None, label: str | None
     """What models made of measured images, one entry for each task, of one N or of all, of one task or of all."""
     found: dict[str, list[pa.Table]] = {}
     table = workspace.run.table("restored")
-    table = table if n_train is None else table.filter(_of(n_train))
+    table = _at(table, n_train)
     for name in dict.fromkeys(table["subject"].to_pylist()):
         own = table.filter(pc.field("subject") == name)
         for task, amount in sorted({(row["task"], row["amount"]) for row in own.to_pylist()}):
@@ -178,14 +200,15 @@ def _restored(workspace: Workspace, by_model: list[pa.Table]) -> sheets.Restored
     first = by_model[0].slice(0, 1).to_pylist()[0]
     task = inverse.choose(first["task"], first["amount"], workspace.images.image_shape)
     names = [rows["subject"][0].as_py() for rows in by_model]
-    images = {name: workspace.in_place(workspace.samples(f"{name}.{task.label}", "restored")[0]) for name in names}
+    images = {
+        name: workspace.in_place(workspace.load_samples(f"{name}.{task.label}", "restored").images) for name in names
+    }
     models = []
     for name, rows in zip(names, by_model, strict=True):
-        cell = runs.Cell.parse(name)
-        twin = images.get(cell.twin.name) if cell else None
+        identity = subjects.find(workspace, name).identity
+        twin = images.get(_twin(identity))
         between = None if twin is None else inverse.psnr_db(images[name], twin).tolist()
-        shown = f"N = {cell.n_train:,}  {cell.part.upper()}" if cell else name
-        shown += f"  seed {cell.train_seed}" if cell and cell.train_seed else ""
+        shown = _model_label(identity)
         values = np.array(rows["output_psnr_db"].to_pylist()[: sheets.RESTORED_SHOWN], dtype=np.float64)
         models.append(
             sheets.RestoredBy(
@@ -201,6 +224,24 @@ def _restored(workspace: Workspace, by_model: list[pa.Table]) -> sheets.Restored
     return sheets.Restored(task.label, workspace.in_place(clean.numpy()), workspace.in_place(measured.numpy()), models)
 
 
+def _twin(identity: Identity) -> str | None:
+    """The name of the other cell of the same N and training seed; None where there is none."""
+    if identity.role != "cell":
+        return None
+    assert identity.n_train is not None
+    assert identity.train_seed is not None
+    return runs.Cell(identity.n_train, identity.train_seed, str(identity.part)).twin.name
+
+
+def _model_label(identity: Identity) -> str:
+    """What one model is called on a sheet of images."""
+    label = wording.subject_label(identity.role, identity.n_train, identity.subject)
+    if identity.role != "cell":
+        return label
+    seed = f"  seed {identity.train_seed}" if identity.train_seed else ""
+    return f"{label}  {str(identity.part).upper()}{seed}"
+
+
 def draw_restored(workspace: Workspace, found: sheets.Restored) -> list[Path]:
     """Draw the images of one task, restored by every model so far, beside those of the report; returns the paths."""
     path = workspace.run.report / "figures" / f"restored-{found.label}"
@@ -209,21 +250,24 @@ def draw_restored(workspace: Workspace, found: sheets.Restored) -> list[Path]:
 
 def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
     """The deepest discoveries of each model with the images that they depend on."""
-    images = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
-    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for row in pairs(workspace, n_train):
-        found.setdefault((row["n_train"], row["subject"]), []).append(row)
+        found.setdefault(row["subject"], []).append(row)
     sheet = []
-    for (n, name), rows in found.items():
+    for name, rows in found.items():
         rows, total = rows[: sheets.COPIES_SHOWN], len(rows)
-        drawn, index = workspace.samples(name)
-        place = {int(sample): i for i, sample in enumerate(index)}
+        subject = subjects.find(workspace, name)
+        assert subject.samples is not None
+        assert subject.train is not None
+        place = {int(sample): i for i, sample in enumerate(subject.samples.index)}
+        images = {image_id: i for i, image_id in enumerate(subject.train.ids)}
+        trained_on = subject.train.floats([images[row["train_id"]] for row in rows])
         sheet.append(
             sheets.Copies(
-                f"N = {n:,}  {name.rpartition('-')[2].upper()}",
+                _model_label(subject.identity),
                 total,
-                workspace.in_place(drawn[[place[row["sample"]] for row in rows]]),
-                workspace.in_place(workspace.images.floats([images[row["train_id"]] for row in rows]).numpy()),
+                workspace.in_place(subject.samples.images[[place[row["sample"]] for row in rows]]),
+                workspace.in_place(trained_on.numpy()),
                 np.array([row["correlation"] for row in rows], dtype=np.float64),
             )
         )
@@ -233,7 +277,7 @@ def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
 def _bases(workspace: Workspace, n_train: int | None) -> list[sheets.Bases]:
     """What the denoisers of each N (of the smallest training seed), and imported ones, do to the first image."""
     table = workspace.run.table("basis_summary")
-    table = table if n_train is None else table.filter(_of(n_train))
+    table = _at(table, n_train)
     keys = ["n_train", "train_seed", "sigma", "role", "subject"]
     rows = table.group_by(keys, use_threads=False).aggregate([]).sort_by([(key, "ascending") for key in keys])
     seeds: dict[str, int | None] = {}
@@ -284,7 +328,7 @@ def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.
     for n_train in sorted({cell.n_train for cell in sampled}):
         seed = min(cell.train_seed for cell in sampled if cell.n_train == n_train)
         drawn = {
-            cell.part: workspace.in_place(workspace.samples(cell.name)[0])
+            cell.part: workspace.in_place(workspace.load_samples(cell.name).images)
             for cell in sampled
             if (cell.n_train, cell.train_seed) == (n_train, seed)
         }

@@ -84,8 +84,8 @@ def _schedule(pool: ProcessPoolExecutor, workspace: Workspace, listed: list[Task
         if task not in waiting:
             submit(task)
     while waiting or pending:
-        unfinished = {task.cell.pair for task in pending.values()}
-        for task in [task for task in waiting if task.cell.pair not in unfinished]:
+        unfinished = {name for task in pending.values() for name in task.subjects}
+        for task in [task for task in waiting if unfinished.isdisjoint(task.subjects)]:
             waiting.remove(task)
             submit(task)
         finished, _ = wait(pending, return_when=FIRST_COMPLETED)

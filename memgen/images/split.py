@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -75,7 +74,7 @@ class Split:
         """The largest N for which both parts have a training set."""
         return min(len(self.a), len(self.b))
 
-    def train(self, part: Literal["a", "b"], n: int) -> NDArray[np.int64]:
+    def train(self, part: str, n: int) -> NDArray[np.int64]:
         """Positions of the first n images of a part, in rank order.
 
         Raises:

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen.base import schemas, tables
 from memgen.images.imageset import ImageSet
 from memgen.measures.copies import competition
-from memgen.measures.copies.competition import DEFINITION, Bools, Competition, Floats, Ints, MemorizedFraction
-from memgen.measures.copies.conformal import benjamini_hochberg
-from memgen.measures.copies.pool import pool
+from memgen.measures.copies.competition import ALIKE, DEFINITION, Bools, Competition, Floats, Ints, MemorizedFraction
+from memgen.measures.copies.conformal import benjamini_hochberg, conformal, conformal_resolution
+from memgen.measures.copies.pool import Pool, pool
+from memgen.measures.subject import Subject
 from memgen.spaces import index
 from memgen.spaces.pixels import embed
 
@@ -64,7 +66,7 @@ class Examiner:
         self, train: ImageSet, held_out: ImageSet, threshold: float, backend: str = "auto", device: str = "cpu"
     ) -> None:
         rows_t, rows_h = (embed(images.floats(), "correlation").numpy() for images in (train, held_out))
-        self.pool = pool(rows_t, rows_h, train.ids, held_out.ids, threshold)
+        self.pool: Pool = pool(rows_t, rows_h, train.ids, held_out.ids, threshold)
         chosen = self.pool.representatives
         self._rows = np.concatenate([rows_t, rows_h])[chosen].astype(np.float64)
         pixels = np.concatenate([train.pixels, held_out.pixels])[chosen]
@@ -140,3 +142,74 @@ def to_table(
         "definition": DEFINITION,
     }
     return tables.make(schemas.SIGNIFICANCE, {**trained, **columns})
+
+
+def find_copies(
+    subject: Subject,
+    own: pa.Table,
+    null: pa.Table,
+    seed: int,
+    threshold: float,
+    backend: str = "auto",
+    device: str = "cpu",
+) -> tuple[pa.Table, pa.Table]:
+    """Test the samples of a subject for copies of its training images.
+
+    T is compared with everything that the subject never saw. Conformal p-values are judged against H alone.
+
+    Args:
+        subject: one that has samples, T and H.
+        own: the nearest training image, by correlation, to each sample: a NEIGHBORS table of rank 1.
+        null: the same to each image of H.
+        seed: of the label permutations.
+        threshold: correlation from which two images are near-duplicates, and count once.
+        backend: faiss, torch or auto.
+        device: where the torch backend searches.
+
+    Returns:
+        A SIGNIFICANCE table of a row for each sample, and a COPIES table of one row.
+    """
+    assert subject.samples is not None
+    assert subject.train is not None
+    assert subject.unseen is not None
+    samples = subject.samples
+    examining = Examiner(subject.train, subject.unseen, threshold, backend, device)
+    found = examining.examine(torch.from_numpy(samples.images), seed)
+    pooled, contest, share = examining.pool, found.competition, found.fraction
+    closeness, of_held_out = (np.nan_to_num(table["value"].to_numpy(), nan=-1) for table in (own, null))
+    p = conformal(closeness, of_held_out)
+    keys = subject.identity.columns
+    significance = to_table(
+        keys,
+        [int(i) for i in samples.index],
+        pooled.ids,
+        pooled.in_train,
+        found.nearest,
+        found.distances,
+        contest,
+        own["reference_id"].to_pylist(),
+        closeness,
+        p,
+        SPACE,
+    )
+    _, flagged = benjamini_hochberg(p, contest.q)
+    columns = {
+        "n_pool_train": int(pooled.in_train.sum()),
+        "n_pool_heldout": int((~pooled.in_train).sum()),
+        "n_leaks": pooled.n_mixed,
+        "samples": len(samples),
+        "q": contest.q,
+        "answer": contest.answer,
+        "discoveries": int(contest.discovered.sum()),
+        "alike": int((contest.discovered & (closeness >= ALIKE)).sum()),
+        "attached": contest.n_attached,
+        "k_min": contest.k_min,
+        "n_competing": contest.n_competing,
+        "memorized_fraction": share.estimate,
+        "low": share.low,
+        "high": share.high,
+        "p": share.p,
+        "conformal_discoveries": int(flagged.sum()),
+        "conformal_k_min": conformal_resolution(len(samples), len(null), contest.q),
+    }
+    return significance, tables.make(schemas.COPIES, keys | columns)

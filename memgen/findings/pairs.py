@@ -1,0 +1,56 @@
+"""What the comparison of any two subjects says: similarity of their samples, and distance of their denoisers."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from memgen.base.estimates import Interval
+from memgen.base.intervals import bootstrap
+
+_KINDS = {
+    "samples from the same noise": "same_noise",
+    "samples from different noise": "different_noise",
+    "training images and the nearest of the other training set": "train_train",
+}
+
+
+def summarize(similarity: pa.Table, distances: pa.Table, seed: int) -> dict[str, Interval]:
+    """Medians of the similarities, and means of the distances, each with its 95 % bootstrap interval.
+
+    Args:
+        similarity: a SIMILARITY table of one pair.
+        distances: a DISTANCES table of the same pair.
+        seed: of the bootstrap.
+
+    Returns:
+        Estimates by what they are of; those that were not measured are left out. Samples and images are the units that
+        are resampled.
+    """
+    found = {}
+    for name, kind in _KINDS.items():
+        rows = similarity.filter(pc.field("kind") == kind)
+        if len(rows):
+            units = _means_by_unit(rows, "item_a")
+            found[name] = bootstrap(units, lambda draws: np.median(draws, axis=1), seed)
+    apart = distances.filter(pc.field("kind") == "models")
+    found["V, mean squared difference of the denoisers"] = bootstrap(_means_by_unit(apart, "image_id"), _mean, seed)
+    drawn = distances.filter(pc.field("kind").isin(["samples_a", "samples_b"]))
+    weighted = pc.multiply(drawn["value"], drawn["weight"])
+    drawn = drawn.set_column(drawn.column_names.index("value"), "value", weighted)
+    levels = len(pc.unique(drawn["sigma"]))
+    found["bits per dimension"] = bootstrap(levels * _means_by_unit(drawn, "image_id"), _mean, seed)
+    return found
+
+
+def _means_by_unit(table: pa.Table, unit: str) -> NDArray[np.float64]:
+    """The mean value of each unit; units without a defined value are left out."""
+    means = table.group_by(unit, use_threads=False).aggregate([("value", "mean")]).sort_by(unit)
+    values = [value for value in means["value_mean"].to_pylist() if value is not None and math.isfinite(value)]
+    return np.array(values, dtype=np.float64)
+
+
+def _mean(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(draws.mean(axis=1))
