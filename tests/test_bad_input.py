@@ -167,7 +167,7 @@ DAMAGED = {
     "indexes/train_b-n4-correlation/vectors.faiss": ("index", "indexes/train_b-n4-correlation"),
     "indexes/train_b-n4-correlation/index.json": ("index", "indexes/train_b-n4-correlation"),
     "tables/samples/n4-s0-b.parquet": ("report", "tables/samples/n4-s0-b.parquet"),
-    "tables/similarity/n4-s0.parquet": ("report", "tables/similarity/n4-s0.parquet"),
+    "tables/similarity/n4-s0-a+n4-s0-b.parquet": ("report", "tables/similarity/n4-s0-a+n4-s0-b.parquet"),
     "tables/psnr/n4-s0-a.parquet": ("report", "tables/psnr/n4-s0-a.parquet"),
 }
 

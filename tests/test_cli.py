@@ -156,7 +156,7 @@ def test_generated_images_in_a_run(tmp_path):
     few = ["--set", "split.holdout=8", "--set", "sweep.n_train=[1,4]", "--outputs", tmp_path, "--run", "discs"]
     chosen = ["--set", "data.generated.kind=discs", "--set", "data.generated.n_images=40", "--seed", "3"]
     outcome = memgen("data", "import", *chosen, *few, "--json").done()
-    assert "40 images of 1x16x16 from generated: discs; 0 files skipped, 0 near-duplicates removed" in outcome.err
+    assert "40 images of 1x16x16 from generated: discs: 16 in part a, 16 in part b, 8 held out. Skipped files: 0." in outcome.err
     counts = outcome.json
     assert (counts["source"], counts["images"], counts["a"]) == ("generated: discs", 40, 16)
     expected = generate.generate(classes.DiscSettings(), 3, range(40))
@@ -195,7 +195,7 @@ def test_sweep_of_a_shuffled_class(tmp_path, quick):
     # Pictures show the pixels where they were before.
     there = ["--run", "class", "--outputs", tmp_path / "outputs"]
     memgen("basis", *there).done()
-    memgen("sample", "--task", "inpainting", *there).done()
+    memgen("restore", "--task", "inpainting", *there).done()
     workspace = Workspace.of(run, "cpu")
     (pair,) = present._specimens(workspace, present._measured(workspace, None))
     (bases,) = present._bases(workspace, None)
@@ -229,7 +229,7 @@ def test_stages_by_themselves_make_the_sweep(config, finished, tmp_path, monkeyp
     assert memgen("data", "import", "-c", config, "--run", "tiny").done().path.is_dir()
     every = ("--n", "1", "--n", "4", "--jobs", "1")
     assert memgen("train", "--n", "1", "--part", "a", "--jobs", "1").done().path.is_dir()
-    assert memgen("train", "--jobs", "1", "--json").done().json["denoisers"][-1] == "n4-s0-b"
+    assert memgen("train", "--jobs", "1", "--json").done().json["subjects"][-1] == "n4-s0-b"
     assert memgen("sample", *every).done().path.name == "n4-s0-b.npy"
     assert memgen("index", "--name", "train_a", *every[:4], "--json").done().json["indexes"][0][0] == "train_a"
     for n_train in ("1", "4"):
@@ -341,7 +341,7 @@ def test_imported_denoiser(tiny, tmp_path):
     curve = memgen("psnr", "--subject", "theirs", "--json").done().json["curve"]
     assert [row["images"] for row in curve] == ["holdout"] * len(curve)
     assert all(row["mean output PSNR (dB)"] is not None for row in curve)
-    memgen("import", "theirs.pt").failed(4, "already has a denoiser theirs")
+    memgen("import", "theirs.pt").failed(4, "already has a subject theirs")
     memgen("import", "theirs.pt", "--name", "n4-s0-a").failed(4, "n4-s0-a")
     memgen("import", "theirs.pt", "--name", "../../theirs").failed(4, "../../theirs")
     assert memgen("report", "--sweep", "--json").done().json["regimes"].keys() == {"1", "4"}
@@ -450,7 +450,7 @@ def test_finished_sweep_is_not_done_again(tiny, config, quick):
     assert json.loads((tiny / "run.json").read_text())["config"]["sweep"]["n_train"] == [1, 4, 8]
     assert [cell.name for cell in Run(tiny).cells()][-2:] == ["n8-s0-a", "n8-s0-b"]
     assert all("n8" in name for name in after.keys() - before.keys())
-    assert (tiny / "tables" / "similarity" / "n8-s0.parquet").exists()
+    assert (tiny / "tables" / "similarity" / "n8-s0-a+n8-s0-b.parquet").exists()
 
 
 def test_training_seeds_extend_a_run(tiny, config, quick):
@@ -507,15 +507,15 @@ def test_no_run(tmp_path, monkeypatch):
 
 
 def test_another_seed(tiny):
-    """A seed that is not the run's is refused, since a run has one; the run's own is accepted."""
-    memgen("sample", "--seed", "7").failed(2, "has seed 0, asked for 7")
-    memgen("sample", "--seed", "0", "--jobs", "1").done()
+    """A seed that is not the run's is refused, since a run has one; commands on an existing run take none."""
+    memgen("sweep", "--run", "tiny", "--seed", "7").failed(2, "seed is 0, but 7 was given")
+    assert "--seed" not in memgen("sample", "--help").done().out
 
 
 def test_other_settings(tiny, config):
     """A run is never continued with other settings; the message names them."""
     memgen("sweep", "-c", config, "--run", "tiny", "--set", "train.batch_size=8").failed(
-        2, "train.batch_size = 4, asked for 8"
+        2, "train.batch_size is 4, but 8 was given"
     )
 
 

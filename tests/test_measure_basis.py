@@ -58,7 +58,7 @@ def test_eigenvalues_are_those_of_the_covariance(wiener):
     table = wiener.run.table("basis").to_pandas()
     for n_train in (4, 1024):
         for part in ("a", "b"):
-            pixels = wiener.images.floats(wiener.indices(f"train_{part}", n_train)).flatten(1).double().numpy()
+            pixels = wiener.images.floats(wiener.split.train(part, n_train)).flatten(1).double().numpy()
             variances = np.maximum(np.linalg.eigvalsh(np.cov(pixels.T, bias=True))[::-1], 1e-4)
             for sigma in (0.1, 0.3):
                 rows = table.query("n_train == @n_train and part == @part and sigma == @sigma")
@@ -70,7 +70,7 @@ def test_eigenvalues_are_those_of_the_covariance(wiener):
 def principal_axes(workspace: Workspace, n_train: int, parts: str) -> np.ndarray:
     """Eigenvectors of the covariance of a training set, or of all of a and b, in columns, largest first."""
     indices = [
-        workspace.indices(f"train_{part}", n_train) if len(parts) == 1 else getattr(workspace.split, part)
+        workspace.split.train(part, n_train) if len(parts) == 1 else getattr(workspace.split, part)
         for part in parts
     ]
     pixels = workspace.images.floats(np.concatenate(indices)).flatten(1).double().numpy()
@@ -273,7 +273,7 @@ def test_command(tiny, monkeypatch):
         assert (tiny / "report" / "figures" / f"{name}.png").stat().st_size > 1000
 
     key = "n4-s0-a+n4-s0-b.sigma0.1"
-    made = [run.table_path(kind, key) for kind in ("basis", "basis_summary")] + [run.bases(key)]
+    made = [run.table_path(kind, key) for kind in ("basis", "basis_summary")] + [run.bases_path(key)]
     before, stats = [path.read_bytes() for path in made], [path.stat() for path in made]
     shown = memgen("basis", "--json").done().json
     assert [reading["n_train"] for reading in shown["readings"]] == [4]
@@ -355,7 +355,7 @@ def test_an_imported_denoiser(tiny):
     assert "No verdict: No models of any N were measured." in alone
     assert "<th>theirs</th>" in alone
     memgen("basis", "--subject", "n4-s0-a").failed(2, "expected an imported denoiser")
-    memgen("basis", "--subject", "other").failed(4, "no denoiser other")
+    memgen("basis", "--subject", "other").failed(4, "no subject 'other'")
 
 
 def test_a_run_without_bases_says_so():
@@ -366,9 +366,8 @@ def test_a_run_without_bases_says_so():
 
 def test_a_missing_twin_is_named(tiny):
     """A pair of which one denoiser is missing is refused, by name."""
-    for path in (tiny / "denoisers").glob("n4-s0-b.*"):
-        path.unlink()
-    memgen("basis", "--n", "4").failed(4, "no denoiser n4-s0-b", "memgen train")
+    (tiny / "tables" / "subjects" / "n4-s0-b.parquet").unlink()
+    memgen("basis", "--n", "4").failed(4, "no subject 'n4-s0-b'", "memgen train")
 
 
 def test_figures(wiener):

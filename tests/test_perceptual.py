@@ -299,6 +299,6 @@ def test_rerank(tiny, monkeypatch, kind):
         changed += mine[0]["reference_id"] != theirs[0]["reference_id"]
     assert changed
     assert {row["metric"] for row in new} == {"lpips_vgg"}
-    (kept,) = (tiny / "tables" / "neighbors").rglob("*.lpips-vgg.parquet")
+    (kept,) = (tiny / "tables" / "searches").glob("*.lpips-vgg.parquet")
     assert tables.read(kept, schemas.NEIGHBORS).equals(ranked)
     assert present.summary(workspace).equals(before)  # no other result is touched
