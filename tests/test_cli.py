@@ -156,7 +156,10 @@ def test_generated_images_in_a_run(tmp_path):
     few = ["--set", "split.holdout=8", "--set", "sweep.n_train=[1,4]", "--outputs", tmp_path, "--run", "discs"]
     chosen = ["--set", "data.generated.kind=discs", "--set", "data.generated.n_images=40", "--seed", "3"]
     outcome = memgen("data", "import", *chosen, *few, "--json").done()
-    assert "40 images of 1x16x16 from generated: discs: 16 in part a, 16 in part b, 8 held out. Skipped files: 0." in outcome.err
+    assert (
+        "40 images of 1x16x16 from generated: discs: 16 in part a, 16 in part b, 8 held out. Skipped files: 0."
+        in outcome.err
+    )
     counts = outcome.json
     assert (counts["source"], counts["images"], counts["a"]) == ("generated: discs", 40, 16)
     expected = generate.generate(classes.DiscSettings(), 3, range(40))

@@ -70,8 +70,7 @@ def test_eigenvalues_are_those_of_the_covariance(wiener):
 def principal_axes(workspace: Workspace, n_train: int, parts: str) -> np.ndarray:
     """Eigenvectors of the covariance of a training set, or of all of a and b, in columns, largest first."""
     indices = [
-        workspace.split.train(part, n_train) if len(parts) == 1 else getattr(workspace.split, part)
-        for part in parts
+        workspace.split.train(part, n_train) if len(parts) == 1 else getattr(workspace.split, part) for part in parts
     ]
     pixels = workspace.images.floats(np.concatenate(indices)).flatten(1).double().numpy()
     return np.linalg.eigh(np.cov(pixels.T, bias=True))[1][:, ::-1]
