@@ -107,7 +107,7 @@ def test_what_is_not_known_is_said(workspace, tmp_path):
     memgen("verdict", "--subject", "theirs", "--jobs", "1").done()
     assert set(workspace.run.table("psnr", "theirs")["kind"].to_pylist()) == {"holdout"}
     for refused in (measure.search_own, measure.find_copies):
-        with pytest.raises(RunError, match="trained on are not known. Remedy: import it with --trained-on"):
+        with pytest.raises(RunError, match=r"trained on are not known\. Remedy: import it with --trained-on"):
             refused(workspace, "theirs")
     memgen("nn-search", "--subject", "theirs").failed(4, "not known", "--trained-on")
 
