@@ -42,6 +42,7 @@ import torch
 from dncnn import DnCNN
 from scipy.ndimage import gaussian_filter
 
+from memgen import spaces
 from memgen.base import noise
 from memgen.base.intervals import effective_count, wilson
 from memgen.images.imageset import ImageSet
@@ -52,7 +53,6 @@ from memgen.measures.copies.examiner import Examiner
 from memgen.models.foreign.kadkhodaie import ImportOptions, import_checkpoint
 from memgen.models.sampling import SampleSettings, sample
 from memgen.spaces.index import Index
-from memgen.spaces.pixels import embed
 
 THRESHOLD = 0.99  # correlation of near-duplicates
 ALPHAS = (0.01, 0.05, 0.1)
@@ -232,7 +232,7 @@ class Bank:
 
 
 def banks(images):
-    index = Index.build(images.pixels, images.ids, "correlation", "population", 1.0)
+    index = Index.build(images.pixels, images.ids, spaces.find("correlation"), "population", 1.0)
     generator = noise.stream("benchmark banks", 0)
     some = generator.permutation(len(images))[:3000]
     few = np.repeat(some[:100], 60)
@@ -283,7 +283,7 @@ def worlds(bank, generator, t, rest):
 
 def distinct(images):
     """The images of which no two are near-duplicates, in the order in which a pool numbers them."""
-    rows = embed(images.floats(), "correlation").numpy()
+    rows = spaces.find("correlation").embed(images.floats()).numpy()
     ids = images.ids
     return images.take(pool.pool(rows[:1], rows[1:], ids[:1], ids[1:], THRESHOLD).representatives)
 
@@ -385,7 +385,7 @@ class Rivals:
 
     def __init__(self, train, held_out):
         self.examiner = Examiner(train, held_out, THRESHOLD)
-        self.index = Index.build(train.pixels, train.ids, "correlation", "T", 1.0)
+        self.index = Index.build(train.pixels, train.ids, spaces.find("correlation"), "T", 1.0)
         self.held = self._distances(held_out.floats(slice(HELD)), 1)[1][:, 0]
         # The nearest training image of a training image is itself, or a copy of it at distance 0.
         self.own = np.concatenate([self._distances(part, 2)[1][:, 1] for part in train.floats().split(LOOKED)])

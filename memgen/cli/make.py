@@ -220,6 +220,6 @@ def index(
         for n_train in wanted:
             for reference in names:
                 built = measure.build_index(workspace, reference, n_train)
-                rows.append([built.name, built.n, built.metric, built.backend, len(set(built.clusters.tolist()))])
+                rows.append([built.name, built.n, built.space.name, built.backend, len(set(built.clusters.tolist()))])
     terminal.table("indexes", ["index", "images", "metric", "backend", "duplicate clusters"], rows)
     finish(as_json, workspace.run.path / "indexes", indexes=rows)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from memgen import spaces
 from memgen.base import files, schemas, tables
 from memgen.base.errors import RunError
 from memgen.base.progress import Progress
@@ -39,7 +40,13 @@ def build_index(workspace: Workspace, reference: str, n_train: int, metric: str 
     if not (folder / "index.json").exists():
         chosen = workspace.images.take(workspace.indices(reference, n_train))
         built = Index.build(
-            chosen.pixels, chosen.ids, metric, reference, search.cluster_threshold, search.backend, workspace.device
+            chosen.pixels,
+            chosen.ids,
+            spaces.find(metric),
+            reference,
+            search.cluster_threshold,
+            search.backend,
+            workspace.device,
         )
         built.save(folder)
     return Index.load(folder, search.backend, workspace.device)
