@@ -13,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from memgen import spaces
 from memgen.base import files, schemas, tables
 from memgen.base.errors import ConfigError, DataError, ShapeError
+from memgen.experiment.settings import SearchSettings
 from memgen.spaces import find, flat
 from memgen.spaces.index import Index
 from memgen.spaces.pixels import SPACES
@@ -401,7 +402,8 @@ def edges(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_new_space_is_one_new_file(edges, backend, tmp_path):
-    """A space that lies in the package is found by its name, searched, tabulated, saved and loaded."""
+    """A space that lies in the package can be chosen by its name, searched, tabulated, saved and loaded."""
+    assert SearchSettings(metric="edges").metric == "edges"
     assert isinstance(find("edges"), spaces.Space)
     references, queries = images(200, (2, 6, 9)), images(5, (2, 6, 9), seed=1) * 1e-3 + images(5, (2, 6, 9))
     index = build(references, "edges", backend)
