@@ -50,7 +50,7 @@ from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies import pool
 from memgen.measures.copies.competition import compete, memorized_fraction
 from memgen.measures.copies.examiner import Examiner
-from memgen.models.foreign.kadkhodaie import ImportOptions, import_checkpoint
+from memgen.models import foreign
 from memgen.models.sampling import SampleSettings, sample
 from memgen.spaces.index import Index
 
@@ -138,7 +138,7 @@ def denoisers(bf_cnn, dncnn, shape):
     """The networks given, with the noise level at which sampling starts: at most what they were trained for."""
     found = {}
     if bf_cnn:
-        found["BF-CNN"] = import_checkpoint(bf_cnn, shape[1:], ImportOptions()).network.eval(), 100 / 255
+        found["BF-CNN"] = foreign.load(bf_cnn, shape[1:], foreign.ImportOptions()).network.eval(), 100 / 255
     if dncnn:
         found["DnCNN"] = DnCNN(dncnn, shape), 0.2
     return found

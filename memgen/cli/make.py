@@ -72,7 +72,7 @@ def import_(
     """
     from memgen.cli import terminal
     from memgen.experiment import make
-    from memgen.models.foreign.kadkhodaie import ImportOptions
+    from memgen.models.foreign import ImportOptions
 
     workspace = existing(outputs, run, device, seed)
     name = name or checkpoint.stem

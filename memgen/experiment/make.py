@@ -26,8 +26,7 @@ from memgen.images.imageset import ImageSet
 from memgen.images.importing import Imported
 from memgen.images.shuffle import shuffle_images
 from memgen.images.split import Split
-from memgen.models import checkpoints, inverse, sampling
-from memgen.models.foreign import kadkhodaie
+from memgen.models import checkpoints, foreign, inverse, sampling
 from memgen.models.known import classes, generate
 from memgen.models.networks import NetworkSettings, build
 from memgen.models.training import Training, TrainingRecord, train
@@ -145,8 +144,8 @@ def _load_state(path: Path, device: str) -> dict[str, Any]:
 
 
 def import_denoiser(
-    workspace: Workspace, source: Path, name: str, options: kadkhodaie.ImportOptions
-) -> kadkhodaie.ImportedCheckpoint:
+    workspace: Workspace, source: Path, name: str, options: foreign.ImportOptions
+) -> foreign.ImportedCheckpoint:
     """Bring a checkpoint of the paper's authors, or another of memgen's layouts, into the run under a name.
 
     Raises:
@@ -160,7 +159,7 @@ def import_denoiser(
     if workspace.run.denoiser(name).exists():
         raise RunError(f"{workspace.run.path} already has a denoiser {name}. Choose another name.")
     channels, height, width = workspace.images.image_shape
-    imported = kadkhodaie.import_checkpoint(source, (height, width), options)
+    imported = foreign.load(source, (height, width), options)
     if imported.network.image_shape[0] != channels:
         raise DataError(
             f"{source}: takes images of {imported.network.image_shape[0]} channels, but the run's have {channels}. "
