@@ -63,7 +63,7 @@ def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[
             )
         split = Split.make(imported.images, settings.split.holdout, settings.seed)
         for n_train in settings.sweep.n_train:
-            split.train("a", n_train)  # says what is missing before anything is written
+            split.training_indices("a", n_train)  # says what is missing before anything is written
         imported.images.save(run.images)
         run.write_table("skipped", "skipped", imported.skipped)
         run.write_table("duplicates", "duplicates", imported.duplicates)

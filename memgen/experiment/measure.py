@@ -167,7 +167,7 @@ def measure_psnr(workspace: Workspace, name: str) -> pa.Table:
         network, cell = workspace.denoiser(name), runs.Cell.parse(name)
         sets = {"holdout": workspace.split.holdout}
         if cell:
-            sets = {"train": workspace.split.train("a" if cell.part == "a" else "b", cell.n_train)} | sets
+            sets = {"train": workspace.split.training_indices("a" if cell.part == "a" else "b", cell.n_train)} | sets
         curves = []
         for kind, chosen in sets.items():
             ids, clean = workspace.take(chosen[: settings.psnr.n_images])

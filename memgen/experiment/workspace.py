@@ -82,7 +82,7 @@ class Workspace:
         """Positions of the images behind an index: of a training set, or of the holdout."""
         if reference == "holdout":
             return self.split.holdout
-        return self.split.train("a" if reference == "train_a" else "b", n_train)
+        return self.split.training_indices("a" if reference == "train_a" else "b", n_train)
 
     def take(self, positions: NDArray[np.int64]) -> tuple[list[str], Tensor]:
         """Ids and pixels (B, C, H, W), [0, 1] and on the device, of images of the run."""

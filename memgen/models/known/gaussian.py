@@ -19,7 +19,7 @@ from torch import Tensor
 
 from memgen.base.errors import DataError, ShapeError
 from memgen.models.denoiser import ImageShape
-from memgen.models.known.closed_form import ClosedFormDenoiser, block_numbers, checked, floats
+from memgen.models.known.closed_form import ClosedFormDenoiser, as_float64, block_numbers, checked_images
 
 
 class AffineDenoiser(ClosedFormDenoiser):
@@ -97,7 +97,7 @@ class GaussianDenoiser(AffineDenoiser):
         Raises:
             ShapeError, DataError: the images are no set.
         """
-        mean = _mean(checked(images))
+        mean = _mean(checked_images(images))
         covariance = mean.new_zeros(mean.numel(), mean.numel())
         for block in _blocks(images):
             centered = (block - mean).flatten(1)
@@ -149,7 +149,7 @@ class StationaryDenoiser(AffineDenoiser):
         Raises:
             ShapeError, DataError: the images are no set.
         """
-        image = _mean(checked(images))
+        image = _mean(checked_images(images))
         mean = image.mean(dim=(1, 2), keepdim=True).expand_as(image).clone()
         power = torch.zeros_like(mean)
         for block in _blocks(images):
@@ -178,7 +178,7 @@ class MixtureDenoiser(ClosedFormDenoiser):
     log_weights: Tensor
 
     def __init__(self, means: Tensor, variances: Tensor, weights: Tensor) -> None:
-        _, channels, height, width = checked(means).shape
+        _, channels, height, width = checked_images(means).shape
         super().__init__((channels, height, width))
         if variances.shape not in (means.shape, means.shape[:1]) or weights.shape != means.shape[:1]:
             raise ShapeError(
@@ -188,7 +188,7 @@ class MixtureDenoiser(ClosedFormDenoiser):
         if not bool((weights > 0).all()):
             raise DataError(f"found a weight of {float(weights.min())}, expected weights above 0.")
         full = variances if variances.ndim == 4 else variances[:, None, None, None].expand_as(means)
-        self.register_buffer("means", floats(means))
+        self.register_buffer("means", as_float64(means))
         self.register_buffer("variances", _variances(full.contiguous()))
         self.register_buffer("log_weights", weights.double().log().log_softmax(dim=0))
 
@@ -231,7 +231,7 @@ def _filtered(images: Tensor, gain: Tensor) -> Tensor:
 
 def _blocks(images: Tensor) -> Iterator[Tensor]:
     size = max(1, block_numbers(images.device) // images[0].numel())
-    return (floats(images[start : start + size]) for start in range(0, len(images), size))
+    return (as_float64(images[start : start + size]) for start in range(0, len(images), size))
 
 
 def _mean(images: Tensor) -> Tensor:
