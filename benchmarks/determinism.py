@@ -19,7 +19,7 @@ from memgen.experiment import subjects
 from memgen.experiment.runs import Run
 from memgen.experiment.workspace import Workspace
 from memgen.models.sampling import sample
-from memgen.spaces.pixels import paired
+from memgen.spaces import find
 
 
 def draw(workspace: Workspace, name: str, samples, threads: int, micro_batch: int) -> np.ndarray:
@@ -47,7 +47,7 @@ def main() -> None:
         changes |= {f"micro-batch {m}": draw(workspace, name, range(count), 1, m) for m in (1, 16, 128)}
         for change, images in changes.items():
             rms = np.sqrt(((images - kept).astype(np.float64) ** 2).mean(axis=(1, 2, 3)))
-            alike = paired(torch.from_numpy(kept), torch.from_numpy(images), "correlation").numpy()
+            alike = find("correlation").paired(torch.from_numpy(kept), torch.from_numpy(images)).numpy()
             same = "equal bit for bit" if np.array_equal(images, kept) else f"{(rms > 0).sum()} of {count} differ"
             print(
                 f"N = {n_train}, {change:22} {same:18} rms: median {np.median(rms):.1e}, largest {rms.max():.1e}, "

@@ -50,6 +50,7 @@ import torch
 from dncnn import DnCNN
 from scipy.ndimage import gaussian_filter
 
+from memgen import spaces
 from memgen.base import noise
 from memgen.base.intervals import effective_count, wilson
 from memgen.images.imageset import ImageSet
@@ -57,10 +58,9 @@ from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies import pool
 from memgen.measures.copies.competition import compete, memorized_fraction
 from memgen.measures.copies.examiner import Examiner
-from memgen.models.foreign.kadkhodaie import ImportOptions, import_checkpoint
+from memgen.models import foreign
 from memgen.models.sampling import SampleSettings, sample
 from memgen.spaces.index import Index
-from memgen.spaces.pixels import embed
 
 THRESHOLD = 0.99  # correlation above which images are near-duplicates
 ALPHAS = (0.01, 0.05, 0.1)
@@ -146,7 +146,7 @@ def denoisers(bf_cnn, dncnn, shape):
     """The given networks. Sampling starts at a noise level for which the network was trained."""
     found = {}
     if bf_cnn:
-        found["BF-CNN"] = import_checkpoint(bf_cnn, shape[1:], ImportOptions()).network.eval(), 100 / 255
+        found["BF-CNN"] = foreign.load(bf_cnn, shape[1:], foreign.ImportOptions()).network.eval(), 100 / 255
     if dncnn:
         found["DnCNN"] = DnCNN(dncnn, shape), 0.2
     return found
@@ -240,7 +240,7 @@ class Bank:
 
 
 def banks(images):
-    index = Index.build(images.pixels, images.ids, "correlation", "population", 1.0)
+    index = Index.build(images.pixels, images.ids, spaces.find("correlation"), "population", 1.0)
     generator = noise.stream("benchmark banks", 0)
     some = generator.permutation(len(images))[:3000]
     few = np.repeat(some[:100], 60)
@@ -291,7 +291,7 @@ def worlds(bank, generator, t, rest):
 
 def distinct(images):
     """Images of which no two are near-duplicates, in the order in which a pool numbers them."""
-    rows = embed(images.floats(), "correlation").numpy()
+    rows = spaces.find("correlation").embed(images.floats()).numpy()
     ids = images.ids
     return images.take(pool.pool(rows[:1], rows[1:], ids[:1], ids[1:], THRESHOLD).representatives)
 
@@ -393,7 +393,7 @@ class Rivals:
 
     def __init__(self, train, held_out):
         self.examiner = Examiner(train, held_out, THRESHOLD)
-        self.index = Index.build(train.pixels, train.ids, "correlation", "T", 1.0)
+        self.index = Index.build(train.pixels, train.ids, spaces.find("correlation"), "T", 1.0)
         self.held = self._distances(held_out.floats(slice(HELD)), 1)[1][:, 0]
         # The nearest training image of a training image is itself, or a copy of it at distance 0.
         self.own = np.concatenate([self._distances(part, 2)[1][:, 1] for part in train.floats().split(LOOKED)])

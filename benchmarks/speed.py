@@ -12,6 +12,7 @@ import time
 import numpy as np
 import torch
 
+from memgen import spaces
 from memgen.base import noise
 from memgen.models.networks import BiasFreeBatchNorm, UNetSettings, build
 from memgen.models.sampling import SampleSettings, sample
@@ -77,7 +78,9 @@ def sampling(repeats: int) -> list[float]:
 def search(repeats: int, backend: str) -> list[float]:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((20_000, 1, 28, 28), generator=generator)
-    index = Index.build(images, [str(i) for i in range(len(images))], "correlation", "bench", backend=backend)
+    index = Index.build(
+        images, [str(i) for i in range(len(images))], spaces.find("correlation"), "bench", backend=backend
+    )
     queries = torch.rand((1_000, 1, 28, 28), generator=generator)
     x, y = queries.flatten(1), images.flatten(1)
     return ratios(lambda: index.search(queries, 3), lambda: x @ y.T, repeats)

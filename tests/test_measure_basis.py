@@ -58,7 +58,7 @@ def test_eigenvalues_are_those_of_the_covariance(wiener):
     table = wiener.run.table("basis").to_pandas()
     for n_train in (4, 1024):
         for part in ("a", "b"):
-            pixels = wiener.images.floats(wiener.split.train(part, n_train)).flatten(1).double().numpy()
+            pixels = wiener.images.floats(wiener.split.training_indices(part, n_train)).flatten(1).double().numpy()
             variances = np.maximum(np.linalg.eigvalsh(np.cov(pixels.T, bias=True))[::-1], 1e-4)
             for sigma in (0.1, 0.3):
                 rows = table.query("n_train == @n_train and part == @part and sigma == @sigma")
@@ -70,7 +70,8 @@ def test_eigenvalues_are_those_of_the_covariance(wiener):
 def principal_axes(workspace: Workspace, n_train: int, parts: str) -> np.ndarray:
     """Eigenvectors of the covariance of a training set, or of all of a and b, in columns, largest first."""
     indices = [
-        workspace.split.train(part, n_train) if len(parts) == 1 else getattr(workspace.split, part) for part in parts
+        workspace.split.training_indices(part, n_train) if len(parts) == 1 else getattr(workspace.split, part)
+        for part in parts
     ]
     pixels = workspace.images.floats(np.concatenate(indices)).flatten(1).double().numpy()
     return np.linalg.eigh(np.cov(pixels.T, bias=True))[1][:, ::-1]

@@ -116,7 +116,7 @@ def import_(
     """
     from memgen.cli import terminal
     from memgen.experiment import subjects
-    from memgen.models.foreign.kadkhodaie import ImportOptions
+    from memgen.models.foreign import ImportOptions
 
     if kind not in (None, "denoiser", "samples"):
         raise ConfigError(f"--as {kind}: expected denoiser or samples.")
@@ -300,6 +300,6 @@ def index(
         for n_train in wanted:
             for each in [name] if name else measure.REFERENCES:
                 built = measure.build_index(workspace, measure.reference(workspace, each, n_train))
-                rows.append([built.name, built.n, built.metric, built.backend, built.n_clusters])
+                rows.append([built.name, built.n, built.space.name, built.backend, built.n_clusters])
     terminal.table("indexes", ["index", "images", "metric", "backend", "clusters of near-duplicates"], rows)
     finish(as_json, workspace.run.path / "indexes", indexes=rows)

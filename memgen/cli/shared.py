@@ -91,7 +91,9 @@ def extended(workspace: "Workspace", settings: "RunSettings") -> "Workspace":
     if grown != old["sweep"]:
         with workspace.run.working():
             if has_data(workspace.run):
-                workspace.split.train("a", max(grown["n_train"]))  # says what is missing before anything is written
+                workspace.split.training_indices(
+                    "a", max(grown["n_train"])
+                )  # says what is missing before anything is written
             workspace.run.update(config=old | {"sweep": grown})
     return Workspace.of(workspace.run, workspace.device)
 

@@ -65,7 +65,7 @@ def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[
             )
         split = Split.make(imported.images, settings.split.holdout, settings.seed)
         for n_train in settings.sweep.n_train:
-            split.train("a", n_train)  # says what is missing before anything is written
+            split.training_indices("a", n_train)  # says what is missing before anything is written
         imported.images.save(run.images)
         run.write_table("skipped", "skipped", imported.skipped)
         run.write_table("duplicates", "duplicates", imported.duplicates)
@@ -129,7 +129,7 @@ def _train_network(
     path, state = run.denoiser_path(cell.name), run.training_state_path(cell.name)
     if path.exists() and run.has_table("training", cell.name) and path.with_suffix(".json").exists():
         return
-    chosen = workspace.split.train(cell.part, cell.n_train)
+    chosen = workspace.split.training_indices(cell.part, cell.n_train)
     pixels = torch.from_numpy(np.ascontiguousarray(workspace.images.take(chosen).pixels)).to(workspace.device)
     network = build(model, workspace.images.image_shape)
     training = Training(network, settings.train, (cell.train_seed, int(cell.part == "b")), workspace.device)

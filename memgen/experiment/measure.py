@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from memgen import spaces
 from memgen.base import files, schemas, tables
 from memgen.base.errors import RunError
 from memgen.base.progress import Progress
@@ -69,7 +70,7 @@ def reference(workspace: Workspace, name: str, n_train: int) -> Reference:
     if name not in REFERENCES:
         raise RunError(f"found the index {name!r}, expected one of {', '.join(REFERENCES)}.")
     part = name.removeprefix("train_")
-    return Reference(name, f"{name}-n{n_train}", n_train, lambda: images.take(split.train(part, n_train)))
+    return Reference(name, f"{name}-n{n_train}", n_train, lambda: images.take(split.training_indices(part, n_train)))
 
 
 def own_reference(subject: KeptSubject) -> Reference:
@@ -96,7 +97,13 @@ def build_index(workspace: Workspace, found: Reference, metric: str | None = Non
     if not (folder / "index.json").exists():
         images = found.load()
         built = Index.build(
-            images.pixels, images.ids, metric, found.name, search.cluster_threshold, search.backend, workspace.device
+            images.pixels,
+            images.ids,
+            spaces.find(metric),
+            found.name,
+            search.cluster_threshold,
+            search.backend,
+            workspace.device,
         )
         built.save(folder)
     return Index.load(folder, search.backend, workspace.device)

@@ -5,8 +5,10 @@ The settings of a run are those of its stages, each declared beside the code tha
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
 
+from memgen import spaces
 from memgen.base.config import Settings
 from memgen.experiment import runs
 from memgen.images.importing import ImportSettings
@@ -20,7 +22,15 @@ from memgen.models.networks import NetworkSettings, UNetSettings
 from memgen.models.sampling import SampleSettings
 from memgen.models.training import TrainSettings
 
-Metric = Literal["correlation", "cosine", "rmse"]
+
+def _known_space(name: str) -> str:
+    known = spaces.all_spaces()
+    if name not in known:
+        raise PydanticCustomError("metric", "Input should be one of {known}", {"known": ", ".join(known)})
+    return name
+
+
+Metric = Annotated[str, AfterValidator(_known_space)]
 ModelSettings = Annotated[NetworkSettings | FittedSettings, Field(discriminator="architecture")]
 
 

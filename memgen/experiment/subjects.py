@@ -20,9 +20,9 @@ from memgen.experiment.workspace import Workspace
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import import_images
 from memgen.measures.subject import Identity, Samples, Subject, lacking
-from memgen.models import checkpoints
+from memgen.models import checkpoints, foreign
 from memgen.models.denoiser import Denoiser
-from memgen.models.foreign.kadkhodaie import ImportOptions, import_checkpoint
+from memgen.models.foreign import ImportOptions
 from memgen.models.known.fitting import fit
 from memgen.models.networks import NetworkSettings
 
@@ -148,7 +148,7 @@ class KeptSubject:
         if self.identity.role == "cell":
             assert self.identity.part is not None
             assert self.identity.n_train is not None
-            chosen = self.workspace.split.train(self.identity.part, self.identity.n_train)
+            chosen = self.workspace.split.training_indices(self.identity.part, self.identity.n_train)
             return self.workspace.images.take(chosen)
         return self._image_set(self.record.train_set)
 
@@ -298,7 +298,7 @@ def _keep(run: runs.Run, images: ImageSet) -> str:
 
 def _import_denoiser(workspace: Workspace, source: Path, name: str, options: ImportOptions) -> None:
     channels, height, width = workspace.images.image_shape
-    imported = import_checkpoint(source, (height, width), options)
+    imported = foreign.load(source, (height, width), options)
     found = imported.network.image_shape[0]
     if found != channels:
         raise DataError(

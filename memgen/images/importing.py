@@ -15,7 +15,7 @@ executed: pickles are refused, and so is PostScript. A file that cannot be used 
 import importlib.resources
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,33 +23,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from memgen.base import schemas, tables
-from memgen.base.config import Settings
-from memgen.base.errors import DataError
 from memgen.base.progress import Progress
-from memgen.images import duplicates
+from memgen.images import duplicates, readers
 from memgen.images.imageset import ImageSet
-from memgen.images.prepare import prepared
-from memgen.images.readers import pictures
-from memgen.images.readers.arrays import as_nchw, checked_floats, read_array
+from memgen.images.prepare import ReadSettings
 from memgen.images.shuffle import shuffle_images
 
 EMBEDDED = "fashion-mnist-idx3-ubyte.gz"
 _BLOCK = 512
 
 
-class ImportSettings(Settings):
+class ImportSettings(ReadSettings):
     """How images are imported."""
 
-    resize: int | None = Field(
-        default=None, ge=1, description="side of the square images, in pixels; None keeps their size"
-    )
-    color: Literal["auto", "gray", "rgb"] = Field(
-        default="auto", description="auto: RGB if any image of a folder has color"
-    )
-    alpha: Literal["white", "black", "skip"] = Field(default="white", description="what lies behind transparent pixels")
-    limit: int | None = Field(
-        default=None, ge=1, description="import the first images only, counted before de-duplication"
-    )
     deduplicate: bool = Field(default=True, description="remove near-duplicates")
     threshold: float = Field(default=0.95, gt=0, le=1, description="correlation above which images are near-duplicates")
     shuffle: bool = Field(
@@ -96,25 +82,13 @@ def import_images(
 
 
 def _import(source: Path, settings: ImportSettings, progress: Progress | None, name: str) -> Imported:
-    report = progress or (lambda done, total: None)
-    if source.is_dir() or pictures.is_picture(source):
-        pixels, sources, skipped = pictures.read(
-            source,
-            lambda picture, channels: prepared(picture, settings.resize, channels),
-            settings.color,
-            settings.alpha,
-            settings.limit,
-            report,
-        )
-    else:
-        pixels, skipped = _prepare_array(source, read_array(source), settings, report), {}
-        sources = [f"{source.name}[{index}]" for index in range(len(pixels))]
-    images = ImageSet.from_pixels(pixels, sources, _recipe(name, settings))
+    found = readers.read(source, settings, progress or (lambda done, total: None))
+    images = ImageSet.from_pixels(found.pixels, found.sources, _recipe(name, settings))
     removed = tables.make(schemas.DUPLICATES, {name: [] for name in schemas.DUPLICATES.names})
     if settings.deduplicate:
         kept, removed = duplicates.near_duplicates(images, settings.threshold)
         images = _keep(images, kept)
-    columns = {"source": list(skipped), "reason": list(skipped.values())}
+    columns = {"source": list(found.skipped), "reason": list(found.skipped.values())}
     return Imported(images, tables.make(schemas.SKIPPED, columns), removed)
 
 
@@ -138,30 +112,3 @@ def _keep(images: ImageSet, kept: NDArray[np.int64]) -> ImageSet:
         pixels[start : start + len(chosen)] = pixels[chosen]
     ids, sources = (tuple(names[i] for i in kept) for names in (images.ids, images.sources))
     return ImageSet(pixels[: len(kept)], ids, sources, images.recipe)
-
-
-def _prepare_array(path: Path, array: NDArray[Any], settings: ImportSettings, report: Progress) -> NDArray[Any]:
-    """An array from a file as (N, C, H, W) uint8 or float32, checked, resized and recolored."""
-    array = as_nchw(path, array)[: settings.limit]
-    if array.dtype != np.uint8 and array.dtype.kind != "f":
-        raise DataError(
-            f"{path}: found {array.dtype} pixels, expected uint8 in 0..255 or floats in [0, 1]. Convert and save again."
-        )
-    wanted = {"auto": array.shape[1], "gray": 1, "rgb": 3}[settings.color]
-    if array.dtype == np.uint8 and settings.resize is None and wanted == array.shape[1]:
-        return np.ascontiguousarray(array)
-    made: NDArray[Any] | None = None
-    for start in range(0, len(array), _BLOCK):
-        report(start, len(array))
-        block = array[start : start + _BLOCK]
-        if block.dtype != np.uint8:
-            block = checked_floats(path, block, start)
-        elif not block.flags.writeable:
-            block = block.copy()  # torch warns of read-only memory
-        block = prepared(block, settings.resize, wanted)
-        if made is None:
-            made = np.empty((len(array), *block.shape[1:]), dtype=block.dtype)
-        made[start : start + len(block)] = block
-    assert made is not None
-    report(len(array), len(array))
-    return made

@@ -74,7 +74,7 @@ class Split:
         """The largest N for which both parts have a training set."""
         return min(len(self.a), len(self.b))
 
-    def train(self, part: str, n: int) -> NDArray[np.int64]:
+    def training_indices(self, part: str, n: int) -> NDArray[np.int64]:
         """Positions of the first n images of a part, in rank order.
 
         Raises:

@@ -15,8 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memgen import spaces
 from memgen.base import schemas, tables
-from memgen.spaces.pixels import paired
 
 Nearest = Callable[[Tensor], tuple[NDArray[np.int64], NDArray[np.float64]]]
 Keys = Mapping[str, str | int | None]
@@ -53,12 +53,12 @@ def compare(
         ShapeError: the sample sets differ in shape.
         ConfigError: the metric is unknown.
     """
-    n_samples = len(samples_a)
+    space, n_samples = spaces.find(metric), len(samples_a)
     sample = np.arange(n_samples)
-    parts = [("same_noise", sample, sample, paired(samples_a, samples_b, metric).numpy())]
+    parts = [("same_noise", sample, sample, space.paired(samples_a, samples_b).numpy())]
     for shift in _shifts(n_samples):
         other = (sample + shift) % n_samples
-        parts.append(("different_noise", sample, other, paired(samples_a, samples_b[other], metric).numpy()))
+        parts.append(("different_noise", sample, other, space.paired(samples_a, samples_b[other]).numpy()))
     if train_a is not None and nearest_in_b is not None:
         rank = np.unique(np.linspace(0, len(train_a) - 1, min(len(train_a), _TRAIN_CAP)).round().astype(np.int64))
         parts.append(("train_train", rank, *nearest_in_b(train_a[rank])))

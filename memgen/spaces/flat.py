@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen.base.errors import ConfigError
-from memgen.spaces.pixels import larger_is_closer
+from memgen.spaces import Space
 
 BACKENDS = ("auto", "faiss", "torch")
 
@@ -53,15 +53,15 @@ class FaissSearch:
 
     backend = "faiss"
 
-    def __init__(self, index: Any, metric: str) -> None:
-        self._index, self._metric = index, metric
+    def __init__(self, index: Any, larger_is_closer: bool) -> None:
+        self._index, self._larger_is_closer = index, larger_is_closer
         vectors = _faiss().rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # a view
         self.longest = _longest(torch.from_numpy(vectors.reshape(index.ntotal, index.d)))
 
     @classmethod
-    def read(cls, path: Path, metric: str) -> "FaissSearch":
+    def read(cls, path: Path, larger_is_closer: bool) -> "FaissSearch":
         """The search that `serialized` wrote to a file."""
-        return cls(_faiss().read_index(str(path)), metric)
+        return cls(_faiss().read_index(str(path)), larger_is_closer)
 
     def serialized(self) -> NDArray[np.uint8]:
         """The bytes of the index, (bytes,) uint8."""
@@ -71,7 +71,7 @@ class FaissSearch:
     def __call__(self, queries: Tensor, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The best of each query; see `Search`."""
         scores, positions = self._index.search(queries.numpy(), size)
-        return (scores if larger_is_closer(self._metric) else -scores), positions
+        return (scores if self._larger_is_closer else -scores), positions
 
 
 class TorchSearch:
@@ -79,8 +79,8 @@ class TorchSearch:
 
     backend = "torch"
 
-    def __init__(self, vectors: Tensor, metric: str, device: str) -> None:
-        self._vectors, self._metric, self._device = vectors, metric, device
+    def __init__(self, vectors: Tensor, larger_is_closer: bool, device: str) -> None:
+        self._vectors, self._larger_is_closer, self._device = vectors, larger_is_closer, device
         self.longest = _longest(vectors)
 
     def __call__(self, queries: Tensor, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -92,7 +92,7 @@ class TorchSearch:
             for start in range(0, len(self._vectors), _REFERENCES):
                 block = self._vectors[start : start + _REFERENCES].to(self._device)
                 scores = queries @ block.T
-                if not larger_is_closer(self._metric):
+                if not self._larger_is_closer:
                     scores = 2 * scores - block.square().sum(1) - queries.square().sum(1, keepdim=True)
                 block_best, column = scores.topk(min(size, len(block)), dim=1)
                 merged = torch.cat([best, block_best], dim=1)
@@ -101,12 +101,12 @@ class TorchSearch:
         return best.cpu().numpy(), positions.cpu().numpy()
 
 
-def build(vectors: Tensor, metric: str, backend: str, device: str = "cpu") -> Search:
+def build(vectors: Tensor, space: Space, backend: str, device: str = "cpu") -> Search:
     """A search among vectors.
 
     Args:
-        vectors: (N, d) float32 on the CPU, from `similarity.embed`.
-        metric: correlation, cosine or rmse, that of the vectors.
+        vectors: (N, d) float32 on the CPU, made by `Space.embed`.
+        space: that of the vectors.
         backend: faiss or torch; see `choose`.
         device: where torch searches; faiss uses the CPU.
 
@@ -114,13 +114,13 @@ def build(vectors: Tensor, metric: str, backend: str, device: str = "cpu") -> Se
         ConfigError: faiss is asked for and not installed.
     """
     if backend == "torch":
-        return TorchSearch(vectors, metric, device)
-    index = (_faiss().IndexFlatIP if larger_is_closer(metric) else _faiss().IndexFlatL2)(vectors.shape[1])
+        return TorchSearch(vectors, space.larger_is_closer, device)
+    index = (_faiss().IndexFlatIP if space.larger_is_closer else _faiss().IndexFlatL2)(vectors.shape[1])
     index.add(vectors.numpy())
-    return FaissSearch(index, metric)
+    return FaissSearch(index, space.larger_is_closer)
 
 
-def error_bound(queries: Tensor, longest: float, metric: str) -> NDArray[np.float64]:
+def error_bound(queries: Tensor, longest: float, space: Space) -> NDArray[np.float64]:
     """How far, at most, a float32 score of each query is from the exact one.
 
     With u = 2^-24 and d numbers, |fl(a.b) - a.b| <= d u |a| |b| / (1 - d u) in any order of summation; the squared
@@ -130,14 +130,14 @@ def error_bound(queries: Tensor, longest: float, metric: str) -> NDArray[np.floa
     Args:
         queries: vectors of the queries, (M, d) float32.
         longest: norm of the longest vector searched.
-        metric: correlation, cosine or rmse.
+        space: that of the vectors.
 
     Returns:
         (M,), in units of the scores; infinity where d is too large for any bound.
     """
     d = queries.shape[1]
     length = queries.double().norm(dim=1).numpy()
-    scale = length * longest if larger_is_closer(metric) else (length + longest) ** 2
+    scale = length * longest if space.larger_is_closer else (length + longest) ** 2
     unit = (d + 16) * 2.0**-24
     return np.asarray(scale * (unit / (1 - unit) if unit < 1 else np.inf))
 

@@ -23,8 +23,7 @@ from torch import Tensor
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError
 from memgen.images.duplicates import leaders
-from memgen.spaces import flat
-from memgen.spaces.pixels import embed, larger_is_closer, paired
+from memgen.spaces import Space, find, flat
 
 _SHORTLIST = 16  # of each query at first
 _QUERIES = 1024  # searched at a time
@@ -54,7 +53,7 @@ class Index:
 
     Attributes:
         name: train_a, train_b, holdout, or a user's.
-        metric: correlation, cosine or rmse.
+        space: how images are compared.
         ids: content ids of the references, (N,).
         clusters: position of the leader of each reference's cluster of near-duplicates, (N,) int64.
         cluster_threshold: correlation from which two references are near-duplicates.
@@ -66,12 +65,12 @@ class Index:
         pixels: NDArray[Any],
         ids: Sequence[str],
         clusters: NDArray[np.int64],
-        metric: str,
+        space: Space,
         name: str,
         cluster_threshold: float,
         search: flat.Search,
     ) -> None:
-        self.name, self.metric, self.cluster_threshold = name, metric, cluster_threshold
+        self.name, self.space, self.cluster_threshold = name, space, cluster_threshold
         self.ids, self.clusters = tuple(ids), clusters
         self._pixels, self._search = pixels, search
 
@@ -80,7 +79,7 @@ class Index:
         cls,
         images: NDArray[Any] | Tensor,
         ids: Sequence[str],
-        metric: str,
+        space: Space,
         name: str,
         cluster_threshold: float = 0.99,
         backend: str = "auto",
@@ -91,9 +90,9 @@ class Index:
         Args:
             images: (N, C, H, W), uint8, or float32 in pixel units.
             ids: content ids, (N,).
-            metric: correlation, cosine or rmse.
+            space: how images are compared, from `spaces.find`.
             name: of the index.
-            cluster_threshold: correlation from which two references are near-duplicates, whatever the metric; those
+            cluster_threshold: correlation from which two references are near-duplicates, whatever the space; those
                 of equal id always are.
             backend: faiss, torch, or auto: faiss where it is installed and the search runs on the CPU.
             device: where the torch backend searches; faiss uses the CPU.
@@ -101,7 +100,7 @@ class Index:
         Raises:
             DataError: there is no image, or a pixel is not finite.
             ShapeError: images and ids do not fit together.
-            ConfigError: the metric or the backend is unknown, or faiss is asked for and not installed.
+            ConfigError: the backend is unknown, or faiss is asked for and not installed.
         """
         pixels = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
         if pixels.ndim != 4 or len(pixels) != len(ids):
@@ -112,9 +111,9 @@ class Index:
             )
         floats = _floats(pixels)
         _check_finite(floats, f"index {name}: image", ids)
-        search = flat.build(embed(floats, metric), metric, flat.choose(backend, device), device)
+        search = flat.build(space.embed(floats), space, flat.choose(backend, device), device)
         clusters, _ = leaders(floats.flatten(1), cluster_threshold, ids=ids)
-        return cls(pixels, ids, clusters, metric, name, cluster_threshold, search)
+        return cls(pixels, ids, clusters, space, name, cluster_threshold, search)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -176,8 +175,8 @@ class Index:
         """Search with a growing shortlist until every query's answer is proved."""
         index = np.empty((len(queries), k), dtype=np.int64)
         value = np.empty((len(queries), k))
-        vectors = embed(queries, self.metric)
-        error = flat.error_bound(vectors, self._search.longest, self.metric)
+        vectors = self.space.embed(queries)
+        error = flat.error_bound(vectors, self._search.longest, self.space)
         unproved, size = np.arange(len(queries)), max(_SHORTLIST, 2 * k)
         while len(unproved):
             size = min(size, self.n)
@@ -192,7 +191,7 @@ class Index:
                     best_outside = np.full(len(rows), -np.inf)
                 index[rows], value[rows] = self._rescore(queries[rows], shortlist, k)
                 # Strictly larger: an equal value outside the shortlist may belong to an earlier position.
-                proved[rows] |= self._score(value[rows, -1]) > best_outside
+                proved[rows] |= self._score(value[rows, -1], vectors.shape[1]) > best_outside
             unproved = unproved[~proved[unproved]]
             size *= 4
         return index, value
@@ -208,15 +207,15 @@ class Index:
             chosen = pairs[start : start + step]
             query = np.arange(start, start + len(chosen)) // shortlist.shape[1]
             references = _floats(self._pixels[chosen])
-            value.reshape(-1)[start : start + step] = paired(queries[query], references, self.metric).numpy()
-        order = np.lexsort((shortlist, -value if larger_is_closer(self.metric) else value))[:, :k]  # NaN goes last
+            value.reshape(-1)[start : start + step] = self.space.paired(queries[query], references).numpy()
+        order = np.lexsort((shortlist, -value if self.space.larger_is_closer else value))[:, :k]  # NaN goes last
         return np.take_along_axis(shortlist, order, axis=1), np.take_along_axis(value, order, axis=1)
 
-    def _score(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Exact values on the scale of the search, larger = closer; NaN stays NaN and proves nothing."""
-        if larger_is_closer(self.metric):
+    def _score(self, value: NDArray[np.float64], d: int) -> NDArray[np.float64]:
+        """Exact values on the scale of the search among vectors of d numbers; NaN stays NaN and proves nothing."""
+        if self.space.larger_is_closer:
             return value
-        return -(value**2) * np.prod(self.image_shape)
+        return -(value**2) * d
 
     def to_table(
         self,
@@ -246,7 +245,7 @@ class Index:
                 "reference": self.name,
                 "n_reference": self.n,
                 "n_clusters": self.n_clusters,
-                "metric": self.metric,
+                "metric": self.space.name,
                 "rank": np.tile(np.arange(1, k + 1), n_queries),
                 "reference_id": np.array(self.ids, dtype=object)[hits.reference_index.ravel()],
                 "reference_index": hits.reference_index.ravel(),
@@ -274,7 +273,7 @@ class Index:
             folder / "index.json",
             {
                 "name": self.name,
-                "metric": self.metric,
+                "metric": self.space.name,
                 "cluster_threshold": self.cluster_threshold,
                 "images": self.n,
                 "digests": {part: files.digest_file(folder / part) for part in parts},
@@ -293,7 +292,7 @@ class Index:
         """
         record = files.read_json(folder / "index.json")
         try:
-            name, metric, threshold = record["name"], record["metric"], record["cluster_threshold"]
+            name, space, threshold = record["name"], find(record["metric"]), record["cluster_threshold"]
             digests = dict(record["digests"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
@@ -309,10 +308,10 @@ class Index:
         clusters = np.load(folder / "clusters.npy", allow_pickle=False)
         chosen = flat.choose(backend, device)
         if chosen == "faiss" and _VECTORS in digests:
-            search: flat.Search = flat.FaissSearch.read(folder / _VECTORS, metric)
+            search: flat.Search = flat.FaissSearch.read(folder / _VECTORS, space.larger_is_closer)
         else:
-            search = flat.build(embed(_floats(pixels), metric), metric, chosen, device)
-        return cls(pixels, ids, clusters, metric, name, threshold, search)
+            search = flat.build(space.embed(_floats(pixels)), space, chosen, device)
+        return cls(pixels, ids, clusters, space, name, threshold, search)
 
 
 def _floats(pixels: NDArray[Any]) -> Tensor:

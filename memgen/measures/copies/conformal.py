@@ -27,17 +27,6 @@ def conformal(scores: Floats, held_out: Floats) -> Floats:
     return np.asarray((1 + len(held_out) - below) / (1 + len(held_out)))
 
 
-def across_spaces(p: Floats) -> Floats:
-    """One p-value for each sample from those in several feature spaces: the least, times their number (Bonferroni).
-
-    Args:
-        p: (spaces, m), at least one space.
-    Returns:
-        (m,), at most 1.
-    """
-    return np.asarray(np.minimum(1.0, len(p) * p.min(axis=0)))
-
-
 def benjamini_hochberg(p: Floats, q: float = 0.05) -> tuple[Floats, Bools]:
     """Adjusted p-values, and which are discoveries.
 
@@ -55,9 +44,9 @@ def benjamini_hochberg(p: Floats, q: float = 0.05) -> tuple[Floats, Bools]:
     return adjusted, adjusted <= q * (1 + 1e-12)
 
 
-def conformal_resolution(n_samples: int, n_held_out: int, q: float = 0.05, n_spaces: int = 1) -> int:
+def conformal_resolution(n_samples: int, n_held_out: int, q: float = 0.05) -> int:
     """The least number of copies that conformal p-values with `benjamini_hochberg` can flag at all.
 
-    |G| / (q (|H1| + 1)), rounded up, times the number of spaces of `across_spaces`.
+    |G| / (q (|H1| + 1)), rounded up.
     """
-    return max(1, math.ceil(n_spaces * n_samples / (q * (n_held_out + 1)) * (1 - 1e-12)))
+    return max(1, math.ceil(n_samples / (q * (n_held_out + 1)) * (1 - 1e-12)))

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memgen import spaces
 from memgen.base import schemas, tables
 from memgen.images.imageset import ImageSet
 from memgen.measures.copies import competition
@@ -22,7 +23,6 @@ from memgen.measures.copies.conformal import benjamini_hochberg, conformal, conf
 from memgen.measures.copies.pool import Pool, pool
 from memgen.measures.subject import Subject
 from memgen.spaces import index
-from memgen.spaces.pixels import embed
 
 SPACE = "pixels, centered and scaled; Euclidean"
 _NEIGHBORS = 10  # how many the depth of a sample looks at
@@ -65,13 +65,14 @@ class Examiner:
     def __init__(
         self, train: ImageSet, held_out: ImageSet, threshold: float, backend: str = "auto", device: str = "cpu"
     ) -> None:
-        rows_t, rows_h = (embed(images.floats(), "correlation").numpy() for images in (train, held_out))
+        space = spaces.find("correlation")
+        rows_t, rows_h = (space.embed(images.floats()).numpy() for images in (train, held_out))
         self.pool: Pool = pool(rows_t, rows_h, train.ids, held_out.ids, threshold)
         chosen = self.pool.representatives
         self._rows = np.concatenate([rows_t, rows_h])[chosen].astype(np.float64)
         pixels = np.concatenate([train.pixels, held_out.pixels])[chosen]
         # Near-duplicates are gone: a threshold of 1 clusters nothing more.
-        self._index = index.Index.build(pixels, self.pool.ids, "correlation", "pool", 1.0, backend, device)
+        self._index = index.Index.build(pixels, self.pool.ids, space, "pool", 1.0, backend, device)
 
     def examine(self, samples: Tensor, seed: int, q: float = 0.05) -> Examination:
         """Test samples (M, C, H, W) for dependence on single images of T.

@@ -86,29 +86,6 @@ def contour_direction(vectors: Tensor, clean: Tensor) -> Tensor:
     return along.flatten(1).sum(dim=1) / both.flatten(1).sum(dim=1)
 
 
-def principal_angles(a: Tensor, b: Tensor) -> Tensor:
-    """The principal angles between the spans of two sets of vectors, those of twin models say.
-
-    Args:
-        a: (d, k), in columns, linearly independent.
-        b: (d, m), likewise.
-
-    Returns:
-        (min(k, m),) radians in [0, π/2], rising; 0 where the spans share a direction. Precise near 0 too, where
-        arccos of the cosines is not.
-
-    Raises:
-        ShapeError: the vectors differ in length.
-    """
-    first, second = _orthonormal(a, b)
-    if first.shape[1] < second.shape[1]:
-        first, second = second, first
-    product = first.T @ second
-    cosines = torch.linalg.svdvals(product).clamp(max=1)
-    sines = torch.linalg.svdvals(second - first @ product).flip(0).clamp(max=1)
-    return torch.where(cosines.square() < 0.5, cosines.arccos(), sines.arcsin())
-
-
 def overlap(a: Tensor, b: Tensor) -> float:
     """How much of the smaller of two spans lies in the other: the mean of cos² of their principal angles.
 

@@ -79,12 +79,12 @@ def block_numbers(device: torch.device) -> int:
     return 2**17 if device.type == "cpu" else 2**24
 
 
-def floats(pixels: Tensor) -> Tensor:
+def as_float64(pixels: Tensor) -> Tensor:
     """Pixels as float64 in [0, 1]: uint8 divided by 255, floating-point numbers as they are."""
     return pixels.double() / 255 if pixels.dtype == torch.uint8 else pixels.double()
 
 
-def checked(images: Tensor) -> Tensor:
+def checked_images(images: Tensor) -> Tensor:
     """The same images, known to be a set.
 
     Raises:

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from memgen.base.errors import DataError, ShapeError
-from memgen.models.known.closed_form import ClosedFormDenoiser, block_numbers, checked, floats, squared_distances
+from memgen.models.known.closed_form import (
+    ClosedFormDenoiser,
+    as_float64,
+    block_numbers,
+    checked_images,
+    squared_distances,
+)
 
 
 class WeightedMean:
@@ -64,11 +70,11 @@ class EmpiricalDenoiser(ClosedFormDenoiser):
     images: Tensor
 
     def __init__(self, images: Tensor, block: int | None = None, shortlist: Shortlist | None = None) -> None:
-        _, channels, height, width = checked(images).shape
+        _, channels, height, width = checked_images(images).shape
         super().__init__((channels, height, width))
         self.register_buffer("images", images.contiguous())
         self.block, self.shortlist = block, shortlist
-        low, high = floats(torch.stack([*images.aminmax()]))
+        low, high = as_float64(torch.stack([*images.aminmax()]))
         self._span = float(high - low)
 
     def denoise(self, noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +130,7 @@ class EmpiricalDenoiser(ClosedFormDenoiser):
         """The set in blocks (n, d), each no larger than what it is compared with allows."""
         size = self.block or max(1, block_numbers(self.images.device) // max(queries, self.images[0].numel()))
         for start in range(0, len(self.images), size):
-            yield floats(self.images[start : start + size]).flatten(1)
+            yield as_float64(self.images[start : start + size]).flatten(1)
 
     def _shortlisted(self, queries: Tensor, sigma: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The posterior means (B, d) over shortlists (B, k), and the bound on their error (B,)."""
@@ -133,7 +139,7 @@ class EmpiricalDenoiser(ClosedFormDenoiser):
             raise ShapeError(f"search: positions of shape {tuple(positions.shape)}, expected ({len(queries)}, k).")
         if bool(((positions < 0) | (positions >= n_images)).any()):
             raise DataError(f"search: found positions outside of 0 to {n_images - 1}, the images of this denoiser.")
-        references = floats(self.images[positions]).flatten(2)  # (B, k, d)
+        references = as_float64(self.images[positions]).flatten(2)  # (B, k, d)
         log_weights = -squared_distances(queries[:, None], references)[:, 0] / (2 * sigma[:, None] ** 2)  # (B, k)
         means = (log_weights.softmax(dim=1)[:, None] @ references)[:, 0]
         left_out = n_images - positions.shape[1]

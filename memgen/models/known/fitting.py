@@ -7,7 +7,7 @@
 Fitting them is no training: no budget, no seed, the same images give the same denoiser.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
@@ -50,7 +50,6 @@ class LocalSettings(Settings):
 
 
 FittedSettings = EmpiricalSettings | GaussianSettings | LocalSettings
-ClosedFormSettings = Annotated[FittedSettings, Field(discriminator="architecture")]
 
 
 def fit(settings: FittedSettings, images: NDArray[Any]) -> ClosedFormDenoiser:

@@ -23,7 +23,13 @@ import torch
 from torch import Tensor
 
 from memgen.base.errors import ConfigError
-from memgen.models.known.closed_form import ClosedFormDenoiser, block_numbers, checked, floats, squared_distances
+from memgen.models.known.closed_form import (
+    ClosedFormDenoiser,
+    as_float64,
+    block_numbers,
+    checked_images,
+    squared_distances,
+)
 from memgen.models.known.empirical import WeightedMean
 
 
@@ -87,7 +93,7 @@ class LocalDenoiser(ClosedFormDenoiser):
     images: Tensor
 
     def __init__(self, images: Tensor, patch: int, equivariant: bool, block: int | None = None) -> None:
-        _, channels, height, width = checked(images).shape
+        _, channels, height, width = checked_images(images).shape
         super().__init__((channels, height, width))
         if patch < 1 or patch % 2 == 0:
             raise ConfigError(f"found patches of side {patch}, expected an odd number from 1.")
@@ -152,7 +158,7 @@ class LocalDenoiser(ClosedFormDenoiser):
             part = slice(start, start + step)
             posterior = WeightedMean()
             for first in range(0, len(self.images), size):
-                images = floats(self.images[first : first + size])
+                images = as_float64(self.images[first : first + size])
                 patches = group.patches(images)
                 log_weights = -squared_distances(queries[part], patches) * precision[part]
                 posterior.add(log_weights, values(patches, group.centers(images)))

@@ -38,45 +38,6 @@ def oracle_shrinkage(coefficients: Tensor, sigma: float) -> Tensor:
     return squares / (squares + sigma**2)
 
 
-def oracle_error(coefficients: Tensor, sigma: float) -> Tensor:
-    """The oracle's expected squared error per pixel, σ² Σ_k λ_k / d, over the last axis.
-
-    Args:
-        coefficients: of clean images in an orthonormal basis, (..., d), pixel units.
-        sigma: noise level above 0, pixel units.
-
-    Returns:
-        (...), pixel units squared.
-
-    Raises:
-        DataError: the noise level is not above 0.
-    """
-    return sigma**2 * oracle_shrinkage(coefficients, sigma).mean(dim=-1)
-
-
-def oracle_denoise(noisy: Tensor, clean: Tensor, basis: Tensor, sigma: float) -> Tensor:
-    """Noisy images, shrunk by the oracle in an orthonormal basis.
-
-    Args:
-        noisy: (n, C, H, W).
-        clean: the images without noise, of the same shape.
-        basis: (d, d), orthonormal, in columns.
-        sigma: noise level above 0, pixel units.
-
-    Returns:
-        (n, C, H, W) float64.
-
-    Raises:
-        ShapeError: the three do not fit together.
-        DataError: the noise level is not above 0.
-    """
-    y, x = _rows(noisy, clean)
-    _fitting(basis, y.shape[1])
-    axes = basis.double()
-    shrunk = (y @ axes) * oracle_shrinkage(x @ axes, sigma)
-    return (shrunk @ axes.T).view(noisy.shape)
-
-
 def tangent_denoise(noisy: Tensor, clean: Tensor, tangents: Tensor) -> Tensor:
     """The optimum on a manifold at small noise: noisy images projected on its tangent space at the clean image.
 
