@@ -8,7 +8,7 @@ import synthetic_run
 from matplotlib._pylab_helpers import Gcf
 
 from memgen.base import schemas, tables, wording
-from memgen.findings import transition, verdict
+from memgen.findings import transition
 from memgen.report import figures, style
 
 
@@ -53,7 +53,7 @@ def test_transition_figure_shows_the_points():
     """The transition points are drawn at their estimates, with their numbers."""
     summary = transition.summarize(synthetic_run.run().tables, 0, resamples=100)
     figure = figures.figure_transition(summary)
-    point = verdict.estimates(summary)[None, "N_cross"]
+    point = transition.estimates(summary)[None, "N_cross"]
     lines = [line.get_xdata()[0] for line in figure.axes[0].lines if len(set(line.get_xdata())) == 1]
     assert lines == [point.estimate]
     assert any(wording.number(point.estimate, "images") in text.get_text() for text in figure.axes[0].texts)
