@@ -140,8 +140,8 @@ def compare(
         similar = measure.compare_samples(workspace, first, second)
         apart = measure.measure_distances(workspace, first, second)
     found = pairs.summarize(similar, apart, workspace.settings.seed)
-    columns = ["", "estimate", "low", "high", "n"]
-    rows = [[name, row.estimate, row.low, row.high, row.n] for name, row in found.items()]
+    columns = ["", "estimate", "low", "high", "n", "unit"]
+    rows = [[name, row.estimate, row.low, row.high, row.n, row.unit] for name, row in found.items()]
     terminal.table(f"{first} and {second}, with 95 % intervals", columns, rows)
     path = workspace.run.table_path("similarity", runs.pair_key(first, second))
     finish(as_json, path, summary={name: asdict(row) for name, row in found.items()})

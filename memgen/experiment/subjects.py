@@ -26,7 +26,7 @@ from memgen.models.foreign import ImportOptions
 from memgen.models.known.fitting import fit
 from memgen.models.networks import NetworkSettings
 
-# Files of these types hold weights; everything else is read as images.
+# Files of these types are taken for plain weights. A torch file can hold images too: then --as samples says so.
 _WEIGHTS = (".safetensors", ".pt", ".pth")
 
 
@@ -215,8 +215,11 @@ def prepared(workspace: Workspace, source: Path, progress: Progress | None = Non
 
 
 def is_denoiser(source: Path) -> bool:
-    """Whether a file is taken for the weights of a denoiser, by its type; everything else is read as images."""
-    return source.suffix.lower() in _WEIGHTS
+    """Whether a source is taken for a denoiser, by its format or its suffix; everything else is read as images."""
+    if not source.exists():
+        return source.suffix.lower() in _WEIGHTS
+    identified = any(form.ORDER == 0 and form.reads(source) for form in foreign.all_formats())
+    return identified or (source.is_file() and source.suffix.lower() in _WEIGHTS)
 
 
 def import_subject(
