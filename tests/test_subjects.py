@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 import pytest
+from PIL import Image
 from program import memgen
 
 from memgen.base import schemas
@@ -187,7 +188,7 @@ def test_arrays_at_hand_are_a_subject(workspace):
     kept = subjects.find(workspace, "n4-s0-a")
     given = GivenSubject(kept.identity, kept.samples, kept.denoiser, kept.train, kept.held_out)
     settings = workspace.settings
-    found = psnr.measure(given, settings.psnr, settings.seed, settings.sample.micro_batch, "cpu")
+    found = psnr.measure_psnr(given, settings.psnr, settings.seed, settings.sample.micro_batch, "cpu")
     assert found.equals(workspace.run.table("psnr", "n4-s0-a"))
     assert given.unseen is kept.held_out
     own, null = (t.filter(pc.field("rank") == 1) for t in measure.search_own(workspace, "n4-s0-a"))
@@ -208,10 +209,26 @@ def test_the_holdout_of_another_size_of_image_is_refused(workspace, tmp_path):
     """Images of another number of channels are prepared as the run's were: gray, at its size."""
     color = np.random.default_rng(0).integers(0, 255, (5, 12, 12, 3), dtype=np.uint8)
     np.save(tmp_path / "color.npy", color)
-    images = subjects.prepared(workspace, tmp_path / "color.npy")
+    images = subjects.prepared(workspace, tmp_path / "color.npy").images
     assert images.image_shape == workspace.images.image_shape
     with pytest.raises(DataError, match=r"nothing\.npy"):
         subjects.prepared(workspace, tmp_path / "nothing.npy")
+
+
+def test_files_that_cannot_be_read_are_listed(workspace, tmp_path):
+    """A folder of samples with a file that is no picture is imported without it, and the file is named with a reason."""
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((8, 8), 80 * i, np.uint8)).save(folder / f"{i}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    outcome = memgen("import", folder, "--json").done()
+    assert outcome.json["samples"] == 3
+    (row,) = outcome.json["skipped_files"]
+    assert "broken.png" in row["source"]
+    assert "broken.png" in outcome.err
+    assert workspace.run.table("subject_skipped", "drawn").num_rows == 1
+    assert workspace.run.table("skipped").num_rows == 0  # the run's own files are another matter
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path, workspace):

@@ -292,6 +292,23 @@ COPIES = _schema(
         _field("conformal_k_min", _INT, "fewest copies that conformal p-values can flag at all"),
     ],
 )
+PEERS = _schema(
+    "peers",
+    1,
+    [
+        *_SUBJECT,
+        _field("measure", _STR, "name of the measure; see memgen.measures.peers"),
+        _field("estimate", _F64, "its value on the samples; null where undefined", null=True),
+        _field("low", _F64, "lower end of its 95 % interval", null=True),
+        _field("high", _F64, "upper end of its 95 % interval", null=True),
+        _field("n", _INT, "samples behind it"),
+        _field("held_out", _F64, "the same measure on held-out images, which nobody has copied", null=True),
+        _field("held_out_low", _F64, "lower end of its 95 % interval", null=True),
+        _field("held_out_high", _F64, "upper end of its 95 % interval", null=True),
+        _field("n_held_out", _INT, "held-out images behind it", "images"),
+        _field("unit", _STR, "unit of both values"),
+    ],
+)
 CALIBRATION = _schema(
     "calibration",
     1,
@@ -399,9 +416,14 @@ SCHEMAS = {
     schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
     for schema in (
         IMAGES, SKIPPED, DUPLICATES, SPLIT, SUBJECTS, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
-        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, CALIBRATION,
+        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, PEERS, CALIBRATION,
         BASIS, BASIS_SUMMARY, SLOPES,
     )
 }  # fmt: skip
 # The tables that a run keeps. What a person asked for beside the sweep has kinds of its own, which no summary counts.
-KINDS = SCHEMAS | {"searches": NEIGHBORS, "own_basis": BASIS, "own_basis_summary": BASIS_SUMMARY}
+KINDS = SCHEMAS | {
+    "searches": NEIGHBORS,
+    "own_basis": BASIS,
+    "own_basis_summary": BASIS_SUMMARY,
+    "subject_skipped": SKIPPED,
+}

@@ -29,7 +29,6 @@ from memgen.cli.shared import (
     choose_subjects,
     execute,
     existing,
-    extended,
     finish,
     note,
     prepared,
@@ -66,7 +65,7 @@ def train(
     workspace = new.open()
     if sizes and not set(sizes) <= set(workspace.settings.sweep.n_train):
         grown = workspace.settings.sweep.model_copy(update={"n_train": tuple(sizes)})
-        workspace = extended(workspace, workspace.settings.model_copy(update={"sweep": grown}))
+        workspace = workspace.extended(workspace.settings.model_copy(update={"sweep": grown}))
     every = sizes or list(workspace.settings.sweep.n_train)
     cells = choose_cells(workspace, every, part, trained=False)
     execute(workspace, tasks.tasks(cells, ("train",)), jobs)
@@ -135,7 +134,11 @@ def import_(
     shown |= {"training images": record.identity.n_train, "held-out images": record.n_held_out}
     rows = [[key, "not known" if value is None else str(value)] for key, value in shown.items()]
     terminal.table(name, ["", "value"], rows)
-    finish(as_json, workspace.run.table_path("subjects", name), name=name, **shown)
+    skipped = workspace.run.table("subject_skipped", name).to_pylist()
+    if skipped:
+        title = f"skipped files ({min(len(skipped), 20)} of {len(skipped)})"
+        terminal.table(title, ["file", "reason"], [[row["source"], row["reason"]] for row in skipped[:20]])
+    finish(as_json, workspace.run.table_path("subjects", name), name=name, **shown, skipped_files=skipped)
 
 
 @app.command("subjects")

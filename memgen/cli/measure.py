@@ -10,7 +10,7 @@ import typer
 from memgen.base.errors import ConfigError
 from memgen.cli.options import Device, Jobs, Json, OneSize, Outputs, OwnImages, RunName, Sizes, SubjectName
 from memgen.cli.root import app
-from memgen.cli.shared import choose_cells, execute, existing, finish, largest_size, prepared
+from memgen.cli.shared import choose_cells, choose_subjects, execute, existing, finish, largest_size, prepared
 from memgen.experiment import runs
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def nn_search(
     else:
         reference = measure.reference(workspace, index or "train_a", n_train or largest_size(workspace))
     with workspace.run.working():
-        images = subjects.prepared(workspace, queries) if queries is not None else None
+        images = subjects.prepared(workspace, queries).images if queries is not None else None
         if images is not None:
             table = measure.search_images(workspace, images, reference, metric, k)
         else:
@@ -212,7 +212,7 @@ def basis(
     models = _models(workspace, sizes, subject)
     measured, drawn = [], []
     with prepared(workspace), tasks.threads(workspace.settings.compute.threads):
-        own = None if images is None else subjects.prepared(workspace, images)
+        own = None if images is None else subjects.prepared(workspace, images).images
         for (label, names), sigma in itertools.product(models, levels):
             with terminal.bar(f"{label}, sigma {sigma:g}: Jacobians") as progress:
                 measured.append(geometry.measure_basis(workspace, names, sigma, own, progress)[1])
@@ -281,6 +281,43 @@ def _measure_one(workspace: "Workspace", name: str, as_json: bool) -> None:
     terminal.table(name, columns, means)
     path = workspace.run.table_path("psnr", name)
     finish(as_json, path, curve=[dict(zip(columns, row, strict=True)) for row in means])
+
+
+@app.command("peers")
+def peers_(
+    sizes: Sizes = None,
+    subject: SubjectName = None,
+    outputs: Outputs = runs.OUTPUTS,
+    run: RunName = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Apply the rules that other groups use to call samples copies, such as the 1/3 rule.
+
+    Beside each value stands that of held-out images, which nobody has copied. The rules have fixed thresholds, so their
+    error rates depend on the images; memgen verdict controls its own.
+    """
+    from memgen.cli import terminal
+    from memgen.experiment import measure, tasks
+    from memgen.measures import peers
+
+    workspace = existing(outputs, run, device)
+    names = choose_subjects(workspace, sizes, None, subject)
+    titles = {found.NAME: found.TITLE for found in peers.all_measures()}
+    with prepared(workspace), tasks.threads(workspace.settings.compute.threads):
+        rows = [row for name in names for row in measure.measure_peers(workspace, name).to_pylist()]
+    shown = [
+        [
+            row["subject"],
+            titles[row["measure"]],
+            _interval(row["estimate"], row["low"], row["high"]),
+            _interval(row["held_out"], row["held_out_low"], row["held_out_high"]),
+        ]
+        for row in rows
+    ]
+    columns = ["subject", "measure", "samples", "held-out images"]
+    terminal.table("measures of other groups, with 95 % intervals", columns, shown)
+    finish(as_json, workspace.run.path / "tables" / "peers", peers=rows)
 
 
 _QUANTITIES = {

@@ -64,7 +64,7 @@ class New:
             return Workspace(run, settings, device)
         workspace = Workspace.of(runs.find(self.outputs, name), device)
         note(f"run {workspace.run.path}")
-        return workspace if self.plain else extended(workspace, settings)
+        return workspace if self.plain else workspace.extended(settings)
 
 
 def _default_name(config: Path | None, settings: "RunSettings", default: "RunSettings") -> str:
@@ -74,38 +74,6 @@ def _default_name(config: Path | None, settings: "RunSettings", default: "RunSet
     if settings == default:
         return "demo"
     return f"{config.stem if config else 'run'}-{files.digest_json(settings.model_dump(mode='json'))[:6]}"
-
-
-def extended(workspace: "Workspace", settings: "RunSettings") -> "Workspace":
-    """The workspace with the sizes and training seeds of `settings` added; all other settings must be equal."""
-    from memgen.experiment.workspace import Workspace, has_data
-
-    old, new = workspace.settings.model_dump(mode="json"), settings.model_dump(mode="json")
-    differing = [key for key in _differences(old, new) if not key.startswith("sweep.")]
-    if differing:
-        raise ConfigError(
-            f"{workspace.run.path} was made with other settings: {'; '.join(differing)}. Only sweep.n_train and "
-            f"sweep.train_seeds of a run can grow. Choose another name with --run to start a new run."
-        )
-    grown = {key: sorted({*old["sweep"][key], *new["sweep"][key]}) for key in ("n_train", "train_seeds")}
-    if grown != old["sweep"]:
-        with workspace.run.working():
-            if has_data(workspace.run):
-                workspace.split.training_indices(
-                    "a", max(grown["n_train"])
-                )  # says what is missing before anything is written
-            workspace.run.update(config=old | {"sweep": grown})
-    return Workspace.of(workspace.run, workspace.device)
-
-
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            text
-            for name in {**old, **new}
-            for text in _differences(old.get(name), new.get(name), f"{key}.{name}".strip("."))
-        ]
-    return [] if old == new else [f"{key} is {old}, but {new} was given"]
 
 
 def existing(outputs: Path, name: str | None, device: str = "cpu") -> "Workspace":

@@ -22,7 +22,7 @@ from memgen.experiment import runs, subjects
 from memgen.experiment.subjects import KeptSubject
 from memgen.experiment.workspace import Workspace
 from memgen.images.imageset import ImageSet
-from memgen.measures import compare, distances, psnr
+from memgen.measures import compare, distances, peers, psnr
 from memgen.measures.copies import controls, examiner
 from memgen.measures.subject import Samples
 from memgen.models.denoiser import Denoiser
@@ -281,7 +281,7 @@ def measure_psnr(workspace: Workspace, name: str) -> pa.Table:
     if not run.has_table("psnr", name):
         subject = subjects.find(workspace, name)
         subjects.require(subject, "denoiser", "held_out")
-        found = psnr.measure(subject, settings.psnr, settings.seed, settings.sample.micro_batch, workspace.device)
+        found = psnr.measure_psnr(subject, settings.psnr, settings.seed, settings.sample.micro_batch, workspace.device)
         run.write_table("psnr", name, found)
     return run.table("psnr", name)
 
@@ -309,6 +309,21 @@ def find_copies(workspace: Workspace, name: str) -> pa.Table:
         run.write_table("significance", name, significance)
         run.write_table("copies", name, summary)
     return run.table("copies", name)
+
+
+def measure_peers(workspace: Workspace, name: str) -> pa.Table:
+    """The measures of copying that other groups use, of a subject: a PEERS table kept in the run.
+
+    Raises:
+        RunError: the subject has no samples, training set or held-out images.
+    """
+    run = workspace.run
+    if not run.has_table("peers", name):
+        subject = subjects.find(workspace, name)
+        subjects.require(subject, *{need for measure in peers.all_measures() for need in measure.NEEDS})
+        found = peers.measure_peers(subject, workspace.settings.search.backend, workspace.device)
+        run.write_table("peers", name, found)
+    return run.table("peers", name)
 
 
 def calibrate(

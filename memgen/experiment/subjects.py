@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from memgen.base import files, schemas, tables
@@ -18,7 +19,7 @@ from memgen.base.progress import Progress
 from memgen.experiment import runs
 from memgen.experiment.workspace import Workspace
 from memgen.images.imageset import ImageSet
-from memgen.images.importing import import_images
+from memgen.images.importing import Imported, import_images
 from memgen.measures.subject import Identity, Samples, Subject, lacking
 from memgen.models import checkpoints, foreign
 from memgen.models.denoiser import Denoiser
@@ -202,8 +203,8 @@ def without(images: ImageSet, others: ImageSet) -> ImageSet | None:
 # ------------------------------------------------------------------------------------------------- importing
 
 
-def prepared(workspace: Workspace, source: Path, progress: Progress | None = None) -> ImageSet:
-    """A person's images, prepared as the run's were; none is removed as a near-duplicate.
+def prepared(workspace: Workspace, source: Path, progress: Progress | None = None) -> Imported:
+    """A person's images, prepared as the run's were, and the files that were skipped; near-duplicates are kept.
 
     Raises:
         DataError: the images cannot be used, or are not of the shape of the run's images.
@@ -211,7 +212,7 @@ def prepared(workspace: Workspace, source: Path, progress: Progress | None = Non
     channels, side, _ = workspace.images.image_shape
     changes = {"deduplicate": False, "limit": None, "resize": side, "color": "gray" if channels == 1 else "rgb"}
     settings = workspace.settings.data.model_copy(update=changes)
-    return import_images(source, settings, progress, workspace.settings.seed).images
+    return import_images(source, settings, progress, workspace.settings.seed)
 
 
 def is_denoiser(source: Path) -> bool:
@@ -249,36 +250,39 @@ def import_subject(
         RunError: a subject of that name exists, or the name is reserved.
         DataError: a file is unusable, or no held-out image is left.
     """
-    _check_name(workspace.run, name)
-    sets = {
+    run = workspace.run
+    _check_name(run, name)
+    read = {
         kind: prepared(workspace, path, progress)
-        for kind, path in (("train", trained_on), ("held-out", holdout))
-        if path
+        for kind, path in (("train", trained_on), ("held_out", holdout), ("samples", None if as_denoiser else source))
+        if path is not None
     }
-    train, held_out = sets.get("train"), sets.get("held-out")
-    if held_out is None:
-        held_out = workspace.images.take(workspace.split.holdout)
+    train = read["train"].images if "train" in read else None
+    own_holdout = read.get("held_out")
+    held_out = own_holdout.images if own_holdout else workspace.images.take(workspace.split.holdout)
     unseen = held_out if train is None else without(held_out, train)
     if unseen is None:
         raise DataError(
-            f"{holdout or workspace.run.path}: all of its {len(held_out)} held-out images are also in {trained_on}. "
-            f"Give images that the model never saw with --holdout."
+            f"{holdout or run.path}: all of its {len(held_out)} held-out images are also in {trained_on}. Give images "
+            f"that the model never saw with --holdout."
         )
     identity = Identity(name, "imported", None if train is None else len(train))
     if as_denoiser:
         _import_denoiser(workspace, source, name, options or ImportOptions())
     else:
-        _import_samples(workspace, source, identity, progress)
+        _keep_samples(run, read["samples"].images, identity)
+    skipped = [schemas.SKIPPED.empty_table(), *(found.skipped for found in read.values())]
+    run.write_table("subject_skipped", name, pa.concat_tables(skipped))
     record = Record(
         identity=identity,
         has_denoiser=as_denoiser,
         has_samples=not as_denoiser,
-        train_set=None if train is None else _keep(workspace.run, train),
-        held_out_set=None if holdout is None else _keep(workspace.run, unseen),
+        train_set=None if train is None else _keep(run, train),
+        held_out_set=None if holdout is None else _keep(run, unseen),
         n_held_out=len(unseen),
         source=str(source),
     )
-    record.write(workspace.run)  # last: it says that the subject is complete
+    record.write(run)  # last: it says that the subject is complete
     return record
 
 
@@ -311,11 +315,9 @@ def _import_denoiser(workspace: Workspace, source: Path, name: str, options: Imp
     checkpoints.save(workspace.run.denoiser_path(name), imported.network, imported.settings, imported.provenance)
 
 
-def _import_samples(workspace: Workspace, source: Path, identity: Identity, progress: Progress | None) -> None:
-    images = prepared(workspace, source, progress)
-    with files.writing(workspace.run.samples_path(identity.subject)) as file:
+def _keep_samples(run: runs.Run, images: ImageSet, identity: Identity) -> None:
+    with files.writing(run.samples_path(identity.subject)) as file:
         np.save(file, images.floats().numpy())
     nothing = dict.fromkeys(("noise_seed", "updates", "sigma", "residual_sigma"))
     columns = {"sample": list(range(len(images))), "status": "given", **nothing}
-    table = tables.make(schemas.SAMPLES, identity.columns | columns)
-    workspace.run.write_table("samples", identity.subject, table)
+    run.write_table("samples", identity.subject, tables.make(schemas.SAMPLES, identity.columns | columns))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen.base.config import validate
-from memgen.base.errors import DataError, RunError
+from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import runs
 from memgen.experiment.settings import RunSettings
 from memgen.images import shuffle
@@ -38,6 +38,28 @@ class Workspace:
     def of(cls, run: runs.Run, device: str) -> "Workspace":
         """The workspace of an existing run."""
         return cls(run, validate(RunSettings, run.manifest["config"], source=str(run.path / "run.json")), device)
+
+    def extended(self, settings: RunSettings) -> "Workspace":
+        """The workspace with the sizes and training seeds of `settings` added; all other settings must be equal.
+
+        Raises:
+            ConfigError: another setting differs.
+            DataError: the run has too few images for the largest of the sizes.
+        """
+        old, new = self.settings.model_dump(mode="json"), settings.model_dump(mode="json")
+        differing = [text for key, text in _differences(old, new) if not key.startswith("sweep.")]
+        if differing:
+            raise ConfigError(
+                f"{self.run.path} was made with other settings: {'; '.join(differing)}. Only sweep.n_train and "
+                f"sweep.train_seeds of a run can grow. Choose another name with --run to start a new run."
+            )
+        grown = {key: sorted({*old["sweep"][key], *new["sweep"][key]}) for key in ("n_train", "train_seeds")}
+        if grown != old["sweep"]:
+            with self.run.working():
+                if has_data(self.run):  # say what is missing before anything is written
+                    self.split.training_indices("a", max(grown["n_train"]))
+                self.run.update(config=old | {"sweep": grown})
+        return Workspace.of(self.run, self.device)
 
     @cached_property
     def images(self) -> ImageSet:
@@ -110,6 +132,17 @@ class Workspace:
                 f"{path}: {len(drawn)} samples, expected {len(index)}. Delete it and run memgen sample again."
             )
         return Samples(drawn, index)
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, str]]:
+    """The dotted keys in which two JSON values differ, and in words how."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            found
+            for name in {**old, **new}
+            for found in _differences(old.get(name), new.get(name), f"{key}.{name}".strip("."))
+        ]
+    return [] if old == new else [(key, f"{key} is {old}, but {new} was given")]
 
 
 def has_data(run: runs.Run) -> bool:

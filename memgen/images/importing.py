@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from memgen.base import schemas, tables
+from memgen.base.config import validate
 from memgen.base.progress import Progress
 from memgen.images import duplicates, readers
 from memgen.images.imageset import ImageSet
@@ -79,6 +80,21 @@ def import_images(
     else:
         imported = _import(source, settings, progress, name=str(source))
     return replace(imported, images=shuffle_images(imported.images, seed)) if settings.shuffle else imported
+
+
+def read_images(source: str | Path | None = None, **settings: Any) -> ImageSet:
+    """The images of a source, without any run.
+
+    Args:
+        source: a folder or a file that memgen reads; None for the embedded Fashion-MNIST images.
+        settings: fields of ImportSettings, such as resize=32, color="gray" or deduplicate=False.
+
+    Raises:
+        DataError: the source cannot be used; the message names the file and the remedy.
+        ConfigError: a setting is unknown or out of its range.
+    """
+    chosen = validate(ImportSettings, settings, source="read_images")
+    return import_images(None if source is None else Path(source), chosen).images
 
 
 def _import(source: Path, settings: ImportSettings, progress: Progress | None, name: str) -> Imported:

@@ -23,7 +23,7 @@ from torch import Tensor
 from memgen.base import noise, schemas, tables
 from memgen.base.config import Settings
 from memgen.base.errors import DataError
-from memgen.measures.subject import Subject
+from memgen.measures.subject import Subject, lacking
 from memgen.models.denoiser import Denoiser, check_measurable
 
 # Input PSNR from 42.13 to 0.13 dB in steps of 3 dB: the axis of Figure 1.
@@ -103,20 +103,32 @@ def curve(
     )
 
 
-def measure(subject: Subject, settings: PsnrSettings, noise_seed: int, batch: int, device: str) -> pa.Table:
+def measure_psnr(
+    subject: Subject,
+    settings: PsnrSettings | None = None,
+    noise_seed: int = 0,
+    batch: int = 64,
+    device: str = "cpu",
+) -> pa.Table:
     """PSNR of a subject on its training images, where they are known, and on its held-out images.
 
     Args:
         subject: one that has a denoiser and held-out images.
-        settings: noise levels, draws, number of images.
+        settings: noise levels, draws, number of images; defaults if None.
         noise_seed: seed of the noise.
         batch: images denoised at a time, which bounds the memory.
         device: of the denoiser.
 
     Returns:
         A PSNR table; see `curve`.
+
+    Raises:
+        DataError: the subject lacks a denoiser or held-out images.
     """
+    if reason := lacking(subject, "denoiser", "held_out"):
+        raise DataError(f"{subject.identity.subject}: PSNR cannot be measured, since {reason}.")
     assert subject.denoiser is not None
+    settings = settings or PsnrSettings()
     found = []
     for kind, images in (("train", subject.train), ("holdout", subject.held_out)):
         if images is not None:

@@ -109,12 +109,39 @@ class GivenSubject:
         return self.held_out
 
 
+def subject(
+    name: str = "subject",
+    samples: NDArray[np.float32] | ImageSet | None = None,
+    denoiser: Denoiser | None = None,
+    train: ImageSet | None = None,
+    held_out: ImageSet | None = None,
+) -> GivenSubject:
+    """A subject of arrays at hand.
+
+    Args:
+        name: of the subject, for the tables.
+        samples: images (M, C, H, W) drawn from the model, in units where pixels lie in [0, 1].
+        denoiser: in eval mode.
+        train: the images that it was trained on.
+        held_out: images of the same source that it never saw.
+    """
+    drawn = samples.floats().numpy() if isinstance(samples, ImageSet) else samples
+    return GivenSubject(
+        Identity(name, "imported", None if train is None else len(train)),
+        None if drawn is None else Samples(drawn.astype(np.float32, copy=False), np.arange(len(drawn))),
+        denoiser,
+        train,
+        held_out,
+    )
+
+
 # What a measure can need, in words.
 NEEDS = {
     "samples": "it has no samples",
     "denoiser": "it has no denoiser",
     "train": "the images that it was trained on are not known",
     "held_out": "there are no held-out images",
+    "unseen": "no images are known that it never saw",
 }
 
 

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from memgen import spaces
 from memgen.base import schemas, tables
+from memgen.base.errors import DataError
 from memgen.images.imageset import ImageSet
 from memgen.measures.copies import competition
 from memgen.measures.copies.competition import ALIKE, DEFINITION, Bools, Competition, Floats, Ints, MemorizedFraction
 from memgen.measures.copies.conformal import benjamini_hochberg, conformal, conformal_resolution
 from memgen.measures.copies.pool import Pool, pool
-from memgen.measures.subject import Subject
+from memgen.measures.subject import Samples, Subject, lacking
 from memgen.spaces import index
 
 SPACE = "pixels, centered and scaled; Euclidean"
@@ -147,10 +148,10 @@ def to_table(
 
 def find_copies(
     subject: Subject,
-    own: pa.Table,
-    null: pa.Table,
-    seed: int,
-    threshold: float,
+    own: pa.Table | None = None,
+    null: pa.Table | None = None,
+    seed: int = 0,
+    threshold: float = 0.99,
     backend: str = "auto",
     device: str = "cpu",
 ) -> tuple[pa.Table, pa.Table]:
@@ -160,7 +161,7 @@ def find_copies(
 
     Args:
         subject: one that has samples, T and H.
-        own: the nearest training image, by correlation, to each sample: a NEIGHBORS table of rank 1.
+        own: the nearest training image, by correlation, to each sample: a NEIGHBORS table of rank 1. None: searched.
         null: the same to each image of H.
         seed: of the label permutations.
         threshold: correlation from which two images are near-duplicates, and count once.
@@ -169,11 +170,19 @@ def find_copies(
 
     Returns:
         A SIGNIFICANCE table of a row for each sample, and a COPIES table of one row.
+
+    Raises:
+        DataError: the subject lacks samples, T or H.
     """
+    if reason := lacking(subject, "samples", "train", "held_out", "unseen"):
+        raise DataError(f"{subject.identity.subject}: cannot be tested for copies, since {reason}.")
     assert subject.samples is not None
     assert subject.train is not None
+    assert subject.held_out is not None
     assert subject.unseen is not None
     samples = subject.samples
+    if own is None or null is None:
+        own, null = _nearest(subject.train, samples, subject.held_out, threshold, backend, device)
     examining = Examiner(subject.train, subject.unseen, threshold, backend, device)
     found = examining.examine(torch.from_numpy(samples.images), seed)
     pooled, contest, share = examining.pool, found.competition, found.fraction
@@ -214,3 +223,14 @@ def find_copies(
         "conformal_k_min": conformal_resolution(len(samples), len(null), contest.q),
     }
     return significance, tables.make(schemas.COPIES, keys | columns)
+
+
+def _nearest(
+    train: ImageSet, samples: Samples, held_out: ImageSet, threshold: float, backend: str, device: str
+) -> tuple[pa.Table, pa.Table]:
+    """The nearest training image to each sample and to each held-out image: two NEIGHBORS tables of rank 1."""
+    space, nothing = spaces.find("correlation"), dict.fromkeys(("subject", "role", "n_train", "part", "train_seed"))
+    searched = index.Index.build(train.pixels, train.ids, space, "train", threshold, backend, device)
+    queries = (("sample", torch.from_numpy(samples.images), samples.ids), ("holdout", held_out.floats(), held_out.ids))
+    own, null = (searched.to_table(searched.search(images, 1), kind, ids, nothing) for kind, images, ids in queries)
+    return own, null
