@@ -17,7 +17,9 @@ from memgen.experiment import runs
 def data_import(
     source: Annotated[
         str | None,
-        typer.Argument(help="Folder of pictures, or a .npy, .npz, IDX or .pt file. Default: the embedded images."),
+        typer.Argument(
+            help="Folder of pictures, a single picture, an archive or an array file. Default: the embedded images."
+        ),
     ] = None,
     resize: Annotated[
         int | None, typer.Option(help="Side of the images after resizing, in pixels. Default: your images keep theirs.")

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     pass
 
 
-@app.command()
+PANEL = "Models and samples"
+
+
+@app.command(rich_help_panel=PANEL)
 def train(
     sizes: EverySize = None,
     part: Part = None,
@@ -72,7 +75,7 @@ def train(
     finish(as_json, workspace.run.path / "denoisers", subjects=[cell.name for cell in cells])
 
 
-@app.command("import")
+@app.command("import", rich_help_panel=PANEL)
 def import_(
     source: Annotated[
         Path, typer.Argument(help="A checkpoint (.pt, .pth or .safetensors), or samples: a folder or an array file.")
@@ -141,9 +144,9 @@ def import_(
     finish(as_json, workspace.run.table_path("subjects", name), name=name, **shown, skipped_files=skipped)
 
 
-@app.command("subjects")
+@app.command("subjects", rich_help_panel=PANEL)
 def subjects_(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: Json = False) -> None:
-    """List what can be measured in a run: the trained cells of its sweep, and imported models and samples."""
+    """List what can be measured in a run: the models of its sweep, and imported models and samples."""
     from memgen.cli import terminal
     from memgen.experiment import subjects
 
@@ -166,7 +169,7 @@ def subjects_(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: Jso
     finish(as_json, workspace.run.path / "tables" / "subjects", subjects=listed)
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def sample(
     sizes: Sizes = None,
     part: Part = None,
@@ -180,7 +183,7 @@ def sample(
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
-    """Draw samples by stochastic reverse diffusion. Both models of an N start from the same noise.
+    """Draw samples by stochastic reverse diffusion. The two models of each N start from the same noise.
 
     The number of samples and the settings of the sampler are fixed when the run is made, for example with
     --set sample.n_samples=256.
@@ -215,7 +218,7 @@ def sample(
     finish(as_json, workspace.run.samples_path(names[-1]), samples=counts)
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def restore(
     task: Annotated[
         str,
@@ -243,9 +246,9 @@ def restore(
 ) -> None:
     """Restore held-out images from a linear measurement of them.
 
-    The sampler is that of memgen sample, restricted to the images that agree with the measurement. Both models of an N
-    get the same measurements and the same noise. A picture under report/figures/ and the report show the restored
-    images beside the clean ones.
+    The sampler is that of memgen sample, restricted to the images that agree with the measurement. The two models of
+    each N get the same measurements and the same noise. A picture under report/figures/ and the report show the
+    restored images beside the clean ones.
     """
     from memgen.cli import terminal
     from memgen.experiment import make, present, tasks
@@ -282,7 +285,7 @@ def restore(
     finish(as_json, path, picture=drawn[0], restored=[asdict(row) for row in summaries])
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def index(
     name: Annotated[str | None, typer.Option("--name", help="train_a, train_b or holdout. Default: all three.")] = None,
     sizes: Sizes = None,

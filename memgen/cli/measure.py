@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from memgen.experiment.workspace import Workspace
 
 
-@app.command("nn-search")
+PANEL = "Measures"
+
+
+@app.command("nn-search", rich_help_panel=PANEL)
 def nn_search(
     queries: OwnImages = None,
     index: Annotated[
@@ -32,7 +35,10 @@ def nn_search(
     n_train: OneSize = None,
     k: Annotated[int | None, typer.Option(min=1, help="Neighbors of each query. Default: as in the settings.")] = None,
     metric: Annotated[
-        str | None, typer.Option(help="correlation, cosine or rmse. Default: the metric in the settings.")
+        str | None,
+        typer.Option(
+            help="Space in which images are compared, such as correlation or rmse. Default: as in the settings."
+        ),
     ] = None,
     subject: SubjectName = None,
     lpips: Annotated[
@@ -102,10 +108,11 @@ def _show_neighbors(table: Any, null: Any, reference: "Reference") -> None:
     terminal.table(title, ["query", "image", "cluster", metric], shown, note)
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def compare(
     first: Annotated[
-        str | None, typer.Argument(help="Name of a subject; see memgen subjects. Default: the two models of an N.")
+        str | None,
+        typer.Argument(help="Name of a subject; see memgen subjects. Default: the two models of the largest N."),
     ] = None,
     second: Annotated[str | None, typer.Argument(help="Name of the subject that it is compared with.")] = None,
     sizes: Sizes = None,
@@ -147,7 +154,7 @@ def compare(
     finish(as_json, path, summary={name: asdict(row) for name, row in found.items()})
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def psnr(
     sizes: Sizes = None,
     subject: SubjectName = None,
@@ -167,7 +174,7 @@ def psnr(
         _measure_one(workspace, subject, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def basis(
     images: OwnImages = None,
     sizes: Sizes = None,
@@ -283,7 +290,7 @@ def _measure_one(workspace: "Workspace", name: str, as_json: bool) -> None:
     finish(as_json, path, curve=[dict(zip(columns, row, strict=True)) for row in means])
 
 
-@app.command("peers")
+@app.command("peers", rich_help_panel=PANEL)
 def peers_(
     sizes: Sizes = None,
     subject: SubjectName = None,
@@ -326,7 +333,7 @@ _QUANTITIES = {
 }
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def calibrate(
     n_train: OneSize = None,
     repeats: Annotated[
@@ -363,7 +370,7 @@ def calibrate(
     finish(as_json, path, n_train=size, readings=[asdict(each) for each in summaries])
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def slopes(
     low_db: Annotated[float, typer.Option(help="Lowest input PSNR of the range, in dB.")] = 0.0,
     high_db: Annotated[

@@ -58,7 +58,7 @@ OneSize = Annotated[int | None, typer.Option("--n", min=1, help="Training-set si
 Part = Annotated[str | None, typer.Option(help="Half of the images, a or b. Default: both.")]
 SubjectName = Annotated[
     str | None,
-    typer.Option("--subject", help="Name of one subject: a trained cell or an imported model; see memgen subjects."),
+    typer.Option("--subject", help="Name of one subject, trained or imported; memgen subjects lists them."),
 ]
 OwnImages = Annotated[
     Path | None,

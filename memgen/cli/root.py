@@ -23,8 +23,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Import, inspect and split the images of a run.", no_args_is_help=True)
 runs_app = typer.Typer(help="List, show and remove runs.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-app.add_typer(runs_app, name="runs")
+app.add_typer(data_app, name="data", rich_help_panel="Images and runs")
+app.add_typer(runs_app, name="runs", rich_help_panel="Images and runs")
 
 
 def _version(value: bool) -> None:

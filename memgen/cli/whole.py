@@ -41,7 +41,10 @@ if TYPE_CHECKING:
     from memgen.findings.verdict import Verdict
 
 
-@app.command()
+PANEL = "The whole experiment"
+
+
+@app.command(rich_help_panel=PANEL)
 def sweep(
     outputs: Outputs = runs.OUTPUTS,
     run: NewName = None,
@@ -61,7 +64,7 @@ def sweep(
     _sweep(New(outputs, run, config, overrides, seed, device), jobs, dry_run, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def demo(
     outputs: Outputs = runs.OUTPUTS,
     seed: Seed = None,
@@ -130,7 +133,7 @@ def said(found: "Verdict", summary: Any) -> dict[str, Any]:
     return said | {"summary": summary.to_pylist()}
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def report(
     every: Annotated[
         bool, typer.Option("--sweep", help="Report every N and every imported subject on one page.")
@@ -150,7 +153,7 @@ def report(
     write_report(workspace, as_json, None if every else n_train or largest_size(workspace))
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def verdict(
     sizes: EverySize = None,
     subject: SubjectName = None,
