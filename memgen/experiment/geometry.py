@@ -1,7 +1,7 @@
-"""How well a run's denoisers do against what is known, and in which basis they shrink, each kept as a table.
+"""References and baselines for the denoisers of a run, and the bases in which they shrink noise, kept as tables.
 
-References are the best linear denoiser and the exact optimum; baselines are oracles and thresholding of wavelets; bases
-are the eigenvectors of the denoisers' Jacobians. Every function is idempotent, as those of `measure` are.
+The references are the best linear denoiser and the exact optimum. The baselines are oracles and wavelet thresholding.
+The bases are the eigenvectors of the Jacobians. A table that exists is not made again.
 """
 
 import math
@@ -36,32 +36,33 @@ _WHOLE = 6400  # pixels up to which a Jacobian is made and diagonalized
 
 
 def measure_references(workspace: Workspace) -> None:
-    """PSNR on the holdout of what needs no network: PSNR tables kept in the run.
+    """Measure PSNR on held-out images for the best linear denoiser and the exact optimum: PSNR tables kept in the run.
 
-    The best linear denoiser is the Wiener filter of all training images: dense where they are at least twice as many as
-    pixels and a covariance is of moderate size, or else stationary. The exact optimum is known for some generated
-    classes.
+    The best linear denoiser is the Wiener filter of all training images. It has a dense covariance where there are at
+    least twice as many images as pixels and the matrix is of moderate size, and a stationary one otherwise. The exact
+    optimum is known for some generated classes.
     """
     _measure_known(workspace, "reference", schemas.REFERENCES.values(), _reference)
 
 
 def measure_baselines(workspace: Workspace) -> None:
-    """PSNR on the holdout, from the same noise, of what slopes are compared with: PSNR tables kept in the run.
+    """Measure PSNR on held-out images for the denoisers with which slopes are compared: PSNR tables kept in the run.
 
-    Thresholding of wavelets at sigma sqrt(2 ln d), the oracle's shrinkage in wavelets, and the projection on the
-    tangent space of a generated manifold. Images of an odd side have no orthonormal wavelets here.
+    These are wavelet thresholding at sigma sqrt(2 ln d), the oracle that shrinks wavelet coefficients, and the
+    projection on the tangent space of a generated manifold. The noise is the same as for the models. Images with an odd
+    side have no orthonormal wavelets here.
     """
     _measure_known(workspace, "baseline", schemas.BASELINES, _baseline)
 
 
-# Denoisers and the images that each is for: an oracle is for one image.
+# Denoisers, each with the images that it denoises: an oracle is made for one image.
 _Known = Iterable[tuple[Denoiser, slice]]
 
 
 def _measure_known(
     workspace: Workspace, role: str, names: Iterable[str], known: Callable[[Workspace, str], _Known | None]
 ) -> None:
-    """A PSNR table on the holdout for each name, unless it is there or the subject is not known here."""
+    """Keep a PSNR table on held-out images for each name that is known for these images."""
     run, settings = workspace.run, workspace.settings
     for name in names:
         key = f"{role}-{name}"

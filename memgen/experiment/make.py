@@ -1,7 +1,7 @@
-"""What a run is made of: images, denoisers and samples; take what is there, call one stage, write what is missing.
+"""Making the parts of a run: images, denoisers, samples and restored images.
 
-Every function here is the library twin of a command. Each is idempotent: an artifact that exists is not made again.
-What is measured of them stands in `measure`, what that says in `results`.
+Each function is the library twin of a command. It takes what is there, calls one stage, and writes what is missing. An
+artifact that exists is not made again. Measuring these parts is the task of `measure`, and reporting that of `present`.
 """
 
 import io
@@ -37,7 +37,7 @@ _SAVE_EVERY_S = 20.0
 
 
 def read_images(settings: RunSettings, progress: Progress | None = None) -> ImageSet:
-    """The images that a run of these settings would have, without writing anything."""
+    """The images that a run with these settings would have. Nothing is written."""
     return _import(settings, progress).images
 
 
@@ -49,10 +49,10 @@ def _import(settings: RunSettings, progress: Progress | None) -> importing.Impor
 
 
 def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[str, Any]:
-    """Import the run's images, remove near-duplicates, split them, and record all of it; returns the counts.
+    """Import the images of a run, remove near-duplicates, and split the rest; returns the counts.
 
     Raises:
-        DataError: the images cannot be used, or are fewer than the settings need.
+        DataError: the images cannot be used, or there are fewer than the settings need.
     """
     run, settings = workspace.run, workspace.settings
     if not has_data(run):
@@ -61,7 +61,7 @@ def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[
         if before and before["digest"] != imported.images.digest:
             raise DataError(
                 f"{before['source']}: no longer holds the images that {run.path} was made from. Restore them, or "
-                f"start another run."
+                f"start a new run."
             )
         split = Split.make(imported.images, settings.split.holdout, settings.seed)
         for n_train in settings.sweep.n_train:
@@ -92,13 +92,13 @@ def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[
 def train_cell(
     workspace: Workspace, cell: runs.Cell, on_record: Callable[[TrainingRecord, int], None] | None = None
 ) -> None:
-    """Train the denoiser of a cell, or continue where a killed process left it; the cell is then a subject of the run.
+    """Train the denoiser of a cell, or continue a training that was interrupted. The cell is then a subject of the run.
 
     A denoiser known in closed form needs no training: it is fitted each time it is used.
 
     Args:
         workspace: the run.
-        cell: which training.
+        cell: the training to do.
         on_record: called with each new record and the budget in images.
     """
     run, settings = workspace.run, workspace.settings
@@ -158,7 +158,9 @@ def _load_state(path: Path, device: str) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise DataError(f"{path}: damaged training state. Delete it to train again from the start.") from error
+        raise DataError(
+            f"{path}: the state of the training is damaged. Delete the file to train again from the start."
+        ) from error
     return state
 
 
@@ -170,8 +172,8 @@ def sample_subject(
     Args:
         workspace: the run.
         name: of the subject.
-        on_step: called with (samples ended, updates made).
-        path_every: also keep the denoised images every so many updates, and the noise levels in a table.
+        on_step: called with (samples finished, updates made).
+        path_every: number of updates after which the denoised images are kept each time; None keeps none.
     """
     run, settings = workspace.run, workspace.settings
     finished = run.has_table("samples", name) and run.samples_path(name).exists()
@@ -209,19 +211,19 @@ def sample_subject(
 def restore_images(
     workspace: Workspace, name: str, task: inverse.MeasurementSettings, on_step: Progress | None = None
 ) -> Path:
-    """Restore the first held-out images from what a task measures of them; returns the path of the images.
+    """Restore held-out images from a linear measurement of them; returns the path of the restored images.
 
-    Sample i restores held-out image i, from the noise with which unconditional sample i is drawn, so two denoisers get
-    the same problems and the same noise.
+    Sample i restores held-out image i. It starts from the noise of the unconditional sample i, so two denoisers get the
+    same measurements and the same noise.
 
     Args:
         workspace: the run.
         name: of the subject.
-        task: what is measured, and how much.
-        on_step: called with (images ended, updates made).
+        task: the measurement.
+        on_step: called with (images finished, updates made).
 
     Raises:
-        ConfigError: such a measurement of these images is impossible.
+        ConfigError: the measurement is impossible for images of this shape.
     """
     run, settings, kept = workspace.run, workspace.settings, f"{name}.{task.label}"
     if run.has_table("restored", kept) and run.samples_path(kept).exists():
@@ -279,7 +281,7 @@ def require_denoiser(workspace: Workspace, name: str) -> KeptSubject:
 
 
 def _path_interval(run: runs.Run, name: str) -> int | None:
-    """Updates between the images kept along the way of a denoiser's samples; None where none were kept."""
+    """Number of updates between the denoised images that were kept; None where none were kept."""
     path = run.trajectory_path(name)
     if not (run.has_table("trajectory", name) and path.exists()):
         return None
@@ -309,11 +311,12 @@ def generate_images(
 ) -> Imported:
     """The images of a generated class.
 
-    Near-duplicates stay: without them the images would not be of the distribution whose best denoiser is known.
+    Near-duplicates are kept. Without them, the images would follow another distribution than the one whose best
+    denoiser is known.
 
     Args:
-        settings: which class, and how many images.
-        shuffle: put the pixels of every image into one order that the seed draws.
+        settings: the class, and the number of images.
+        shuffle: whether to put the pixels of all images into one random order.
         seed: of the class and of that order.
         progress: called with (images done, of how many).
     """

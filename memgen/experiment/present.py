@@ -1,4 +1,4 @@
-"""What a run's measurements say: the summary with its intervals, the verdict in words, the report."""
+"""What the measurements of a run say: the summary with its intervals, the verdict, and the report."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _MADE_HERE = ("images", "transition", "levels", "trajectory")
 
 
 def pair_medians(workspace: Workspace, names: Sequence[str]) -> dict[str, float]:
-    """Medians of a finished pair of twins, for a line of progress: own nearest, same noise, different noise."""
+    """Medians of a finished pair of twins, for a line of progress."""
     similar = workspace.run.table("similarity", runs.pair_key(*names)).to_pylist()
     own = []
     for name in names:
@@ -61,13 +61,14 @@ def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the run's measurements support, and what is behind it.
+    """What the measurements of a run support, with the numbers behind it.
 
     Attributes:
         verdict: in words.
         transition: a TRANSITION table.
         copies: a COPIES table.
-        pairs: each sample found by the test for copies with the training image that it depends on, deepest first.
+        pairs: the samples that the test for copies found, each with the training image that it depends on, deepest
+            first.
     """
 
     verdict: verdict.Verdict
@@ -77,13 +78,13 @@ class Findings:
 
 
 def find(workspace: Workspace) -> Findings:
-    """What the run's measurements support."""
+    """What the measurements of the run support."""
     table, found = summary(workspace), workspace.run.table("copies")
     return Findings(verdict.verdict(table, found), table, found, pairs(workspace))
 
 
 def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, Any]]:
-    """The discoveries of the test for copies, of one N or of all, the deepest of each model first."""
+    """The samples that the test for copies found, for one N or for all, the deepest of each subject first."""
     table = workspace.run.table("significance")
     table = _at(table, n_train).filter(pc.field("discovered"))
     order = ["role", "n_train", "subject"]
@@ -109,14 +110,14 @@ def measure_slopes(
     high_db: float = slopes.HIGH_DB,
     progress: Progress | None = None,
 ) -> pa.Table:
-    """Slope and gain of every denoiser of the run and of what they are compared with: a SLOPES table kept in the run.
+    """Slope and gain of every denoiser of the run, and of the baselines: a SLOPES table kept in the run.
 
-    PSNR that was measured is not measured again; the slopes are computed anew, over the range asked for.
+    PSNR that was measured is not measured again. The slopes are computed anew for the given range.
 
     Args:
         workspace: the run.
-        low_db: least input PSNR, dB.
-        high_db: largest input PSNR, dB.
+        low_db: lowest input PSNR, dB.
+        high_db: highest input PSNR, dB.
         progress: called with (curves measured, curves).
 
     Raises:
@@ -152,7 +153,7 @@ def _shown_at(n_train: int, table: pa.Table) -> pc.Expression:
 
 
 def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verdict.Verdict, pa.Table, list[Path]]:
-    """Summarize the run, of one N or of all, and write page and figures; returns verdict, TRANSITION table and paths.
+    """Write the page and figures of one N or of all; returns the verdict, the TRANSITION table and the paths.
 
     Raises:
         RunError: the run has nothing to report yet.
@@ -160,7 +161,7 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
     run, metric = workspace.run, workspace.settings.search.metric
     found = _measured(workspace, n_train)
     if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr")):
-        raise RunError(f"{run.path} holds no measurements. Make some: memgen sweep --run {run.name}.")
+        raise RunError(f"{run.path} holds no measurements. Make some with: memgen sweep --run {run.name}.")
     found["transition"] = _transition(workspace, found)
     found["levels"] = levels.summarize(found, workspace.settings.seed)
     if n_train is None:
@@ -187,7 +188,7 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
 
 
 def restored(workspace: Workspace, n_train: int | None = None, label: str | None = None) -> list[sheets.Restored]:
-    """What models made of measured images, one entry for each task, of one N or of all, of one task or of all."""
+    """Images that were restored from measurements, an entry for each task; of one N or all, of one task or all."""
     found: dict[str, list[pa.Table]] = {}
     table = workspace.run.table("restored")
     table = _at(table, n_train)
@@ -240,7 +241,7 @@ def _twin(identity: Identity) -> str | None:
 
 
 def _model_label(identity: Identity) -> str:
-    """What one model is called on a sheet of images."""
+    """Label of one model on a sheet of images."""
     label = wording.subject_label(identity.role, identity.n_train, identity.subject)
     if identity.role != "cell":
         return label
@@ -281,7 +282,7 @@ def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
 
 
 def _bases(workspace: Workspace, n_train: int | None) -> list[sheets.Bases]:
-    """What the denoisers of each N (of the smallest training seed), and imported ones, do to the first image."""
+    """The first image in the bases of the denoisers of each N (smallest training seed) and of imported ones."""
     table = workspace.run.table("basis_summary")
     table = _at(table, n_train)
     keys = ["n_train", "train_seed", "sigma", "role", "subject"]
@@ -298,7 +299,7 @@ def _bases(workspace: Workspace, n_train: int | None) -> list[sheets.Bases]:
 def _drawn_bases(
     workspace: Workspace, label: str, names: Sequence[str], sigma: float, count: int, own: ImageSet | None = None
 ) -> list[sheets.Bases]:
-    """What denoisers do to each of the first images at one noise level."""
+    """The first images in the bases of denoisers, at one noise level."""
     arrays = {name: each[:count] for name, each in geometry.read_bases(workspace, names, sigma, own).items()}
     seen = [workspace.in_place(arrays[name]) for name in ("clean", "noisy", "denoised")]
     vectors = workspace.in_place(arrays["eigenvectors"])
@@ -308,7 +309,7 @@ def _drawn_bases(
 def draw_bases(
     workspace: Workspace, models: Sequence[tuple[str, Sequence[str]]], sigmas: Sequence[float], own: ImageSet
 ) -> list[Path]:
-    """Draw what was measured of a person's own images, beside the figures of the report; returns the paths.
+    """Draw the bases at a person's own images, beside the figures of the report; returns the paths.
 
     Args:
         workspace: the run.

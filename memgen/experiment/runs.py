@@ -1,4 +1,4 @@
-"""The run directory: where every artifact of one experiment lies, and the only module that knows their names.
+"""The run directory. It holds every artifact of one experiment, and only this module knows their file names.
 
     outputs/NAME/
       run.json              configuration, versions, commit, device, times: the manifest
@@ -14,8 +14,8 @@
 
 A run has one configuration, fixed when it is created. A cell is one (N, training seed, part) of it. A subject, whether
 a trained cell or imported, exists exactly when its table of the kind `subjects` does. An artifact is finished exactly
-when its file exists, since every file appears whole or not at all. That is all there is to resuming: a finished
-artifact is never made again. This module imports no torch.
+when its file exists, since every file appears whole or not at all. Resuming needs no other state: a finished artifact
+is never made again. This module does not import PyTorch.
 """
 
 import contextlib
@@ -43,7 +43,13 @@ OUTPUTS = Path("outputs")
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One training of a sweep: the size of its training set, its seed, and the part (a or b) that the set is from."""
+    """One training of a sweep.
+
+    Attributes:
+        n_train: size of the training set.
+        train_seed: seed of the training.
+        part: half of the images that the training set comes from, a or b.
+    """
 
     n_train: int
     train_seed: int
@@ -51,7 +57,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The name of the cell's denoiser and of all that is made from it."""
+        """The name of the cell as a subject."""
         return f"{self.pair}-{self.part}"
 
     @property
@@ -66,7 +72,7 @@ class Cell:
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The columns that every table of the cell carries."""
+        """The identity of the cell as a subject: the columns that every table of it has."""
         return {
             "subject": self.name,
             "role": "cell",
@@ -89,7 +95,11 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What run.json says."""
+        """The content of run.json.
+
+        Raises:
+            RunError: the run was made by a memgen of another run format.
+        """
         manifest: dict[str, Any] = files.read_json(self.path / "run.json")
         if manifest.get("format") != FORMAT:
             raise RunError(
@@ -131,7 +141,7 @@ class Run:
 
     @property
     def holdout_mean(self) -> Path:
-        """The array (C, H, W) that sampling starts from."""
+        """The file of the mean image (C, H, W), where sampling starts."""
         return self.path / "holdout_mean.npy"
 
     @property

@@ -1,4 +1,4 @@
-"""The steps of a sweep, and the order in which they are taken."""
+"""The steps of a sweep, and the tasks that they are grouped into."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -43,7 +43,7 @@ class Event:
         verb: the step under way.
         done: work done of it, in units of `total`.
         total: work of the step.
-        text: a figure worth showing beside the bar.
+        text: a number to show beside the bar.
     """
 
     task: str
@@ -59,7 +59,7 @@ OnEvent = Callable[[Event], None]
 def tasks(cells: Iterable[Cell], verbs: Iterable[Verb] = VERBS) -> list[Task]:
     """One task for each cell, followed by one for each pair of twins where `compare` is asked for.
 
-    References are of the whole run: the first cell's task measures them, lest several workers do at once.
+    The references belong to the whole run. The task of the first cell measures them, so that no two workers do.
     """
     wanted = set(verbs)
     single = tuple(verb for verb in VERBS if verb in wanted - {"references", "compare"})
@@ -93,7 +93,7 @@ def imported_tasks(records: Iterable[Record], verbs: Iterable[Verb]) -> list[Tas
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Work on this many CPU threads, which are part of a result."""
+    """Work with this number of CPU threads, on which the last bits of a result depend."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""A run with its settings, and what is read from it: images, split, initial mean, denoisers, samples."""
+"""A run with its settings, and what is read from it: images, split, initial mean and samples."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,7 +69,7 @@ class Workspace:
             RunError: none have been imported.
         """
         if not has_data(self.run):
-            raise RunError(f"{self.run.path} holds no images. Import some: memgen data import --run {self.run.name}.")
+            raise RunError(f"{self.run.path} holds no images. Import some with: memgen data import --run {self.run.name}.")
         return ImageSet.load(self.run.images)
 
     @cached_property
