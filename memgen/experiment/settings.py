@@ -87,7 +87,7 @@ class SearchSettings(Settings):
     """How neighbors are searched."""
 
     metric: Metric = Field(
-        "correlation", description="space in which images are compared: correlation, cosine, rmse, coarse"
+        "correlation", description="space in which images are compared, such as correlation, cosine or rmse"
     )
     k: int = Field(3, ge=1, description="number of neighbors kept for each query")
     cluster_threshold: float = Field(

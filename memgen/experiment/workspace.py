@@ -69,7 +69,9 @@ class Workspace:
             RunError: none have been imported.
         """
         if not has_data(self.run):
-            raise RunError(f"{self.run.path} holds no images. Import some with: memgen data import --run {self.run.name}.")
+            raise RunError(
+                f"{self.run.path} holds no images. Import some with: memgen data import --run {self.run.name}"
+            )
         return ImageSet.load(self.run.images)
 
     @cached_property
