@@ -102,5 +102,5 @@ def test_undefined_pairs_are_null():
 
 def test_samples_of_different_shape():
     """Sample sets that do not pair up are refused."""
-    with pytest.raises(ShapeError, match="pair by pair"):
+    with pytest.raises(ShapeError, match="the same shape for both"):
         compare(images(3), images(4), images(1), index_b(images(1)).nearest, "correlation", KEYS)

@@ -137,7 +137,7 @@ def test_random_measurements_follow_the_seed():
         ("inpainting", 2.5, ("amount", "valid integer")),
         ("random_pixels", 0.001, ("nothing", "share of the pixels")),
         ("random_pixels", 1, ("amount", "less than 1")),
-        ("random_pixels", 0.999, ("everything", "choose another")),
+        ("random_pixels", 0.999, ("everything", "Choose another")),
         ("super_resolution", 4, ("do not divide", "1 x 8 x 6", "Use one of 2.")),
         ("super_resolution", 1, ("greater than or equal to 2",)),
         ("random_projections", -0.1, ("greater than 0",)),
@@ -340,7 +340,7 @@ def test_shapes_that_do_not_fit_are_refused():
     """Images of another shape cannot be measured, and there is one measurement for each sample."""
     truth = GaussianDenoiser.make(SHAPE, seed=1)
     found = measurement("inpainting", 2, SHAPE)
-    with pytest.raises(ShapeError, match="are measured"):
+    with pytest.raises(ShapeError, match="shape of the measurement"):
         inverse.Constraint.of(found, torch.zeros(2, 1, 4, 5))
     constraint = inverse.Constraint.of(found, torch.zeros(2, *SHAPE))
     with pytest.raises(ShapeError, match="3 samples"):

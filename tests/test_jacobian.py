@@ -91,7 +91,7 @@ def test_output_is_jacobian_times_input(settings, shape):
 
 
 def test_any_module_equals_jacrev():
-    """A denoiser of unknown make, with a noise level of its own for each image, chunked or not."""
+    """A denoiser's shape unknown make, with a noise level of its own for each image, chunked or not."""
     shape = (2, 5, 6)
     denoiser, noisy, sigma = Smooth(shape).eval(), images(3, shape), torch.tensor([0.1, 0.5, 2.0])
     for chunk in (None, 1, 7, 60, 500):
@@ -272,7 +272,7 @@ def test_moments_around_a_span(k):
 def test_wrong_input_is_refused():
     """Wrong shapes, several images for products, train mode, chunks, counts and directions that make no sense."""
     denoiser, noisy = network(*NETWORKS[0]), images(2, NETWORKS[0][1])
-    with pytest.raises(ShapeError, match="denoiser of"):
+    with pytest.raises(ShapeError, match="denoiser's shape"):
         jacobian.full(denoiser, noisy[:, :, :8])
     with pytest.raises(DataError, match="train mode"):
         jacobian.full(network(*NETWORKS[0]).train(), noisy)

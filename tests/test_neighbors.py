@@ -309,7 +309,7 @@ def test_nearest_is_rank_one():
 def test_bad_input_is_named():
     """Each refusal says what was found and what to do."""
     index = build(images(10))
-    with pytest.raises(DataError, match=r"k=20 neighbors asked from an index of 10 images. Use --k 10 or less."):
+    with pytest.raises(DataError, match=r"k=20 neighbors for an index of 10 images. Use --k 10 or less."):
         index.search(images(1), 20)
     with pytest.raises(DataError, match="--k 1 or more"):
         index.search(images(1), 0)

@@ -1,15 +1,15 @@
-"""Import images: a folder of pictures, .npy / .npz, IDX (plain or gzip), a torch tensor, or the embedded set.
+"""Import images: read any source that a reader accepts (see `readers`), or the embedded Fashion-MNIST images.
 
 Whatever the source, pixels go through the same steps, which the recipe of the resulting ImageSet records:
 
-    1. orientation by EXIF, transparency composited on white (folders only, see pictures.py)
+    1. orientation by EXIF, transparency composited on white (pictures only, see decoding.py)
     2. antialiased bicubic resize of the short side to `resize`, center crop to a square (optional)
     3. gray as the plain mean of R, G, B, or RGB by repeating gray (optional)
     4. removal of near-duplicates (see duplicates.py)
-    5. one permutation of the pixels of all images (optional, see synthetic.py)
+    5. one permutation of the pixels of all images (optional, see shuffle.py)
 
 uint8 stays uint8, rounded after steps 2 and 3; floats must lie in [0, 1] and become float32. Nothing in a file is
-executed: pickles are refused, and so is PostScript. A file that cannot be used is reported in the table SKIPPED.
+executed: pickles and PostScript are refused. A file that cannot be used is reported in the table SKIPPED.
 """
 
 import importlib.resources
@@ -40,15 +40,15 @@ class ImportSettings(ReadSettings):
     deduplicate: bool = Field(default=True, description="remove near-duplicates")
     threshold: float = Field(default=0.95, gt=0, le=1, description="correlation above which images are near-duplicates")
     shuffle: bool = Field(
-        default=False, description="put the pixels of every image into one order that the seed draws, the same for all"
+        default=False, description="put the pixels of all images into one random order, drawn from the seed"
     )
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import yields.
+    """The result of an import.
 
-    Args:
+    Attributes:
         images: the images that remain.
         skipped: table SKIPPED, a row for each file that was not imported.
         duplicates: table DUPLICATES, a row for each image that was removed.
@@ -65,10 +65,10 @@ def import_images(
     """The images of a source, prepared and without near-duplicates.
 
     Args:
-        source: a folder, or a .npy, .npz, IDX, .pt or .pth file; None for the embedded Fashion-MNIST images.
-        settings: size, color, de-duplication; defaults if None.
+        source: a folder or a file that a reader accepts; None for the embedded Fashion-MNIST images.
+        settings: how they are prepared; None for the defaults.
         progress: called with (files or images done, of how many).
-        seed: of the order of the pixels, where they are shuffled.
+        seed: seed of the order of the pixels, if they are shuffled.
     Raises:
         DataError: the source cannot be used; the message names the file and the remedy.
     """
@@ -118,7 +118,7 @@ def _recipe(source: str, settings: ImportSettings) -> dict[str, Any]:
 
 
 def _keep(images: ImageSet, kept: NDArray[np.int64]) -> ImageSet:
-    """The kept images; moved up in place where the array is ours, so that the set is never twice in memory."""
+    """The kept images, moved up in place if the array can be written, so that the set is never in memory twice."""
     pixels = images.pixels
     if not pixels.flags.writeable:
         return images.take(kept)

@@ -19,11 +19,13 @@ class ReadSettings(Settings):
         default=None, ge=1, description="side of the square images, in pixels; None keeps their size"
     )
     color: Literal["auto", "gray", "rgb"] = Field(
-        default="auto", description="auto: RGB if any image of a folder has color"
+        default="auto", description="gray, rgb, or auto: RGB if any image of a folder has color"
     )
-    alpha: Literal["white", "black", "skip"] = Field(default="white", description="what lies behind transparent pixels")
+    alpha: Literal["white", "black", "skip"] = Field(
+        default="white", description="background of transparent pixels; skip leaves such images out"
+    )
     limit: int | None = Field(
-        default=None, ge=1, description="import the first images only, counted before de-duplication"
+        default=None, ge=1, description="import only so many images, the first ones, before near-duplicates are removed"
     )
 
 

@@ -1,4 +1,4 @@
-"""Images whose pixels are put into one random order, the same for all of them."""
+"""Shuffled images: the pixels of all images in one random order."""
 
 from typing import Any
 

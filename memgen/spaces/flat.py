@@ -1,10 +1,10 @@
 """Fast search in float32 for the vectors closest to a query, with a bound on the error of its scores.
 
-Two backends give the same answer up to rounding: FAISS's flat index, and blocks of a matrix product in PyTorch. Scores
-are inner products, or squared distances with the sign reversed (rmse), of the vectors that `similarity.embed` makes.
-Rounding depends on the backend and on how many queries are searched at once, and ||a||^2 + ||b||^2 - 2 a.b does not
-even see an exact copy at distance 0; but with u = 2^-24 a dot product of d float32 numbers, summed in any order, errs
-by at most about d u ||a|| ||b||, so that a caller can tell which neighbors are proved.
+Two backends give the same result up to rounding: FAISS's flat index, and blocks of a matrix product in PyTorch. Scores
+are inner products of the vectors that `Space.embed` makes, or squared distances with the sign reversed if smaller
+values are closer. Rounding depends on the backend and on how many queries are searched at once, and
+||a||^2 + ||b||^2 - 2 a.b is not even 0 for an exact copy. But with u = 2^-24, a dot product of d float32 numbers,
+summed in any order, errs by at most about d u ||a|| ||b||, so a caller can tell which neighbors are proved.
 
 Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1.
 """
@@ -35,15 +35,15 @@ _REFERENCES = 8192  # per block of the torch search
 
 
 class Search(Protocol):
-    """A float32 search among vectors, of which the longest has norm `longest`."""
+    """A float32 search among vectors; `longest` is the largest of their norms."""
 
     backend: str
     longest: float
 
     def __call__(self, queries: Tensor, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Scores of the best `size` vectors for each query (M, size), falling, larger = closer, and their positions.
+        """Scores (M, size) of the best vectors for each query, descending, larger = closer, and their positions.
 
-        A position of -1 stands where there is no score that is a number.
+        The position is -1 where no score is a number.
         """
         ...
 
@@ -69,13 +69,13 @@ class FaissSearch:
         return np.asarray(_faiss().serialize_index(self._index))
 
     def __call__(self, queries: Tensor, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best of each query; see `Search`."""
+        """The best vectors for each query; see `Search`."""
         scores, positions = self._index.search(queries.numpy(), size)
         return (scores if self._larger_is_closer else -scores), positions
 
 
 class TorchSearch:
-    """Blocks of a matrix product, of which the best rows are kept."""
+    """Blocks of a matrix product, from which the best scores are kept."""
 
     backend = "torch"
 
@@ -84,7 +84,7 @@ class TorchSearch:
         self.longest = _longest(vectors)
 
     def __call__(self, queries: Tensor, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best of each query; see `Search`."""
+        """The best vectors for each query; see `Search`."""
         queries = queries.to(self._device)
         best = torch.empty((len(queries), 0), device=self._device)
         positions = torch.empty((len(queries), 0), dtype=torch.int64, device=self._device)
@@ -108,10 +108,10 @@ def build(vectors: Tensor, space: Space, backend: str, device: str = "cpu") -> S
         vectors: (N, d) float32 on the CPU, made by `Space.embed`.
         space: that of the vectors.
         backend: faiss or torch; see `choose`.
-        device: where torch searches; faiss uses the CPU.
+        device: where torch searches; faiss always uses the CPU.
 
     Raises:
-        ConfigError: faiss is asked for and not installed.
+        ConfigError: faiss is requested but not installed.
     """
     if backend == "torch":
         return TorchSearch(vectors, space.larger_is_closer, device)
@@ -148,10 +148,10 @@ def _longest(vectors: Tensor) -> float:
 
 
 def choose(backend: str, device: str) -> str:
-    """The backend that searches, faiss or torch, where auto, faiss or torch is asked for.
+    """The backend that is used, faiss or torch, when auto, faiss or torch is requested.
 
     Raises:
-        ConfigError: the backend is unknown, or faiss is asked for and not installed.
+        ConfigError: the backend is unknown, or faiss is requested but not installed.
     """
     if backend not in BACKENDS:
         raise ConfigError(f"unknown backend {backend!r}; known here: {', '.join(BACKENDS)}.")
@@ -176,7 +176,7 @@ def _full_precision() -> Iterator[None]:
 
 
 def find_faiss() -> ModuleType | None:
-    """The faiss module; None where it is not installed, or is the empty folder left by removing one of two wheels."""
+    """The faiss module; None if it is not installed, or if only the empty folder of a removed wheel is left."""
     try:
         import faiss
     except ImportError:
@@ -190,7 +190,7 @@ def find_faiss() -> ModuleType | None:
 def _faiss() -> ModuleType:
     faiss = find_faiss()
     if faiss is None:
-        raise ConfigError(f"the backend faiss was asked for, but no working faiss is installed. {_INSTALL}")
+        raise ConfigError(f"the backend faiss was requested, but no working faiss is installed. {_INSTALL}")
     return faiss
 
 

@@ -1,12 +1,12 @@
 """Exact nearest neighbors of images among a set of reference images.
 
-A float32 search (see flatsearch.py) proposes a shortlist; the shortlist is scored again by `similarity.paired` in
-float64, and that value is the one shown. Float32 scores are noise at the level where near-copies differ, so the
-shortlist grows until the answer is proved: the search stops only when the k-th exact value beats the best value that
-any image outside the shortlist can have, by the error bound of the float32 scores.
+A float32 search (see flat.py) proposes a shortlist. `Space.paired` scores the shortlist again in float64, and these
+values are returned. The rounding of float32 scores is as large as the differences between near-copies, so the shortlist
+grows until the result is proved: the search stops only when the k-th exact value beats the best value that any image
+outside of the shortlist can have, by the error bound of the float32 scores.
 
-So the answer is that of a float64 search of everything, ties broken by position, whatever the backend, the device, and
-the company a query is searched in.
+So the result is that of a float64 search of all references, with ties broken by position, whatever the backend, the
+device, and the other queries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ class Hits:
 
     Attributes:
         reference_index: positions in the index, (M, k) int64.
-        value: the metric, exact, (M, k) float64; NaN where undefined (a constant image under correlation), ranked last.
+        value: exact values, (M, k) float64; NaN where undefined (a constant image under correlation), ranked last.
         cluster: position of the leader of the neighbor's cluster of near-duplicates, (M, k) int64.
     """
 
@@ -52,7 +52,7 @@ class Index:
     """Reference images, searched exactly. Make one with `Index.build` or `Index.load`.
 
     Attributes:
-        name: train_a, train_b, holdout, or a user's.
+        name: train_a, train_b, holdout, or a name of the user's.
         space: how images are compared.
         ids: content ids of the references, (N,).
         clusters: position of the leader of each reference's cluster of near-duplicates, (N,) int64.
@@ -91,23 +91,25 @@ class Index:
             images: (N, C, H, W), uint8, or float32 in pixel units.
             ids: content ids, (N,).
             space: how images are compared, from `spaces.find`.
-            name: of the index.
+            name: name of the index.
             cluster_threshold: correlation from which two references are near-duplicates, whatever the space; those
-                of equal id always are.
+                with equal ids always are.
             backend: faiss, torch, or auto: faiss where it is installed and the search runs on the CPU.
             device: where the torch backend searches; faiss uses the CPU.
 
         Raises:
             DataError: there is no image, or a pixel is not finite.
             ShapeError: images and ids do not fit together.
-            ConfigError: the backend is unknown, or faiss is asked for and not installed.
+            ConfigError: the backend is unknown, or faiss is requested but not installed.
         """
         pixels = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
         if pixels.ndim != 4 or len(pixels) != len(ids):
-            raise ShapeError(f"index {name}: {len(ids)} ids and images of shape {pixels.shape}, expected (N, C, H, W).")
+            raise ShapeError(
+                f"index {name}: found {len(ids)} ids for images of shape {pixels.shape}, expected N for (N, C, H, W)."
+            )
         if len(pixels) == 0 or pixels.dtype not in (np.uint8, np.float32):
             raise DataError(
-                f"index {name}: {len(pixels)} images of {pixels.dtype}, expected at least 1, uint8 or float32."
+                f"index {name}: found {len(pixels)} images of {pixels.dtype}, expected at least 1, of uint8 or float32."
             )
         floats = _floats(pixels)
         _check_finite(floats, f"index {name}: image", ids)
@@ -151,13 +153,13 @@ class Index:
         """
         if tuple(queries.shape[1:]) != self.image_shape:
             raise ShapeError(
-                f"queries of shape {tuple(queries.shape)}, expected (M, {', '.join(map(str, self.image_shape))}) "
+                f"found queries of shape {tuple(queries.shape)}, expected (M, {', '.join(map(str, self.image_shape))}) "
                 f"as in index {self.name}."
             )
         if k < 1:
-            raise DataError(f"k={k} neighbors asked. Use --k 1 or more.")
+            raise DataError(f"found k={k} neighbors, expected at least 1. Use --k 1 or more.")
         if k > self.n:
-            raise DataError(f"k={k} neighbors asked from an index of {self.n} images. Use --k {self.n} or less.")
+            raise DataError(f"found k={k} neighbors for an index of {self.n} images. Use --k {self.n} or less.")
         _check_finite(queries, "query", range(len(queries)))
         index = np.empty((len(queries), k), dtype=np.int64)
         value = np.empty((len(queries), k))
@@ -199,7 +201,7 @@ class Index:
     def _rescore(
         self, queries: Tensor, shortlist: NDArray[np.int64], k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The k best of each shortlist (M, s) by the exact value; equal values in the order of their positions."""
+        """The k best of each shortlist (M, s) by exact value; equal values stay in the order of their positions."""
         value = np.empty(shortlist.shape)
         pairs = shortlist.reshape(-1)
         step = max(1, _RESCORED // queries[0].numel())
@@ -225,14 +227,14 @@ class Index:
         keys: Mapping[str, str | int | None],
         query: Sequence[int] | None = None,
     ) -> pa.Table:
-        """Hits as a NEIGHBORS table of M k rows.
+        """Hits as a table NEIGHBORS of M k rows.
 
         Args:
             hits: result of `search`.
             query_kind: sample, holdout, train or user.
             query_ids: content ids of the queries, (M,).
-            keys: values of the columns denoiser, n_train, part and train_seed.
-            query: indices of the queries (of the samples, say), (M,); 0 to M - 1 when None.
+            keys: values of the columns subject, role, n_train, part and train_seed.
+            query: indices of the queries, such as those of samples, (M,); None for 0 to M - 1.
         """
         n_queries, k = hits.value.shape
         return tables.make(
@@ -284,11 +286,11 @@ class Index:
     def load(cls, folder: Path, backend: str = "auto", device: str = "cpu") -> "Index":
         """Read an index that `save` wrote; its pixels stay on the disk, memory-mapped.
 
-        The vectors of FAISS are read where they were kept and made from the pixels otherwise.
+        The vectors of FAISS are read if they were saved, and otherwise computed from the pixels.
 
         Raises:
             DataError: the folder holds no complete index, or a file of it is damaged; the message names the file.
-            ConfigError: the backend is unknown, or faiss is asked for and not installed.
+            ConfigError: the backend is unknown, or faiss is requested but not installed.
         """
         record = files.read_json(folder / "index.json")
         try:

@@ -67,7 +67,9 @@ class PixelSpace:
             ShapeError: x and y differ in shape.
         """
         if x.shape != y.shape:
-            raise ShapeError(f"images of shape {tuple(x.shape)} and {tuple(y.shape)} cannot be compared pair by pair.")
+            raise ShapeError(
+                f"found images of shape {tuple(x.shape)} and {tuple(y.shape)}, expected the same shape for both."
+            )
         values = np.empty(len(x))
         for rows in _chunks(x):
             with np.errstate(invalid="ignore", divide="ignore"):

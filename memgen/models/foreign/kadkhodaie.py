@@ -1,4 +1,13 @@
-"""Checkpoints of the authors of Kadkhodaie et al. (ICLR 2024), in both of their layouts."""
+"""Checkpoints of the authors of Kadkhodaie et al. (ICLR 2024), in both of their layouts.
+
+Their files are plain state dicts, written by torch.save or safetensors. The names and shapes of the tensors tell which
+network they belong to, with one exception: whether a ReLU follows the first convolution of a BF-CNN changes no tensor.
+A wrong guess would load without any error and denoise differently, so the user must state it. (Only the legacy layout
+implies it: all files released in that layout have the ReLU.)
+
+Source: Kadkhodaie et al. (ICLR 2024), released code; Kadkhodaie & Simoncelli (arXiv 2007.13640), released checkpoints,
+for the legacy layout.
+"""
 
 import pickle
 import re
@@ -80,7 +89,7 @@ def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> I
 
 
 def _first_layer(source: Path, values: dict[str, Any], layout: str, stated: bool | None) -> tuple[bool, str]:
-    """Whether the first layer is linear, and how that is known."""
+    """Whether the first layer is linear, and how this is known."""
     known = {"unet": False, "bf_cnn_rf": True}.get(values["architecture"])
     if known is not None:
         if stated not in (None, known):
@@ -142,7 +151,7 @@ def _read(path: Path) -> State:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse zip archives that torch.load would read although they are damaged, or that are of another kind."""
+    """Refuse zip archives that are damaged, which torch.load does not always notice, or of another kind."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()}

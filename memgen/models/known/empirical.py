@@ -1,4 +1,14 @@
-"""The posterior mean of a finite set of images: the denoiser that has memorized it."""
+"""The posterior mean of a finite set of images: the denoiser that has memorized it.
+
+For x uniform on x_1 ... x_N and y = x + σz, a denoiser that has memorized its training set computes
+
+    f(y) = Σ_i w_i x_i,    w_i = exp(-||y - x_i||² / 2σ²) / Σ_j exp(-||y - x_j||² / 2σ²)
+
+The sum runs over blocks of the set by a running log-sum-exp. Distances are computed from differences: the expansion
+||y||² + ||x||² - 2 y·x, divided by 2σ², would lose the digits that decide between near images.
+
+Source: Miyasawa 1961; Kadkhodaie et al. (ICLR 2024), eq. 9 and 22, for the Jacobian.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -26,7 +36,7 @@ class WeightedMean:
         self._sum = torch.zeros(1, dtype=torch.float64)  # Σ exp(l - peak) v, then (Q, width)
 
     def add(self, log_weights: Tensor, values: Tensor) -> None:
-        """Take in a block: log-weights (Q, n) of values (n, width), float64."""
+        """Add a block: log-weights (Q, n) of values (n, width), float64."""
         peak = torch.maximum(self._peak, log_weights.detach().amax(dim=1))
         before, weights = (self._peak - peak).exp(), (log_weights - peak[:, None]).exp()
         self._total = self._total * before + weights.sum(dim=1)
@@ -46,7 +56,7 @@ class WeightedMean:
 
 @dataclass(frozen=True)
 class Shortlist:
-    """A way to sum over the nearest images alone, where the others provably do not matter.
+    """A way to sum over the nearest images only, where the others provably do not matter.
 
     Attributes:
         search: maps noisy images (B, C, H, W) float64 to the positions (B, k) of their k nearest images by Euclidean
@@ -63,8 +73,8 @@ class EmpiricalDenoiser(ClosedFormDenoiser):
 
     Args:
         images: (N, C, H, W), uint8 in [0, 255] or floating-point in [0, 1].
-        block: images summed at a time; None for what suits the device. No result depends on it.
-        shortlist: spares the sum over the whole set where the noise is small; None to always sum over it.
+        block: images summed at a time; None to fit the device. No result depends on it.
+        shortlist: avoids the sum over the whole set where the noise is small; None always sums over the whole set.
     """
 
     images: Tensor
@@ -78,7 +88,7 @@ class EmpiricalDenoiser(ClosedFormDenoiser):
         self._span = float(high - low)
 
     def denoise(self, noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The denoised images and what summing over a shortlist may have changed.
+        """The denoised images, and a bound on the error of summing over a shortlist.
 
         With Z the sum of the shortlist's weights and R that of the others, R <= (N - k) exp(-d_k² / 2σ²), the result
         lacks a share R / (Z + R) of another point of the images' range.
@@ -136,7 +146,9 @@ class EmpiricalDenoiser(ClosedFormDenoiser):
         """The posterior means (B, d) over shortlists (B, k), and the bound on their error (B,)."""
         n_images, positions = len(self.images), positions.to(queries.device)
         if positions.ndim != 2 or len(positions) != len(queries) or not positions.numel():
-            raise ShapeError(f"search: positions of shape {tuple(positions.shape)}, expected ({len(queries)}, k).")
+            raise ShapeError(
+                f"search: found positions of shape {tuple(positions.shape)}, expected ({len(queries)}, k)."
+            )
         if bool(((positions < 0) | (positions >= n_images)).any()):
             raise DataError(f"search: found positions outside of 0 to {n_images - 1}, the images of this denoiser.")
         references = as_float64(self.images[positions]).flatten(2)  # (B, k, d)

@@ -77,7 +77,7 @@ class GaussianDenoiser(AffineDenoiser):
         d = mean.numel()
         if eigenvalues.shape != (d,) or eigenvectors.shape != (d, d):
             raise ShapeError(
-                f"eigenvalues {tuple(eigenvalues.shape)} and eigenvectors {tuple(eigenvectors.shape)}, expected "
+                f"found eigenvalues {tuple(eigenvalues.shape)} and eigenvectors {tuple(eigenvectors.shape)}, expected "
                 f"({d},) and ({d}, {d}) for images of {d} numbers."
             )
         self.register_buffer("eigenvalues", _variances(eigenvalues))
@@ -87,15 +87,15 @@ class GaussianDenoiser(AffineDenoiser):
     def fit(cls, images: Tensor, floor: float) -> Self:
         """The Gaussian of a set's mean and covariance (divided by N), no eigenvalue of which is below the floor.
 
-        Fewer images than pixels leave directions in which they do not vary at all; the floor is what they vary by
-        there, in the model.
+        With fewer images than pixels there are directions in which the images do not vary at all. The floor is the
+        variance of the model in these directions.
 
         Args:
             images: (N, C, H, W), uint8 or floating-point.
             floor: least variance in any direction, pixel units squared, at least 0.
 
         Raises:
-            ShapeError, DataError: the images are no set.
+            ShapeError, DataError: the images cannot be a training set.
         """
         mean = _mean(checked_images(images))
         covariance = mean.new_zeros(mean.numel(), mean.numel())
@@ -132,10 +132,14 @@ class StationaryDenoiser(AffineDenoiser):
     def __init__(self, mean: Tensor, power: Tensor) -> None:
         super().__init__(mean)
         if power.shape != mean.shape:
-            raise ShapeError(f"power spectrum {tuple(power.shape)}, expected the mean's shape {tuple(mean.shape)}.")
+            raise ShapeError(
+                f"found a power spectrum of shape {tuple(power.shape)}, expected that of the mean, {tuple(mean.shape)}."
+            )
         opposite = power.flip((1, 2)).roll((1, 1), (1, 2))
         if not torch.allclose(power, opposite, rtol=1e-6, atol=0):
-            raise DataError("the power spectrum differs between opposite frequencies, as none of real images does.")
+            raise DataError(
+                "the power spectrum differs between opposite frequencies, but that of real images is the same there."
+            )
         self.register_buffer("power", _variances((power + opposite) / 2))
 
     @classmethod
@@ -147,7 +151,7 @@ class StationaryDenoiser(AffineDenoiser):
             floor: least variance of any Fourier coefficient, pixel units squared, at least 0.
 
         Raises:
-            ShapeError, DataError: the images are no set.
+            ShapeError, DataError: the images cannot be a training set.
         """
         image = _mean(checked_images(images))
         mean = image.mean(dim=(1, 2), keepdim=True).expand_as(image).clone()
@@ -182,7 +186,7 @@ class MixtureDenoiser(ClosedFormDenoiser):
         super().__init__((channels, height, width))
         if variances.shape not in (means.shape, means.shape[:1]) or weights.shape != means.shape[:1]:
             raise ShapeError(
-                f"variances {tuple(variances.shape)} and weights {tuple(weights.shape)}, expected "
+                f"found variances {tuple(variances.shape)} and weights {tuple(weights.shape)}, expected "
                 f"({len(means)},) or {tuple(means.shape)}, and ({len(means)},)."
             )
         if not bool((weights > 0).all()):
@@ -193,7 +197,7 @@ class MixtureDenoiser(ClosedFormDenoiser):
         self.register_buffer("log_weights", weights.double().log().log_softmax(dim=0))
 
     def _components(self, noisy: Tensor, sigma: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Of each component: log p(y, k) up to a constant (B,), E[x|y, k] (B, d), and λ / (λ + σ²) (B, d)."""
+        """For each component: log p(y, k) up to a constant (B,), E[x|y, k] (B, d), and λ / (λ + σ²) (B, d)."""
         flat = noisy.flatten(1)
         levels = sigma[:, None] ** 2
         for mean, variance, log_weight in zip(
@@ -246,6 +250,6 @@ def _variances(values: Tensor) -> Tensor:
 
 def _image_shape(mean: Tensor) -> ImageShape:
     if mean.ndim != 3:
-        raise ShapeError(f"mean of shape {tuple(mean.shape)}, expected (C, H, W).")
+        raise ShapeError(f"found a mean of shape {tuple(mean.shape)}, expected (C, H, W).")
     channels, height, width = mean.shape
     return channels, height, width
