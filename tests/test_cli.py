@@ -293,7 +293,7 @@ def test_calibrate(tiny):
     assert {"held-out", "broadened", "blurred", "one mode", "correlated", "copies", "empirical"} <= controls
     first = (tiny / "tables" / "calibration" / "n8-r0.parquet").stat()
     outcome = memgen("calibrate", "--n", "8", "--repeats", "3").done()
-    assert "alibrated on these images" in outcome.err
+    assert "calibrated on these images" in outcome.err
     assert "by 3 redraws" in outcome.err
     assert (tiny / "tables" / "calibration" / "n8-r0.parquet").stat() == first
     assert len(Run(tiny).table("calibration").to_pandas()["repeat"].unique()) == 3

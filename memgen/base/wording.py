@@ -1,11 +1,12 @@
 """How memgen prints numbers, intervals and names of models for people."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memgen.base.estimates import Estimate
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
-# What people read for the subjects of the roles `reference` and `baseline`.
+# What people read for subjects with the roles `reference` and `baseline`.
 KNOWN_SUBJECTS = {
     "best_linear": "best linear denoiser",
     "exact_optimum": "exact optimum",
@@ -30,14 +31,14 @@ class Quantity:
 
 
 def subject_label(role: str, n_train: int | None, subject: str | None) -> str:
-    """What a subject is called in figures and tables: a cell by its N, all others by name."""
+    """The name of a subject in figures and tables: `N = 64` for a cell, its own name for any other."""
     if role == "cell":
         return f"N = {n_train:,}"
     return str(subject) if role == "imported" else KNOWN_SUBJECTS[str(subject)]
 
 
 def number(value: float, unit: str = "") -> str:
-    """A number as people print it: correlations and shares without the leading zero, three digits where they matter."""
+    """A number as people print it, with about three digits; correlations and shares have no leading zero."""
     if unit == "images":
         text = f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 10 else f"{value:.2g}"
     elif unit == "samples":
@@ -74,3 +75,15 @@ def interval(found: Estimate) -> str:
 def estimate(found: Estimate) -> str:
     """An estimate with its interval, such as `.956 [.948, .961]`; a dash where it does not exist."""
     return f"{value(found)} {interval(found)}".rstrip()
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a list in a sentence: `a`, `a and b`, `a, b, and c`."""
+    if len(words) < 3:
+        return " and ".join(words)
+    return f"{', '.join(words[:-1])}, and {words[-1]}"
+
+
+def joined(*sentences: str) -> str:
+    """The sentences that are not empty, as one text."""
+    return " ".join(filter(None, sentences))

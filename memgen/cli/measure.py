@@ -264,9 +264,7 @@ def _measure(
     wanted = {cell.n_train for cell in cells}
     found = [row for row in present.summary(workspace).to_pylist() if row["n_train"] in wanted]
     shown = [row for row in found if row["estimate"] is not None and row["quantity"] in _QUANTITIES[kind]]
-    columns = ["n_train", "quantity", "estimate", "low", "high", "n", "unit"]
-    rows = [[row[key] for key in columns] for row in shown]
-    terminal.table("medians and means, with 95 % intervals", ["N", *columns[1:]], rows)
+    terminal.say_estimates(shown)
     finish(as_json, workspace.run.path / "tables" / kind, summary=shown)
 
 

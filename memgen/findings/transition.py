@@ -1,24 +1,32 @@
-"""From memorization to generalization as a function of N: the estimates, their intervals, and the verdict in words.
+"""From memorization to generalization as a function of N: estimates and their intervals.
 
-For each training-set size N, from the tables of a run alone:
+For each training-set size N, and for each imported subject, the tables of a run give
 
-    nearest_own             median over samples of the similarity to the nearest image of the model's own training set,
-                            with its null, the same for held-out images
-    cross_same              median similarity of two models' samples from the same noise, with its nulls: samples from
-                            different noise, and training images against the nearest of the other half
-    memorized_fraction      rho = (P - c) / (1 - c), see `significance`, over the samples of all models at N: P their
-                            share nearest to T, the own training set, rather than to H, all that the model never saw
-    psnr_gap, disagreement  in denoiser space, on noisy images, averaged over noise levels
-    to_linear, to_optimum   PSNR less that of a reference, on noisy held-out images, averaged over noise levels
-    bits                    score-difference bits per dimension, see `distances`
-    N_cross, N_half         where cross_same overtakes nearest_own; where rho falls through 1/2; linear in log N
+    nearest_own             median over samples of the similarity to the nearest image of the model's own training set.
+                            It is judged against the same for held-out images.
+    cross_same              median similarity of two models' samples from the same noise. It is judged against samples
+                            from different noise, and against training images and the nearest of the other half.
+    memorized_fraction      rho = (P - c) / (1 - c) over the samples of all models at N (see `competition`). P is the
+                            share of samples that are nearer to T, their own training set, than to H, all images that
+                            the model never saw.
+    psnr_gap, disagreement  denoisers compared on noisy images, averaged over noise levels
+    to_linear, to_optimum   PSNR minus that of a reference on noisy held-out images, averaged over noise levels
+    bits                    score-difference bits per dimension (see `distances`)
 
-Intervals (95 %) are percentile bootstraps over independent units, drawn once for the whole table: sample i keeps its
-multiplicity in both models, in both kinds of similarity and at every N, because all of them start from the same noise;
-so differences and crossings are resampled jointly. Several training seeds are resampled too (crossed with the samples).
-A pair of samples (i, j) counts as often as i times j, which is conservative where each sample is in few pairs.
-The memorized fraction has the interval of `intervals.grouped` instead, since samples share nearest images; N_half has
-the widest of where the ends of that interval fall through 1/2 and of the bootstrap.
+and for the whole sweep
+
+    N_cross, N_half         N at which cross_same overtakes nearest_own, and N at which rho falls through 1/2, both
+                            interpolated linearly in log N
+
+An imported subject has no second model, so that what compares two models is not measured for it.
+
+Intervals (95 %) are percentile bootstraps over independent units. The units are drawn once for the whole sweep: sample
+i keeps its multiplicity in both models, in both kinds of similarity and at every N, because all of these start from
+the same noise. Differences and crossings are therefore resampled jointly. If there are several training seeds, they are
+resampled too, crossed with the samples. The multiplicity of a pair of samples (i, j) is the product of those of i and
+j, which is conservative if each sample is in few pairs. The memorized fraction has the interval of `intervals.grouped`
+instead, because samples share nearest images. The interval of N_half spans both its bootstrap interval and the points
+at which the ends of that interval fall through 1/2.
 
 Source: Kadkhodaie et al. 2024, Figs. 1, 2 and 15; residual over a control as in anonymeter (Giomi et al. 2023).
 """
@@ -33,7 +41,7 @@ from numpy.typing import NDArray
 
 from memgen.base import schemas, tables
 from memgen.base.estimates import Estimate, Status
-from memgen.base.wording import Quantity
+from memgen.base.wording import Quantity, listed
 from memgen.findings import quantities
 from memgen.findings.quantities import Columns, Group, Key, Measured
 from memgen.findings.resampling import Floats, Resampling, percentile_interval
@@ -55,16 +63,16 @@ QUANTITIES = {
         "to the training set than new real images are.",
     ),
     "cross_same": Quantity(
-        "similarity of the two models, same noise",
+        "similarity between models (same noise)",
         "Median similarity of the two models' samples drawn from the same noise.",
     ),
     "cross_different": Quantity(
-        "similarity of the two models, different noise",
+        "similarity between models (different noise)",
         "Median similarity of the two models' samples drawn from different noise. It shows what two unrelated samples "
         "have in common.",
     ),
     "cross_minus_null": Quantity(
-        "excess similarity of the two models",
+        "excess similarity between models",
         "Similarity of the two models' samples from the same noise minus that from different noise. At 0, knowing the "
         "noise says nothing about what the other model draws from it.",
     ),
@@ -129,23 +137,27 @@ def summarize(
     metric: str = "correlation",
     resamples: int = 2000,
     sigma_range: tuple[float, float] | None = None,
+    subjects: pa.Table | None = None,
 ) -> pa.Table:
     """Every quantity at every N and of every imported subject, and the transition points, with 95 % intervals.
 
     Args:
-        run: the run's tables by name: neighbors, similarity, psnr, distances, samples, significance, copies; any may
-            be missing.
-        seed: of the bootstrap.
-        metric: the measure to read from neighbors and similarity. With rmse, where smaller is closer, the differences
+        run: the run's tables by name: neighbors, similarity, psnr, distances, samples, significance, copies. Any of
+            them may be missing.
+        seed: seed of the bootstrap.
+        metric: the measure to read from neighbors and similarity. For rmse, for which smaller is closer, differences
             are taken the other way round, so that positive always means closer.
-        resamples: bootstrap resamples.
+        resamples: number of bootstrap resamples.
         sigma_range: lowest and highest noise level of the bits, pixel units; None if they are not known.
+        subjects: a SUBJECTS table. It says what each imported subject has, so that the table can say why something
+            was not measured.
 
     Returns:
-        A TRANSITION table; what was not measured has a null estimate, a status and a note.
+        A TRANSITION table. What was not measured has a null estimate, a status, and a note that may give the reason.
     """
     data = {name: _columns(run[name], name, metric) for name in quantities.READ if name in run}
-    keys = {key for columns in data.values() for key in columns["key"] if key is not None}
+    lacks = _lacks(subjects)
+    keys = {key for columns in data.values() for key in columns["key"] if key is not None} | lacks.keys()
     references = _references(run.get("psnr"))
     of_sweep = _resampling([_chosen(data, key) for key in keys if isinstance(key, int)], seed, resamples)
     at: dict[int | str, Measured] = {}
@@ -153,7 +165,8 @@ def summarize(
         own = _chosen(data, key)
         # An imported subject has draws of its own, so that importing it changes no interval of the sweep.
         plan = of_sweep if isinstance(key, int) else _resampling([own], seed, resamples)
-        at[key] = quantities.measure(Group(key, own, references, plan, metric, sigma_range))
+        lacking = lacks.get(key, {"second model"}) if isinstance(key, str) else ()
+        at[key] = quantities.measure(Group(key, own, references, plan, metric, sigma_range, frozenset(lacking)))
     found: dict[tuple[Key, str], Estimate] = {
         (key, quantity): row for key, measured in at.items() for quantity, row in measured.rows.items()
     }
@@ -187,6 +200,22 @@ def _table(found: Mapping[tuple[Key, str], Estimate]) -> pa.Table:
     fields = [name for name in schemas.TRANSITION.names if name not in columns]
     columns |= {name: [getattr(row, name) for row in found.values()] for name in fields}
     return tables.make(schemas.TRANSITION, columns)
+
+
+def _lacks(subjects: pa.Table | None) -> dict[str, set[str]]:
+    """What each imported subject lacks, as keys of REASONS."""
+    found = {}
+    for row in [] if subjects is None else subjects.filter(pc.equal(subjects["role"], "imported")).to_pylist():
+        has = {
+            "samples": row["has_samples"] or row["has_denoiser"],  # a denoiser can draw them
+            "training set": row["n_train"],
+            "held-out images": row["n_held_out"],
+            "denoiser": row["has_denoiser"],
+            # A pair of imported models is compared by itself: nothing says that they were trained on other images.
+            "second model": False,
+        }
+        found[row["subject"]] = {need for need, there in has.items() if not there}
+    return found
 
 
 def _columns(table: pa.Table, name: str, metric: str) -> Columns:
@@ -258,7 +287,7 @@ def _resampling(groups: Sequence[Mapping[str, Columns]], seed: int, resamples: i
 def _points(at: Mapping[int, Measured], plan: Resampling) -> dict[str, Estimate]:
     """Where cross_same overtakes nearest_own, and where the memorized fraction falls through 1/2."""
     seeds = len(plan.train_seeds)
-    covers = f"samples and {seeds} training seeds" if seeds > 1 else "samples only"
+    covers = quantities.covers("the samples", seeds)
     leads = {n: measured.lead for n, measured in at.items() if not np.isnan(measured.lead[0])}
     halves = {n: 0.5 - measured.fraction for n, measured in at.items() if measured.fraction is not None}
     bands = {n: measured.band for n, measured in at.items() if measured.band is not None}
@@ -275,19 +304,19 @@ def _widened(half: Estimate, bands: Mapping[int, tuple[float, float]]) -> Estima
     )
     low = None if low is None or half.low is None else min(low, half.low)
     high = None if high is None or half.high is None else max(high, half.high)
-    note = f"{half.note}; nearest images shared by samples are covered"
+    note = f"{half.note} It allows for samples that share a nearest image."
     return Estimate.of(half.estimate, low, high, half.n, half.unit, note)
 
 
 def crossings(curves: Floats, sizes: Sequence[int]) -> list[list[float]]:
-    """Where each curve rises through 0, interpolated linearly in log N.
+    """The values of N at which each curve rises through 0, interpolated linearly in log N.
 
     Args:
-        curves: (r, K), the values at each N.
+        curves: values at each N, (r, K).
         sizes: the K ascending values of N.
 
     Returns:
-        For each curve, its crossings in ascending order; a curve that starts at or above 0 has none there.
+        For each curve, its crossings in ascending order. A curve that starts at or above 0 does not cross there.
     """
     logs = np.log(np.asarray(sizes, dtype=np.float64))
     result: list[list[float]] = []
@@ -303,30 +332,29 @@ def _point(draws: Mapping[int, Floats], units: int, covers: str) -> Estimate:
 
     Resamples without a crossing are kept at -infinity or +infinity (censored).
     """
+    if not draws:
+        return _unreached("not measured", "")
     if len(draws) < 2:
-        return (
-            _unreached("too few sizes", "needs more than one N")
-            if draws
-            else _unreached("not measured", "not measured")
-        )
+        return _unreached("too few sizes", "It cannot be located from a single training-set size.")
     sizes, curves = list(draws), np.stack(list(draws.values()), axis=1)
     found = crossings(curves, sizes)
     below = curves[:, 0] >= 0
     firsts = np.array([xs[0] if xs else (-np.inf if low else np.inf) for xs, low in zip(found, below, strict=True)])
     before, after = int(np.sum(firsts[1:] == -np.inf)), int(np.sum(firsts[1:] == np.inf))
-    note = covers
+    censored = ""
     if before:
-        note += f"; {before} of {len(firsts) - 1} resamples lie below N = {sizes[0]}"
+        censored += f" {before:,} of {len(firsts) - 1:,} resamples lie below N = {sizes[0]:,}."
     if after:
-        note += f"; {after} of {len(firsts) - 1} resamples do not cross up to N = {sizes[-1]}"
-    if len(found[0]) > 1:
-        note += "; crosses more than once, the first is given: N = " + ", ".join(f"{x:.3g}" for x in found[0])
+        censored += f" {after:,} of {len(firsts) - 1:,} resamples do not cross up to N = {sizes[-1]:,}."
     if firsts[0] == np.inf:
-        return _unreached("not reached", f"not reached up to N = {sizes[-1]}; {note}", units)
+        return _unreached("not reached", f"It is not reached up to N = {sizes[-1]:,}.{censored}", units)
     if firsts[0] == -np.inf:
-        return _unreached("below range", f"passed below N = {sizes[0]}; {note}", units)
+        return _unreached("below range", f"It lies below N = {sizes[0]:,}.{censored}", units)
+    if len(found[0]) > 1:
+        every = listed([f"{x:.3g}" for x in found[0]])
+        censored += f" The curve crosses more than once, at N = {every}. The first crossing is given."
     interval = percentile_interval(firsts, units)
-    return Estimate.of(interval.estimate, interval.low, interval.high, units, "images", note)
+    return Estimate.of(interval.estimate, interval.low, interval.high, units, "images", covers + censored)
 
 
 def _unreached(status: Status, note: str, n: int = 0) -> Estimate:

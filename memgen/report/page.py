@@ -94,7 +94,10 @@ def _figures(report: ReportInput) -> dict[str, Figure]:
     """The figures that the input has data for, by name."""
     has = {name for name, table in report.tables.items() if table.num_rows}
     drawn: dict[str, tuple[bool, Callable[[], Figure]]] = {
-        "transition": ("transition" in has, lambda: figures.figure_transition(report.tables["transition"])),
+        "transition": (
+            _sized(report.tables.get("transition")),
+            lambda: figures.figure_transition(report.tables["transition"]),
+        ),
         "images": (bool(report.pairs), lambda: sheets.figure_images(report.pairs)),
         "histograms": (
             bool(has & {"similarity", "neighbors"}),
@@ -113,6 +116,11 @@ def _figures(report: ReportInput) -> dict[str, Figure]:
     }
     found = {name: draw() for name, (there, draw) in drawn.items() if there}
     return found | {f"restored-{task.label}": sheets.figure_restored(task) for task in report.restored}
+
+
+def _sized(table: pa.Table | None) -> bool:
+    """Whether anything was measured at a training-set size of a sweep."""
+    return table is not None and len(table["n_train"].drop_null()) > 0
 
 
 # ------------------------------------------------------------------------------------------------- the page
