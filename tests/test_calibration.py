@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from memgen.base import schemas, tables
 from memgen.base.errors import DataError
-from memgen.findings.calibration import readings
+from memgen.findings.calibration import summarize
 from memgen.images.imageset import ImageSet
 from memgen.measures.copies import controls
 from memgen.measures.copies.controls import Design, run_once
@@ -86,8 +86,8 @@ def rows(control, outcomes, **more):
 
 
 def only(table):
-    (reading,) = readings(table)
-    return reading
+    (control,) = summarize(table)
+    return control
 
 
 def test_an_instrument_that_finds_what_is_not_there_is_out():

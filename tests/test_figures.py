@@ -13,7 +13,7 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.colors import to_hex
 
 from memgen.base import schemas, tables, wording
-from memgen.findings import transition, verdict
+from memgen.findings import transition
 from memgen.report import figures, spectra, style
 
 BLUE, ORANGE = "#2166ac", "#e08214"
@@ -264,8 +264,8 @@ TRANSITION = {
 @pytest.mark.parametrize("title", TRANSITION)
 def test_each_transition_panel_shows_its_own_quantity(summary, shown, title):
     """Each curve has the estimates and the intervals of its quantity at every N, in its color, under its label."""
-    rows, panel = verdict.estimates(summary), panels(shown)[title]
-    sizes = sorted({n for n, _ in rows if n is not None})
+    rows, panel = transition.estimates(summary), panels(shown)[title]
+    sizes = sorted({key for key, _ in rows if isinstance(key, int)})
     drawn = [line for line in panel.lines if len(line.get_xdata()) == len(sizes)]
     assert len(drawn) == len(TRANSITION[title])
     expected = set()
@@ -300,7 +300,7 @@ def test_transition_panels_say_what_their_axes_are(shown):
 )
 def test_transition_points_stand_in_their_panel(summary, shown, title, point):
     """A point is a vertical line at its estimate, with its interval behind it and its name and number at its foot."""
-    row, panel = verdict.estimates(summary)[None, point], panels(shown)[title]
+    row, panel = transition.estimates(summary)[None, point], panels(shown)[title]
     assert verticals(panel) == [row.estimate]
     (span,) = panel.patches
     assert (span.get_x(), span.get_x() + span.get_width()) == (pytest.approx(row.low), pytest.approx(row.high))
@@ -346,7 +346,16 @@ def levels(quantity: str, n: int, estimates: dict[float, float | None]) -> pa.Ta
     ends = {
         side: [None if x is None else x + shift for x in values] for side, shift in (("low", -0.001), ("high", 0.002))
     }
-    columns = {"n_train": n, "quantity": quantity, "sigma": list(estimates), "estimate": values, **ends, "n": 9}
+    columns = {
+        "n_train": n,
+        "subject": None,
+        "status": "measured",
+        "quantity": quantity,
+        "sigma": list(estimates),
+        "estimate": values,
+        **ends,
+        "n": 9,
+    }
     return tables.make(schemas.LEVELS, {**columns, "unit": ""})
 
 

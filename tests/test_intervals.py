@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from memgen.base import intervals
-from memgen.base.estimates import Interval
+from memgen.base.estimates import Estimate
 from memgen.base.intervals import bootstrap, effective_count, wilson
 
 
@@ -57,14 +57,14 @@ def test_bootstrap_keeps_units_together():
     """Rows are resampled whole: the difference of two equal columns is always 0."""
     column = np.random.default_rng(0).normal(size=30)
     interval = bootstrap(np.stack([column, column], axis=1), lambda x: (x[..., 0] - x[..., 1]).mean(axis=1), seed=0)
-    assert interval == Interval(0.0, 0.0, 0.0, 30)
+    assert interval == Estimate.of(0.0, 0.0, 0.0, 30)
 
 
 def test_no_interval_is_none_and_not_zero():
     """One unit has an estimate and no interval; no unit has neither; a statistic that is not a number has neither."""
-    assert bootstrap(np.array([2.0]), median, seed=0) == Interval(2.0, None, None, 1)
-    assert bootstrap(np.array([]), median, seed=0) == Interval(None, None, None, 0)
-    assert bootstrap(np.array([1.0, np.nan]), median, seed=0) == Interval(None, None, None, 2)
+    assert bootstrap(np.array([2.0]), median, seed=0) == Estimate.of(2.0, n=1)
+    assert bootstrap(np.array([]), median, seed=0) == Estimate.of(None)
+    assert bootstrap(np.array([1.0, np.nan]), median, seed=0) == Estimate.of(None, n=2)
 
 
 def test_interval_is_none_where_a_resample_has_no_statistic():
@@ -73,7 +73,7 @@ def test_interval_is_none_where_a_resample_has_no_statistic():
     def share_of_hits(x):
         return np.where(x.sum(axis=1) > 0, x.mean(axis=1), np.nan)
 
-    assert bootstrap(np.array([1.0, 0.0]), share_of_hits, seed=0) == Interval(0.5, None, None, 2)
+    assert bootstrap(np.array([1.0, 0.0]), share_of_hits, seed=0) == Estimate.of(0.5, n=2)
 
 
 @given(hits=st.integers(0, 200), n=st.integers(1, 200), level=st.sampled_from([0.8, 0.95, 0.99]))

@@ -20,7 +20,7 @@ from truth import GaussianDenoiser, ZeroDenoiser
 from memgen.base import noise, schemas, tables
 from memgen.base.config import validate
 from memgen.base.errors import ConfigError, ShapeError
-from memgen.base.estimates import Interval
+from memgen.base.estimates import Estimate
 from memgen.experiment import make, present
 from memgen.experiment.runs import Run
 from memgen.experiment.settings import RunSettings
@@ -503,7 +503,7 @@ def test_numbers_below_the_last_row_are_on_the_sheet():
     """Each restored image has its PSNR below, inside the figure, and none where it is infinite; measured ones have none."""
     rng = np.random.default_rng(0)
     images = rng.random((3, 1, 8, 8)).astype(np.float32)
-    summary = restorations.Restoration("x", "low_pass", 0.1, 5, Interval(20.0, None, None, 3), None, None, None, 3)
+    summary = restorations.Restoration("x", "low_pass", 0.1, 5, Estimate.of(20.0, n=3), None, None, None, 3)
     models = [sheets.RestoredBy(name, images, np.array([20.5, 31.25, np.nan]), summary) for name in ("A", "B")]
     figure = sheets.figure_restored(sheets.Restored("low_pass-0.1", images, images, models))
     (axes,) = figure.axes

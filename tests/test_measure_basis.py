@@ -257,7 +257,7 @@ def test_command(tiny, monkeypatch):
     """Tables, arrays and a page; a second call measures nothing; a lost or a cut-short pair is made again, alike."""
     outcome = memgen("basis", "--n", "1", "--n", "4").done()
     assert outcome.path.resolve() == (tiny / "tables" / "basis_summary").resolve()
-    assert "overlap_twin" in outcome.err
+    assert "overlap with the other" in outcome.err
     assert "(what a random basis would give)" in outcome.err
     run = Run(tiny)
     summary, long = run.table("basis_summary"), run.table("basis")
@@ -268,7 +268,7 @@ def test_command(tiny, monkeypatch):
     page = memgen("report", "--sweep").done().path.read_text()
     assert "Geometry: shrinkage in an adaptive basis" in page
     assert "Jacobians were not taken apart" not in page
-    assert page.count("overlap_twin") == 1
+    assert page.count("overlap with the other model&#39;s basis") == 1
     for name in ("spectrum", "bases"):
         assert (tiny / "report" / "figures" / f"{name}.png").stat().st_size > 1000
 

@@ -94,8 +94,9 @@ def test_page_says_the_verdict_with_its_numbers(full, page):
     found = verdict.verdict(full.tables["transition"], full.tables["copies"])
     text = page.replace("&#39;", "'")
     assert found.headline in text
-    assert all(sentence in text for several in (*found.at.values(), found.overall) for sentence in several)
-    for (n, _), row in verdict.estimates(full.tables["transition"]).items():
+    sentences = [sentence for paragraph in found.paragraphs for sentence in paragraph.sentences]
+    assert all(sentence in text for sentence in (*sentences, *found.points, found.unconverged, found.caveat))
+    for (n, _), row in transition.estimates(full.tables["transition"]).items():
         if n is not None and row.estimate is not None:
             assert wording.number(row.estimate, row.unit) in page
     assert "4 of 192" in page

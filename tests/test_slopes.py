@@ -214,7 +214,9 @@ def test_baselines_beat_the_noise(tmp_path):
     inputs = -20 * np.log10([0.5, 0.2])
     for kind in ("wavelet_oracle", "soft_threshold", "hard_threshold"):
         assert (means(made, kind) > inputs).all(), kind
-    assert (means(made, "wavelet_oracle") > np.maximum(means(made, "soft_threshold"), means(made, "hard_threshold"))).all()
+    assert (
+        means(made, "wavelet_oracle") > np.maximum(means(made, "soft_threshold"), means(made, "hard_threshold"))
+    ).all()
     assert not made.run.has_table("psnr", "baseline-tangent_oracle")
 
 

@@ -17,7 +17,7 @@ from memgen.findings.transition import crossings, summarize
 
 @pytest.fixture(scope="module")
 def rows():
-    return verdict.estimates(summarize(synthetic_run.run().tables, seed=0))
+    return transition.estimates(summarize(synthetic_run.run().tables, seed=0))
 
 
 def neighbors(values: np.ndarray, n: int, **more) -> pa.Table:
@@ -127,7 +127,7 @@ def test_the_same_seed_gives_the_same_table_in_any_row_order():
 def test_bootstrap_of_a_median_agrees_with_plain_resampling():
     """Multiplicities give the same distribution of medians as drawing samples and taking numpy's median."""
     values = np.random.default_rng(0).normal(size=60)
-    row = verdict.estimates(summarize({"similarity": similarity(8, "same_noise", values)}, seed=0))[8, "cross_same"]
+    row = transition.estimates(summarize({"similarity": similarity(8, "same_noise", values)}, seed=0))[8, "cross_same"]
     draws = np.median(np.random.default_rng(1).choice(values, (4000, 60)), axis=1)
     low, high = np.quantile(draws, [0.025, 0.975])
     assert row.estimate == np.median(values)
@@ -140,7 +140,7 @@ def test_differences_are_resampled_jointly():
     values = np.random.default_rng(0).normal(size=41)
     table = pa.concat_tables([similarity(8, "same_noise", values + 0.25), similarity(8, "different_noise", values)])
     # item_b = item_a in both: a pair (i, i) would count as i squared, so let the null depend on i alone.
-    row = verdict.estimates(summarize({"similarity": table, "neighbors": _own(values)}, 0))[8, "cross_minus_nearest"]
+    row = transition.estimates(summarize({"similarity": table, "neighbors": _own(values)}, 0))[8, "cross_minus_nearest"]
     assert row.estimate == pytest.approx(0.25)
     assert row.high - row.low < 1e-9
 
@@ -160,7 +160,7 @@ def test_memorized_fraction_covers_zero_at_the_null():
         choice = rng.choice(150, size=120, p=popularity)
         label = rng.permutation(np.arange(150) < 50)
         run = examined(50, choice, label[choice], (50, 100))
-        rho = verdict.estimates(summarize(run, 0, resamples=2))[50, "memorized_fraction"]
+        rho = transition.estimates(summarize(run, 0, resamples=2))[50, "memorized_fraction"]
         covered += rho.low <= 0 <= rho.high
     # 95 % intended, 97.5 % expected; at a true 93 % fewer than 50 of 60 happens in less than 1 % of suites.
     assert covered >= 50
@@ -171,7 +171,7 @@ def test_both_models_count_and_the_control_is_removed():
     """P is over the samples of both; the control is the share of T in the pool; the interval is that of `grouped`."""
     hits = np.arange(40) < 30
     run = stacked(examined(10, np.arange(40), hits, (10, 30)), examined(10, np.arange(40), ~hits, (10, 30), part="b"))
-    rho = verdict.estimates(summarize(run, 0))[10, "memorized_fraction"]
+    rho = transition.estimates(summarize(run, 0))[10, "memorized_fraction"]
     assert rho.estimate == pytest.approx((0.5 - 0.25) / 0.75)
     assert rho.note == "80 samples at 80 nearest images; control c = 0.2500"
     ends = grouped(np.ones(80, int), np.concatenate([hits, ~hits]), 0.25)
@@ -180,7 +180,7 @@ def test_both_models_count_and_the_control_is_removed():
 
 def test_samples_at_one_image_count_as_one():
     """A hundred samples at one training image say no more than one sample does."""
-    many = verdict.estimates(summarize(examined(8, np.zeros(100, int), np.ones(100, bool), (8, 8)), 0))
+    many = transition.estimates(summarize(examined(8, np.zeros(100, int), np.ones(100, bool), (8, 8)), 0))
     rho = many[8, "memorized_fraction"]
     assert rho.estimate == 1
     assert rho.low < 0 < rho.high == 1
@@ -192,7 +192,7 @@ def test_training_seeds_widen_the_memorized_fraction():
     run = stacked(
         *(examined(8, np.arange(60), hits, (50, 50), seed=s) for s, hits in enumerate((none, every, none, every)))
     )
-    rho = verdict.estimates(summarize(run, 0))[8, "memorized_fraction"]
+    rho = transition.estimates(summarize(run, 0))[8, "memorized_fraction"]
     assert rho.low <= -0.9
     assert rho.high >= 0.9
     assert "4 training seeds" in rho.note
@@ -204,7 +204,7 @@ def test_the_interval_of_n_half_covers_shared_images():
     for images in (400, 20):
         nearest = np.arange(400) * images // 400
         sets = [examined(n, nearest, nearest < share * images, (50, 50)) for n, share in ((10, 0.95), (1000, 0.2))]
-        found.append(verdict.estimates(summarize(stacked(*sets), 0))[None, "N_half"])
+        found.append(transition.estimates(summarize(stacked(*sets), 0))[None, "N_half"])
     distinct, shared = found
     assert distinct.estimate == pytest.approx(shared.estimate)
     assert 10 < distinct.low < distinct.high < 1000
@@ -219,7 +219,7 @@ def test_smaller_is_closer_for_rmse():
     run["similarity"] = pa.concat_tables(
         [similarity(10, "same_noise", near, metric="rmse"), similarity(10, "different_noise", far, 3, metric="rmse")]
     )
-    rows = verdict.estimates(summarize(run, 0, metric="rmse"))
+    rows = transition.estimates(summarize(run, 0, metric="rmse"))
     assert rows[10, "cross_minus_nearest"].estimate == pytest.approx(0.19)
     assert rows[10, "cross_minus_null"].estimate == pytest.approx(0.19)
 
@@ -228,7 +228,7 @@ def test_undefined_values_are_left_out_and_counted():
     """A null similarity changes no median and is named in the note."""
     values = np.arange(11.0)
     values[3] = np.nan
-    row = verdict.estimates(summarize({"similarity": similarity(4, "same_noise", values)}, 0))[4, "cross_same"]
+    row = transition.estimates(summarize({"similarity": similarity(4, "same_noise", values)}, 0))[4, "cross_same"]
     assert row.estimate == np.nanmedian(values)
     assert "1 of 11 values undefined" in row.note
 
@@ -251,7 +251,7 @@ def _crossing(level: float, spread: float):
             [similarity(1, "same_noise", np.zeros(50)), similarity(100, "same_noise", 0.5 + jitter)]
         ),
     }
-    return verdict.estimates(summarize(run, 0))[None, "N_cross"]
+    return transition.estimates(summarize(run, 0))[None, "N_cross"]
 
 
 def test_a_crossing_that_is_not_reached_is_an_answer():
@@ -269,15 +269,15 @@ def test_draws_without_a_crossing_are_censored_not_dropped():
     assert row.low is not None
     assert row.high is None
     assert "do not cross up to N = 100" in row.note
-    assert str(row).endswith("?]")
+    assert wording.interval(row).endswith("?]")
 
 
 def test_training_seeds_are_resampled_when_there_are_several():
     """Seeds that disagree widen the interval, and the note says that they are covered."""
     values = np.linspace(0, 0.01, 30)
     seeds = [similarity(8, "same_noise", values + 0.1 * k, train_seed=k) for k in range(4)]
-    several = verdict.estimates(summarize({"similarity": pa.concat_tables(seeds)}, 0))[8, "cross_same"]
-    single = verdict.estimates(summarize({"similarity": seeds[0]}, 0))[8, "cross_same"]
+    several = transition.estimates(summarize({"similarity": pa.concat_tables(seeds)}, 0))[8, "cross_same"]
+    single = transition.estimates(summarize({"similarity": seeds[0]}, 0))[8, "cross_same"]
     assert several.high - several.low > 0.1 > single.high - single.low
     assert several.note == "30 samples and 4 training seeds"
     assert single.note == "30 samples only"
@@ -290,8 +290,8 @@ def test_regimes_follow_the_planted_answer(rows):
         1: "memorizes", 4: "memorizes", 16: "memorizes", 64: "memorizes", 256: "mixed", 1024: "generalizes",
     }  # fmt: skip
     assert found.headline == "Memorizes at N = 1, 4, 16, 64; mixed at N = 256; generalizes at N = 1,024."
-    assert str(rows[4, "memorized_fraction"]) in found.sentences[1]
-    assert str(rows[1024, "cross_minus_null"]) in found.sentences[5]
+    assert wording.estimate(rows[4, "memorized_fraction"]) in found.sentences[1]
+    assert wording.estimate(rows[1024, "cross_minus_null"]) in found.sentences[5]
     assert any("4 of 192 at N = 16" in sentence for sentence in found.sentences)
     assert found.sentences[-1] == verdict.CAVEAT
 

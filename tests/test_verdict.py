@@ -28,9 +28,10 @@ def table(**changes):
     for quantity in QUANTITIES:
         values = found.get(quantity)
         estimate, low, high, unit = values if values else (None, None, None, "")
-        note = "sigma from 0.05 to 1; 10 samples only" if quantity == "bits" else "10 samples only"
-        rows.append([64, quantity, estimate, low, high, 10, unit, note])
-    rows += [[None, point, None, None, None, 0, "images", "needs more than one N"] for point in POINTS]
+        status = "measured" if values else "not measured"
+        sigmas = (0.05, 1.0) if quantity == "bits" else (None, None)
+        rows.append([64, None, quantity, estimate, low, high, 10, unit, status, *sigmas, "10 samples only"])
+    rows += [[None, None, point, None, None, None, 0, "images", "too few sizes", None, None, ""] for point in POINTS]
     columns = dict(zip(schemas.TRANSITION.names, zip(*rows, strict=True), strict=True))
     return tables.make(schemas.TRANSITION, {name: list(values) for name, values in columns.items()})
 
@@ -95,23 +96,23 @@ def test_a_discovery_rules_out_generalizing():
 
 def test_words_follow_the_intervals():
     """Bits with their range; better, worse or only compared, by whether the interval excludes 0."""
-    text = verdict.verdict(table()).at[64][-1]
+    text = verdict.verdict(table()).paragraphs[0].functions
     assert "; the two models' score functions differ by .020 [.010, .030] bits per dimension" in text
     assert "(sigma from 0.05 to 1)" in text
     assert "denoised better than by the best linear denoiser (1.50 [1.20, 1.80] dB)" in text
-    worse = verdict.verdict(table(to_linear=None, to_optimum=(-1, -1.1, -0.9, "dB"))).at[64][-1]
+    worse = verdict.verdict(table(to_linear=None, to_optimum=(-1, -1.1, -0.9, "dB"))).paragraphs[0].functions
     assert "denoised worse than by the exact optimum (\N{MINUS SIGN}1.00" in worse
-    unclear = verdict.verdict(table(to_linear=(0.1, -0.1, 0.3, "dB"))).at[64][-1]
+    unclear = verdict.verdict(table(to_linear=(0.1, -0.1, 0.3, "dB"))).paragraphs[0].functions
     assert "denoised about as well as by the best linear denoiser (0.10 [\N{MINUS SIGN}0.10, 0.30] dB)" in unclear
 
 
 def test_nothing_about_functions_where_nothing_was_measured():
     """Without bits and references there is no sentence about them."""
-    found = verdict.verdict(table(bits=None, to_linear=None, psnr_gap=None)).at[64]
-    assert len(found) == 2
-    assert found[1].startswith("Correlation .800 from the median sample")
-    nothing = table(**dict.fromkeys(AGREES))
-    assert verdict.verdict(nothing).at[64] == ("At N = 64 the measurements do not decide.", "Nothing was measured.")
+    (found,) = verdict.verdict(table(bits=None, to_linear=None, psnr_gap=None)).paragraphs
+    assert found.functions == ""
+    assert found.samples.startswith("Correlation .800 from the median sample")
+    (nothing,) = verdict.verdict(table(**dict.fromkeys(AGREES))).paragraphs
+    assert nothing.sentences == ("At N = 64 the measurements do not decide.", "Nothing was measured.")
 
 
 def test_an_answer_that_cannot_be_given():

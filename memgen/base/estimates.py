@@ -1,37 +1,62 @@
-"""Estimates: a number with the interval that it lies in."""
+"""One record for everything that is estimated: a number, its interval, and whether it could be measured."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from memgen.base.wording import DASH, number
+Status = Literal["measured", "no interval", "not measured", "too few sizes", "not reached", "below range"]
+STATUSES: dict[Status, str] = {
+    "measured": "The estimate has a 95 % interval. An end is null where the data do not bound it.",
+    "no interval": "There is an estimate without an interval: a count, or too few independent units.",
+    "not measured": "There is no estimate, because something that it needs is missing.",
+    "too few sizes": "A transition point needs at least two training-set sizes.",
+    "not reached": "The transition point lies above the largest training-set size.",
+    "below range": "The transition point lies below the smallest training-set size.",
+}
 
 
 @dataclass(frozen=True)
-class Interval:
-    """An estimate with the ends of its interval.
+class Estimate:
+    """An estimate with the ends of its 95 % interval.
 
     Attributes:
         estimate: the statistic of the data; None where it is undefined.
-        low: lower end; None where there is no interval, as with a single unit.
-        high: upper end; None where there is no interval.
-        n: independent units behind the interval.
+        low: lower end of the interval; None where there is none, or where the data do not bound it.
+        high: upper end of the interval; None likewise.
+        n: number of independent units behind the interval.
+        unit: unit of the estimate and of the ends.
+        status: one of STATUSES.
+        sigma_low: lowest noise level of the range that the estimate is about, in pixel units; None without a range.
+        sigma_high: highest noise level of that range; None without a range.
+        note: what the interval covers, or why something is missing. It is written for people and never parsed.
     """
 
     estimate: float | None
     low: float | None
     high: float | None
     n: int
+    unit: str = ""
+    status: Status = "measured"
+    sigma_low: float | None = None
+    sigma_high: float | None = None
+    note: str = ""
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """One row of a transition table."""
-
-    estimate: float | None
-    low: float | None
-    high: float | None
-    n: int
-    unit: str
-    note: str
+    @classmethod
+    def of(
+        cls,
+        estimate: float | None,
+        low: float | None = None,
+        high: float | None = None,
+        n: int = 0,
+        unit: str = "",
+        note: str = "",
+    ) -> "Estimate":
+        """The record of an estimate, with the status that its values imply: measured, no interval, or not measured."""
+        status: Status = "measured"
+        if estimate is None:
+            status = "not measured"
+        elif low is None and high is None:
+            status = "no interval"
+        return cls(estimate, low, high, n, unit, status, note=note)
 
     def above(self, bound: float) -> bool:
         """Whether the whole interval lies above `bound`."""
@@ -40,13 +65,3 @@ class Estimate:
     def below(self, bound: float) -> bool:
         """Whether the whole interval lies below `bound`."""
         return self.high is not None and self.high < bound
-
-    def __str__(self) -> str:
-        """The estimate and its interval, such as `.956 [.948, .961]`; a dash where it does not exist."""
-        if self.estimate is None:
-            return DASH
-        text = number(self.estimate, self.unit)
-        if self.low is None and self.high is None:
-            return text
-        low, high = ("?" if end is None else number(end, self.unit) for end in (self.low, self.high))
-        return f"{text} [{low}, {high}]"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from memgen.base.estimates import Interval
+from memgen.base.estimates import Estimate
 
 _CHUNK = 2**22  # numbers resampled at a time: 32 MiB of float64
 
@@ -27,7 +27,7 @@ def bootstrap(
     seed: int,
     resamples: int = 2000,
     level: float = 0.95,
-) -> Interval:
+) -> Estimate:
     """Percentile bootstrap interval of a statistic, resampling the first axis.
 
     Args:
@@ -44,10 +44,10 @@ def bootstrap(
     """
     m = len(values)
     if m == 0:
-        return Interval(None, None, None, 0)
+        return Estimate.of(None)
     estimate = _finite(statistic(values[None])[0])
     if m < 2 or estimate is None:
-        return Interval(estimate, None, None, m)
+        return Estimate.of(estimate, n=m)
     generator = np.random.Generator(np.random.Philox(seed))
     chunk = max(1, _CHUNK // values.size)
     draws = np.concatenate(
@@ -57,9 +57,9 @@ def bootstrap(
         ]
     )
     if not np.isfinite(draws).all():
-        return Interval(estimate, None, None, m)
+        return Estimate.of(estimate, n=m)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high), m)
+    return Estimate.of(estimate, float(low), float(high), m)
 
 
 def wilson(share: float, n_effective: float, level: float = 0.95) -> tuple[float, float]:

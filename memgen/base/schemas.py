@@ -196,9 +196,10 @@ DISTANCES = _schema(
 )
 LEVELS = _schema(
     "levels",
-    1,
+    2,
     [
-        _field("n_train", _INT, "size of each training set", "images"),
+        _field("n_train", _INT, "training-set size of the sweep; null for an imported subject", "images", null=True),
+        _field("subject", _STR, "name of an imported subject; null for a training-set size", null=True),
         _field("quantity", _STR, "disagreement, bits_density, to_empirical, to_linear, to_optimum or excess_error"),
         _field("sigma", _F64, "noise level", "pixel units"),
         _field("estimate", _F64, "null where undefined: the denominator of a ratio is below its floor", null=True),
@@ -206,20 +207,27 @@ LEVELS = _schema(
         _field("high", _F64, "upper end of the 95 % interval; null where there is none", null=True),
         _field("n", _INT, "independent units behind the interval (images or samples)"),
         _field("unit", _STR, "unit of the estimate"),
+        _field("status", _STR, "whether the estimate and its interval exist; see memgen.base.estimates"),
     ],
 )
 TRANSITION = _schema(
     "transition",
-    1,
+    2,
     [
-        _field("n_train", _INT, "size of each training set; null for a transition point", "images", null=True),
-        _field("quantity", _STR, "what is estimated"),
+        _field(
+            "n_train", _INT, "N of the sweep; null for transition points and imported subjects", "images", null=True
+        ),
+        _field("subject", _STR, "name of an imported subject; null for a size and for a transition point", null=True),
+        _field("quantity", _STR, "what is estimated; see memgen.findings.transition"),
         _field("estimate", _F64, "null where it does not exist or is not reached", null=True),
         _field("low", _F64, "lower end of the 95 % interval; null where there is none", null=True),
         _field("high", _F64, "upper end of the 95 % interval; null where there is none", null=True),
         _field("n", _INT, "independent units behind the interval (samples or images)"),
         _field("unit", _STR, "unit of the estimate"),
-        _field("note", _STR, "what the interval covers, censored draws, or why it is missing"),
+        _field("status", _STR, "whether the estimate and its interval exist; see memgen.base.estimates"),
+        _field("sigma_low", _F64, "lowest noise level of the bits; null for others", "pixel units", null=True),
+        _field("sigma_high", _F64, "highest noise level of the bits; null for others", "pixel units", null=True),
+        _field("note", _STR, "what the interval covers, or why something is missing; for people"),
     ],
 )
 SIGNIFICANCE = _schema(

@@ -1,4 +1,8 @@
-"""How memgen prints numbers and names of models for people: three digits where they matter, real minus signs."""
+"""How memgen prints numbers, intervals and names of models for people."""
+
+from dataclasses import dataclass
+
+from memgen.base.estimates import Estimate
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
 # What people read for the subjects of the roles `reference` and `baseline`.
@@ -10,6 +14,19 @@ KNOWN_SUBJECTS = {
     "soft_threshold": "wavelets (soft threshold)",
     "hard_threshold": "wavelets (hard threshold)",
 }
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What people read for something that is measured.
+
+    Attributes:
+        name: short name, shown in place of the key that tables use.
+        definition: what it is, in a sentence or two.
+    """
+
+    name: str
+    definition: str
 
 
 def subject_label(role: str, n_train: int | None, subject: str | None) -> str:
@@ -39,3 +56,21 @@ def number(value: float, unit: str = "") -> str:
     if not any(digit in text for digit in "123456789"):
         text = text.removeprefix("-")
     return text.replace("-", MINUS)
+
+
+def value(found: Estimate) -> str:
+    """An estimate as people print it, without its interval; a dash where it does not exist."""
+    return DASH if found.estimate is None else number(found.estimate, found.unit)
+
+
+def interval(found: Estimate) -> str:
+    """The interval of an estimate, such as `[.948, .961]`, with `?` for an unknown end; empty where there is none."""
+    if found.estimate is None or (found.low is None and found.high is None):
+        return ""
+    low, high = ("?" if end is None else number(end, found.unit) for end in (found.low, found.high))
+    return f"[{low}, {high}]"
+
+
+def estimate(found: Estimate) -> str:
+    """An estimate with its interval, such as `.956 [.948, .961]`; a dash where it does not exist."""
+    return f"{value(found)} {interval(found)}".rstrip()

@@ -305,10 +305,10 @@ def calibrate(
         terminal.bar(f"calibrating at N = {size}") as progress,
     ):
         found = measure.calibrate(workspace, size, repeats or controls.REPEATS, progress)
-    readings = calibration.readings(found)
-    terminal.say_calibration(readings, size)
+    summaries = calibration.summarize(found)
+    terminal.say_calibration(summaries, size)
     path = workspace.run.path / "tables" / "calibration"
-    finish(as_json, path, n_train=size, readings=[asdict(reading) for reading in readings])
+    finish(as_json, path, n_train=size, readings=[asdict(each) for each in summaries])
 
 
 @app.command()

@@ -23,10 +23,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from memgen.base import estimates, wording
+from memgen.base import wording
+from memgen.base.estimates import Estimate
 from memgen.experiment.tasks import Event, Task
-from memgen.findings import bases, verdict
-from memgen.findings.calibration import Rate, Reading
+from memgen.findings import bases, transition
+from memgen.findings.calibration import Control
+from memgen.findings.quantities import Key
 from memgen.findings.verdict import Verdict
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -140,40 +142,44 @@ _NULLS = {"nearest_own": "nearest_holdout_to_train", "cross_same": "cross_differ
 
 def say(found: Verdict, summary: pa.Table) -> None:
     """Print a verdict: the numbers of each N with their intervals, the headline, and the sentences."""
-    rows = verdict.estimates(summary)
+    rows = transition.estimates(summary)
     title = "medians and means, with 95 % intervals, and (what they are judged against)"
     drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for column in ("N", *_SHOWN.values(), "verdict"):
         drawn.add_column(column, justify="left" if column == "verdict" else "right")
-    for n_train, regime in found.regimes.items():
-        numbers = [_stacked(rows, n_train, quantity) for quantity in _SHOWN]
-        drawn.add_row(f"{n_train:,}", *numbers, f"[{_COLORS.get(regime, 'bold')}]{regime}[/]")
-    if found.regimes:
+    for paragraph in found.paragraphs:
+        numbers = [_judged(rows, paragraph.key, quantity) for quantity in _SHOWN]
+        head = f"{paragraph.n_train:,}" if paragraph.n_train is not None else escape(paragraph.label)
+        drawn.add_row(head, *numbers, _colored(paragraph.regime, paragraph.regime))
+    if found.paragraphs:
         console.print(drawn)
-    console.print(f"[bold]{found.headline}[/bold]\n")
-    for n_train, sentences in found.at.items():
-        start, color = f"At N = {n_train:,}", _COLORS.get(found.regimes[n_train], "bold")
-        # The numbers of the sentences that follow stand in the table above.
-        words = [escape(sentence) for sentence in sentences[: max(1, len(sentences) - 2)]]
-        _bullet(" ".join([f"[{color}]{start}[/]{words[0].removeprefix(start)}", *words[1:]]))
-    for sentence in found.overall:
+    console.print(f"[bold]{escape(found.headline)}[/bold]\n")
+    for paragraph in found.paragraphs:
+        # What was measured of samples and functions stands in the table above.
+        start, words = f"At {paragraph.label}", escape(paragraph.opening)
+        opening = words.replace(escape(start), _colored(escape(start), paragraph.regime), 1)
+        _bullet(" ".join(filter(None, (opening, escape(paragraph.copies), escape(paragraph.missing)))))
+    for sentence in (*found.points, *filter(None, (found.unconverged, found.caveat))):
         _bullet(escape(sentence))
 
 
-def _stacked(rows: Mapping[tuple[int | None, str], estimates.Estimate], n_train: int, quantity: str) -> str:
-    """An estimate above its interval above its null."""
-    null = rows[n_train, _NULLS[quantity]] if quantity in _NULLS else None
-    judged_by = "" if null is None or null.estimate is None else wording.number(null.estimate, null.unit)
-    return _cell(rows[n_train, quantity], judged_by)
+def _colored(text: str, regime: str) -> str:
+    return f"[{_COLORS.get(regime, 'bold')}]{text}[/]"
 
 
-def _cell(estimate: estimates.Estimate, judged_by: str) -> str:
+def _judged(rows: Mapping[tuple[Key, str], Estimate], key: Key, quantity: str) -> str:
+    """An estimate above its interval above what it is judged against."""
+    null = rows[key, _NULLS[quantity]] if quantity in _NULLS else None
+    return _cell(rows[key, quantity], "" if null is None or null.estimate is None else wording.value(null))
+
+
+def _cell(found: Estimate, judged_by: str = "") -> str:
     """An estimate above its interval above what it is judged by, in brackets, where there is such a thing."""
-    text = str(estimate).replace(" [", "\n\\[").replace(", ", ",")
-    return f"{text}\n({judged_by})" if judged_by else text
+    interval = wording.interval(found).replace(", ", ",")
+    return "\n".join(filter(None, (wording.value(found), escape(interval), judged_by and f"({judged_by})")))
 
 
-def say_calibration(readings: Sequence[Reading], n_train: int) -> None:
+def say_calibration(readings: Sequence[Control], n_train: int) -> None:
     """Print what the test for copies said of sample sets whose answer is known, and whether it is calibrated."""
     title = f"the test for copies on sample sets whose answer is known, N = {n_train:,}"
     drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
@@ -199,7 +205,7 @@ def say_calibration(readings: Sequence[Reading], n_train: int) -> None:
             planted,
             noise,
             str(reading.k_min),
-            *("" if rate is None else _rate(rate) for rate in rates),
+            *("" if rate is None else _cell(rate) for rate in rates),
         ]
         drawn.add_row(*cells, f"[{color}]{reading.band}[/]")
     console.print(drawn)
@@ -225,8 +231,9 @@ def say_basis(readings: Sequence[bases.Reading]) -> None:
         for reading in found:
             drawn.add_column(escape(reading.label), justify="right")
         for name in measured:
-            cells = (_cell(*verdict.against_chance(*reading.told(name))) for reading in found)
-            drawn.add_row(f"{name}\n[dim]{escape(bases.QUANTITIES[name].text)}[/]", *cells)
+            quantity = bases.QUANTITIES[name]
+            cells = (_cell(reading.values[name], _chance(reading, name)) for reading in found)
+            drawn.add_row(f"{escape(quantity.name)}\n[dim]{escape(quantity.definition)}[/]", *cells)
         console.print(drawn)
     unconverged = sum(reading.unconverged for reading in readings)
     if unconverged:
@@ -234,8 +241,10 @@ def say_basis(readings: Sequence[bases.Reading]) -> None:
     console.print("Means over images, and both models of an N, with 95 % intervals; (what a random basis would give).")
 
 
-def _rate(rate: Rate) -> str:
-    return f"{wording.number(rate.estimate)}\n\\[{wording.number(rate.low)},{wording.number(rate.high)}]"
+def _chance(reading: bases.Reading, name: str) -> str:
+    """What a random basis would give, as people print it; empty where there is no such thing."""
+    chance = reading.chance.get(name)
+    return "" if chance is None else wording.number(chance, bases.QUANTITIES[name].unit)
 
 
 def _bullet(text: str) -> None:

@@ -38,9 +38,13 @@ def pair_medians(workspace: Workspace, n_train: int, train_seed: int) -> dict[st
 
 def summary(workspace: Workspace, n_train: int | None = None) -> pa.Table:
     """The TRANSITION table of what the run has measured so far, of one N or of all."""
-    return transition.summarize(
-        _measured(workspace, n_train), workspace.settings.seed, workspace.settings.search.metric
-    )
+    return _transition(workspace, _measured(workspace, n_train))
+
+
+def _transition(workspace: Workspace, measured: dict[str, pa.Table]) -> pa.Table:
+    settings = workspace.settings
+    sigma_range = (settings.sample.sigma_end, settings.sample.sigma_start)
+    return transition.summarize(measured, settings.seed, settings.search.metric, sigma_range=sigma_range)
 
 
 def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
@@ -135,7 +139,7 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
     found = _measured(workspace, n_train)
     if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr")):
         raise RunError(f"{run.path} holds no measurements. Make some: memgen sweep --run {run.name}.")
-    found["transition"] = transition.summarize(found, workspace.settings.seed, metric)
+    found["transition"] = _transition(workspace, found)
     found["levels"] = levels.summarize(found, workspace.settings.seed)
     if n_train is None:
         run.write_table("transition", "transition", found["transition"])
@@ -144,7 +148,9 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
         title=f"memgen: {run.name}" + (f", N = {n_train:,}" if n_train else ""),
         manifest=run.manifest,
         tables={
-            name: table for name, table in found.items() if name != "transition" or len(table["n_train"].drop_null())
+            name: table
+            for name, table in found.items()
+            if name != "transition" or table.num_rows > len(transition.POINTS)
         },
         pairs=_specimens(workspace, found),
         copies=_copies(workspace, n_train),

@@ -1,14 +1,14 @@
 """What the Jacobians of denoisers say: means over images, with intervals and chance values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from memgen.base import wording
-from memgen.base.estimates import Interval
+from memgen.base.estimates import Estimate
 from memgen.base.intervals import bootstrap
 
 
@@ -17,14 +17,16 @@ class Quantity:
     """A mean over images, and what it is judged against.
 
     Attributes:
-        text: what it says.
+        name: what people read in place of its key.
+        definition: what it is, in a sentence or two.
         column: of the table BASIS_SUMMARY, that is averaged.
         by: the column whose mean divides that of `column`; None for none.
         chance: what a random basis would give, or the column that has it; None where there is no such thing.
         unit: of the mean.
     """
 
-    text: str
+    name: str
+    definition: str
     column: str
     by: str | None = None
     chance: str | float | None = None
@@ -32,33 +34,88 @@ class Quantity:
 
 
 QUANTITIES = {
-    "trace": Quantity("tr J: how many dimensions the denoiser keeps", "trace", unit="dimensions"),
-    "dimension_squares": Quantity("the same by squared singular values", "dimension_squares", unit="dimensions"),
-    "dimension_99": Quantity("singular values that reach 99 % of their sum", "dimension_99", unit="dimensions"),
-    "asymmetry": Quantity("||J - Jᵀ|| / ||J||; the exact posterior mean has 0", "asymmetry"),
-    "negative_part": Quantity("negative eigenvalues' share; the exact posterior mean has 0", "negative_part"),
-    "squared_error": Quantity("||f(y) - x||² / d", "squared_error", unit="pixel units^2"),
-    "sure_ratio": Quantity("Stein's estimate over that error; 1 on average", "sure", "squared_error"),
+    "trace": Quantity(
+        "dimensions kept",
+        "tr J, the sum of the eigenvalues: how many dimensions of the noisy image the denoiser keeps.",
+        "trace",
+        unit="dimensions",
+    ),
+    "dimension_squares": Quantity(
+        "dimensions kept, by squares",
+        "The sum of the squared singular values of J.",
+        "dimension_squares",
+        unit="dimensions",
+    ),
+    "dimension_99": Quantity(
+        "singular values for 99 %",
+        "How many of the largest singular values reach 99 % of the sum of all.",
+        "dimension_99",
+        unit="dimensions",
+    ),
+    "asymmetry": Quantity("asymmetry of J", "||J - Jᵀ|| / ||J||. It is 0 for an exact posterior mean.", "asymmetry"),
+    "negative_part": Quantity(
+        "share of negative eigenvalues",
+        "The negative part of the sum of the absolute eigenvalues. It is 0 for an exact posterior mean.",
+        "negative_part",
+    ),
+    "squared_error": Quantity(
+        "squared error", "||f(y) - x||² / d, the squared error per pixel.", "squared_error", unit="pixel units^2"
+    ),
+    "sure_ratio": Quantity(
+        "Stein's estimate of the error",
+        "Stein's unbiased estimate, which does not use x, divided by the squared error. It is 1 on average.",
+        "sure",
+        "squared_error",
+    ),
     "posterior_ratio": Quantity(
-        "sigma^2 tr J / d over that error; 1 on average for a posterior mean", "posterior_error", "squared_error"
+        "posterior estimate of the error",
+        "σ² tr J / d divided by the squared error. It is 1 on average for an exact posterior mean.",
+        "posterior_error",
+        "squared_error",
     ),
     "local_frequency": Quantity(
-        "of the m = tr J vectors kept: how fast they oscillate, rms",
+        "frequency of the vectors kept",
+        "How fast the first m eigenvectors oscillate from pixel to pixel, root mean square. m is tr J rounded.",
         "local_frequency",
         chance="local_frequency_chance",
         unit="cycles per pixel",
     ),
-    "contour_energy": Quantity("of these: how much of them lies on the contours of x", "contour_energy", chance=1.0),
-    "contour_direction": Quantity(
-        "of these: whether they vary across contours (1) or along them (0)", "contour_direction", chance=0.5
+    "contour_energy": Quantity(
+        "energy on the contours",
+        "How much of the first m eigenvectors lies on the contours of x, relative to random vectors.",
+        "contour_energy",
+        chance=1.0,
     ),
-    "overlap_twin": Quantity("with the twin's eigenvectors: one basis is 1", "overlap_twin", chance="overlap_chance"),
-    "overlap_dct": Quantity("with as many of the slowest cosines", "overlap_dct", chance="overlap_chance"),
+    "contour_direction": Quantity(
+        "variation across the contours",
+        "Whether the first m eigenvectors vary across the contours of x (1) or along them (0).",
+        "contour_direction",
+        chance=0.5,
+    ),
+    "overlap_twin": Quantity(
+        "overlap with the other model's basis",
+        "Overlap of the first m eigenvectors with those of the model trained on the other images. It is 1 where both "
+        "span the same space.",
+        "overlap_twin",
+        chance="overlap_chance",
+    ),
+    "overlap_dct": Quantity(
+        "overlap with the slowest cosines",
+        "Overlap of the first m eigenvectors with the m slowest cosines of the discrete cosine transform.",
+        "overlap_dct",
+        chance="overlap_chance",
+    ),
     "overlap_pca": Quantity(
-        "with as many principal components of all training images", "overlap_pca", chance="overlap_chance"
+        "overlap with the principal components",
+        "Overlap of the first m eigenvectors with the first m principal components of all training images.",
+        "overlap_pca",
+        chance="overlap_chance",
     ),
     "overlap_tangent": Quantity(
-        "with the directions in which the clean image can move", "overlap_tangent", chance="overlap_tangent_chance"
+        "overlap with the tangent directions",
+        "Overlap of the first eigenvectors with as many directions in which the clean image can move within its class.",
+        "overlap_tangent",
+        chance="overlap_tangent_chance",
     ),
 }
 
@@ -82,18 +139,13 @@ class Reading:
     sigma: float
     images: int
     unconverged: int
-    values: Mapping[str, Interval]
+    values: Mapping[str, Estimate]
     chance: Mapping[str, float]
 
     @property
     def label(self) -> str:
-        """What it is of, for people."""
+        """Heading for people: `N = 64`, or the name of the imported denoiser."""
         return wording.subject_label("cell" if self.subject is None else "imported", self.n_train, self.subject)
-
-    def told(self, name: str) -> tuple[Interval, str, str, float | None]:
-        """One of QUANTITIES: interval, unit, text, and what a random basis would give; None without such a thing."""
-        quantity = QUANTITIES[name]
-        return self.values[name], quantity.unit, quantity.text, self.chance.get(name)
 
 
 def readings(summary: pa.Table, seed: int) -> list[Reading]:
@@ -136,17 +188,18 @@ def by_level(found: Sequence[Reading]) -> list[tuple[float, list[Reading], list[
     ]
 
 
-def _averaged(images: list[dict[str, float]], seed: int) -> tuple[dict[str, Interval], dict[str, float]]:
+def _averaged(images: list[dict[str, float]], seed: int) -> tuple[dict[str, Estimate], dict[str, float]]:
     """Means over images of each of QUANTITIES, and what a random basis would give."""
     values, chance = {}, {}
     for name, quantity in QUANTITIES.items():
         wanted = [column for column in (quantity.column, quantity.by) if column]
         units = np.array([[row[f"{column}_mean"] for column in wanted] for row in images], dtype=np.float64)
-        values[name] = bootstrap(
+        found = bootstrap(
             units[np.isfinite(units).all(axis=1)],
             lambda draws: draws[..., 0].mean(axis=1) / (draws[..., 1].mean(axis=1) if draws.shape[-1] > 1 else 1),
             seed,
         )
+        values[name] = replace(found, unit=quantity.unit)
         if values[name].n and quantity.chance is not None:
             column = quantity.chance
             chance[name] = (

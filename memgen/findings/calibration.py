@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from memgen.base.estimates import Estimate
 from memgen.base.intervals import wilson
 from memgen.measures.copies.competition import Q
 
@@ -14,16 +15,7 @@ COVERAGE = 0.93  # of 95 % intervals, below which they are too short
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A rate over repeats with its 95 % interval."""
-
-    estimate: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Reading:
+class Control:
     """What the test said of one control, over its repeats.
 
     Attributes:
@@ -46,14 +38,14 @@ class Reading:
     repeats: int
     copies: float
     k_min: int
-    any_found: Rate
-    false_share: Rate
-    power: Rate | None
-    covered: Rate | None
+    any_found: Estimate
+    false_share: Estimate
+    power: Estimate | None
+    covered: Estimate | None
     band: str
 
 
-def readings(table: pa.Table) -> list[Reading]:
+def summarize(table: pa.Table) -> list[Control]:
     """Every control of one N over its repeats.
 
     Args:
@@ -62,10 +54,10 @@ def readings(table: pa.Table) -> list[Reading]:
     found: dict[tuple[str, float | None, float | None], list[dict[str, float]]] = {}
     for row in table.sort_by([("repeat", "ascending")]).to_pylist():
         found.setdefault((row["control"], row["share"], row["eps"]), []).append(row)
-    return [_reading(control, share, eps, rows) for (control, share, eps), rows in found.items()]
+    return [_control(control, share, eps, rows) for (control, share, eps), rows in found.items()]
 
 
-def _reading(control: str, share: float | None, eps: float | None, rows: Sequence[dict[str, float]]) -> Reading:
+def _control(control: str, share: float | None, eps: float | None, rows: Sequence[dict[str, float]]) -> Control:
     false_share = _mean([row["false_discoveries"] / max(1, row["discoveries"]) for row in rows])
     known = [
         row["low"] - 1e-9 <= row["known_fraction"] <= row["high"] + 1e-9
@@ -74,10 +66,10 @@ def _reading(control: str, share: float | None, eps: float | None, rows: Sequenc
     ]
     covered = _share(known) if known else None
     planted = [(row["discoveries"] - row["false_discoveries"]) / row["copies"] for row in rows if row["copies"]]
-    inside = false_share.low <= Q and (covered is None or covered.high >= COVERAGE)
+    inside = not false_share.above(Q) and (covered is None or not covered.below(COVERAGE))
     if control == "empirical":
         inside = all(row["memorized_fraction"] > 1 - 1e-9 for row in rows)
-    return Reading(
+    return Control(
         control=control,
         share=share,
         eps=eps,
@@ -92,17 +84,17 @@ def _reading(control: str, share: float | None, eps: float | None, rows: Sequenc
     )
 
 
-def _share(hits: Sequence[bool]) -> Rate:
+def _share(hits: Sequence[bool]) -> Estimate:
     share = float(np.mean(hits))
-    return Rate(share, *wilson(share, len(hits)))
+    return Estimate.of(share, *wilson(share, len(hits)), len(hits), "share")
 
 
-def _mean(values: Sequence[float]) -> Rate:
+def _mean(values: Sequence[float]) -> Estimate:
     """The mean of numbers from 0 to 1 with an interval of two standard errors; Wilson's where all are 0 or 1."""
     if set(values) <= {0.0, 1.0}:
         return _share([value > 0 for value in values])
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
-    return Rate(mean, max(0.0, mean - 2 * error), min(1.0, mean + 2 * error))
+    return Estimate.of(mean, max(0.0, mean - 2 * error), min(1.0, mean + 2 * error), len(values), "share")
 
 
 def of_size(table: pa.Table, n_train: int) -> pa.Table:

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from memgen.base import schemas, tables
-from memgen.base.estimates import Interval
+from memgen.base.estimates import Estimate
 from memgen.base.intervals import bootstrap
 
 FLOOR = (0.01 / 255) ** 2  # a hundredth of a gray level: nearer than float32 networks compute
@@ -52,18 +52,19 @@ def summarize(run: Mapping[str, pa.Table], seed: int) -> pa.Table:
     for quantity, n_train, sigmas, values in _observed(run):
         for sigma, columns in zip(sigmas, values, strict=True):
             found = _interval(quantity, columns, seed)
-            ends = {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
-            rows.append({"n_train": n_train, "quantity": quantity, "sigma": sigma, "unit": UNITS[quantity], **ends})
+            values_of = {name: getattr(found, name) for name in ("estimate", "low", "high", "n", "status")}
+            place = {"n_train": n_train, "subject": None, "quantity": quantity, "sigma": sigma}
+            rows.append({**place, "unit": UNITS[quantity], **values_of})
     return tables.make(schemas.LEVELS, {name: [row[name] for row in rows] for name in schemas.LEVELS.names}, len(rows))
 
 
-def _interval(quantity: str, values: NDArray[np.float64], seed: int) -> Interval:
+def _interval(quantity: str, values: NDArray[np.float64], seed: int) -> Estimate:
     """The mean of a unit's values (m, 1), or the ratio of the means of (m, 2)."""
     defined = values[np.isfinite(values).all(axis=1)]
     if values.shape[1] == 1:
         return bootstrap(defined[:, 0], lambda draws: draws.mean(axis=1), seed)
     if quantity == "to_empirical" and len(defined) and defined[:, 1].mean() < FLOOR:
-        return Interval(None, None, None, len(defined))
+        return Estimate.of(None, n=len(defined))
     return bootstrap(defined, lambda draws: draws[..., 0].mean(axis=1) / draws[..., 1].mean(axis=1), seed)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memgen.base import noise
-from memgen.base.estimates import Interval
+from memgen.base.estimates import Estimate
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -93,13 +93,13 @@ class Resampling:
         return self._known[what, units]
 
 
-def percentile_interval(draws: Floats, units: int) -> Interval:
+def percentile_interval(draws: Floats, units: int) -> Estimate:
     """Estimate (entry 0) and percentile interval of the resamples (the rest); no interval from fewer than two units."""
     if np.isnan(draws[0]):
-        return Interval(None, None, None, units)
+        return Estimate.of(None, n=units)
     resampled = draws[1:][~np.isnan(draws[1:])]
     if units < 2 or not len(resampled):
-        return Interval(float(draws[0]), None, None, units)
+        return Estimate.of(float(draws[0]), n=units)
     # Infinite draws are censored crossings, so no interpolation between draws.
     low, high = (float(x) for x in np.quantile(resampled, [0.025, 0.975], method="inverted_cdf"))
-    return Interval(float(draws[0]), low if np.isfinite(low) else None, high if np.isfinite(high) else None, units)
+    return Estimate.of(float(draws[0]), low if np.isfinite(low) else None, high if np.isfinite(high) else None, units)

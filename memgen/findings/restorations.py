@@ -30,7 +30,7 @@ class Restoration:
     task: str
     amount: float
     n_measured: int
-    psnr: estimates.Interval
+    psnr: estimates.Estimate
     filled_psnr_db: float | None
     pseudo_psnr_db: float | None
     twin_psnr_db: float | None

@@ -27,11 +27,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from memgen.base import schemas, tables, wording
 from memgen.base.errors import ConfigError, DataError, ShapeError
-from memgen.base.estimates import Interval
+from memgen.base.estimates import Estimate
 from memgen.base.intervals import bootstrap
 
 
-def slope(input_psnr_db: ArrayLike, output_psnr_db: NDArray[Any], seed: int) -> Interval:
+def slope(input_psnr_db: ArrayLike, output_psnr_db: NDArray[Any], seed: int) -> Estimate:
     """The least-squares slope of output PSNR against input PSNR, with its bootstrap interval over images.
 
     Args:
@@ -60,7 +60,7 @@ def slope(input_psnr_db: ArrayLike, output_psnr_db: NDArray[Any], seed: int) -> 
 
 
 LOW_DB, HIGH_DB = 0.0, 34.0  # the paper's range
-_NOTHING = Interval(None, None, None, 0)
+_NOTHING = Estimate.of(None)
 
 
 @dataclass(frozen=True)
@@ -195,13 +195,13 @@ def _row(curves: _Curves, oracle: _Curves | None, expected: Theory, seed: int) -
     }
 
 
-def _difference(curves: _Curves, oracle: _Curves, seed: int) -> Interval:
+def _difference(curves: _Curves, oracle: _Curves, seed: int) -> Estimate:
     """The slope less that of the oracle on the same images: a slope is linear in the outputs."""
     _, own, its = np.intersect1d(curves.images, oracle.images, assume_unique=True, return_indices=True)
     return slope(curves.inputs, curves.outputs[own] - oracle.outputs[its], seed)
 
 
-def _gain(curves: _Curves, seed: int) -> Interval:
+def _gain(curves: _Curves, seed: int) -> Estimate:
     def statistic(errors: NDArray[np.float64]) -> NDArray[np.float64]:
         gains: NDArray[np.float64] = (-10 * np.log10(errors.mean(axis=1)) - curves.inputs).mean(axis=1)
         return gains

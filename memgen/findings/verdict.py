@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from memgen.base import schemas, tables
-from memgen.base.estimates import Estimate, Interval
-from memgen.base.wording import DASH, number
+from memgen.base.estimates import Estimate
+from memgen.base.wording import estimate, value
+from memgen.findings.transition import estimates
 from memgen.measures.copies import competition
 
 MARGIN = 0.01
@@ -41,37 +41,70 @@ CAVEAT = (
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A regime for each N and what holds, in words.
+class Paragraph:
+    """What holds at one training-set size, or of one imported subject.
 
     Attributes:
-        headline: the regimes in one sentence.
-        regimes: for each N one of the keys of RULES.
-        at: for each N sentences: the regime, what the test for copies found, and the numbers behind them.
-        overall: the transition points, unconverged samples, and the caveat.
+        label: heading for people: `N = 64`, or the name of the subject.
+        n_train: training-set size of the sweep; None for an imported subject.
+        subject: name of the imported subject; None for a size of the sweep.
+        regime: one of the keys of RULES.
+        opening: the regime as a sentence.
+        copies: what the test for copies found, as a sentence; empty if samples were not tested.
+        samples: what was measured of the samples, as a sentence; empty if nothing was.
+        functions: what was measured of the models as functions, as a sentence; empty if nothing was.
+        missing: what was not measured, and why, as a sentence; empty if nothing has to be said.
     """
 
-    headline: str
-    regimes: Mapping[int, str]
-    at: Mapping[int, tuple[str, ...]]
-    overall: tuple[str, ...]
+    label: str
+    n_train: int | None
+    subject: str | None
+    regime: str
+    opening: str
+    copies: str
+    samples: str
+    functions: str
+    missing: str
+
+    @property
+    def key(self) -> int | str:
+        """N, or the name of the imported subject."""
+        return self.n_train if self.n_train is not None else str(self.subject)
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """A paragraph for each N, and those that are about all."""
-        return (*(" ".join(sentences) for sentences in self.at.values()), *self.overall)
+        """The sentences that there are, in the order in which they are read."""
+        return tuple(filter(None, (self.opening, self.copies, self.samples, self.functions, self.missing)))
 
 
-def estimates(transition: pa.Table) -> dict[tuple[int | None, str], Estimate]:
-    """The rows of a transition table by (N, quantity); N is None for a transition point."""
-    tables.check(transition, schemas.TRANSITION, "transition table")
-    return {(row.pop("n_train"), row.pop("quantity")): Estimate(**row) for row in transition.to_pylist()}
+@dataclass(frozen=True)
+class Verdict:
+    """What a transition table says, in words.
 
+    Attributes:
+        headline: the regimes in one sentence.
+        paragraphs: one for each N in ascending order, then one for each imported subject.
+        points: a sentence for each transition point that can be spoken of.
+        unconverged: the samples that did not converge, as a sentence; empty if all did.
+        caveat: CAVEAT where some regime needs it; or else empty.
+    """
 
-def against_chance(found: Interval, unit: str, note: str, chance: float | None) -> tuple[Estimate, str]:
-    """An interval as an estimate, and what chance would give as text; empty where there is no such thing."""
-    text = "" if chance is None else number(chance, unit)
-    return Estimate(found.estimate, found.low, found.high, found.n, unit, note), text
+    headline: str
+    paragraphs: tuple[Paragraph, ...]
+    points: tuple[str, ...]
+    unconverged: str
+    caveat: str
+
+    @property
+    def regimes(self) -> dict[int | str, str]:
+        """The regime at each N, and of each imported subject by its name."""
+        return {paragraph.key: paragraph.regime for paragraph in self.paragraphs}
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Every paragraph as one text, then the sentences that are about all of them."""
+        paragraphs = (" ".join(paragraph.sentences) for paragraph in self.paragraphs)
+        return (*paragraphs, *self.points, *filter(None, (self.unconverged, self.caveat)))
 
 
 def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:
@@ -85,20 +118,50 @@ def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:
         DataError: the table has another schema.
     """
     rows = estimates(transition)
-    sizes = sorted({n for n, _ in rows if n is not None})
-    at = {n: {quantity: row for (m, quantity), row in rows.items() if m == n} for n in sizes}
+    at: dict[int | str, dict[str, Estimate]] = {}
+    for (key, quantity), row in rows.items():
+        if key is not None:
+            at.setdefault(key, {})[quantity] = row
     found = [] if copies is None else copies.to_pylist()
-    tested = {n: [row for row in found if row["n_train"] == n] for n in sizes}
-    regimes = {n: _regime(at[n], sum(row["discoveries"] for row in tested[n])) for n in sizes}
-    said = {n: (_opening(n, regimes[n], at[n]), *_copies(tested[n]), *_numbers(at[n])) for n in sizes}
-    overall = []
-    if len(sizes) > 1:
-        points = {quantity: row for (n, quantity), row in rows.items() if n is None}
-        overall += _points(points)
-    overall += _unconverged(at)
-    if {"generalizes", "underfits"} & set(regimes.values()):
-        overall.append(CAVEAT)
-    return Verdict(_headline(regimes), regimes, said, tuple(overall))
+    paragraphs = tuple(
+        _paragraph(
+            key, of_key, [row for row in found if key == (row["n_train"] if row["role"] == "cell" else row["subject"])]
+        )
+        for key, of_key in at.items()
+    )
+    sizes = [paragraph.n_train for paragraph in paragraphs if paragraph.n_train is not None]
+    points = {quantity: row for (key, quantity), row in rows.items() if key is None}
+    needs_caveat = any(paragraph.regime in ("generalizes", "underfits") for paragraph in paragraphs)
+    return Verdict(
+        headline=_headline(paragraphs),
+        paragraphs=paragraphs,
+        points=tuple(_points(points)) if len(sizes) > 1 else (),
+        unconverged=_unconverged({paragraph.label: at[paragraph.key]["unconverged"] for paragraph in paragraphs}),
+        caveat=CAVEAT if needs_caveat else "",
+    )
+
+
+def _paragraph(key: int | str, at: Mapping[str, Estimate], tested: Sequence[Mapping[str, Any]]) -> Paragraph:
+    regime = _regime(at, sum(row["discoveries"] for row in tested))
+    label = f"N = {key:,}" if isinstance(key, int) else key
+    samples, functions = (_sentence(parts) for parts in (_of_samples(at), _of_functions(at)))
+    return Paragraph(
+        label=label,
+        n_train=key if isinstance(key, int) else None,
+        subject=key if isinstance(key, str) else None,
+        regime=regime,
+        opening=_opening(label, regime, at),
+        copies=_copies(tested),
+        samples=samples,
+        functions=functions,
+        missing="" if samples or functions else "Nothing was measured.",
+    )
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    """The parts that are not empty as one sentence; empty if there are none."""
+    text = "; ".join(part for part in parts if part)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _regime(at: Mapping[str, Estimate], discoveries: int) -> str:
@@ -113,23 +176,17 @@ def _regime(at: Mapping[str, Estimate], discoveries: int) -> str:
     return "mixed" if depends or nearness.above(0) else "cannot decide"
 
 
-def _opening(n: int, regime: str, at: Mapping[str, Estimate]) -> str:
+def _opening(label: str, regime: str, at: Mapping[str, Estimate]) -> str:
     """The regime in words; "copy" only where samples are as alike to training images as copies are."""
     copying = COPY_SIMILARITY.get(at["nearest_own"].unit)
     copies = copying is not None and at["nearest_own"].above(copying)
     return {
-        "memorizes": f"At N = {n:,} the models {'copy' if copies else 'memorize'} their training sets.",
-        "generalizes": f"At N = {n:,} the two models draw similar images from the same noise, and no copying is shown.",
-        "underfits": f"At N = {n:,} the two models agree without copying, but on too little.",
-        "mixed": f"At N = {n:,} the models depend on the training set in part.",
-        "cannot decide": f"At N = {n:,} the measurements do not decide.",
+        "memorizes": f"At {label} the models {'copy' if copies else 'memorize'} their training sets.",
+        "generalizes": f"At {label} the two models draw similar images from the same noise, and no copying is shown.",
+        "underfits": f"At {label} the two models agree without copying, but on too little.",
+        "mixed": f"At {label} the models depend on the training set in part.",
+        "cannot decide": f"At {label} the measurements do not decide.",
     }[regime]
-
-
-def _numbers(at: Mapping[str, Estimate]) -> list[str]:
-    """What was measured: one sentence on the samples, one on the models as functions."""
-    found = ("; ".join(part for part in parts if part) for parts in (_of_samples(at), _of_functions(at)))
-    return [f"{text[0].upper()}{text[1:]}." for text in found if text] or ["Nothing was measured."]
 
 
 def _of_samples(at: Mapping[str, Estimate]) -> list[str]:
@@ -139,20 +196,20 @@ def _of_samples(at: Mapping[str, Estimate]) -> list[str]:
 def _of_functions(at: Mapping[str, Estimate]) -> list[str]:
     bits, parts = at["bits"], [_gap(at)]
     if bits.estimate is not None:
-        extent = bits.note.partition(";")[0]
-        parts.append(f"the two models' score functions differ by {bits} bits per dimension ({extent})")
+        extent = "" if bits.sigma_low is None else f" (sigma from {bits.sigma_low:.3g} to {bits.sigma_high:.3g})"
+        parts.append(f"the two models' score functions differ by {estimate(bits)} bits per dimension{extent}")
     for quantity, reference in (("to_linear", "the best linear denoiser"), ("to_optimum", "the exact optimum")):
         row = at[quantity]
         if row.estimate is not None:
             how = "better than" if row.above(0) else "worse than" if row.below(0) else "about as well as"
-            parts.append(f"held-out images are denoised {how} by {reference} ({row} dB)")
+            parts.append(f"held-out images are denoised {how} by {reference} ({estimate(row)} dB)")
     return parts
 
 
-def _copies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _copies(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the test for copies found at one N, over its models."""
     if not rows:
-        return []
+        return ""
     discoveries, alike, attached = (sum(row[name] for row in rows) for name in ("discoveries", "alike", "attached"))
     samples, q = sum(row["samples"] for row in rows), rows[0]["q"]
     models = f"{len(rows)} models" if len(rows) > 1 else "the model"
@@ -161,12 +218,12 @@ def _copies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         each = ", ".join(f"{row['subject']} {row['discoveries']}" for row in rows)
         found = f"they depend on {discoveries:,} single training image{'s' if discoveries > 1 else ''} ({each})"
         look = f"those that look like the sample (correlation {competition.ALIKE:g} or more): {alike:,}"
-        return [f"{start} {found}; {look}; further samples at these: {attached:,}."]
+        return f"{start} {found}; {look}; further samples at these: {attached:,}."
     undecided = [row for row in rows if row["answer"] == "cannot decide"]
     if undecided:
         needed = max(row["k_min"] for row in undecided)
-        return [f"{start} cannot decide; {needed:,} training images would have to be found for any to be found."]
-    return [f"{start} no dependence on single training images found."]
+        return f"{start} cannot decide; {needed:,} training images would have to be found for any to be found."
+    return f"{start} no dependence on single training images found."
 
 
 def _nearest(at: Mapping[str, Estimate]) -> str:
@@ -176,12 +233,12 @@ def _nearest(at: Mapping[str, Estimate]) -> str:
     text = f"{_middle(own)} from the median sample to its nearest training image"
     if nearness.estimate is None:
         return f"{text} (no held-out images to judge this by)"
-    return f"{text}, {_middle(holdout)} from a held-out image (difference {nearness})"
+    return f"{text}, {_middle(holdout)} from a held-out image (difference {estimate(nearness)})"
 
 
 def _fraction(at: Mapping[str, Estimate]) -> str:
     rho = at["memorized_fraction"]
-    return "" if rho.estimate is None else f"memorized fraction {rho}"
+    return "" if rho.estimate is None else f"memorized fraction {estimate(rho)}"
 
 
 def _agreement(at: Mapping[str, Estimate]) -> str:
@@ -191,7 +248,7 @@ def _agreement(at: Mapping[str, Estimate]) -> str:
     text = f"{_middle(same)} between the two models' samples from the same noise"
     if gain.estimate is None:
         return f"{text} (no samples from different noise to judge this by)"
-    return f"{text}, {_middle(different)} from different noise (difference {gain})"
+    return f"{text}, {_middle(different)} from different noise (difference {estimate(gain)})"
 
 
 def _gap(at: Mapping[str, Estimate]) -> str:
@@ -199,15 +256,15 @@ def _gap(at: Mapping[str, Estimate]) -> str:
     if gap.estimate is None:
         return ""
     if gap.low is None:
-        return f"training images denoised {gap} dB better than held-out ones (one image, no interval)"
+        return f"training images denoised {estimate(gap)} dB better than held-out ones (one image, no interval)"
     if gap.above(0):
-        return f"training images denoised {gap} dB better than held-out ones"
-    return f"training images not shown to be denoised better than held-out ones ({gap} dB)"
+        return f"training images denoised {estimate(gap)} dB better than held-out ones"
+    return f"training images not shown to be denoised better than held-out ones ({estimate(gap)} dB)"
 
 
 def _middle(row: Estimate) -> str:
     """A similarity without its interval: the sentence gives that of the difference, the table all of them."""
-    return f"{row.unit} {DASH}" if row.estimate is None else f"{row.unit} {number(row.estimate, row.unit)}"
+    return f"{row.unit} {value(row)}"
 
 
 def _points(points: Mapping[str, Estimate]) -> list[str]:
@@ -219,24 +276,24 @@ def _points(points: Mapping[str, Estimate]) -> list[str]:
     for name, what in words.items():
         point = points[name]
         if point.estimate is not None:
-            result.append(f"{name.replace('N_', 'N*_')} = {point}: there {what} ({point.note}).")
-        elif point.note != "not measured":
+            result.append(f"{name.replace('N_', 'N*_')} = {estimate(point)}: there {what} ({point.note}).")
+        elif point.status != "not measured":
             result.append(f"{name.replace('N_', 'N*_')}, where {what}: {point.note}.")
     return result
 
 
-def _unconverged(at: Mapping[int, Mapping[str, Estimate]]) -> list[str]:
-    counts = {n: rows["unconverged"] for n, rows in at.items() if rows["unconverged"].estimate}
+def _unconverged(found: Mapping[str, Estimate]) -> str:
+    counts = {label: row for label, row in found.items() if row.estimate}
     if not counts:
-        return []
-    listed = ", ".join(f"{row} of {row.n} at N = {n:,}" for n, row in counts.items())
-    return [f"Samples that did not converge, kept in every number: {listed}."]
+        return ""
+    listed = ", ".join(f"{value(row)} of {row.n} at {label}" for label, row in counts.items())
+    return f"Samples that did not converge, kept in every number: {listed}."
 
 
-def _headline(regimes: Mapping[int, str]) -> str:
+def _headline(paragraphs: Sequence[Paragraph]) -> str:
     parts = []
     for regime in ("memorizes", "mixed", "underfits", "generalizes", "cannot decide"):
-        sizes = [f"{n:,}" for n, found in regimes.items() if found == regime]
+        sizes = [f"{each.n_train:,}" for each in paragraphs if each.regime == regime and each.n_train is not None]
         if sizes:
             parts.append(f"{regime} at N = {', '.join(sizes)}")
     text = "; ".join(parts) or "nothing was measured"

@@ -19,10 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from memgen.base import estimates, schemas, wording
-from memgen.base.estimates import Interval
+from memgen.base import schemas, wording
+from memgen.base.estimates import Estimate
 from memgen.base.intervals import bootstrap
-from memgen.findings import slopes, verdict
+from memgen.findings import slopes, transition
 from memgen.report.style import BLUE, GRAY, INK, ORANGE, band, color_sequence, legend, styled
 
 
@@ -32,7 +32,7 @@ class Level:
 
     label: str
     sigma: float
-    mean: Interval
+    mean: Estimate
 
 
 def levels(table: pa.Table, column: str, seed: int = 0) -> list[Level]:
@@ -73,12 +73,12 @@ def levels(table: pa.Table, column: str, seed: int = 0) -> list[Level]:
     return [Level(label, sigma, _mean(found, seed)) for (_, label, sigma), found in sorted(curves.items())]
 
 
-def _mean(found: Mapping[str, Mapping[str, float]], seed: int) -> Interval:
+def _mean(found: Mapping[str, Mapping[str, float]], seed: int) -> Estimate:
     """The mean over images of the mean over denoisers; no interval where each denoiser has a single image."""
     images = sorted({image for values in found.values() for image in values})
     each = np.array([np.mean([values[image] for values in found.values() if image in values]) for image in images])
     if all(len(values) == 1 for values in found.values()):
-        return Interval(float(each.mean()), None, None, 1)
+        return Estimate.of(float(each.mean()), n=1)
     return bootstrap(each, lambda draws: draws.mean(axis=1), seed, resamples=1000)
 
 
@@ -213,14 +213,14 @@ def _valued(table: pa.Table, metric: str) -> pa.Table:
 
 
 @styled
-def figure_transition(transition: pa.Table) -> Figure:
+def figure_transition(table: pa.Table) -> Figure:
     """Similarities, memorized fraction, PSNR gap and bits against N, with intervals and transition points.
 
     Args:
-        transition: a TRANSITION table.
+        table: a TRANSITION table.
     """
-    rows = verdict.estimates(transition)
-    sizes = sorted({n for n, _ in rows if n is not None})
+    rows = transition.estimates(table)
+    sizes = sorted({key for key, _ in rows if isinstance(key, int)})
     figure = Figure(figsize=(9.5, 7.6), layout="constrained")
     similarity, fraction, gap, apart = figure.subplots(2, 2, sharex=True).ravel()
     for panel, title, unit, curves in (
@@ -239,8 +239,7 @@ def figure_transition(transition: pa.Table) -> Figure:
             found = [(n, rows[n, quantity]) for n in sizes if rows[n, quantity].estimate is not None]
             measured |= bool(found)
             if found:
-                intervals = [Interval(row.estimate, row.low, row.high, row.n) for _, row in found]
-                band(panel, [n for n, _ in found], intervals, color, label, linestyle=line)
+                band(panel, [n for n, _ in found], [row for _, row in found], color, label, linestyle=line)
         panel.set_title(title)
         panel.set_ylabel(unit or rows[sizes[0], "cross_same"].unit if sizes else "")
         if not measured:
@@ -267,7 +266,7 @@ _SIMILARITIES = {
 }
 
 
-def _mark(panel: Axes, point: estimates.Estimate | None, name: str, sizes: Sequence[int]) -> None:
+def _mark(panel: Axes, point: Estimate | None, name: str, sizes: Sequence[int]) -> None:
     """Mark a transition point: a line, its interval as a shaded strip, and its name at the foot of the line."""
     if point is None or point.estimate is None:
         return
@@ -310,13 +309,13 @@ def figure_levels(table: pa.Table) -> Figure:
     down = len(drawn) // 2
     figure = Figure(figsize=(9.5, 3.8 * down), layout="constrained")
     panels = figure.subplots(down, 2, sharex=True).ravel()
-    sizes = sorted(set(table["n_train"].to_pylist()))
+    sizes = sorted(set(table["n_train"].drop_null().to_pylist()))
     colors = dict(zip(sizes, color_sequence(len(sizes)), strict=True))
     for panel, (quantity, (title, unit, scale, line)) in zip(panels, drawn.items(), strict=True):
         found = table.filter(pc.equal(table["quantity"], quantity)).to_pylist()
         for n in sizes:
             rows = [row for row in found if row["n_train"] == n]
-            intervals = [Interval(row["estimate"], row["low"], row["high"], row["n"]) for row in rows]
+            intervals = [Estimate.of(row["estimate"], row["low"], row["high"], row["n"]) for row in rows]
             if rows:
                 band(panel, [row["sigma"] for row in rows], intervals, colors[n], f"N = {n:,}")
         panel.set_xscale("log")

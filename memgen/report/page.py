@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
-from memgen.base import estimates, files, wording
+from memgen.base import files, wording
+from memgen.base.estimates import Estimate
 from memgen.findings import bases, calibration, slopes, transition, verdict
 from memgen.findings.bases import Reading
 from memgen.report import figures, sheets, spectra, style
@@ -135,7 +136,8 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         regimes={} if found is None else found.regimes,
         rules=verdict.RULES,
         numbers=None if summary is None else _numbers(summary),
-        definitions=transition.QUANTITIES | transition.POINTS,
+        definitions=[*transition.QUANTITIES.values(), *transition.POINTS.values()],
+        wording=wording,
         pictures={name: _address(drawing) for name, drawing in drawings.items()},
         missing=_MISSING,
         metric=report.metric,
@@ -159,18 +161,18 @@ class _Numbers:
     """The transition table with a column for each quantity and a row for each N."""
 
     quantities: tuple[tuple[str, str], ...]  # name and unit
-    rows: tuple[tuple[int, tuple[estimates.Estimate, ...]], ...]
-    points: tuple[tuple[str, estimates.Estimate], ...]
+    rows: tuple[tuple[int, tuple[Estimate, ...]], ...]
+    points: tuple[tuple[str, Estimate], ...]
 
 
 def _numbers(summary: pa.Table) -> _Numbers:
-    rows = verdict.estimates(summary)
-    sizes = sorted({n for n, _ in rows if n is not None})
+    rows = transition.estimates(summary)
+    sizes = sorted({key for key, _ in rows if isinstance(key, int)})
     names = [name for name in transition.QUANTITIES if any(rows[n, name].estimate is not None for n in sizes)]
     return _Numbers(
-        quantities=tuple((name, rows[sizes[0], name].unit) for name in names),
+        quantities=tuple((transition.QUANTITIES[name].name, rows[sizes[0], name].unit) for name in names),
         rows=tuple((n, tuple(rows[n, name] for name in names)) for n in sizes),
-        points=tuple((name, rows[None, name]) for name in transition.POINTS if (None, name) in rows),
+        points=tuple((point.name, rows[None, key]) for key, point in transition.POINTS.items()),
     )
 
 
@@ -206,10 +208,10 @@ def _slopes(table: pa.Table | None) -> list[dict[str, Any]]:
     return [] if table is None else [row | {"label": slopes.label(row)} for row in table.to_pylist()]
 
 
-def _calibrated(table: pa.Table | None) -> dict[int, list[calibration.Reading]]:
+def _calibrated(table: pa.Table | None) -> dict[int, list[calibration.Control]]:
     """What the test for copies said of sample sets whose answer is known, for each N at which it was tried."""
     sizes = [] if table is None else sorted(set(table["n_train"].to_pylist()))
-    return {n: calibration.readings(calibration.of_size(table, n)) for n in sizes}
+    return {n: calibration.summarize(calibration.of_size(table, n)) for n in sizes}
 
 
 @dataclass(frozen=True)
@@ -219,17 +221,22 @@ class _Geometry:
     sigma: float
     images: int
     models: tuple[str, ...]
-    # Quantity and its name; for each model the estimate and what a random basis would give.
-    rows: tuple[tuple[bases.Quantity, str, tuple[tuple[estimates.Estimate, str], ...]], ...]
+    # Quantity; for each model the estimate and what a random basis would give.
+    rows: tuple[tuple[bases.Quantity, tuple[tuple[Estimate, str], ...]], ...]
 
 
 def _geometry(readings: Sequence[Reading]) -> Iterator[_Geometry]:
     for sigma, found, measured in bases.by_level(readings):
         rows = tuple(
-            (bases.QUANTITIES[name], name, tuple(verdict.against_chance(*reading.told(name)) for reading in found))
+            (bases.QUANTITIES[name], tuple((reading.values[name], _chance(reading, name)) for reading in found))
             for name in measured
         )
         yield _Geometry(sigma, found[0].images, tuple(reading.label for reading in found), rows)
+
+
+def _chance(reading: Reading, name: str) -> str:
+    chance = reading.chance.get(name)
+    return "" if chance is None else wording.number(chance, bases.QUANTITIES[name].unit)
 
 
 def _data(run: Mapping[str, pa.Table]) -> dict[str, Any]:

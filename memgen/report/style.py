@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from memgen.base import files
-from memgen.base.estimates import Interval
+from memgen.base.estimates import Estimate
 
 BLUE, ORANGE, GRAY, INK = "#2166ac", "#e08214", "#7a7a7a", "#222222"
 # matplotlib types the keys as literals; a plain dictionary says the same.
@@ -58,7 +58,7 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     return drawn
 
 
-def band(panel: Axes, x: Sequence[float], y: Sequence[Interval], color: str, label: str, linestyle: str = "-") -> None:
+def band(panel: Axes, x: Sequence[float], y: Sequence[Estimate], color: str, label: str, linestyle: str = "-") -> None:
     """A curve with its intervals: bars at the points and a band between them; nothing where there is no interval."""
     middle = np.array([np.nan if p.estimate is None else p.estimate for p in y])
     low = np.array([np.nan if p.low is None else p.low for p in y])

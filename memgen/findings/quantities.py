@@ -1,0 +1,250 @@
+"""Every quantity of a transition table, for the rows of one training-set size or of one imported subject.
+
+See `transition` for what the quantities are, and for what their intervals cover.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memgen.base import schemas
+from memgen.base.estimates import Estimate
+from memgen.base.intervals import grouped
+from memgen.findings.resampling import Floats, Ints, Observations, Resampling, percentile_interval
+
+Columns = Mapping[str, NDArray[Any]]
+Key = int | str | None
+
+# The columns that are read of each table, besides train_seed.
+READ = {
+    "neighbors": ("query_kind", "query", "query_id", "part", "reference", "value"),
+    "similarity": ("kind", "item_a", "item_b", "value"),
+    "psnr": ("kind", "image_id", "subject", "sigma", "noise_draw", "output_psnr_db"),
+    "distances": ("kind", "image_id", "sigma", "value", "weight"),
+    "samples": ("status",),
+    "significance": ("sample", "part", "nearest_id", "nearest_in"),
+    "copies": ("n_pool_train", "n_pool_heldout"),
+}
+_SMALLER_IS_CLOSER = frozenset({"rmse"})
+_UNITS = {"correlation": "correlation", "cosine": "cosine", "rmse": "pixel units"}
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """What was measured of the models of one training-set size, or of one imported subject.
+
+    Attributes:
+        key: N, or the name of the subject.
+        tables: the columns READ of each table by its name, with only the rows of this group.
+        references: PSNR of the references by the quantity that compares with them, and by image, noise level and
+            noise draw.
+        plan: bootstrap draws.
+        metric: measure of similarity: correlation, cosine or rmse.
+        sigma_range: lowest and highest noise level of the bits, in pixel units; None where they are not known.
+    """
+
+    key: int | str
+    tables: Mapping[str, Columns]
+    references: Mapping[str, Mapping[tuple[str, float, int], float]]
+    plan: Resampling
+    metric: str
+    sigma_range: tuple[float, float] | None
+
+    def rows(self, name: str, **where: str) -> Columns:
+        """The rows of one table in which columns have the given values; no rows where the table is missing."""
+        if name not in self.tables:
+            return {key: np.empty(0) for key in ("train_seed", *READ[name])}
+        columns = self.tables[name]
+        keep = np.ones(len(columns["train_seed"]), dtype=bool)
+        for key, value in where.items():
+            keep &= columns[key] == value
+        return {key: values[keep] for key, values in columns.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The estimates of a group, and the draws that the transition points need.
+
+    Attributes:
+        rows: an estimate for each quantity.
+        lead: draws of the similarity between the two models less that to the training set, (R + 1,).
+        fraction: draws of the memorized fraction, (R + 1,); None where it was not measured.
+        band: lowest and highest ends that the interval of the memorized fraction has over groups of samples that share
+            a nearest image; None where it was not measured.
+    """
+
+    rows: Mapping[str, Estimate]
+    lead: Floats
+    fraction: Floats | None
+    band: tuple[float, float] | None
+
+
+def measure(group: Group) -> Measured:
+    """Every quantity of a group, with the draws behind those that cross at a transition point."""
+    sign = -1.0 if group.metric in _SMALLER_IS_CLOSER else 1.0
+    nearest, holdout = _nearest(group, "sample"), _nearest(group, "holdout")
+    same, different = _similarity(group, "same_noise"), _similarity(group, "different_noise")
+    halves = _similarity(group, "train_train")
+    unit = _UNITS.get(group.metric, group.metric)
+    own, of_holdout, twin, unrelated = (each.medians() for each in (nearest, holdout, same, different))
+    lead = sign * (twin - own)
+    rho, fraction, band = _memorized(group)
+    rows = {
+        "nearest_own": _estimate(own, unit, nearest),
+        "nearest_holdout_to_train": _estimate(of_holdout, unit, holdout),
+        "nearest_minus_holdout": _estimate(sign * (own - of_holdout), unit, nearest, holdout),
+        "cross_same": _estimate(twin, unit, same),
+        "cross_different": _estimate(unrelated, unit, different),
+        "cross_minus_null": _estimate(sign * (twin - unrelated), unit, same, different),
+        "train_train": _estimate(halves.medians(), unit, halves),
+        "cross_minus_nearest": _estimate(lead, unit, same, nearest),
+        "memorized_fraction": rho,
+        "psnr_gap": _gap(group),
+        "disagreement": _disagreement(group),
+        "bits": _bits(group),
+        **{quantity: _to_reference(group, quantity) for quantity in schemas.REFERENCES},
+        "unconverged": _unconverged(group),
+    }
+    return Measured(rows, lead, fraction, band)
+
+
+def _nearest(group: Group, kind: str) -> Observations:
+    rows = group.rows("neighbors", query_kind=kind)
+    if kind == "sample":
+        own = rows["reference"] == _own(rows["part"])
+        units, seeds = rows["query"][own], rows["train_seed"][own]
+        return group.plan.observe("sample", group.plan.samples, _floats(rows["value"][own]), [units], seeds)
+    own = np.isin(rows["reference"].astype(str), ["train_a", "train_b", "train"])
+    images = rows["query_id"][own].astype(str)
+    return group.plan.observe("holdout image", np.unique(images), _floats(rows["value"][own]), [images], None)
+
+
+def _similarity(group: Group, kind: str) -> Observations:
+    rows = group.rows("similarity", kind=kind)
+    values = _floats(rows["value"])
+    if kind == "train_train":
+        return group.plan.observe("training image", np.unique(rows["item_a"]), values, [rows["item_a"]], None)
+    units = [rows["item_a"]] if kind == "same_noise" else [rows["item_a"], rows["item_b"]]
+    return group.plan.observe("sample", group.plan.samples, values, units, rows["train_seed"])
+
+
+def _memorized(group: Group) -> tuple[Estimate, Floats | None, tuple[float, float] | None]:
+    rows, tested = group.rows("significance"), group.rows("copies")
+    if not len(rows["sample"]):
+        reason = "not measured: samples were not tested for copies (memgen verdict)"
+        return Estimate.of(None, unit="share", note=reason), None, None
+    sizes = tested["n_pool_train"], tested["n_pool_train"] + tested["n_pool_heldout"]
+    control = float(np.mean(sizes[0] / sizes[1]))
+    hits = rows["nearest_in"] == "T"
+    observed = group.plan.observe("sample", group.plan.samples, _floats(hits), [rows["sample"]], rows["train_seed"])
+    rho = (observed.means() - control) / (1 - control)
+    # Samples of one part that share a nearest image hit or miss together.
+    shared = _joined(rows["part"], rows["nearest_id"])
+    _, first, counts = np.unique(shared, return_index=True, return_counts=True)
+    # c is exact (a model blind to the labels T and H finds T that often), so the ends of P map to those of rho.
+    low, high = ((x - control) / (1 - control) for x in grouped(counts, hits[first], control))
+    note = f"{len(hits)} samples at {len(counts)} nearest images; control c = {control:.4f}"
+    if observed.seeds > 1:
+        wider = percentile_interval(rho, observed.units)
+        low = low if wider.low is None else min(low, wider.low)
+        high = high if wider.high is None else max(high, wider.high)
+        note += f"; widened to cover {observed.seeds} training seeds"
+    return Estimate.of(float(rho[0]), low, high, observed.units, "share", note), rho, (low, high)
+
+
+def _gap(group: Group) -> Estimate:
+    sides = []
+    for kind, what in (("train", "training image"), ("holdout", "holdout image")):
+        rows = group.rows("psnr", kind=kind)
+        # One mean for each image and denoiser, over noise levels and draws: images are the independent units.
+        keys = _joined(rows["image_id"], rows["subject"])
+        values, first = _grouped_means(keys, _floats(rows["output_psnr_db"]))
+        images, seeds = rows["image_id"][first].astype(str), rows["train_seed"][first]
+        sides.append(group.plan.observe(what, np.unique(images), values, [images], seeds))
+    train, holdout = sides
+    found = _estimate(train.means() - holdout.means(), "dB", train, holdout)
+    if found.estimate is not None and group.key == 1:
+        note = "no interval: one training image for each model"
+        return Estimate.of(found.estimate, n=found.n, unit="dB", note=note)
+    return found
+
+
+def _disagreement(group: Group) -> Estimate:
+    rows = group.rows("distances", kind="models")
+    images = rows["image_id"].astype(str)
+    observed = group.plan.observe("image", np.unique(images), _floats(rows["value"]), [images], rows["train_seed"])
+    return _estimate(observed.means(), "pixel units^2", observed)
+
+
+def _bits(group: Group) -> Estimate:
+    sides = [group.rows("distances", kind=kind) for kind in ("samples_a", "samples_b")]
+    rows = {key: np.concatenate([side[key] for side in sides]) for key in sides[0]}
+    if not len(rows["value"]):
+        return Estimate.of(None, unit="bits per dimension", note="not measured")
+    keys = _joined(_joined(rows["kind"], rows["image_id"]), rows["train_seed"])
+    means, first = _grouped_means(keys, _floats(rows["value"]) * rows["weight"])
+    units = rows["image_id"][first].astype(np.int64)
+    levels = len(np.unique(rows["sigma"]))
+    observed = group.plan.observe("sample", group.plan.samples, means * levels, [units], rows["train_seed"][first])
+    low, high = group.sigma_range or (None, None)
+    return replace(_estimate(observed.means(), "bits per dimension", observed), sigma_low=low, sigma_high=high)
+
+
+def _to_reference(group: Group, quantity: str) -> Estimate:
+    rows, reference = group.rows("psnr", kind="holdout"), group.references.get(quantity)
+    if not (reference and len(rows["image_id"])):
+        return Estimate.of(None, unit="dB", note="not measured")
+    places = zip(rows["image_id"], rows["sigma"], rows["noise_draw"], strict=True)
+    better = _floats(rows["output_psnr_db"]) - np.array([reference.get(place, np.nan) for place in places])
+    values, first = _grouped_means(_joined(rows["image_id"], rows["subject"]), better)
+    images, seeds = rows["image_id"][first].astype(str), rows["train_seed"][first]
+    observed = group.plan.observe("holdout image", np.unique(images), values, [images], seeds)
+    return _estimate(observed.means(), "dB", observed)
+
+
+def _unconverged(group: Group) -> Estimate:
+    status = group.rows("samples")["status"]
+    if not len(status):
+        return Estimate.of(None, unit="samples", note="not measured")
+    capped, diverged = int(np.sum(status == "step_cap")), int(np.sum(status == "diverged"))
+    note = f"of {len(status)} samples: {capped} at the step cap, {diverged} diverged; all kept in every number"
+    return Estimate.of(float(capped + diverged), n=len(status), unit="samples", note=note)
+
+
+def _floats(values: NDArray[Any]) -> Floats:
+    return values.astype(np.float64)
+
+
+def _joined(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.str_]:
+    return np.array([f"{x}/{y}" for x, y in zip(first, second, strict=True)], dtype=np.str_)
+
+
+def _own(part: NDArray[Any]) -> NDArray[Any]:
+    """The name of the training set of each sample's model; an imported subject has no part."""
+    return np.array(["train" if name is None else f"train_{name}" for name in part], dtype=object)
+
+
+def _estimate(draws: Floats, unit: str, *groups: Observations) -> Estimate:
+    """An estimate from its draws; for a difference the number of units is that of the smaller group of observations."""
+    found = percentile_interval(draws, min(group.units for group in groups))
+    if found.estimate is None:
+        return Estimate.of(None, unit=unit, note="not measured" + "".join(group.undefined for group in groups))
+    counts = {group.what: group.units for group in groups}
+    units = " and ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
+    seeds = max(group.seeds for group in groups)
+    covers = f"{units} and {seeds} training seeds" if seeds > 1 else f"{units} only"
+    note = f"no interval: {units}" if found.low is None else covers
+    note += "".join(dict.fromkeys(group.undefined for group in groups))
+    return replace(found, unit=unit, note=note)
+
+
+def _grouped_means(keys: NDArray[np.str_], values: Floats) -> tuple[Floats, Ints]:
+    """The mean of the defined values of each key (NaN if none) and the position of the key's first row."""
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    defined = ~np.isnan(values)
+    count = np.bincount(group[defined], minlength=len(first))
+    total = np.bincount(group[defined], weights=values[defined], minlength=len(first))
+    return np.divide(total, count, out=np.full(len(first), np.nan), where=count > 0), first
