@@ -133,7 +133,8 @@ def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
 def figure_histograms(run: Mapping[str, pa.Table], metric: str = "correlation") -> Figure:
     """Histograms of similarity between the two models and to the nearest training image, one panel for each N.
 
-    Each histogram has a reference: samples from different noise, and held-out images.
+    Imported subjects have a panel each, after those of the sweep. Each histogram has a reference: samples from
+    different noise, and held-out images.
 
     Args:
         run: the tables similarity and neighbors by name; either may be missing.
@@ -141,29 +142,29 @@ def figure_histograms(run: Mapping[str, pa.Table], metric: str = "correlation") 
 
     Source: Kadkhodaie et al. 2024, Fig. 2 (bottom).
     """
-    panels = _similarities(run, metric)
-    sizes = sorted({n for n, _ in panels})
-    rows = max(1, math.ceil(len(sizes) / 4))
-    columns = max(1, math.ceil(len(sizes) / rows))
+    values_of = _similarities(run, metric)
+    shown = sorted({panel for panel, _ in values_of}, key=_order)
+    rows = max(1, math.ceil(len(shown) / 4))
+    columns = max(1, math.ceil(len(shown) / rows))
     figure = Figure(figsize=(max(9.0, 2.5 * columns), 2.1 * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
-    every = np.concatenate([values for values in panels.values() if len(values)] or [np.array([0.0, 1.0])])
+    every = np.concatenate(list(values_of.values()) or [np.array([0.0, 1.0])])
     low, high = float(np.quantile(every, 0.002)), float(every.max())
     bins = np.linspace(low, max(high, low + 1e-3), 41)
-    for panel, n in zip(axes, sizes, strict=False):
+    for panel, key in zip(axes, shown, strict=False):
         for kind, (label, color, drawing) in _HISTOGRAMS.items():
-            values = np.clip(panels.get((n, kind), np.empty(0)), bins[0], bins[-1])
+            values = np.clip(values_of.get((key, kind), np.empty(0)), bins[0], bins[-1])
             if len(values):
                 panel.hist(
                     values, bins, weights=np.full(len(values), 1 / len(values)), label=label, color=color, **drawing
                 )
                 if drawing["histtype"] == "stepfilled":
                     panel.axvline(float(np.median(values)), color=color, linewidth=1.2)
-        panel.set_title(f"N = {n:,}")
+        panel.set_title(_title(key))
         panel.grid(visible=False)
         panel.set_yticks([])
         panel.xaxis.set_tick_params(labelbottom=True)
-    for panel in axes[len(sizes) :]:
+    for panel in axes[len(shown) :]:
         panel.set_axis_off()
     figure.supxlabel(f"{metric} of two images", fontsize=10)
     figure.supylabel("share of pairs", fontsize=10)
@@ -188,28 +189,38 @@ _HISTOGRAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def _similarities(run: Mapping[str, pa.Table], metric: str) -> dict[tuple[int, str], NDArray[np.float64]]:
-    found: dict[tuple[int, str], list[float]] = {}
+def _similarities(run: Mapping[str, pa.Table], metric: str) -> dict[tuple[int | str, str], NDArray[np.float64]]:
+    """The values of each histogram by panel (N, or the name of an imported subject) and by key of _HISTOGRAMS."""
+    found: dict[tuple[int | str, str], list[float]] = {}
     if "similarity" in run:
-        rows = _valued(run["similarity"], metric)
+        rows = _valued(run["similarity"].filter(pc.equal(run["similarity"]["role"], "cell")), metric)
         names = {"same_noise": "same", "different_noise": "different"}
         for n, kind, value in zip(*(rows[key].to_pylist() for key in ("n_train", "kind", "value")), strict=True):
             if kind in names:
                 found.setdefault((n, names[kind]), []).append(value)
     if "neighbors" in run:
         rows = _valued(run["neighbors"].filter(pc.equal(run["neighbors"]["rank"], 1)), metric)
-        keys = ("n_train", "query_kind", "part", "reference", "value")
-        for n, kind, part, reference, value in zip(*(rows[key].to_pylist() for key in keys), strict=True):
-            if kind == "sample" and reference == f"train_{part}":
-                found.setdefault((n, "nearest"), []).append(value)
-            elif kind == "holdout" and reference in ("train_a", "train_b"):
-                found.setdefault((n, "holdout"), []).append(value)
+        for row in rows.to_pylist():
+            panel = row["subject"] if row["role"] == "imported" else row["n_train"]
+            own = "train" if row["part"] is None else f"train_{row['part']}"
+            if panel is not None and row["query_kind"] == "sample" and row["reference"] == own:
+                found.setdefault((panel, "nearest"), []).append(row["value"])
+            elif panel is not None and row["query_kind"] == "holdout" and row["reference"] != "holdout":
+                found.setdefault((panel, "holdout"), []).append(row["value"])
     return {key: np.array(values) for key, values in found.items()}
 
 
 def _valued(table: pa.Table, metric: str) -> pa.Table:
-    keep = pc.and_(pc.is_valid(table["value"]), pc.is_valid(table["n_train"]))
-    return table.filter(pc.and_(keep, pc.equal(table["metric"], metric)))
+    return table.filter(pc.and_(pc.is_valid(table["value"]), pc.equal(table["metric"], metric)))
+
+
+def _order(panel: int | str) -> tuple[bool, int | str]:
+    """Sorts training-set sizes in ascending order, and after them imported subjects by name."""
+    return isinstance(panel, str), panel
+
+
+def _title(panel: int | str) -> str:
+    return panel if isinstance(panel, str) else wording.subject_label("cell", panel, None)
 
 
 @styled
@@ -299,7 +310,7 @@ def _log_sizes(panel: Axes, sizes: Sequence[int]) -> None:
 
 @styled
 def figure_levels(table: pa.Table) -> Figure:
-    """What was measured at each noise level, one panel for each quantity and one curve for each N.
+    """What was measured at each noise level, one panel for each quantity and one curve for each N or subject.
 
     Args:
         table: a LEVELS table.
@@ -309,15 +320,17 @@ def figure_levels(table: pa.Table) -> Figure:
     down = len(drawn) // 2
     figure = Figure(figsize=(9.5, 3.8 * down), layout="constrained")
     panels = figure.subplots(down, 2, sharex=True).ravel()
-    sizes = sorted(set(table["n_train"].drop_null().to_pylist()))
-    colors = dict(zip(sizes, color_sequence(len(sizes)), strict=True))
+    keys = [row["subject"] if row["n_train"] is None else row["n_train"] for row in table.to_pylist()]
+    table = table.append_column("key", pa.array([_title(key) for key in keys], pa.string()))
+    labels = [_title(key) for key in sorted(set(keys), key=_order)]
+    colors = dict(zip(labels, color_sequence(len(labels)), strict=True))
     for panel, (quantity, (title, unit, scale, line)) in zip(panels, drawn.items(), strict=True):
         found = table.filter(pc.equal(table["quantity"], quantity)).to_pylist()
-        for n in sizes:
-            rows = [row for row in found if row["n_train"] == n]
+        for label in labels:
+            rows = [row for row in found if row["key"] == label]
             intervals = [Estimate.of(row["estimate"], row["low"], row["high"], row["n"]) for row in rows]
             if rows:
-                band(panel, [row["sigma"] for row in rows], intervals, colors[n], f"N = {n:,}")
+                band(panel, [row["sigma"] for row in rows], intervals, colors[label], label)
         panel.set_xscale("log")
         if any(row["estimate"] for row in found):
             panel.set_yscale(scale)
@@ -331,7 +344,7 @@ def figure_levels(table: pa.Table) -> Figure:
         panel.set_ylabel(unit)
         panel.set_xlabel(r"noise level $\sigma$ (pixel units)")
         panel.xaxis.set_tick_params(labelbottom=True)
-    legend(figure, panels, "outside upper center", min(8, max(1, len(sizes))))
+    legend(figure, panels, "outside upper center", min(8, max(1, len(labels))))
     return figure
 
 

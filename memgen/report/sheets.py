@@ -106,12 +106,24 @@ def _where(table: pa.Table, **where: Any) -> list[dict[str, Any]]:
 
 
 @styled
+def figure_first(pairs: Sequence[Specimens]) -> Figure:
+    """The first sample of model A at each N, with its nearest training image above and model B's sample below.
+
+    The numbers between the images are their similarities, as in `figure_images`.
+
+    Args:
+        pairs: the samples of each N, in ascending order.
+    """
+    return _neighbors(pairs, 1, ("nearest in A", "sample A", "sample B"))
+
+
+@styled
 def figure_images(pairs: Sequence[Specimens], noises: int = 3) -> Figure:
     """The two models' samples from the same noise, each beside its nearest training image, one column for each N.
 
     The rows are: nearest image in training set A, sample of A, sample of B, nearest image in training set B; and so on
     for each noise. The number between two images is their similarity: blue between the models, orange between a sample
-    and its training image.
+    and its training image. If any N has no second model, there are rows for A alone.
 
     Args:
         pairs: the samples of each N, in ascending order.
@@ -119,9 +131,13 @@ def figure_images(pairs: Sequence[Specimens], noises: int = 3) -> Figure:
 
     Source: Kadkhodaie et al. 2024, Fig. 2 (top).
     """
+    return _neighbors(pairs, noises, ("nearest in A", "sample A", "sample B", "nearest in B"))
+
+
+def _neighbors(pairs: Sequence[Specimens], noises: int, names: Sequence[str]) -> Figure:
     noises = min(noises, *(len(pair.samples_a) for pair in pairs))
-    one = any(pair.samples_b is None or pair.nearest_b is None for pair in pairs)
-    names = ["nearest in A", "sample A"] if one else ["nearest in A", "sample A", "sample B", "nearest in B"]
+    if any(pair.samples_b is None or pair.nearest_b is None for pair in pairs):
+        names = names[:2]
     page = _Page(pairs[0].samples_a.shape[-2:], len(pairs), 0.27)
     for noise in range(noises):
         for row, name in enumerate(names):
