@@ -361,11 +361,12 @@ def test_geometry_of_each_noise_level(read):
     for name, row in zip(measured, first[1:], strict=True):
         quantity = bases.QUANTITIES[name]
         unit = {"pixel units^2": "squared pixel units"}.get(quantity.unit, quantity.unit)
-        assert row[0] == f"{quantity.name} {unit + '. ' if unit else ''}{quantity.definition}"
+        assert row[0] == f"{quantity.name} {unit}".strip()
         chance = " chance .125" if name == "overlap_twin" else ""
         values = (reading(64, None, 0.25, 0), reading(None, "theirs", 0.25, 0))
         assert row[1:] == [wording.estimate(each.values[name]) + chance for each in values]
     text = read.words["geometry"]
+    assert all(f"{q.name} {q.definition}" in read.folded["geometry"][0] for q in bases.QUANTITIES.values())
     assert "\N{GREEK SMALL LETTER SIGMA} = 0.25, 3 held-out images" in text
     assert "but are part of every mean: 2 of N = 64, 1 of theirs." in text
     assert text.count("but are part of every mean") == 1
@@ -436,7 +437,7 @@ def test_restored_images_of_every_model(read):
     assert len(head) == 7
     assert first == ["N = 4  A".replace("  ", " "), "9", "8", "20.5 [20.2, 20.8]", "15.5", "10.2", "30.8"]
     assert second == ["theirs", "1", "1", "21.5", "", "10.2", ""]
-    assert "low_pass-0.5: 64 of 256 numbers measured" in read.words["restoration"]
+    assert "low pass, amount 0.5: 64 of 256 numbers measured" in read.words["restoration"]
 
 
 def test_data_of_the_run(read):

@@ -165,6 +165,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         restored=report.restored,
         calibrated=_calibrated(report.tables.get("calibration")),
         geometry=list(_geometry(report.readings)),
+        meanings=bases.QUANTITIES.values(),
         slopes=_slopes(report.tables.get("slopes")),
         training=_training(report.tables.get("training")),
         data=_data(report.tables),
@@ -265,7 +266,7 @@ class _Geometry:
         sigma: noise level, pixel units.
         images: number of images behind the means.
         models: labels of the columns.
-        rows: each quantity that was measured, its unit in words, and for each model the estimate with what a random
+        rows: name of the quantity, unit in words, and for each model the estimate with what a random
             basis would give.
         unconverged: label and number of bases, for each model with bases that did not converge.
     """
@@ -273,7 +274,7 @@ class _Geometry:
     sigma: float
     images: int
     models: Sequence[str]
-    rows: Sequence[tuple[bases.Quantity, str, Sequence[tuple[Estimate, str]]]]
+    rows: Sequence[tuple[str, str, Sequence[tuple[Estimate, str]]]]
     unconverged: Sequence[tuple[str, int]]
 
 
@@ -285,7 +286,11 @@ def _geometry(readings: Sequence[Reading]) -> Iterator[_Geometry]:
             images=found[0].images,
             models=[reading.label for reading in found],
             rows=[
-                (quantity, _unit(quantity.unit), [(reading.values[name], _chance(reading, name)) for reading in found])
+                (
+                    quantity.name,
+                    _unit(quantity.unit),
+                    [(reading.values[name], _chance(reading, name)) for reading in found],
+                )
                 for name, quantity in quantities
             ],
             unconverged=[(reading.label, reading.unconverged) for reading in found if reading.unconverged],
