@@ -248,3 +248,33 @@ class Run:
 def run() -> Run:
     """The run with every size, made once."""
     return Run()
+
+
+def imported(tables_of: dict[str, pa.Table], n: int, name: str) -> dict[str, pa.Table]:
+    """The rows of the model of part a at one N, as those of an imported subject whose samples were given."""
+    found = {}
+    for kind in ("neighbors", "psnr", "significance", "copies", "samples"):
+        table = tables_of[kind].to_pandas()
+        own = table["part"] == "a"
+        if kind == "neighbors":
+            own |= (table["query_kind"] == "holdout") & (table["reference"] == "train_a")
+        table = table[own & (table["n_train"] == n)]
+        changed = {"subject": name, "role": "imported", "part": None, "train_seed": None}
+        changed |= {"reference": "train"} if kind == "neighbors" else {}
+        changed |= {"status": "given"} if kind == "samples" else {}
+        columns = {column: table[column].tolist() for column in table.columns} | changed
+        found[kind] = tables.make(schemas.SCHEMAS[kind], columns, len(table))
+    return found
+
+
+def subject(name: str, **more) -> pa.Table:
+    """A SUBJECTS table of one imported subject, that has everything unless told otherwise."""
+    columns = {"subject": name, "role": "imported", "n_train": None, "part": None, "train_seed": None}
+    columns |= {"has_denoiser": True, "has_samples": True, "n_trained_on": 64, "n_held_out": 256, "source": "test"}
+    return tables.make(schemas.SUBJECTS, columns | more)
+
+
+def stacked(*runs: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """The tables of several runs as those of one."""
+    names = dict.fromkeys(name for run in runs for name in run)
+    return {name: pa.concat_tables([run[name] for run in runs if name in run]) for name in names}

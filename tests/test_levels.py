@@ -80,8 +80,8 @@ def test_distance_to_memorization_is_null_below_the_floor():
     """Where two sets have the same posterior mean up to rounding there is no ratio."""
     far = np.full((30, 2), [0.5, levels.FLOOR / 2])
     first, second = rows(empirical(far, far), "to_empirical")
-    assert first["estimate"] == pytest.approx(1)
-    assert second["estimate"] is None
+    assert (first["estimate"], first["status"]) == (pytest.approx(1), "measured")
+    assert (second["estimate"], second["status"], second["n"]) == (None, "not measured", 30)
 
 
 def test_references_are_paired_with_the_same_images():
@@ -108,6 +108,25 @@ def test_excess_error_is_a_share_of_the_mean_error():
     expected = 1 - (10 ** (-least / 10)).mean(axis=0) / (10 ** (-worse / 10)).mean(axis=0)
     assert [row["estimate"] for row in rows(run, "excess_error")] == pytest.approx(expected.tolist())
     assert [row["low"] < row["estimate"] < row["high"] for row in rows(run, "excess_error")] == [True, True]
+
+
+def test_an_imported_denoiser_has_its_own_levels():
+    """It is compared with the references on the images and noise levels that both have, and belongs to no size."""
+    known = 20 + 10 * np.random.default_rng(0).random((20, 2))
+    theirs = psnr("theirs", known[5:] + 2, None).to_pylist()
+    for row in theirs:
+        row["image_id"] = f"i{int(row['image_id'][1:]) + 5}"
+    other = [row | {"image_id": f"elsewhere {row['image_id']}", "output_psnr_db": 0.0} for row in theirs]
+    columns = {name: [row[name] for row in theirs + other] for name in schemas.PSNR.names}
+    optimum = psnr(schemas.REFERENCES["to_optimum"], known, None)
+    cell = psnr("n8-s0-a", known + 1, 8)
+    found = rows({"psnr": pa.concat_tables([cell, tables.make(schemas.PSNR, columns), optimum])}, "to_optimum")
+    assert [(row["n_train"], row["subject"], row["n"]) for row in found] == [
+        (8, None, 20), (8, None, 20), (None, "theirs", 15), (None, "theirs", 15),
+    ]  # fmt: skip
+    assert [row["estimate"] for row in found] == pytest.approx([1, 1, 2, 2])
+    pair = apart("models", np.ones((4, 2)), role="imported")
+    assert levels.summarize({"distances": pair}, 0).num_rows == 0
 
 
 def test_nothing_measured_gives_no_rows():

@@ -11,7 +11,7 @@ import synthetic_run
 
 from memgen.base import noise, schemas, tables, wording
 from memgen.base.intervals import grouped
-from memgen.findings import transition, verdict
+from memgen.findings import quantities, transition, verdict
 from memgen.findings.transition import crossings, summarize
 
 
@@ -49,10 +49,6 @@ def examined(n: int, nearest: np.ndarray, hits: np.ndarray, pool: tuple[int, int
         "significance": tables.make(schemas.SIGNIFICANCE, {**trained, **columns}),
         "copies": tables.make(schemas.COPIES, {**trained, **counts}),
     }
-
-
-def stacked(*runs: dict) -> dict:
-    return {name: pa.concat_tables([run[name] for run in runs]) for name in runs[0]}
 
 
 def similarity(n: int, kind: str, values: np.ndarray, shift: int = 0, **more) -> pa.Table:
@@ -104,7 +100,8 @@ def test_one_training_image_gives_no_interval_of_the_gap(rows):
     assert gap.estimate > 20
     assert gap.low is None
     assert gap.high is None
-    assert "one training image" in gap.note
+    assert gap.status == "no interval"
+    assert gap.note == "There is no interval, because each model has a single training image."
     assert rows[4, "psnr_gap"].low > 0
     assert rows[1024, "psnr_gap"].low < 0 < rows[1024, "psnr_gap"].high
 
@@ -164,16 +161,21 @@ def test_memorized_fraction_covers_zero_at_the_null():
         covered += rho.low <= 0 <= rho.high
     # 95 % intended, 97.5 % expected; at a true 93 % fewer than 50 of 60 happens in less than 1 % of suites.
     assert covered >= 50
-    assert rho.note.startswith("120 samples at ")
+    assert rho.note.startswith("120 samples have ")
 
 
 def test_both_models_count_and_the_control_is_removed():
     """P is over the samples of both; the control is the share of T in the pool; the interval is that of `grouped`."""
     hits = np.arange(40) < 30
-    run = stacked(examined(10, np.arange(40), hits, (10, 30)), examined(10, np.arange(40), ~hits, (10, 30), part="b"))
+    run = synthetic_run.stacked(
+        examined(10, np.arange(40), hits, (10, 30)), examined(10, np.arange(40), ~hits, (10, 30), part="b")
+    )
     rho = transition.estimates(summarize(run, 0))[10, "memorized_fraction"]
     assert rho.estimate == pytest.approx((0.5 - 0.25) / 0.75)
-    assert rho.note == "80 samples at 80 nearest images; control c = 0.2500"
+    assert rho.note == (
+        "80 samples have 80 different nearest images. A share of 0.2500 is expected of a model that does not know its "
+        "training set."
+    )
     ends = grouped(np.ones(80, int), np.concatenate([hits, ~hits]), 0.25)
     assert (rho.low, rho.high) == pytest.approx([(end - 0.25) / 0.75 for end in ends])
 
@@ -189,13 +191,13 @@ def test_samples_at_one_image_count_as_one():
 def test_training_seeds_widen_the_memorized_fraction():
     """Seeds of which one copies and one does not give an interval that says that a third might do either."""
     none, every = np.zeros(60, bool), np.ones(60, bool)
-    run = stacked(
+    run = synthetic_run.stacked(
         *(examined(8, np.arange(60), hits, (50, 50), seed=s) for s, hits in enumerate((none, every, none, every)))
     )
     rho = transition.estimates(summarize(run, 0))[8, "memorized_fraction"]
     assert rho.low <= -0.9
     assert rho.high >= 0.9
-    assert "4 training seeds" in rho.note
+    assert rho.note.endswith(" The interval is widened to cover 4 training seeds.")
 
 
 def test_the_interval_of_n_half_covers_shared_images():
@@ -204,7 +206,7 @@ def test_the_interval_of_n_half_covers_shared_images():
     for images in (400, 20):
         nearest = np.arange(400) * images // 400
         sets = [examined(n, nearest, nearest < share * images, (50, 50)) for n, share in ((10, 0.95), (1000, 0.2))]
-        found.append(transition.estimates(summarize(stacked(*sets), 0))[None, "N_half"])
+        found.append(transition.estimates(summarize(synthetic_run.stacked(*sets), 0))[None, "N_half"])
     distinct, shared = found
     assert distinct.estimate == pytest.approx(shared.estimate)
     assert 10 < distinct.low < distinct.high < 1000
@@ -230,7 +232,10 @@ def test_undefined_values_are_left_out_and_counted():
     values[3] = np.nan
     row = transition.estimates(summarize({"similarity": similarity(4, "same_noise", values)}, 0))[4, "cross_same"]
     assert row.estimate == np.nanmedian(values)
-    assert "1 of 11 values undefined" in row.note
+    assert row.note == (
+        "The interval covers 10 samples. It does not cover what another training would give. 1 of 11 values are "
+        "undefined and left out."
+    )
 
 
 def test_crossings_are_exact_in_log_n():
@@ -257,9 +262,11 @@ def _crossing(level: float, spread: float):
 def test_a_crossing_that_is_not_reached_is_an_answer():
     """Without a crossing the estimate is null and the note says up to where it was looked for."""
     row = _crossing(0.9, 0.1)
-    assert row.estimate is None
-    assert row.note.startswith("not reached up to N = 100")
-    assert "passed below N = 1" in _crossing(-0.1, 0.1).note
+    assert (row.estimate, row.status, row.n) == (None, "not reached", 50)
+    assert row.note == "It is not reached up to N = 100. 2,000 of 2,000 resamples do not cross up to N = 100."
+    before = _crossing(-0.1, 0.1)
+    assert (before.estimate, before.status) == (None, "below range")
+    assert before.note == "It lies below N = 1. 2,000 of 2,000 resamples lie below N = 1."
 
 
 def test_draws_without_a_crossing_are_censored_not_dropped():
@@ -279,8 +286,155 @@ def test_training_seeds_are_resampled_when_there_are_several():
     several = transition.estimates(summarize({"similarity": pa.concat_tables(seeds)}, 0))[8, "cross_same"]
     single = transition.estimates(summarize({"similarity": seeds[0]}, 0))[8, "cross_same"]
     assert several.high - several.low > 0.1 > single.high - single.low
-    assert several.note == "30 samples and 4 training seeds"
-    assert single.note == "30 samples only"
+    assert several.note == "The interval covers 30 samples and 4 training seeds."
+    assert single.note == "The interval covers 30 samples. It does not cover what another training would give."
+
+
+def reference(psnr: pa.Table, name: str, better: float) -> pa.Table:
+    """The PSNR of a reference: that of one model on held-out images, plus a number of dB."""
+    rows = psnr.filter(pc.equal(psnr["kind"], "holdout")).to_pandas()
+    rows = rows[rows["subject"] == rows["subject"].iloc[0]]
+    columns = {column: rows[column].tolist() for column in rows.columns}
+    columns |= {"subject": name, "role": "reference", "n_train": None, "part": None, "train_seed": None}
+    columns["output_psnr_db"] = [value + better for value in columns["output_psnr_db"]]
+    return tables.make(schemas.PSNR, columns, len(rows))
+
+
+OF_ONE = (
+    "nearest_own", "nearest_holdout_to_train", "nearest_minus_holdout", "memorized_fraction", "psnr_gap", "to_linear",
+    "to_optimum",
+)  # fmt: skip
+OF_TWO = (
+    "cross_same", "cross_different", "cross_minus_null", "train_train", "cross_minus_nearest", "disagreement", "bits",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A run of two sizes, with references."""
+    run = synthetic_run.Run(sizes=(4, 64)).tables
+    known = [reference(run["psnr"], name, db) for name, db in (("best_linear", -1.0), ("exact_optimum", 2.0))]
+    return run | {"psnr": pa.concat_tables([run["psnr"], *known])}
+
+
+def test_an_imported_subject_has_the_numbers_of_a_model_with_its_rows(small):
+    """The same rows give the same numbers, as those of one model of a sweep or as those of an imported subject."""
+    cell = {}
+    for name, table in small.items():
+        if "part" in table.column_names:
+            own = pc.field("part").is_null() | (pc.field("part") == "a")
+            cell[name] = table.filter(own & (pc.field("n_train").is_null() | (pc.field("n_train") == 64)))
+    cell["neighbors"] = cell["neighbors"].filter(pc.field("reference") == "train_a")
+    expected = transition.estimates(summarize(cell, 0, resamples=300))
+    run = synthetic_run.stacked(
+        synthetic_run.imported(small, 64, "theirs"), {"psnr": small["psnr"].filter(pc.field("role") == "reference")}
+    )
+    found = transition.estimates(summarize(run, 0, resamples=300, subjects=synthetic_run.subject("theirs")))
+    for quantity in OF_ONE:
+        assert found["theirs", quantity] == expected[64, quantity]
+        assert found["theirs", quantity].status == "measured"
+    for quantity in OF_TWO:
+        row = found["theirs", quantity]
+        assert (row.status, row.estimate, row.n) == ("not measured", None, 0)
+        assert row.note == "There is no second model that was trained on other images."
+    assert found["theirs", "unconverged"].note == "The samples were imported. None was drawn here."
+    assert found["theirs", "unconverged"].status == "not measured"
+    assert {key for key, _ in found} == {"theirs", None}
+
+
+def test_an_imported_subject_changes_nothing_of_the_sweep(small):
+    """Neither its rows nor pairs of imported subjects change a number of a training-set size or a transition point."""
+    expected = summarize(small, 0, resamples=300)
+    pair = similarity(64, "same_noise", np.linspace(0, 1, 500), role="imported")
+    theirs = synthetic_run.imported(small, 64, "theirs")
+    later = theirs["neighbors"].to_pandas().assign(query=lambda rows: rows["query"] + 1000)
+    theirs["neighbors"] = tables.make(
+        schemas.NEIGHBORS, {name: later[name].tolist() for name in later.columns} | {"part": None, "train_seed": None}
+    )
+    run = synthetic_run.stacked(small, theirs, {"similarity": pair})
+    subjects = synthetic_run.subject("theirs")
+    found = summarize(run, 0, resamples=300, subjects=subjects)
+    assert found.filter(pc.field("subject").is_null()).equals(expected)
+    assert set(found["subject"].drop_null().to_pylist()) == {"theirs"}
+    both = transition.estimates(found)
+    assert both["theirs", "memorized_fraction"].estimate is not None
+    assert both["theirs", "cross_same"].estimate is None
+
+
+SECOND = "There is no second model that was trained on other images."
+SAMPLES, DENOISER, SET = "There are no samples.", "There is no denoiser.", "The training set is not known."
+UNSEEN = "No images are known that the model was not trained on."
+
+
+@pytest.mark.parametrize(
+    ("lacking", "own", "of_holdout", "fraction", "gap", "linear", "unconverged"),
+    [
+        ({}, "", "", "The samples were not tested for copies. Run memgen verdict.", "", "", ""),
+        ({"has_denoiser": False}, "", "", "The samples were not tested for copies. Run memgen verdict.", DENOISER, DENOISER, ""),
+        ({"has_samples": False}, SAMPLES, "", SAMPLES, "", "", SAMPLES),
+        ({"n_trained_on": None}, SET, SET, SET, SET, "", ""),
+        ({"n_held_out": None}, "", UNSEEN, UNSEEN, UNSEEN, UNSEEN, ""),
+        (
+            {"has_samples": False, "has_denoiser": False, "n_trained_on": 0, "n_held_out": 0},
+            f"{SAMPLES} {SET}", f"{SET} {UNSEEN}", f"{SAMPLES} {SET} {UNSEEN}", f"{DENOISER} {SET} {UNSEEN}",
+            f"{DENOISER} {UNSEEN}", SAMPLES,
+        ),
+    ],
+)  # fmt: skip
+def test_reasons_for_what_is_not_measured(lacking, own, of_holdout, fraction, gap, linear, unconverged):
+    """What an imported subject lacks is the reason, in words; what could have been measured has no such reason."""
+    found = transition.estimates(summarize({}, 0, subjects=synthetic_run.subject("theirs", **lacking)))
+    notes = {quantity: row.note for (key, quantity), row in found.items() if key == "theirs"}
+    assert notes["nearest_own"] == own
+    assert notes["nearest_holdout_to_train"] == of_holdout
+    reasons = [reason for reason in (SAMPLES, SET, UNSEEN) if reason in own + of_holdout]
+    assert notes["nearest_minus_holdout"] == " ".join(reasons)
+    assert notes["memorized_fraction"] == fraction
+    assert notes["psnr_gap"] == gap
+    assert notes["to_linear"] == notes["to_optimum"] == linear
+    assert notes["unconverged"] == unconverged
+    assert {notes[quantity] for quantity in OF_TWO} == {SECOND}
+    assert {row.status for (key, _), row in found.items() if key == "theirs"} == {"not measured"}
+
+
+def test_a_number_stands_whatever_the_subject_is_said_to_lack(small):
+    """A reason is given in the place of a number only."""
+    subjects = synthetic_run.subject("theirs", has_denoiser=False)
+    found = transition.estimates(
+        summarize(synthetic_run.imported(small, 64, "theirs"), 0, resamples=20, subjects=subjects)
+    )
+    assert found["theirs", "psnr_gap"].note.startswith("The interval covers 60 training images and 60 held-out images.")
+
+
+def test_every_quantity_says_what_it_needs():
+    """Every quantity has a name of its own, a definition, and needs that have reasons."""
+    assert list(quantities.NEEDS) == list(transition.QUANTITIES)
+    assert set().union(*quantities.NEEDS.values()) == set(quantities.REASONS)
+    every = [*transition.QUANTITIES.values(), *transition.POINTS.values()]
+    assert len({quantity.name for quantity in every}) == len(every)
+    assert all(quantity.definition.endswith(".") for quantity in every)
+    assert not any("_" in quantity.name for quantity in transition.QUANTITIES.values())
+
+
+def test_an_imported_subject_without_any_row(small):
+    """It stands in the table all the same, with reasons; without a SUBJECTS table only the second model is missed."""
+    found = transition.estimates(summarize({}, 0, subjects=synthetic_run.subject("theirs", has_samples=False)))
+    assert found["theirs", "nearest_own"].note == "There are no samples."
+    assert {row.status for (key, _), row in found.items() if key == "theirs"} == {"not measured"}
+    bare = transition.estimates(summarize(synthetic_run.imported(small, 64, "theirs"), 0, resamples=20))
+    assert bare["theirs", "to_linear"].note == ""
+    assert bare["theirs", "bits"].note == "There is no second model that was trained on other images."
+    cell = synthetic_run.subject("n4-s0-a", role="cell")
+    assert {key for key, _ in transition.estimates(summarize({}, 0, subjects=cell))} == {None}
+
+
+def test_the_noise_levels_of_the_bits(small):
+    """The range given stands with the bits and with nothing else; without one there is none."""
+    found = transition.estimates(summarize(small, 0, resamples=20, sigma_range=(0.05, 1.0)))
+    assert {quantity for (_, quantity), row in found.items() if row.sigma_low is not None} == {"bits"}
+    assert (found[4, "bits"].sigma_low, found[4, "bits"].sigma_high) == (0.05, 1.0)
+    unknown = transition.estimates(summarize(small, 0, resamples=20))
+    assert (unknown[4, "bits"].sigma_low, unknown[4, "bits"].sigma_high) == (None, None)
 
 
 def test_regimes_follow_the_planted_answer(rows):
@@ -289,7 +443,10 @@ def test_regimes_follow_the_planted_answer(rows):
     assert found.regimes == {
         1: "memorizes", 4: "memorizes", 16: "memorizes", 64: "memorizes", 256: "mixed", 1024: "generalizes",
     }  # fmt: skip
-    assert found.headline == "Memorizes at N = 1, 4, 16, 64; mixed at N = 256; generalizes at N = 1,024."
+    assert found.headline == (
+        "The models memorize at N = 1, 4, 16, and 64, depend in part on their training sets at N = 256, and "
+        "generalize at N = 1,024."
+    )
     assert wording.estimate(rows[4, "memorized_fraction"]) in found.sentences[1]
     assert wording.estimate(rows[1024, "cross_minus_null"]) in found.sentences[5]
     assert any("4 of 192 at N = 16" in sentence for sentence in found.sentences)

@@ -71,6 +71,26 @@ SPLIT = _schema(
         _field("image_id", _STR, "content id"),
     ],
 )
+SUBJECTS = _schema(
+    "subjects",
+    1,
+    [
+        *_SUBJECT,
+        _field("has_denoiser", pa.bool_(), "whether there is a denoiser"),
+        _field("has_samples", pa.bool_(), "whether there are samples"),
+        _field(
+            "n_trained_on", _INT, "images that it was trained on; null where they are not known", "images", null=True
+        ),
+        _field(
+            "n_held_out",
+            _INT,
+            "images of the same source that it was not trained on; null likewise",
+            "images",
+            null=True,
+        ),
+        _field("source", _STR, "where it comes from"),
+    ],
+)
 TRAINING = _schema(
     "training",
     1,
@@ -94,7 +114,9 @@ SAMPLES = _schema(
         _field("updates", _INT, "updates made before the last denoising"),
         _field("sigma", _F64, "noise level that the sampler believes at the end", "pixel units", null=True),
         _field("residual_sigma", _F64, "norm of the last residual / sqrt(d)", "pixel units", null=True),
-        _field("status", _STR, "converged, step_cap (not done after max_steps) or diverged (sigma above 2, or NaN)"),
+        _field(
+            "status", _STR, "converged, step_cap (not done after max_steps), diverged (sigma above 2, or NaN) or given"
+        ),
     ],
 )
 TRAJECTORY = _schema(
@@ -381,7 +403,7 @@ SLOPES = _schema(
 SCHEMAS = {
     schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
     for schema in (
-        IMAGES, SKIPPED, DUPLICATES, SPLIT, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
+        IMAGES, SKIPPED, DUPLICATES, SPLIT, SUBJECTS, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
         NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, CALIBRATION,
         BASIS, BASIS_SUMMARY, SLOPES,
     )

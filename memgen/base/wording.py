@@ -1,5 +1,6 @@
 """How memgen prints numbers, intervals and names of models for people."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memgen.base.estimates import Estimate
@@ -74,3 +75,15 @@ def interval(found: Estimate) -> str:
 def estimate(found: Estimate) -> str:
     """An estimate with its interval, such as `.956 [.948, .961]`; a dash where it does not exist."""
     return f"{value(found)} {interval(found)}".rstrip()
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a list in a sentence: `a`, `a and b`, `a, b, and c`."""
+    if len(words) < 3:
+        return " and ".join(words)
+    return f"{', '.join(words[:-1])}, and {words[-1]}"
+
+
+def joined(*sentences: str) -> str:
+    """The sentences that are not empty, as one text."""
+    return " ".join(filter(None, sentences))

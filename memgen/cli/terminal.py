@@ -156,9 +156,9 @@ def say(found: Verdict, summary: pa.Table) -> None:
     console.print(f"[bold]{escape(found.headline)}[/bold]\n")
     for paragraph in found.paragraphs:
         # What was measured of samples and functions stands in the table above.
-        start, words = f"At {paragraph.label}", escape(paragraph.opening)
-        opening = words.replace(escape(start), _colored(escape(start), paragraph.regime), 1)
-        _bullet(" ".join(filter(None, (opening, escape(paragraph.copies), escape(paragraph.missing)))))
+        label = escape(paragraph.label)
+        opening = escape(paragraph.opening).replace(label, _colored(label, paragraph.regime), 1)
+        _bullet(wording.joined(opening, escape(paragraph.copies), escape(paragraph.missing)))
     for sentence in (*found.points, *filter(None, (found.unconverged, found.caveat))):
         _bullet(escape(sentence))
 

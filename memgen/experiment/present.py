@@ -44,7 +44,13 @@ def summary(workspace: Workspace, n_train: int | None = None) -> pa.Table:
 def _transition(workspace: Workspace, measured: dict[str, pa.Table]) -> pa.Table:
     settings = workspace.settings
     sigma_range = (settings.sample.sigma_end, settings.sample.sigma_start)
-    return transition.summarize(measured, settings.seed, settings.search.metric, sigma_range=sigma_range)
+    return transition.summarize(
+        measured,
+        settings.seed,
+        settings.search.metric,
+        sigma_range=sigma_range,
+        subjects=measured["subjects"],
+    )
 
 
 def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:

@@ -1,18 +1,20 @@
-"""What is measured at each noise level, for each training-set size N, with intervals over images or samples.
+"""What is measured at each noise level σ, for each training-set size N, with intervals over images or samples.
 
     disagreement    V(σ) = E ||f_A(y) - f_B(y)||² / d on noisy held-out images
     bits_density    V(σ) σ⁻² / ln 2 on noised samples of both models: score-difference bits per dimension and unit of
-                    ln σ, whose integral over ln σ is `bits` of the transition table
-    to_empirical    E ||f_A(y) - e_A(y)||² / E ||e_B(y) - e_A(y)||², e the posterior mean of a model's training set,
-                    and the same with A and B exchanged: 0 for a model that has memorized its set, 1 for one as far
-                    from that as the posterior mean of other images is. Null where the denominator is below FLOOR
-    to_linear       output PSNR less that of the best linear denoiser, on the same noisy held-out images
-    to_optimum      output PSNR less that of the exact optimum, where it is known
-    excess_error    the share of the mean squared error that the exact optimum would not make, 1 - E* / E
+                    ln σ. Its integral over ln σ is `bits` in the transition table.
+    to_empirical    E ||f_A(y) - e_A(y)||² / E ||e_B(y) - e_A(y)||², where e_A is the posterior mean of A's training
+                    set, averaged with the same for B. It is 0 for a model that has memorized its training set, and 1
+                    for a model that is as far from that as the posterior mean of the other images is. It is null where
+                    the denominator is below FLOOR.
+    to_linear       output PSNR minus that of the best linear denoiser, on the same noisy held-out images
+    to_optimum      output PSNR minus that of the exact optimum, where that is known
+    excess_error    1 - E* / E, the share of the mean squared error that the exact optimum would not make
 
-Each unit (an image, a sample) is averaged over noise draws, models and training seeds first, and units are resampled.
+The values of a unit (an image or a sample) are first averaged over noise draws, models and training seeds. The
+bootstrap then resamples the units. An imported denoiser has the last three quantities.
 
-Source: `distances` and `psnr`, of which these are summaries.
+Source: the tables `distances` and `psnr`, which are summarized here.
 """
 
 import math
@@ -28,7 +30,7 @@ from memgen.base import schemas, tables
 from memgen.base.estimates import Estimate
 from memgen.base.intervals import bootstrap
 
-FLOOR = (0.01 / 255) ** 2  # a hundredth of a gray level: nearer than float32 networks compute
+FLOOR = (0.01 / 255) ** 2  # a hundredth of a gray level: float32 networks are not more precise than that
 UNITS = {
     "disagreement": "pixel units^2",
     "bits_density": "bits per dimension and ln sigma",
@@ -39,27 +41,27 @@ UNITS = {
 
 
 def summarize(run: Mapping[str, pa.Table], seed: int) -> pa.Table:
-    """Every quantity at every N and noise level, with 95 % bootstrap intervals.
+    """Every quantity at every N, and of every imported denoiser, at each noise level, with 95 % intervals.
 
     Args:
-        run: the tables distances and psnr by name; either may be missing.
-        seed: of the bootstrap.
+        run: the tables distances and psnr by name. Either may be missing.
+        seed: seed of the bootstrap.
 
     Returns:
-        A LEVELS table, without rows where nothing was measured.
+        A LEVELS table. It has no rows for what was not measured.
     """
     rows: list[dict[str, Any]] = []
-    for quantity, n_train, sigmas, values in _observed(run):
+    for quantity, key, sigmas, values in _observed(run):
         for sigma, columns in zip(sigmas, values, strict=True):
             found = _interval(quantity, columns, seed)
-            values_of = {name: getattr(found, name) for name in ("estimate", "low", "high", "n", "status")}
-            place = {"n_train": n_train, "subject": None, "quantity": quantity, "sigma": sigma}
-            rows.append({**place, "unit": UNITS[quantity], **values_of})
+            place = {"n_train": key if isinstance(key, int) else None, "subject": key if isinstance(key, str) else None}
+            place |= {"quantity": quantity, "sigma": sigma, "unit": UNITS[quantity]}
+            rows.append(place | {name: getattr(found, name) for name in ("estimate", "low", "high", "n", "status")})
     return tables.make(schemas.LEVELS, {name: [row[name] for row in rows] for name in schemas.LEVELS.names}, len(rows))
 
 
 def _interval(quantity: str, values: NDArray[np.float64], seed: int) -> Estimate:
-    """The mean of a unit's values (m, 1), or the ratio of the means of (m, 2)."""
+    """The mean over units of values (m, 1), or the ratio of the two means of values (m, 2)."""
     defined = values[np.isfinite(values).all(axis=1)]
     if values.shape[1] == 1:
         return bootstrap(defined[:, 0], lambda draws: draws.mean(axis=1), seed)
@@ -70,8 +72,8 @@ def _interval(quantity: str, values: NDArray[np.float64], seed: int) -> Estimate
 
 def _observed(
     run: Mapping[str, pa.Table],
-) -> Iterator[tuple[str, int, NDArray[np.float64], NDArray[np.float64]]]:
-    """Quantity, N, noise levels (K,) and what is averaged at each: (K, units, 1 or 2)."""
+) -> Iterator[tuple[str, int | str, NDArray[np.float64], NDArray[np.float64]]]:
+    """Quantity, N or imported denoiser, noise levels (K,), and the values that are averaged, (K, units, 1 or 2)."""
     if "distances" in run:
         apart = run["distances"].filter(pc.field("role") == "cell")
         for n_train in sorted(pc.unique(apart["n_train"]).to_pylist()):
@@ -92,18 +94,34 @@ def _observed(
         held = held.append_column("squared_error", pc.power(10.0, pc.multiply(held["output_psnr_db"], -0.1)))
         for quantity, name in schemas.REFERENCES.items():
             reference = held.filter((pc.field("role") == "reference") & (pc.field("subject") == name))
-            cells = held.filter(pc.field("role") == "cell")
-            for n_train in sorted(pc.unique(cells["n_train"]).to_pylist()) if len(reference) else []:
-                own = cells.filter(pc.field("n_train") == n_train)
-                (sigmas, values), (_, known) = (_grid(table, "output_psnr_db") for table in (own, reference))
-                yield quantity, n_train, sigmas, (values - known)[..., None]
+            for key, own in _denoisers(held) if len(reference) else ():
+                pair = _shared(own, reference)
+                (sigmas, values), (_, known) = (_grid(table, "output_psnr_db") for table in pair)
+                yield quantity, key, sigmas, (values - known)[..., None]
                 if quantity == "to_optimum":
-                    errors, least = (_grid(table, "squared_error")[1] for table in (own, reference))
-                    yield "excess_error", n_train, sigmas, np.stack([errors - least, errors], axis=2)
+                    errors, least = (_grid(table, "squared_error")[1] for table in pair)
+                    yield "excess_error", key, sigmas, np.stack([errors - least, errors], axis=2)
+
+
+def _denoisers(psnr: pa.Table) -> Iterator[tuple[int | str, pa.Table]]:
+    """The rows of each N, in ascending order, and then of each imported denoiser."""
+    cells, imported = (psnr.filter(pc.field("role") == role) for role in ("cell", "imported"))
+    for n_train in sorted(pc.unique(cells["n_train"]).to_pylist()):
+        yield n_train, cells.filter(pc.field("n_train") == n_train)
+    for name in sorted(pc.unique(imported["subject"]).to_pylist()):
+        yield name, imported.filter(pc.field("subject") == name)
+
+
+def _shared(first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The rows of both tables for the images and noise levels that are in both."""
+    for column in ("image_id", "sigma"):
+        both = np.intersect1d(first[column].to_pylist(), second[column].to_pylist())
+        first, second = (table.filter(pc.is_in(table[column], pa.array(both))) for table in (first, second))
+    return first, second
 
 
 def _grid(table: pa.Table, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Noise levels (K,), ascending, and the mean of a column for each level and image: (K, images)."""
+    """Ascending noise levels (K,), and the mean of a column for each noise level and image, (K, images)."""
     means = table.group_by(["sigma", "image_id"], use_threads=False).aggregate([(column, "mean")])
     means = means.sort_by([("sigma", "ascending"), ("image_id", "ascending")])
     sigmas = np.unique(means["sigma"].to_numpy())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from memgen.base import schemas
 from memgen.base.estimates import Estimate
 from memgen.base.intervals import grouped
+from memgen.base.wording import joined, listed
 from memgen.findings.resampling import Floats, Ints, Observations, Resampling, percentile_interval
 
 Columns = Mapping[str, NDArray[Any]]
@@ -27,6 +28,31 @@ READ = {
     "samples": ("status",),
     "significance": ("sample", "part", "nearest_id", "nearest_in"),
     "copies": ("n_pool_train", "n_pool_heldout"),
+}
+# What each quantity needs of a subject, and what people read where that is lacking.
+REASONS = {
+    "samples": "There are no samples.",
+    "training set": "The training set is not known.",
+    "held-out images": "No images are known that the model was not trained on.",
+    "denoiser": "There is no denoiser.",
+    "second model": "There is no second model that was trained on other images.",
+}
+NEEDS = {
+    "nearest_own": ("samples", "training set"),
+    "nearest_holdout_to_train": ("training set", "held-out images"),
+    "nearest_minus_holdout": ("samples", "training set", "held-out images"),
+    "cross_same": ("second model",),
+    "cross_different": ("second model",),
+    "cross_minus_null": ("second model",),
+    "train_train": ("second model",),
+    "cross_minus_nearest": ("second model",),
+    "memorized_fraction": ("samples", "training set", "held-out images"),
+    "psnr_gap": ("denoiser", "training set", "held-out images"),
+    "disagreement": ("second model",),
+    "bits": ("second model",),
+    "to_linear": ("denoiser", "held-out images"),
+    "to_optimum": ("denoiser", "held-out images"),
+    "unconverged": ("samples",),
 }
 _SMALLER_IS_CLOSER = frozenset({"rmse"})
 _UNITS = {"correlation": "correlation", "cosine": "cosine", "rmse": "pixel units"}
@@ -44,6 +70,7 @@ class Group:
         plan: bootstrap draws.
         metric: measure of similarity: correlation, cosine or rmse.
         sigma_range: lowest and highest noise level of the bits, in pixel units; None where they are not known.
+        lacks: which of REASONS hold: what the subject does not have.
     """
 
     key: int | str
@@ -52,6 +79,7 @@ class Group:
     plan: Resampling
     metric: str
     sigma_range: tuple[float, float] | None
+    lacks: frozenset[str]
 
     def rows(self, name: str, **where: str) -> Columns:
         """The rows of one table in which columns have the given values; no rows where the table is missing."""
@@ -108,7 +136,13 @@ def measure(group: Group) -> Measured:
         **{quantity: _to_reference(group, quantity) for quantity in schemas.REFERENCES},
         "unconverged": _unconverged(group),
     }
-    return Measured(rows, lead, fraction, band)
+    return Measured({name: _explained(name, row, group.lacks) for name, row in rows.items()}, lead, fraction, band)
+
+
+def _explained(quantity: str, row: Estimate, lacks: frozenset[str]) -> Estimate:
+    """The row, with the reason where it is missing because of something that the subject lacks."""
+    reasons = [REASONS[need] for need in NEEDS[quantity] if need in lacks]
+    return row if row.estimate is not None or not reasons else replace(row, note=" ".join(reasons))
 
 
 def _nearest(group: Group, kind: str) -> Observations:
@@ -134,7 +168,7 @@ def _similarity(group: Group, kind: str) -> Observations:
 def _memorized(group: Group) -> tuple[Estimate, Floats | None, tuple[float, float] | None]:
     rows, tested = group.rows("significance"), group.rows("copies")
     if not len(rows["sample"]):
-        reason = "not measured: samples were not tested for copies (memgen verdict)"
+        reason = "The samples were not tested for copies. Run memgen verdict."
         return Estimate.of(None, unit="share", note=reason), None, None
     sizes = tested["n_pool_train"], tested["n_pool_train"] + tested["n_pool_heldout"]
     control = float(np.mean(sizes[0] / sizes[1]))
@@ -146,12 +180,15 @@ def _memorized(group: Group) -> tuple[Estimate, Floats | None, tuple[float, floa
     _, first, counts = np.unique(shared, return_index=True, return_counts=True)
     # c is exact (a model blind to the labels T and H finds T that often), so the ends of P map to those of rho.
     low, high = ((x - control) / (1 - control) for x in grouped(counts, hits[first], control))
-    note = f"{len(hits)} samples at {len(counts)} nearest images; control c = {control:.4f}"
+    note = (
+        f"{len(hits):,} samples have {len(counts):,} different nearest images. "
+        f"A share of {control:.4f} is expected of a model that does not know its training set."
+    )
     if observed.seeds > 1:
         wider = percentile_interval(rho, observed.units)
         low = low if wider.low is None else min(low, wider.low)
         high = high if wider.high is None else max(high, wider.high)
-        note += f"; widened to cover {observed.seeds} training seeds"
+        note += f" The interval is widened to cover {observed.seeds} training seeds."
     return Estimate.of(float(rho[0]), low, high, observed.units, "share", note), rho, (low, high)
 
 
@@ -167,7 +204,7 @@ def _gap(group: Group) -> Estimate:
     train, holdout = sides
     found = _estimate(train.means() - holdout.means(), "dB", train, holdout)
     if found.estimate is not None and group.key == 1:
-        note = "no interval: one training image for each model"
+        note = "There is no interval, because each model has a single training image."
         return Estimate.of(found.estimate, n=found.n, unit="dB", note=note)
     return found
 
@@ -183,7 +220,7 @@ def _bits(group: Group) -> Estimate:
     sides = [group.rows("distances", kind=kind) for kind in ("samples_a", "samples_b")]
     rows = {key: np.concatenate([side[key] for side in sides]) for key in sides[0]}
     if not len(rows["value"]):
-        return Estimate.of(None, unit="bits per dimension", note="not measured")
+        return Estimate.of(None, unit="bits per dimension")
     keys = _joined(_joined(rows["kind"], rows["image_id"]), rows["train_seed"])
     means, first = _grouped_means(keys, _floats(rows["value"]) * rows["weight"])
     units = rows["image_id"][first].astype(np.int64)
@@ -196,7 +233,7 @@ def _bits(group: Group) -> Estimate:
 def _to_reference(group: Group, quantity: str) -> Estimate:
     rows, reference = group.rows("psnr", kind="holdout"), group.references.get(quantity)
     if not (reference and len(rows["image_id"])):
-        return Estimate.of(None, unit="dB", note="not measured")
+        return Estimate.of(None, unit="dB")
     places = zip(rows["image_id"], rows["sigma"], rows["noise_draw"], strict=True)
     better = _floats(rows["output_psnr_db"]) - np.array([reference.get(place, np.nan) for place in places])
     values, first = _grouped_means(_joined(rows["image_id"], rows["subject"]), better)
@@ -208,10 +245,13 @@ def _to_reference(group: Group, quantity: str) -> Estimate:
 def _unconverged(group: Group) -> Estimate:
     status = group.rows("samples")["status"]
     if not len(status):
-        return Estimate.of(None, unit="samples", note="not measured")
+        return Estimate.of(None, unit="samples")
+    drawn = int(np.sum(status != "given"))
+    if not drawn:
+        return Estimate.of(None, unit="samples", note="The samples were imported. None was drawn here.")
     capped, diverged = int(np.sum(status == "step_cap")), int(np.sum(status == "diverged"))
-    note = f"of {len(status)} samples: {capped} at the step cap, {diverged} diverged; all kept in every number"
-    return Estimate.of(float(capped + diverged), n=len(status), unit="samples", note=note)
+    note = f"Of {drawn:,} samples, {capped:,} stopped at the step cap and {diverged:,} diverged. All are kept."
+    return Estimate.of(float(capped + diverged), n=drawn, unit="samples", note=note)
 
 
 def _floats(values: NDArray[Any]) -> Floats:
@@ -230,15 +270,23 @@ def _own(part: NDArray[Any]) -> NDArray[Any]:
 def _estimate(draws: Floats, unit: str, *groups: Observations) -> Estimate:
     """An estimate from its draws; for a difference the number of units is that of the smaller group of observations."""
     found = percentile_interval(draws, min(group.units for group in groups))
+    undefined = joined(*dict.fromkeys(group.undefined for group in groups))
     if found.estimate is None:
-        return Estimate.of(None, unit=unit, note="not measured" + "".join(group.undefined for group in groups))
-    counts = {group.what: group.units for group in groups}
-    units = " and ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
-    seeds = max(group.seeds for group in groups)
-    covers = f"{units} and {seeds} training seeds" if seeds > 1 else f"{units} only"
-    note = f"no interval: {units}" if found.low is None else covers
-    note += "".join(dict.fromkeys(group.undefined for group in groups))
-    return replace(found, unit=unit, note=note)
+        return Estimate.of(None, unit=unit, note=undefined)
+    # The bootstrap draws depend on the word "holdout", so that only what people read says "held-out".
+    counts = {group.what.replace("holdout", "held-out"): group.units for group in groups}
+    units = listed([f"{count:,} {what}{'s' * (count != 1)}" for what, count in counts.items()])
+    note = covers(units, max(group.seeds for group in groups))
+    if found.low is None:
+        note = f"There is no interval: {units} are too few."
+    return replace(found, unit=unit, note=joined(note, undefined))
+
+
+def covers(units: str, seeds: int) -> str:
+    """What an interval covers, in words."""
+    if seeds > 1:
+        return f"The interval covers {units} and {seeds} training seeds."
+    return f"The interval covers {units}. It does not cover what another training would give."
 
 
 def _grouped_means(keys: NDArray[np.str_], values: Floats) -> tuple[Floats, Ints]:

@@ -80,7 +80,7 @@ class Resampling:
             of_seeds = self._multiplicities("training seed", len(self.train_seeds))
             factors.append((of_seeds, np.searchsorted(self.train_seeds, seeds[defined])))
         count = len(np.unique(units[0][defined])) if len(values) else 0
-        left_out = f"; {np.count_nonzero(~defined)} of {len(values)} values undefined, left out"
+        left_out = f"{np.count_nonzero(~defined):,} of {len(values):,} values are undefined and left out."
         return Observations(values[defined], tuple(factors), count, what, several, "" if defined.all() else left_out)
 
     def _multiplicities(self, what: str, units: int) -> Ints:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from memgen.base import schemas, tables
 from memgen.base.estimates import Estimate, Status
-from memgen.base.wording import Quantity
+from memgen.base.wording import Quantity, listed
 from memgen.findings import quantities
 from memgen.findings.quantities import Columns, Group, Key, Measured
 from memgen.findings.resampling import Floats, Resampling, percentile_interval
@@ -55,16 +55,16 @@ QUANTITIES = {
         "to the training set than new real images are.",
     ),
     "cross_same": Quantity(
-        "similarity of the two models, same noise",
+        "similarity between models (same noise)",
         "Median similarity of the two models' samples drawn from the same noise.",
     ),
     "cross_different": Quantity(
-        "similarity of the two models, different noise",
+        "similarity between models (different noise)",
         "Median similarity of the two models' samples drawn from different noise. It shows what two unrelated samples "
         "have in common.",
     ),
     "cross_minus_null": Quantity(
-        "excess similarity of the two models",
+        "excess similarity between models",
         "Similarity of the two models' samples from the same noise minus that from different noise. At 0, knowing the "
         "noise says nothing about what the other model draws from it.",
     ),
@@ -129,6 +129,7 @@ def summarize(
     metric: str = "correlation",
     resamples: int = 2000,
     sigma_range: tuple[float, float] | None = None,
+    subjects: pa.Table | None = None,
 ) -> pa.Table:
     """Every quantity at every N and of every imported subject, and the transition points, with 95 % intervals.
 
@@ -140,12 +141,15 @@ def summarize(
             are taken the other way round, so that positive always means closer.
         resamples: bootstrap resamples.
         sigma_range: lowest and highest noise level of the bits, pixel units; None if they are not known.
+        subjects: a SUBJECTS table. It says what each imported subject has, so that the table can say why something
+            was not measured.
 
     Returns:
         A TRANSITION table; what was not measured has a null estimate, a status and a note.
     """
     data = {name: _columns(run[name], name, metric) for name in quantities.READ if name in run}
-    keys = {key for columns in data.values() for key in columns["key"] if key is not None}
+    lacks = _lacks(subjects)
+    keys = {key for columns in data.values() for key in columns["key"] if key is not None} | lacks.keys()
     references = _references(run.get("psnr"))
     of_sweep = _resampling([_chosen(data, key) for key in keys if isinstance(key, int)], seed, resamples)
     at: dict[int | str, Measured] = {}
@@ -153,7 +157,8 @@ def summarize(
         own = _chosen(data, key)
         # An imported subject has draws of its own, so that importing it changes no interval of the sweep.
         plan = of_sweep if isinstance(key, int) else _resampling([own], seed, resamples)
-        at[key] = quantities.measure(Group(key, own, references, plan, metric, sigma_range))
+        lacking = lacks.get(key, {"second model"}) if isinstance(key, str) else ()
+        at[key] = quantities.measure(Group(key, own, references, plan, metric, sigma_range, frozenset(lacking)))
     found: dict[tuple[Key, str], Estimate] = {
         (key, quantity): row for key, measured in at.items() for quantity, row in measured.rows.items()
     }
@@ -187,6 +192,22 @@ def _table(found: Mapping[tuple[Key, str], Estimate]) -> pa.Table:
     fields = [name for name in schemas.TRANSITION.names if name not in columns]
     columns |= {name: [getattr(row, name) for row in found.values()] for name in fields}
     return tables.make(schemas.TRANSITION, columns)
+
+
+def _lacks(subjects: pa.Table | None) -> dict[str, set[str]]:
+    """What each imported subject lacks, as keys of REASONS."""
+    found = {}
+    for row in [] if subjects is None else subjects.filter(pc.equal(subjects["role"], "imported")).to_pylist():
+        has = {
+            "samples": row["has_samples"],
+            "training set": row["n_trained_on"],
+            "held-out images": row["n_held_out"],
+            "denoiser": row["has_denoiser"],
+            # A pair of imported models is compared by itself: nothing says that they were trained on other images.
+            "second model": False,
+        }
+        found[row["subject"]] = {need for need, there in has.items() if not there}
+    return found
 
 
 def _columns(table: pa.Table, name: str, metric: str) -> Columns:
@@ -258,7 +279,7 @@ def _resampling(groups: Sequence[Mapping[str, Columns]], seed: int, resamples: i
 def _points(at: Mapping[int, Measured], plan: Resampling) -> dict[str, Estimate]:
     """Where cross_same overtakes nearest_own, and where the memorized fraction falls through 1/2."""
     seeds = len(plan.train_seeds)
-    covers = f"samples and {seeds} training seeds" if seeds > 1 else "samples only"
+    covers = quantities.covers("the samples", seeds)
     leads = {n: measured.lead for n, measured in at.items() if not np.isnan(measured.lead[0])}
     halves = {n: 0.5 - measured.fraction for n, measured in at.items() if measured.fraction is not None}
     bands = {n: measured.band for n, measured in at.items() if measured.band is not None}
@@ -275,7 +296,7 @@ def _widened(half: Estimate, bands: Mapping[int, tuple[float, float]]) -> Estima
     )
     low = None if low is None or half.low is None else min(low, half.low)
     high = None if high is None or half.high is None else max(high, half.high)
-    note = f"{half.note}; nearest images shared by samples are covered"
+    note = f"{half.note} It allows for samples that share a nearest image."
     return Estimate.of(half.estimate, low, high, half.n, half.unit, note)
 
 
@@ -303,30 +324,29 @@ def _point(draws: Mapping[int, Floats], units: int, covers: str) -> Estimate:
 
     Resamples without a crossing are kept at -infinity or +infinity (censored).
     """
+    if not draws:
+        return _unreached("not measured", "")
     if len(draws) < 2:
-        return (
-            _unreached("too few sizes", "needs more than one N")
-            if draws
-            else _unreached("not measured", "not measured")
-        )
+        return _unreached("too few sizes", "It cannot be located from a single training-set size.")
     sizes, curves = list(draws), np.stack(list(draws.values()), axis=1)
     found = crossings(curves, sizes)
     below = curves[:, 0] >= 0
     firsts = np.array([xs[0] if xs else (-np.inf if low else np.inf) for xs, low in zip(found, below, strict=True)])
     before, after = int(np.sum(firsts[1:] == -np.inf)), int(np.sum(firsts[1:] == np.inf))
-    note = covers
+    censored = ""
     if before:
-        note += f"; {before} of {len(firsts) - 1} resamples lie below N = {sizes[0]}"
+        censored += f" {before:,} of {len(firsts) - 1:,} resamples lie below N = {sizes[0]:,}."
     if after:
-        note += f"; {after} of {len(firsts) - 1} resamples do not cross up to N = {sizes[-1]}"
-    if len(found[0]) > 1:
-        note += "; crosses more than once, the first is given: N = " + ", ".join(f"{x:.3g}" for x in found[0])
+        censored += f" {after:,} of {len(firsts) - 1:,} resamples do not cross up to N = {sizes[-1]:,}."
     if firsts[0] == np.inf:
-        return _unreached("not reached", f"not reached up to N = {sizes[-1]}; {note}", units)
+        return _unreached("not reached", f"It is not reached up to N = {sizes[-1]:,}.{censored}", units)
     if firsts[0] == -np.inf:
-        return _unreached("below range", f"passed below N = {sizes[0]}; {note}", units)
+        return _unreached("below range", f"It lies below N = {sizes[0]:,}.{censored}", units)
+    if len(found[0]) > 1:
+        every = listed([f"{x:.3g}" for x in found[0]])
+        censored += f" The curve crosses more than once, at N = {every}. The first crossing is given."
     interval = percentile_interval(firsts, units)
-    return Estimate.of(interval.estimate, interval.low, interval.high, units, "images", note)
+    return Estimate.of(interval.estimate, interval.low, interval.high, units, "images", covers + censored)
 
 
 def _unreached(status: Status, note: str, n: int = 0) -> Estimate:

@@ -1,7 +1,8 @@
-"""What a transition table says, in words: a regime for each N by a stated rule, and sentences with their numbers.
+"""What a transition table says, in words: a regime by a stated rule, and sentences with the numbers behind it.
 
-The rule uses intervals only where it says so, and answers "cannot decide" where they are too wide or missing.
-It judges copying and agreement, not truth: two models can agree and both be wrong (Maillard & Goldt 2026).
+There is a paragraph for each training-set size, and one for each imported subject. The rule uses intervals wherever it
+says so. It answers "cannot decide" where they are too wide or missing. It judges copying and agreement, not truth: two
+models can agree and both be wrong (Maillard & Goldt 2026).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,33 +12,39 @@ from typing import Any
 import pyarrow as pa
 
 from memgen.base.estimates import Estimate
-from memgen.base.wording import estimate, value
-from memgen.findings.transition import estimates
+from memgen.base.wording import estimate, joined, listed, value
+from memgen.findings.transition import POINTS, QUANTITIES, estimates
 from memgen.measures.copies import competition
 
 MARGIN = 0.01
 GAP_DB = 0.1
 LINEAR_DB = 0.5
 RULES = {
-    "memorizes": "The memorized fraction is at least 1/2 and its interval excludes 0, and samples are nearer to their "
-    "own training set than held-out images are (interval excludes 0).",
-    "generalizes": "From the same noise the two models draw more similar images than from different noise (interval "
-    "excludes 0). The interval of the memorized fraction contains 0 and lies below 1/2, and no training image was "
-    f"found that samples depend on. Either samples are at most {MARGIN} nearer to their training set than held-out "
-    "images are (whole interval), or they are nearer to the other model's sample than to their training set (interval "
-    f"excludes 0). And training images are not shown to be denoised more than {GAP_DB} dB better than held-out ones.",
-    "underfits": "As for generalizes, but held-out images are denoised more than "
-    f"{LINEAR_DB} dB worse than by the best linear denoiser (whole interval): the models agree on too little.",
-    "mixed": "None of these, and the models depend on their own training set (memorized fraction, nearness to the "
-    f"training set, a training image found, or a PSNR gap above {GAP_DB} dB: intervals exclude 0).",
-    "cannot decide": "Anything else: the intervals are too wide, or a measurement is missing.",
+    "memorizes": "The memorized fraction is at least 1/2, and its interval lies above 0. Samples are nearer to the "
+    "training set of their own model than held-out images are (the interval lies above 0).",
+    "generalizes": "Samples that the two models draw from the same noise are more similar than samples from different "
+    "noise (the interval lies above 0). The interval of the memorized fraction reaches down to 0 and lies below 1/2, "
+    "and the test for copies found no training image that samples depend on. Either samples are at most "
+    f"{MARGIN} nearer to their training set than held-out images are (the whole interval), or they are nearer to the "
+    "other model's sample than to their training set (the interval lies above 0). Training images are not shown to be "
+    f"denoised more than {GAP_DB} dB better than held-out images. This takes two models that were trained on "
+    "different images.",
+    "underfits": "All that \N{LEFT DOUBLE QUOTATION MARK}generalizes\N{RIGHT DOUBLE QUOTATION MARK} asks for holds, "
+    f"but held-out images are denoised more than {LINEAR_DB} dB worse than by the best linear denoiser (the whole "
+    "interval). The models agree, but they have learned too little.",
+    "mixed": "None of these holds, and something shows that the models depend on their own training set: a memorized "
+    "fraction above 0, samples that are nearer to the training set than held-out images are, a training image that "
+    f"samples depend on, or a PSNR gap above {GAP_DB} dB. A number counts if its whole interval lies above the bound.",
+    "cannot decide": "None of these holds. The intervals are too wide, or a measurement is missing.",
 }
 # Similarity above which two images pass for copies, and near-duplicates are removed; the word is used nowhere below it.
 COPY_SIMILARITY = {"correlation": competition.ALIKE}
 CAVEAT = (
-    "Agreement is not truth: two models that draw the same images have learned the same thing, not necessarily the "
-    "distribution of the data. Denoising better than the best linear denoiser is needed for that, not enough."
+    "Agreement is not truth: two models that draw the same images have learned the same thing, which need not be the "
+    "distribution of the data. Denoising better than the best linear denoiser is necessary for that but not sufficient."
 )
+# What the paragraph of an imported subject says of quantities that were not measured.
+_SPOKEN_OF = ("nearest_own", "memorized_fraction", "psnr_gap", "to_linear", "cross_same", "bits")
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,10 @@ class Paragraph:
         subject: name of the imported subject; None for a size of the sweep.
         regime: one of the keys of RULES.
         opening: the regime as a sentence.
-        copies: what the test for copies found, as a sentence; empty if samples were not tested.
-        samples: what was measured of the samples, as a sentence; empty if nothing was.
-        functions: what was measured of the models as functions, as a sentence; empty if nothing was.
-        missing: what was not measured, and why, as a sentence; empty if nothing has to be said.
+        copies: what the test for copies found, in sentences; empty if samples were not tested.
+        samples: what was measured of the samples, in sentences; empty if nothing was.
+        functions: what was measured of the models as functions, in sentences; empty if nothing was.
+        missing: what was not measured, and why, in sentences; empty if there is nothing to say.
     """
 
     label: str
@@ -73,7 +80,7 @@ class Paragraph:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The sentences that there are, in the order in which they are read."""
+        """The fields that are not empty, in the order in which they are read."""
         return tuple(filter(None, (self.opening, self.copies, self.samples, self.functions, self.missing)))
 
 
@@ -82,11 +89,11 @@ class Verdict:
     """What a transition table says, in words.
 
     Attributes:
-        headline: the regimes in one sentence.
+        headline: the regimes in one or two sentences.
         paragraphs: one for each N in ascending order, then one for each imported subject.
-        points: a sentence for each transition point that can be spoken of.
+        points: sentences about each transition point, where more than one N was measured.
         unconverged: the samples that did not converge, as a sentence; empty if all did.
-        caveat: CAVEAT where some regime needs it; or else empty.
+        caveat: CAVEAT where some regime needs it; otherwise empty.
     """
 
     headline: str
@@ -102,13 +109,13 @@ class Verdict:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """Every paragraph as one text, then the sentences that are about all of them."""
+        """Each paragraph as one text, then the sentences that are about all of them."""
         paragraphs = (" ".join(paragraph.sentences) for paragraph in self.paragraphs)
         return (*paragraphs, *self.points, *filter(None, (self.unconverged, self.caveat)))
 
 
 def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:
-    """The regime at each N by RULES, and sentences that say what the numbers show and no more.
+    """The regime at each N and of each imported subject by RULES, with sentences that say what the numbers show.
 
     Args:
         transition: a TRANSITION table.
@@ -122,46 +129,30 @@ def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:
     for (key, quantity), row in rows.items():
         if key is not None:
             at.setdefault(key, {})[quantity] = row
-    found = [] if copies is None else copies.to_pylist()
-    paragraphs = tuple(
-        _paragraph(
-            key, of_key, [row for row in found if key == (row["n_train"] if row["role"] == "cell" else row["subject"])]
-        )
-        for key, of_key in at.items()
-    )
-    sizes = [paragraph.n_train for paragraph in paragraphs if paragraph.n_train is not None]
-    points = {quantity: row for (key, quantity), row in rows.items() if key is None}
-    needs_caveat = any(paragraph.regime in ("generalizes", "underfits") for paragraph in paragraphs)
+    tested: dict[int | str, list[dict[str, Any]]] = {key: [] for key in at}
+    for found in [] if copies is None else copies.to_pylist():
+        tested.setdefault(found["n_train"] if found["role"] == "cell" else found["subject"], []).append(found)
+    paragraphs = tuple(_paragraph(key, of_key, tested[key]) for key, of_key in at.items())
+    several = sum(paragraph.n_train is not None for paragraph in paragraphs) > 1
+    agree = any(paragraph.regime in ("generalizes", "underfits") for paragraph in paragraphs)
     return Verdict(
         headline=_headline(paragraphs),
         paragraphs=paragraphs,
-        points=tuple(_points(points)) if len(sizes) > 1 else (),
-        unconverged=_unconverged({paragraph.label: at[paragraph.key]["unconverged"] for paragraph in paragraphs}),
-        caveat=CAVEAT if needs_caveat else "",
+        points=_points(rows) if several else (),
+        unconverged=_unconverged({paragraph: at[paragraph.key]["unconverged"] for paragraph in paragraphs}),
+        caveat=CAVEAT if agree else "",
     )
 
 
 def _paragraph(key: int | str, at: Mapping[str, Estimate], tested: Sequence[Mapping[str, Any]]) -> Paragraph:
     regime = _regime(at, sum(row["discoveries"] for row in tested))
-    label = f"N = {key:,}" if isinstance(key, int) else key
-    samples, functions = (_sentence(parts) for parts in (_of_samples(at), _of_functions(at)))
-    return Paragraph(
-        label=label,
-        n_train=key if isinstance(key, int) else None,
-        subject=key if isinstance(key, str) else None,
-        regime=regime,
-        opening=_opening(label, regime, at),
-        copies=_copies(tested),
-        samples=samples,
-        functions=functions,
-        missing="" if samples or functions else "Nothing was measured.",
-    )
-
-
-def _sentence(parts: Sequence[str]) -> str:
-    """The parts that are not empty as one sentence; empty if there are none."""
-    text = "; ".join(part for part in parts if part)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    samples, functions = joined(_nearest(at), _fraction(at), _agreement(at)), joined(*_functions(at))
+    if isinstance(key, int):
+        missing = "" if samples or functions else "Nothing was measured."
+        opening, copies = _opening(key, regime, at), _copies(tested)
+        return Paragraph(f"N = {key:,}", key, None, regime, opening, copies, samples, functions, missing)
+    opening, copies = _opening_of_one(key, regime, at), _copies(tested)
+    return Paragraph(key, None, key, regime, opening, copies, samples, functions, _missing(at))
 
 
 def _regime(at: Mapping[str, Estimate], discoveries: int) -> str:
@@ -170,85 +161,98 @@ def _regime(at: Mapping[str, Estimate], discoveries: int) -> str:
     agreement, lead = at["cross_minus_null"], at["cross_minus_nearest"]
     if rho.estimate is not None and rho.estimate >= 0.5 and rho.above(0) and nearness.above(0):
         return "memorizes"
-    independent = (nearness.high is not None and nearness.high <= MARGIN) or lead.above(0)
-    if agreement.above(0) and rho.below(0.5) and not depends and independent:
+    if agreement.above(0) and rho.below(0.5) and not depends and (_near(nearness) or lead.above(0)):
         return "underfits" if at["to_linear"].below(-LINEAR_DB) else "generalizes"
     return "mixed" if depends or nearness.above(0) else "cannot decide"
 
 
-def _opening(label: str, regime: str, at: Mapping[str, Estimate]) -> str:
-    """The regime in words; "copy" only where samples are as alike to training images as copies are."""
+def _near(nearness: Estimate) -> bool:
+    """Whether samples are no nearer to the training set than held-out images are, by more than MARGIN."""
+    return nearness.high is not None and nearness.high <= MARGIN
+
+
+def _copy(at: Mapping[str, Estimate]) -> bool:
+    """Whether samples are as similar to training images as copies are."""
     copying = COPY_SIMILARITY.get(at["nearest_own"].unit)
-    copies = copying is not None and at["nearest_own"].above(copying)
+    return copying is not None and at["nearest_own"].above(copying)
+
+
+def _opening(n: int, regime: str, at: Mapping[str, Estimate]) -> str:
+    """The regime of the models of one training-set size, as a sentence."""
     return {
-        "memorizes": f"At {label} the models {'copy' if copies else 'memorize'} their training sets.",
-        "generalizes": f"At {label} the two models draw similar images from the same noise, and no copying is shown.",
-        "underfits": f"At {label} the two models agree without copying, but on too little.",
-        "mixed": f"At {label} the models depend on the training set in part.",
-        "cannot decide": f"At {label} the measurements do not decide.",
+        "memorizes": f"At N = {n:,} the models {'copy' if _copy(at) else 'memorize'} their training sets.",
+        "generalizes": f"At N = {n:,} the two models draw similar images from the same noise, and no copying is shown.",
+        "underfits": f"At N = {n:,} the two models agree without copying, but they have learned too little.",
+        "mixed": f"At N = {n:,} the models depend in part on their training sets.",
+        "cannot decide": f"At N = {n:,} the measurements do not decide.",
     }[regime]
 
 
-def _of_samples(at: Mapping[str, Estimate]) -> list[str]:
-    return [_nearest(at), _fraction(at), _agreement(at)]
+def _opening_of_one(name: str, regime: str, at: Mapping[str, Estimate]) -> str:
+    """The regime of an imported subject, as a sentence; those that rest on agreement take a second model."""
+    if regime == "memorizes":
+        return f"The model {name} {'copies' if _copy(at) else 'memorizes'} its training set."
+    if regime == "mixed":
+        return f"The model {name} depends in part on its training set."
+    if at["memorized_fraction"].below(0.5) and _near(at["nearest_minus_holdout"]):
+        return f"No copying is shown for the model {name}, but the measurements do not decide whether it generalizes."
+    return f"The measurements do not decide whether the model {name} memorizes its training set."
 
 
-def _of_functions(at: Mapping[str, Estimate]) -> list[str]:
-    bits, parts = at["bits"], [_gap(at)]
-    if bits.estimate is not None:
-        extent = "" if bits.sigma_low is None else f" (sigma from {bits.sigma_low:.3g} to {bits.sigma_high:.3g})"
-        parts.append(f"the two models' score functions differ by {estimate(bits)} bits per dimension{extent}")
-    for quantity, reference in (("to_linear", "the best linear denoiser"), ("to_optimum", "the exact optimum")):
-        row = at[quantity]
-        if row.estimate is not None:
-            how = "better than" if row.above(0) else "worse than" if row.below(0) else "about as well as"
-            parts.append(f"held-out images are denoised {how} by {reference} ({estimate(row)} dB)")
-    return parts
-
-
-def _copies(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the test for copies found at one N, over its models."""
-    if not rows:
-        return ""
-    discoveries, alike, attached = (sum(row[name] for row in rows) for name in ("discoveries", "alike", "attached"))
-    samples, q = sum(row["samples"] for row in rows), rows[0]["q"]
-    models = f"{len(rows)} models" if len(rows) > 1 else "the model"
-    start = f"{samples:,} samples of {models} were tested image by image (false-discovery rate {q:.0%}):"
-    if discoveries:
-        each = ", ".join(f"{row['subject']} {row['discoveries']}" for row in rows)
-        found = f"they depend on {discoveries:,} single training image{'s' if discoveries > 1 else ''} ({each})"
-        look = f"those that look like the sample (correlation {competition.ALIKE:g} or more): {alike:,}"
-        return f"{start} {found}; {look}; further samples at these: {attached:,}."
-    undecided = [row for row in rows if row["answer"] == "cannot decide"]
-    if undecided:
-        needed = max(row["k_min"] for row in undecided)
-        return f"{start} cannot decide; {needed:,} training images would have to be found for any to be found."
-    return f"{start} no dependence on single training images found."
+def _missing(at: Mapping[str, Estimate]) -> str:
+    """What was not measured of an imported subject, and why; quantities that lack the same things share a sentence."""
+    names: dict[str, list[str]] = {}
+    for quantity in _SPOKEN_OF:
+        if at[quantity].estimate is None:
+            names.setdefault(at[quantity].note, []).append(QUANTITIES[quantity].name)
+    return joined(*(f"Not measured: {listed(of_reason)}. {reason}".rstrip() for reason, of_reason in names.items()))
 
 
 def _nearest(at: Mapping[str, Estimate]) -> str:
     own, holdout, nearness = at["nearest_own"], at["nearest_holdout_to_train"], at["nearest_minus_holdout"]
     if own.estimate is None:
         return ""
-    text = f"{_middle(own)} from the median sample to its nearest training image"
+    text = f"The median sample has {_similarity(own)} its nearest training image"
     if nearness.estimate is None:
-        return f"{text} (no held-out images to judge this by)"
-    return f"{text}, {_middle(holdout)} from a held-out image (difference {estimate(nearness)})"
+        return f"{text}; there are no held-out images to judge this by."
+    return f"{text}, and the median held-out image one of {value(holdout)} (difference {estimate(nearness)})."
 
 
 def _fraction(at: Mapping[str, Estimate]) -> str:
     rho = at["memorized_fraction"]
-    return "" if rho.estimate is None else f"memorized fraction {estimate(rho)}"
+    return "" if rho.estimate is None else f"The memorized fraction is {estimate(rho)}."
 
 
 def _agreement(at: Mapping[str, Estimate]) -> str:
     same, different, gain = at["cross_same"], at["cross_different"], at["cross_minus_null"]
     if same.estimate is None:
         return ""
-    text = f"{_middle(same)} between the two models' samples from the same noise"
+    text = f"Samples of the two models from the same noise have {_similarity(same)} each other"
     if gain.estimate is None:
-        return f"{text} (no samples from different noise to judge this by)"
-    return f"{text}, {_middle(different)} from different noise (difference {estimate(gain)})"
+        return f"{text}; there are no samples from different noise to judge this by."
+    return f"{text}, and samples from different noise one of {value(different)} (difference {estimate(gain)})."
+
+
+def _similarity(row: Estimate) -> str:
+    """A similarity without its interval: the sentence gives that of the difference, the table gives all of them."""
+    if row.unit == "pixel units":
+        return f"a distance of {value(row)} pixel units from"
+    return f"a {row.unit} of {value(row)} with"
+
+
+def _functions(at: Mapping[str, Estimate]) -> list[str]:
+    bits, found = at["bits"], [_gap(at)]
+    if bits.estimate is not None:
+        levels = ""
+        if bits.sigma_low is not None and bits.sigma_high is not None:
+            levels = f" at noise levels from {bits.sigma_low:.3g} to {bits.sigma_high:.3g}"
+        found.append(f"The two models' scores differ by {estimate(bits)} bits per dimension{levels}.")
+    for quantity, reference in (("to_linear", "the best linear denoiser"), ("to_optimum", "the exact optimum")):
+        row = at[quantity]
+        if row.estimate is not None:
+            how = "better than" if row.above(0) else "worse than" if row.below(0) else "about as well as"
+            found.append(f"Held-out images are denoised {how} by {reference} ({estimate(row)} dB).")
+    return found
 
 
 def _gap(at: Mapping[str, Estimate]) -> str:
@@ -256,45 +260,77 @@ def _gap(at: Mapping[str, Estimate]) -> str:
     if gap.estimate is None:
         return ""
     if gap.low is None:
-        return f"training images denoised {estimate(gap)} dB better than held-out ones (one image, no interval)"
+        return f"Training images are denoised {estimate(gap)} dB better than held-out images; there is no interval."
     if gap.above(0):
-        return f"training images denoised {estimate(gap)} dB better than held-out ones"
-    return f"training images not shown to be denoised better than held-out ones ({estimate(gap)} dB)"
+        return f"Training images are denoised {estimate(gap)} dB better than held-out images."
+    return f"Training images are not shown to be denoised better than held-out images ({estimate(gap)} dB)."
 
 
-def _middle(row: Estimate) -> str:
-    """A similarity without its interval: the sentence gives that of the difference, the table all of them."""
-    return f"{row.unit} {value(row)}"
+def _copies(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the test for copies found, over the models of a paragraph."""
+    if not rows:
+        return ""
+    discoveries, alike, attached = (sum(row[name] for row in rows) for name in ("discoveries", "alike", "attached"))
+    samples, q = sum(row["samples"] for row in rows), rows[0]["q"]
+    models = f"{len(rows)} models" if len(rows) > 1 else "the model"
+    start = f"{samples:,} samples of {models} were tested image by image, at a false-discovery rate of {q:.0%}."
+    if discoveries:
+        each = listed([f"{row['discoveries']:,} for {row['subject']}" for row in rows])
+        images = "1 training image" if discoveries == 1 else f"{discoveries:,} training images"
+        return (
+            f"{start} The test found {images} that samples depend on ({each}). {alike:,} of {discoveries:,} look like "
+            f"the sample, with a correlation of at least {competition.ALIKE:g}. For {attached:,} further samples, the "
+            f"nearest image is one of these."
+        )
+    undecided = [row["k_min"] for row in rows if row["answer"] == "cannot decide"]
+    if undecided:
+        return f"{start} The test cannot decide: it reports images only if it finds {max(undecided):,} or more."
+    return f"{start} The test found no training image that samples depend on."
 
 
-def _points(points: Mapping[str, Estimate]) -> list[str]:
-    words = {
-        "N_cross": "the two models' samples become more alike than samples and nearest training images",
+def _points(rows: Mapping[tuple[int | str | None, str], Estimate]) -> tuple[str, ...]:
+    what = {
+        "N_cross": "the two models' samples from the same noise become more alike than samples and their nearest "
+        "training images",
         "N_half": "the memorized fraction falls through 1/2",
     }
     result = []
-    for name, what in words.items():
-        point = points[name]
+    for name, quantity in POINTS.items():
+        point = rows[None, name]
         if point.estimate is not None:
-            result.append(f"{name.replace('N_', 'N*_')} = {estimate(point)}: there {what} ({point.note}).")
+            result.append(f"At {quantity.name} = {estimate(point)}, {what[name]}. {point.note}")
         elif point.status != "not measured":
-            result.append(f"{name.replace('N_', 'N*_')}, where {what}: {point.note}.")
-    return result
+            result.append(f"{quantity.name} is the training-set size at which {what[name]}. {point.note}")
+    return tuple(result)
 
 
-def _unconverged(found: Mapping[str, Estimate]) -> str:
-    counts = {label: row for label, row in found.items() if row.estimate}
-    if not counts:
-        return ""
-    listed = ", ".join(f"{value(row)} of {row.n} at {label}" for label, row in counts.items())
-    return f"Samples that did not converge, kept in every number: {listed}."
+def _unconverged(found: Mapping[Paragraph, Estimate]) -> str:
+    counts = [
+        f"{value(row)} of {row.n} {'of' if paragraph.n_train is None else 'at'} {paragraph.label}"
+        for paragraph, row in found.items()
+        if row.estimate
+    ]
+    return f"Some samples did not converge; they are kept in every number: {listed(counts)}." if counts else ""
 
 
 def _headline(paragraphs: Sequence[Paragraph]) -> str:
-    parts = []
-    for regime in ("memorizes", "mixed", "underfits", "generalizes", "cannot decide"):
-        sizes = [f"{each.n_train:,}" for each in paragraphs if each.regime == regime and each.n_train is not None]
-        if sizes:
-            parts.append(f"{regime} at N = {', '.join(sizes)}")
-    text = "; ".join(parts) or "nothing was measured"
-    return f"{text[0].upper()}{text[1:]}."
+    verbs = {
+        "memorizes": "memorize",
+        "mixed": "depend in part on their training sets",
+        "underfits": "underfit",
+        "generalizes": "generalize",
+    }
+    sizes: dict[str, list[str]] = {regime: [] for regime in RULES}
+    for paragraph in paragraphs:
+        if paragraph.n_train is not None:
+            sizes[paragraph.regime].append(f"{paragraph.n_train:,}")
+    parts = [f"{verb} at N = {listed(sizes[regime])}" for regime, verb in verbs.items() if sizes[regime]]
+    undecided = f"The measurements do not decide at N = {listed(sizes['cannot decide'])}."
+    return (
+        joined(
+            f"The models {listed(parts)}." if parts else "",
+            undecided if sizes["cannot decide"] else "",
+            *(paragraph.opening for paragraph in paragraphs if paragraph.subject is not None),
+        )
+        or "Nothing was measured."
+    )

@@ -112,7 +112,10 @@ def _drawings(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]
     """For the name of each figure, whether the input has data for it, and how it is drawn."""
     has = {name for name, table in report.tables.items() if table.num_rows}
     return {
-        "transition": ("transition" in has, lambda: figures.figure_transition(report.tables["transition"])),
+        "transition": (
+            _sized(report.tables.get("transition")),
+            lambda: figures.figure_transition(report.tables["transition"]),
+        ),
         "first": (bool(report.pairs), lambda: sheets.figure_first(report.pairs)),
         "images": (bool(report.pairs), lambda: sheets.figure_images(report.pairs)),
         "histograms": (
@@ -130,6 +133,11 @@ def _drawings(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]
             lambda: figures.figure_slopes(report.tables["slopes"], report.tables["psnr"]),
         ),
     }
+
+
+def _sized(table: pa.Table | None) -> bool:
+    """Whether anything was measured at a training-set size of a sweep."""
+    return table is not None and len(table["n_train"].drop_null()) > 0
 
 
 # ------------------------------------------------------------------------------------------------- the page
