@@ -398,7 +398,7 @@ def test_command_restores_and_keeps_apart(tiny):
         f"restored-inpainting-4.{suffix}" for suffix in ("png", "svg", "pdf")
     }
     html = page.render(page.ReportInput("x", {}, {}, restored=present.restored(workspace)))
-    assert "inpainting-4: 48 of 64 numbers measured" in html
+    assert "inpainting, amount 4: 48 of 64 numbers measured" in html
 
 
 def test_command_says_how_the_twins_agree(tiny, monkeypatch):
