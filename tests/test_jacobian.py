@@ -91,7 +91,7 @@ def test_output_is_jacobian_times_input(settings, shape):
 
 
 def test_any_module_equals_jacrev():
-    """A denoiser's shape unknown make, with a noise level of its own for each image, chunked or not."""
+    """A denoiser of unknown make, with a noise level of its own for each image, chunked or not."""
     shape = (2, 5, 6)
     denoiser, noisy, sigma = Smooth(shape).eval(), images(3, shape), torch.tensor([0.1, 0.5, 2.0])
     for chunk in (None, 1, 7, 60, 500):

@@ -1,4 +1,4 @@
-"""The modules of a package, found by listing its folder, so that adding one takes a new file and no other edit."""
+"""Find the modules of a package by listing its folder, so that a new module needs no other edit."""
 
 import importlib
 import pkgutil

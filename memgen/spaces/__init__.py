@@ -1,7 +1,7 @@
 """How alike two images are, and the search for the most alike.
 
 A space turns images into vectors, so that images that are alike have close vectors. To add one, add a module to this
-package that defines `SPACES`, a tuple of objects that follow `Space`. It is found by itself, under its name.
+package that defines `SPACES`, a tuple of objects that follow `Space`. memgen finds each under its name.
 """
 
 from typing import Protocol, runtime_checkable

@@ -1,8 +1,8 @@
 """Readers of images, one file for each format.
 
-To add a format, add a module to this package. It is found by itself, and it defines what `Reader` lists. Readers do not
-import each other: a format that holds arrays passes them to `images.arrays.from_array`, and a format that holds encoded
-pictures passes them to `images.decoding.from_pictures`.
+To add a format, add a module to this package. memgen finds it there. The module defines what `Reader` lists. Readers do
+not import each other: a format that holds arrays passes them to `images.arrays.from_array`, and a format that holds
+encoded pictures passes them to `images.decoding.from_pictures`.
 """
 
 from pathlib import Path

@@ -67,7 +67,7 @@ class Basis:
         sigma: noise level of the noisy image, pixel units.
         eigenvalues: (k,) of (J + Jᵀ) / 2, falling: the shrinkage factors.
         eigenvectors: (d, k), in columns.
-        residual: largest distance of an eigenvalue from a true one; 0 if J was computed as a matrix.
+        residual: bound on the distance of each eigenvalue from a true one; 0 if J was computed as a matrix.
         converged: whether the residual is within the tolerance.
         singular_values: (d,) of J, falling; None without the matrix.
         trace: tr J = Σ λ_k, the effective dimension of Kadkhodaie et al.
@@ -213,7 +213,7 @@ def _basis(
     sums: jacobian.Moments,
     times_noisy: Tensor,
 ) -> Basis:
-    """The basis from its eigenpairs, singular values, sums and J y, with what the images add."""
+    """The basis, assembled from eigenpairs, singular values, sums, J y and the images."""
     eigenvectors = pairs.eigenvectors.cpu()
     with torch.no_grad():
         denoised = jacobian.function(denoiser, noisy[None], noisy.new_tensor([sigma]), 0)(noisy).double().flatten()

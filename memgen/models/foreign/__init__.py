@@ -1,7 +1,7 @@
 """Checkpoints that other programs wrote, one file for each format.
 
-To add a format, add a module to this package. It is found by itself, and it defines what `Format` lists. Formats do not
-import each other. No format executes anything that a file holds.
+To add a format, add a module to this package. memgen finds it there. The module defines what `Format` lists. Formats do
+not import each other, and no format executes anything that a file holds.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from memgen.models.networks import ArchitectureSettings, BiasFreeNetwork
 
 
 class ImportOptions(Settings):
-    """What a file of weights does not tell."""
+    """Facts about a network that its file of weights does not contain."""
 
     first_layer_linear: bool | None = Field(
         None, description="BF-CNN only: true if no ReLU follows the first convolution; its weights do not tell"

@@ -34,7 +34,7 @@ from memgen.models.checkpoints import (
 from memgen.models.foreign import ImportedCheckpoint, ImportOptions
 from memgen.models.networks import ArchitectureSettings
 
-ORDER = 1  # any file of weights is looked at, so that a refusal can say what is wrong with it
+ORDER = 1  # it accepts any file of weights, so that a refusal can say what is wrong with the file
 KIND = "the weights of a UNet, BF-CNN or BF_CNN_RF (a state dict, written by torch.save or safetensors)"
 
 # The bytes with which torch.save began its files before it wrote zip archives (torch 1.5 and older).
@@ -151,7 +151,7 @@ def _read(path: Path) -> State:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse zip archives that are damaged, which torch.load does not always notice, or of another kind."""
+    """Refuse zip archives of another kind, and damaged ones, which torch.load does not always notice."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()}
