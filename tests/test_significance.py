@@ -107,14 +107,12 @@ def test_equal_magnitudes_stand_or_fall_together():
     assert compete(np.array([0, 1]), np.array([1.0, 1.0]), in_train, q=0.5).discovered.all()
 
 
-def test_resolution_is_printed():
-    """8,000 : 1,000 at q = 5 % needs 160 clusters: 159 samples cannot decide, 160 find; and the answer says so."""
+def test_resolution():
+    """8,000 : 1,000 at q = 5 % needs 160 clusters: 159 samples cannot decide, 160 find."""
     in_train = np.arange(9000) < 8000
     for count, answer in ((159, "cannot decide"), (160, "found")):
         found = compete(np.arange(count), np.ones(count), in_train)
         assert (found.answer, found.k_min) == (answer, 160)
-        assert "k_min = 160" in str(found)
-    assert str(compete(np.arange(159), np.ones(159), in_train)).startswith("cannot decide")
     assert compete(np.arange(7900, 8100), np.arange(200, 0, -1.0), in_train).answer == "none"
     assert compete(np.zeros(500, dtype=int), np.ones(500), in_train).answer == "cannot decide"  # one image by all
 

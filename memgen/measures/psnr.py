@@ -63,7 +63,7 @@ def curve(
         settings: noise levels, draws, number of images.
         noise_seed: seed of the noise.
         batch: images denoised at a time, which bounds the memory.
-        keys: values of the columns denoiser, n_train, part and train_seed.
+        keys: values of the columns subject, role, n_train, part and train_seed.
 
     Returns:
         A PSNR table of n * noise_draws * len(sigmas) rows.

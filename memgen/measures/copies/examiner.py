@@ -1,7 +1,7 @@
-"""The test for copies (significance.py) on images: samples against a training set T and images H never trained on.
+"""The test for copies on images: samples against a training set T and images H that the model never saw.
 
-Distances are Euclidean between images centered and scaled to length 1, so that d^2 = 2 (1 - correlation). The pool of T
-and H is clustered and indexed once, and any number of sample sets can then be examined against it.
+Distances are Euclidean, between images that are centered and scaled to length 1, so d^2 = 2 (1 - correlation). The pool
+of T and H is clustered and indexed once. Then any number of sample sets can be examined against it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,24 +19,24 @@ from memgen.base import schemas, tables
 from memgen.base.errors import DataError
 from memgen.images.imageset import ImageSet
 from memgen.measures.copies import competition
-from memgen.measures.copies.competition import ALIKE, DEFINITION, Bools, Competition, Floats, Ints, MemorizedFraction
+from memgen.measures.copies.competition import ALIKE, DEFINITION, Bools, Competition, Floats, Ints, MemorizedFraction, Q
 from memgen.measures.copies.conformal import benjamini_hochberg, conformal, conformal_resolution
 from memgen.measures.copies.pool import Pool, pool
 from memgen.measures.subject import Samples, Subject, lacking
 from memgen.spaces import index
 
 SPACE = "pixels, centered and scaled; Euclidean"
-_NEIGHBORS = 10  # how many the depth of a sample looks at
+_NEIGHBORS = 10  # number of neighbors from which the depth of a sample is computed
 
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """What was found of M samples.
+    """The result of the test for M samples.
 
     Attributes:
         nearest: number of each sample's nearest representative in the pool, (M,).
         distances: to the nearest representatives, nearest first, (M, K), K at most 10.
-        competition: samples that depend on single training images, at a controlled rate.
+        competition: the samples that depend on single training images, at a controlled rate.
         fraction: the memorized fraction.
     """
 
@@ -51,8 +51,8 @@ class Examiner:
 
     Args:
         train: the training set T.
-        held_out: images H of the same source that were never trained on.
-        threshold: correlation from which two images are near-duplicates, and count once.
+        held_out: images H of the same source that the model never saw.
+        threshold: correlation above which two images are near-duplicates and count as one.
         backend: faiss, torch or auto.
         device: where the torch backend searches.
 
@@ -75,7 +75,7 @@ class Examiner:
         # Near-duplicates are gone: a threshold of 1 clusters nothing more.
         self._index = index.Index.build(pixels, self.pool.ids, space, "pool", 1.0, backend, device)
 
-    def examine(self, samples: Tensor, seed: int, q: float = 0.05) -> Examination:
+    def examine(self, samples: Tensor, seed: int, q: float = Q) -> Examination:
         """Test samples (M, C, H, W) for dependence on single images of T.
 
         Args:
@@ -115,14 +115,14 @@ def to_table(
     """A row for each sample: a table SIGNIFICANCE.
 
     Args:
-        trained: denoiser, n_train, part and train_seed of the denoiser that drew the samples.
+        trained: values of the columns subject, role, n_train, part and train_seed.
         samples: their indices, (m,).
         ids: content ids of the representatives, (n,).
         in_train: whether each is in T, (n,).
         nearest: number of each sample's nearest representative, (m,).
         distances: (m, K), nearest first, K >= 2.
         competition: of these samples.
-        train_ids: content id of the nearest training image of each sample, a near-duplicate perhaps, (m,).
+        train_ids: content id of the training image nearest to each sample, (m,); it may be a near-duplicate of another.
         correlation: of each sample with that image, (m,).
         p: conformal p-values, (m,); None where not computed. q-values come from `benjamini_hochberg`.
         space: name of the feature space and metric.
@@ -164,7 +164,7 @@ def find_copies(
         own: the nearest training image, by correlation, to each sample: a NEIGHBORS table of rank 1. None: searched.
         null: the same to each image of H.
         seed: of the label permutations.
-        threshold: correlation from which two images are near-duplicates, and count once.
+        threshold: correlation above which two images are near-duplicates and count as one.
         backend: faiss, torch or auto.
         device: where the torch backend searches.
 
