@@ -31,9 +31,10 @@ class WeightedMean:
     """Means Σ_i exp(l_i) v_i / Σ_i exp(l_i), one for each of Q queries, of values that arrive in blocks."""
 
     def __init__(self) -> None:
+        # They begin without dimensions, since such tensors go together with those of any device.
         self._peak = torch.tensor(-math.inf, dtype=torch.float64)  # the largest log-weight so far, then (Q,)
         self._total = torch.zeros((), dtype=torch.float64)  # Σ exp(l - peak), then (Q,)
-        self._sum = torch.zeros(1, dtype=torch.float64)  # Σ exp(l - peak) v, then (Q, width)
+        self._sum = torch.zeros((), dtype=torch.float64)  # Σ exp(l - peak) v, then (Q, width)
 
     def add(self, log_weights: Tensor, values: Tensor) -> None:
         """Add a block: log-weights (Q, n) of values (n, width), float64."""
