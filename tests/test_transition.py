@@ -470,24 +470,6 @@ def test_nothing_measured_gives_a_table_and_a_verdict():
     assert verdict.verdict(summary).headline == "Nothing was measured."
 
 
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (0.9567, "correlation", ".957"),
-        (-0.0004, "correlation", ".000"),
-        (-0.25, "correlation", "\N{MINUS SIGN}.250"),
-        (0.99996, "share", "1.000"),
-        (1234.5, "images", "1,230"),
-        (3.14, "images", "3.1"),
-        (0.000123, "pixel units^2", "1.2e\N{MINUS SIGN}4"),
-        (-0.12, "dB", "\N{MINUS SIGN}0.12"),
-    ],
-)
-def test_numbers_read_as_people_print_them(value, unit, text):
-    """No negative zero, no leading zero of correlations, three digits of N."""
-    assert wording.number(value, unit) == text
-
-
 def test_no_torch():
     """The transition is computed without importing torch."""
     code = "import sys, memgen.findings.transition, memgen.report.page; sys.exit('torch' in sys.modules)"
