@@ -218,6 +218,10 @@ def test_histograms_show_each_comparison_under_its_name():
     assert verticals(second) == [pytest.approx(0.55)]
     assert legend(figure) == {OTHER: "#7a7a7a", HELD_OUT: "#222222", NEAREST: ORANGE, SAME: BLUE}
     assert (figure.get_supxlabel(), figure.get_supylabel()) == ("correlation of two images", "share of pairs")
+    alone = figures.figure_histograms({"neighbors": run["neighbors"]})
+    assert histograms(panels(alone)["N = 4"]).keys() == {NEAREST, HELD_OUT}
+    alone = figures.figure_histograms({"similarity": run["similarity"]})
+    assert histograms(panels(alone)["N = 4"]).keys() == {SAME, OTHER}
     other = figures.figure_histograms(run, "rmse")
     assert other.get_supxlabel() == "rmse of two images"
     assert list(panels(other)) == ["N = 4"]
@@ -280,6 +284,8 @@ def test_each_transition_panel_shows_its_own_quantity(summary, shown, title):
     assert not any("not measured" in text.get_text() for text in panel.texts)
     assert [tick.get_text() for tick in panel.get_xticklabels()] == ["1", "4", "16", "64", "256", "1,024"]
     assert panel.get_xscale() == "log"
+    assert panel.get_xlim()[0] < 1 < 1024 < panel.get_xlim()[1]
+    assert not len(panel.get_xticks(minor=True))
     assert panel.get_xlabel() == "training images N"
 
 
