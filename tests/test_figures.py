@@ -142,6 +142,14 @@ def test_curves_are_bands_through_points_in_order():
     assert len(bars(figures.figure_psnr(psnr(cell(4), "holdout", twelve)).axes[1])) == 12
 
 
+def test_an_interval_with_an_open_end_is_not_drawn(summary):
+    """A point whose interval has no lower or no upper end has neither bar nor band."""
+    for end in ("low", "high"):
+        rows = [row | ({end: None} if row["n_train"] == 16 else {}) for row in summary.to_pylist()]
+        panel = figures.figure_transition(pa.Table.from_pylist(rows, schema=summary.schema)).axes[1]
+        assert [n for n, _, _ in bars(panel)] == [1, 4, 64, 256, 1024]
+
+
 # ---------------------------------------------------------------------------------------- similarities and transition
 
 

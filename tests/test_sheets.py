@@ -96,14 +96,29 @@ def test_specimens_are_those_of_the_smallest_training_seed():
     np.testing.assert_array_equal(found.nearest_b, expected.nearest_b)
 
 
-def test_nearest_images_are_of_rank_one():
-    """Neighbors further away are not shown."""
+def test_specimens_leave_other_rows_of_the_tables_out():
+    """Neighbors further away, of other queries and sets, other kinds of pairs and other measures are not shown."""
     run = synthetic_run.run()
-    near = run.tables["neighbors"]
-    far = pa.Table.from_pylist([row | {"rank": 2, "value": 0.0} for row in near.to_pylist()], schema=near.schema)
-    samples = {"a": run.samples[4, "a"]}
-    found = sheets.specimens({"neighbors": pa.concat_tables([far, near])}, 4, samples, run.image_of)
-    assert found.value_a.min() > 0
+    samples = {part: run.samples[4, part] for part in "ab"}
+    expected = sheets.specimens(run.tables, 4, samples, run.image_of)
+    others = {
+        "neighbors": (
+            {"rank": 2},
+            {"metric": "rmse"},
+            {"query_kind": "holdout"},
+            {"reference": "holdout"},
+            {"n_train": 5},
+        ),
+        "similarity": ({"kind": "different_noise"}, {"metric": "rmse"}, {"n_train": 5}),
+    }
+    tables = {}
+    for name, changes in others.items():
+        rows = run.tables[name].filter(pc.equal(run.tables[name]["n_train"], 4))
+        false = [row | change | {"value": -0.5} for change in changes for row in rows.to_pylist()]
+        tables[name] = pa.concat_tables([pa.Table.from_pylist(false, schema=rows.schema), rows])
+    found = sheets.specimens(tables, 4, samples, run.image_of)
+    for name in ("value_a", "value_b", "cross", "nearest_a", "nearest_b"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
 
 
 def test_every_place_of_the_sheet_of_pairs():
