@@ -102,6 +102,7 @@ def sheet(figure: Figure, size: tuple[int, int]) -> Sheet:
     words = [(*text.get_position(), text.get_text(), to_hex(text.get_color())) for text in axes.texts]
     rows = sorted((y - tall / 2, text) for x, y, text, _ in words if x < 0)
     tops = [top for top, _ in rows]
+    assert abs(tops[0]) < 1e-9, "the first row is not at the top"
     tiles = {}
     for row, top in enumerate(tops):
         for column in range(round((canvas.shape[1] / width + 0.08) / STEP)):

@@ -142,6 +142,14 @@ def test_curves_are_bands_through_points_in_order():
     assert len(bars(figures.figure_psnr(psnr(cell(4), "holdout", twelve)).axes[1])) == 12
 
 
+def test_an_interval_with_an_open_end_is_not_drawn(summary):
+    """A point whose interval has no lower or no upper end has neither bar nor band."""
+    for end in ("low", "high"):
+        rows = [row | ({end: None} if row["n_train"] == 16 else {}) for row in summary.to_pylist()]
+        panel = figures.figure_transition(pa.Table.from_pylist(rows, schema=summary.schema)).axes[1]
+        assert [n for n, _, _ in bars(panel)] == [1, 4, 64, 256, 1024]
+
+
 # ---------------------------------------------------------------------------------------- similarities and transition
 
 
@@ -218,6 +226,10 @@ def test_histograms_show_each_comparison_under_its_name():
     assert verticals(second) == [pytest.approx(0.55)]
     assert legend(figure) == {OTHER: "#7a7a7a", HELD_OUT: "#222222", NEAREST: ORANGE, SAME: BLUE}
     assert (figure.get_supxlabel(), figure.get_supylabel()) == ("correlation of two images", "share of pairs")
+    alone = figures.figure_histograms({"neighbors": run["neighbors"]})
+    assert histograms(panels(alone)["N = 4"]).keys() == {NEAREST, HELD_OUT}
+    alone = figures.figure_histograms({"similarity": run["similarity"]})
+    assert histograms(panels(alone)["N = 4"]).keys() == {SAME, OTHER}
     other = figures.figure_histograms(run, "rmse")
     assert other.get_supxlabel() == "rmse of two images"
     assert list(panels(other)) == ["N = 4"]
@@ -280,6 +292,8 @@ def test_each_transition_panel_shows_its_own_quantity(summary, shown, title):
     assert not any("not measured" in text.get_text() for text in panel.texts)
     assert [tick.get_text() for tick in panel.get_xticklabels()] == ["1", "4", "16", "64", "256", "1,024"]
     assert panel.get_xscale() == "log"
+    assert panel.get_xlim()[0] < 1 < 1024 < panel.get_xlim()[1]
+    assert not len(panel.get_xticks(minor=True))
     assert panel.get_xlabel() == "training images N"
 
 

@@ -75,6 +75,8 @@ def test_specimens_need_nearest_training_images():
     assert sheets.specimens(run.tables, 5, samples, run.image_of) is None
     assert sheets.specimens(run.tables, 4, {"b": samples["b"]}, run.image_of) is None
     assert sheets.specimens(run.tables, 4, samples, run.image_of, metric="rmse") is None
+    of_a = run.tables["neighbors"].filter(pc.equal(run.tables["neighbors"]["reference"], "train_a"))
+    assert sheets.specimens({"neighbors": of_a}, 4, samples, run.image_of).samples_b is None
     alone = {"neighbors": run.tables["neighbors"]}
     assert np.isnan(sheets.specimens(alone, 4, samples, run.image_of, count=2).cross).all()
 
@@ -94,14 +96,29 @@ def test_specimens_are_those_of_the_smallest_training_seed():
     np.testing.assert_array_equal(found.nearest_b, expected.nearest_b)
 
 
-def test_nearest_images_are_of_rank_one():
-    """Neighbors further away are not shown."""
+def test_specimens_leave_other_rows_of_the_tables_out():
+    """Neighbors further away, of other queries and sets, other kinds of pairs and other measures are not shown."""
     run = synthetic_run.run()
-    near = run.tables["neighbors"]
-    far = pa.Table.from_pylist([row | {"rank": 2, "value": 0.0} for row in near.to_pylist()], schema=near.schema)
-    samples = {"a": run.samples[4, "a"]}
-    found = sheets.specimens({"neighbors": pa.concat_tables([far, near])}, 4, samples, run.image_of)
-    assert found.value_a.min() > 0
+    samples = {part: run.samples[4, part] for part in "ab"}
+    expected = sheets.specimens(run.tables, 4, samples, run.image_of)
+    others = {
+        "neighbors": (
+            {"rank": 2},
+            {"metric": "rmse"},
+            {"query_kind": "holdout"},
+            {"reference": "holdout"},
+            {"n_train": 5},
+        ),
+        "similarity": ({"kind": "different_noise"}, {"metric": "rmse"}, {"n_train": 5}),
+    }
+    tables = {}
+    for name, changes in others.items():
+        rows = run.tables[name].filter(pc.equal(run.tables[name]["n_train"], 4))
+        false = [row | change | {"value": -0.5} for change in changes for row in rows.to_pylist()]
+        tables[name] = pa.concat_tables([pa.Table.from_pylist(false, schema=rows.schema), rows])
+    found = sheets.specimens(tables, 4, samples, run.image_of)
+    for name in ("value_a", "value_b", "cross", "nearest_a", "nearest_b"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
 
 
 def test_every_place_of_the_sheet_of_pairs():
@@ -124,6 +141,34 @@ def test_every_place_of_the_sheet_of_pairs():
     assert found.numbers == numbers
     one = sheet(sheets.figure_images(pairs, noises=1), SIZE)
     same(one.tiles, {place: gray for place, gray in grays.items() if place[0] < 4})
+
+
+def test_the_row_that_opens_the_page():
+    """Of each N there is the first sample of A, between its nearest training image and the sample of B."""
+    pairs = [pair(1, 0.0), pair(1000, 0.5)]
+    found = sheet(sheets.figure_first(pairs), SIZE)
+    assert found.names == ["nearest in A", "sample A", "sample B"]
+    assert found.titles == {0: "N = 1", 1: "N = 1,000"}
+    grays = {(row, 0): place / 25 for row, place in enumerate((2, 0, 4))}
+    same(found.tiles, grays | {(row, 1): gray + 0.5 for (row, _), gray in grays.items()})
+    assert found.numbers == {
+        (0, 0): (".001", ORANGE),
+        (1, 0): (".005", BLUE),
+        (0, 1): (".501", ORANGE),
+        (1, 1): (".505", BLUE),
+    }
+    alone = sheets.Specimens(1, pairs[0].samples_a, pairs[0].nearest_a, pairs[0].value_a)
+    assert sheet(sheets.figure_first([alone]), SIZE).names == ["nearest in A", "sample A"]
+
+
+def test_how_many_samples_are_shown():
+    """Three noises beside their neighbors and twelve on the contact sheet, or as many as there are at every N."""
+    many = sheets.Specimens(4, *([images(*np.linspace(0, 1, 20))] * 2), np.zeros(20))
+    assert len(sheet(sheets.figure_images([many]), SIZE).names) == 2 * 3
+    assert len(sheet(sheets.figure_samples([many]), SIZE).tiles) == 12
+    few = sheets.Specimens(16, *([images(0.1, 0.2)] * 2), np.zeros(2))
+    assert len(sheet(sheets.figure_images([many, few]), SIZE).names) == 2 * 2
+    assert len(sheet(sheets.figure_samples([few, many]), SIZE).tiles) == 2 * 2
 
 
 def test_one_model_alone_has_two_rows():
@@ -204,6 +249,9 @@ def test_every_place_of_the_sheet_of_bases():
         whole = found.tiles[row, 3]  # the largest value is white, and half of it between gray and white
         assert [int(level) for level in whole[:, 0, 0]] == [191, 255]
         assert [int(level) for level in found.tiles[row, 5][:, 0, 0]] == [128, 128]  # 0 is gray
+    every = [np.repeat(array[:1], 64, axis=1)[:, :64] for array in (values[:, :1], vectors[:, :1])]
+    whole = sheet(sheets.figure_bases([sheets.Bases("all", 0.5, clean, noisy, images(0.4), *every)]), SIZE)
+    assert list(whole.titles.values())[3:] == [f"$e_{{{k}}}$" for k in (1, 2, 3, 4, 5, 6, 10, 20, 40, 64)]
     few = sheets.Bases("few", 0.5, clean, noisy, images(0.4), values[:1, :2], vectors[:1, :2])
     assert list(sheet(sheets.figure_bases([twins, few]), SIZE).titles.values())[3:] == ["$e_{1}$", "$e_{2}$"]
 
