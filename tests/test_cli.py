@@ -347,7 +347,7 @@ def test_imported_denoiser(tiny, tmp_path):
     memgen("import", "theirs.pt").failed(4, "already has a subject theirs")
     memgen("import", "theirs.pt", "--name", "n4-s0-a").failed(4, "n4-s0-a")
     memgen("import", "theirs.pt", "--name", "../../theirs").failed(4, "../../theirs")
-    assert memgen("report", "--sweep", "--json").done().json["regimes"].keys() == {"1", "4"}
+    assert memgen("report", "--sweep", "--json").done().json["regimes"].keys() == {"1", "4", "theirs"}
 
 
 def test_imported_bf_cnn(tiny, tmp_path):

@@ -25,6 +25,7 @@ from memgen.cli.options import (
 from memgen.cli.root import app
 from memgen.cli.shared import (
     New,
+    check_part,
     choose_cells,
     choose_subjects,
     execute,
@@ -62,6 +63,7 @@ def train(
     """
     from memgen.experiment import tasks
 
+    check_part(part)
     new = New(outputs, run, config, overrides, seed, device)
     if new.plain and run is None and runs.list_runs(outputs):
         new = New(outputs, runs.find(outputs, None).name, config, overrides, seed, device)

@@ -176,10 +176,19 @@ def worker_count(asked: int | None, device: str, count: int) -> int:
 # ------------------------------------------------------------------------------------------------- choosing subjects
 
 
-def choose_cells(workspace: "Workspace", sizes: list[int] | None, part: str | None, trained: bool) -> list[runs.Cell]:
-    """The cells asked for, among those that are trained or all of the settings; by default those of the largest N."""
+def check_part(part: str | None) -> None:
+    """Check that a part is one of the halves of the images.
+
+    Raises:
+        ConfigError: it is not.
+    """
     if part not in (None, "a", "b"):
         raise ConfigError(f"--part {part}: expected a or b.")
+
+
+def choose_cells(workspace: "Workspace", sizes: list[int] | None, part: str | None, trained: bool) -> list[runs.Cell]:
+    """The cells asked for, among those that are trained or all of the settings; by default those of the largest N."""
+    check_part(part)
     known = workspace.run.cells() if trained else workspace.settings.cells
     if not known:
         raise RunError(
