@@ -74,7 +74,7 @@ def test_the_same_redraw_every_time(digits, first):
 
 def test_too_few_images(digits):
     """Without an image left for H the sizes are named."""
-    with pytest.raises(DataError, match="600 images, but T takes 540"):
+    with pytest.raises(DataError, match="600 images, but T needs 540"):
         run_once(digits, replace(DESIGN, n_train=540), 0, 0)
 
 

@@ -1,21 +1,54 @@
-"""The figures: what they show, that they are reproducible, and that they leave no global state."""
+"""The figures: the data that each panel, curve and color shows, files that do not change, and no global state."""
+
+import math
 
 import matplotlib as mpl
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import synthetic_run
+from drawn import bars, curves, histograms, horizontals, legend, panels, styles, verticals
 from matplotlib._pylab_helpers import Gcf
+from matplotlib.colors import to_hex
 
 from memgen.base import schemas, tables, wording
 from memgen.findings import transition
-from memgen.report import figures, style
+from memgen.report import figures, spectra, style
+
+BLUE, ORANGE = "#2166ac", "#e08214"
+DARK, LIGHT = (to_hex(mpl.colormaps["viridis"](x)) for x in (0.0, 0.9))  # smallest and largest N
+SUBJECT = {"subject": "n4-s0-a", "role": "cell", "n_train": 4, "part": "a", "train_seed": 0}
+THEIRS = {"subject": "theirs", "role": "imported", "n_train": None, "part": None, "train_seed": None}
+
+
+def known(name: str) -> dict:
+    """The key columns of a reference or a baseline."""
+    role = "baseline" if name in schemas.BASELINES else "reference"
+    return {"subject": name, "role": role, "n_train": None, "part": None, "train_seed": None}
+
+
+def cell(n_train: int, part: str = "a") -> dict:
+    """The key columns of a trained cell."""
+    return {**SUBJECT, "subject": f"n{n_train}-s0-{part}", "n_train": n_train, "part": part}
+
+
+def psnr(subject: dict, kind: str, values: dict[float, list[float]]) -> pa.Table:
+    """The output PSNR of each image at each input PSNR, dB."""
+    rows = [(level, image, value) for level, found in values.items() for image, value in enumerate(found)]
+    levels, images, outputs = zip(*rows, strict=True)
+    columns = {"kind": kind, "image_id": [f"{kind}-{i}" for i in images], "noise_draw": 0}
+    columns |= {"sigma": [10 ** (-level / 20) for level in levels], "input_psnr_db": list(levels)}
+    return tables.make(schemas.PSNR, {**subject, **columns, "output_psnr_db": list(outputs)})
+
+
+# ------------------------------------------------------------------------------------------------ denoising curves
 
 
 def test_levels_are_means_over_images_of_means_over_draws():
     """A level equals the mean of per-image means; a single image of each denoiser has no interval."""
-    psnr = synthetic_run.run().tables["psnr"]
-    train = psnr.filter(pc.equal(psnr["kind"], "train"))
+    table = synthetic_run.run().tables["psnr"]
+    train = table.filter(pc.equal(table["kind"], "train"))
     found = {(level.label, level.sigma): level.mean for level in figures.levels(train, "output_psnr_db")}
     sigma = synthetic_run.SIGMAS[0]
     rows = train.filter(pc.and_(pc.equal(train["n_train"], 16), pc.equal(train["sigma"], sigma)))
@@ -26,54 +59,551 @@ def test_levels_are_means_over_images_of_means_over_draws():
     assert found["N = 1", sigma].n == 1
 
 
+def test_levels_weigh_each_image_and_each_denoiser_alike():
+    """Draws of an image count once however many there are, and so do the denoisers that saw it."""
+    often = psnr(cell(4), "holdout", {20.0: [10.0]})
+    often = pa.concat_tables([often] * 3)
+    other = psnr(cell(4, "b"), "holdout", {20.0: [20.0, 31.0]})
+    (level,) = figures.levels(pa.concat_tables([often, other]), "output_psnr_db")
+    assert level.mean.estimate == pytest.approx(((10 + 20) / 2 + 31) / 2)
+    assert level.mean.n == 2
+    alone = psnr(cell(4), "holdout", {20.0: [10.0, math.nan]})
+    (level,) = figures.levels(alone, "output_psnr_db")
+    assert (level.mean.estimate, level.mean.low, level.mean.high, level.mean.n) == (10.0, None, None, 1)
+
+
+def test_each_denoising_panel_shows_its_own_images():
+    """Training images are on the left and held-out images on the right, each N in one color, with its intervals."""
+    table = pa.concat_tables(
+        [
+            psnr(cell(64), "train", {10.0: [25.0, 26.0], 20.0: [31.0, 32.0]}),
+            psnr(cell(64), "holdout", {10.0: [24.0, 24.5], 20.0: [30.0, 30.5]}),
+            psnr(cell(4), "train", {10.0: [35.0, 36.0], 20.0: [41.0, 42.0]}),
+            psnr(cell(4), "holdout", {10.0: [14.0, 14.5], 20.0: [15.0, 15.5]}),
+            psnr(known("best_linear"), "holdout", {10.0: [20.0, 21.0]}),
+            psnr(known("wavelet_oracle"), "holdout", {10.0: [50.0, 50.0]}),
+        ]
+    )
+    figure = figures.figure_psnr(table, 100)
+    left, right = figure.axes
+    assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("Training images", "Held-out images")
+    assert curves(left)["N = 4"].tolist() == [[10, 35.5], [20, 41.5]]
+    assert curves(left)["N = 64"].tolist() == [[10, 25.5], [20, 31.5]]
+    assert curves(right)["N = 4"].tolist() == [[10, 14.25], [20, 15.25]]
+    assert curves(right)["N = 64"].tolist() == [[10, 24.25], [20, 30.25]]
+    assert curves(left)["identity"].tolist() == curves(right)["identity"].tolist() == [[10, 10], [20, 20]]
+    assert curves(left)["identity + 10 log10 d"].tolist() == [[10, 30], [20, 40]]
+    linear = wording.KNOWN_SUBJECTS["best_linear"]
+    assert curves(right).keys() - curves(left).keys() == {linear}
+    assert curves(left).keys() - curves(right).keys() == {"identity + 10 log10 d"}
+    assert styles(left)["N = 4"] == styles(right)["N = 4"] == (DARK, "-")
+    assert styles(left)["N = 64"] == styles(right)["N = 64"] == (LIGHT, "-")
+    assert styles(right)[linear] == ("#222222", "-.")
+    found = {bar for bar in bars(left) if bar[0] == 20}
+    assert found == {(20, 31, 32), (20, 41, 42)}
+    assert left.get_ylim() == right.get_ylim() == (12.75, 43.0)
+    assert (left.get_xlabel(), left.get_ylabel()) == ("input PSNR (dB)", "output PSNR (dB)")
+    assert (right.get_xlabel(), right.get_ylabel()) == ("input PSNR (dB)", "")
+    labels = ["N = 4", "N = 64", "identity", "identity + 10 log10 d", linear]
+    assert list(legend(figure)) == labels
+    assert [legend(figure)[label] for label in labels[:2]] == [DARK, LIGHT]
+    assert "identity + 10 log10 d" not in legend(figures.figure_psnr(table))
+
+
 def test_imported_denoisers_have_curves_of_their_own():
-    """Without an N a curve bears the denoiser's name."""
+    """Without an N a curve bears the denoiser's name, and comes after those of the sweep."""
+    table = pa.concat_tables(
+        [psnr(THEIRS, "holdout", {20.0: [1.0, 3.0]}), psnr(cell(4), "holdout", {20.0: [5.0, 5.0]})]
+    )
+    assert [(level.label, level.mean.estimate) for level in figures.levels(table, "output_psnr_db")] == [
+        ("N = 4", 5.0),
+        ("theirs", 2.0),
+    ]
+    figure = figures.figure_psnr(table)
+    assert legend(figure)["theirs"] == LIGHT
+    assert styles(figure.axes[1])["theirs"] == (LIGHT, "-")
+
+
+def test_curves_are_bands_through_points_in_order():
+    """Points are joined in ascending order and shaded between the ends of their intervals, without a mark where many."""
+    values = {float(x): [30.0 - x, 32.0 - x] for x in (20, 10, 15)}
+    panel = figures.figure_psnr(psnr(cell(4), "holdout", values)).axes[1]
+    (line, _), (area, lines) = panel.lines, panel.collections
+    assert line.get_xydata().tolist() == [[10, 21], [15, 16], [20, 11]]
+    assert line.get_marker() == "o"
+    corners = {(float(x), float(y)) for x, y in area.get_paths()[0].vertices}
+    assert corners == {(x, y) for x, values in values.items() for y in values}
+    assert len(lines.get_segments()) == 3
+    many = {float(x): [30.0, 32.0] for x in range(13)}
+    panel = figures.figure_psnr(psnr(cell(4), "holdout", many)).axes[1]
+    assert panel.lines[0].get_marker() == ""
+    assert not bars(panel)
+    twelve = dict(list(many.items())[:12])
+    assert len(bars(figures.figure_psnr(psnr(cell(4), "holdout", twelve)).axes[1])) == 12
+
+
+def test_an_interval_with_an_open_end_is_not_drawn(summary):
+    """A point whose interval has no lower or no upper end has neither bar nor band."""
+    for end in ("low", "high"):
+        rows = [row | ({end: None} if row["n_train"] == 16 else {}) for row in summary.to_pylist()]
+        panel = figures.figure_transition(pa.Table.from_pylist(rows, schema=summary.schema)).axes[1]
+        assert [n for n, _, _ in bars(panel)] == [1, 4, 64, 256, 1024]
+
+
+# ---------------------------------------------------------------------------------------- similarities and transition
+
+
+def similarity(n: int, kind: str, values: list[float | None], metric: str = "correlation") -> pa.Table:
+    pair = {"subject_a": f"n{n}-s0-a", "subject_b": f"n{n}-s0-b", "role": "cell", "n_train": n, "train_seed": 0}
+    items = list(range(len(values)))
+    return tables.make(
+        schemas.SIMILARITY, {**pair, "kind": kind, "item_a": items, "item_b": items, "metric": metric, "value": values}
+    )
+
+
+def neighbors(
+    n: int | None,
+    kind: str,
+    part: str | None,
+    reference: str,
+    values: list[float],
+    rank: int = 1,
+    metric: str = "correlation",
+) -> pa.Table:
+    columns = {"subject": None, "role": None, "n_train": n, "part": part, "train_seed": 0, "query_kind": kind}
+    columns |= {"query": list(range(len(values))), "query_id": "q", "reference": reference, "n_reference": 9}
+    columns |= {"n_clusters": 9, "metric": metric, "rank": rank, "reference_id": "r", "reference_index": 0}
+    return tables.make(schemas.NEIGHBORS, {**columns, "cluster": 0, "value": values}, len(values))
+
+
+SAME, OTHER = "samples A and B, same noise", "samples A and B, different noise (reference for blue)"
+NEAREST = "sample and its nearest training image"
+HELD_OUT = "held-out image and its nearest training image (reference for orange)"
+
+
+def test_histograms_show_each_comparison_under_its_name():
+    """Every outline has the values of its own comparison, as shares; the filled ones have a line at their median."""
+    run = {
+        "similarity": pa.concat_tables(
+            [
+                similarity(4, "same_noise", [0.1, 0.1, 0.9]),
+                similarity(4, "different_noise", [0.3, 0.3, None]),
+                similarity(4, "train_train", [0.55]),
+                similarity(4, "same_noise", [0.75], "rmse"),
+                similarity(16, "same_noise", [0.5, 0.6]),
+            ]
+        ),
+        "neighbors": pa.concat_tables(
+            [
+                neighbors(4, "sample", "a", "train_a", [0.95, 0.8]),
+                neighbors(4, "sample", "b", "train_b", [0.95]),
+                neighbors(4, "sample", "a", "train_b", [0.45]),
+                neighbors(4, "sample", "a", "holdout", [0.46]),
+                neighbors(4, "sample", "a", "train_a", [0.47], rank=2),
+                neighbors(4, "sample", "a", "train_a", [0.75], metric="rmse"),
+                neighbors(None, "sample", "a", "train_a", [0.48]),
+                neighbors(4, "holdout", None, "train_a", [0.7]),
+                neighbors(4, "holdout", None, "train_b", [0.7, 0.6]),
+                neighbors(4, "holdout", None, "holdout", [0.49]),
+            ]
+        ),
+    }
+    figure = figures.figure_histograms(run)
+    first, second = panels(figure)["N = 4"], panels(figure)["N = 16"]
+    expected = {SAME: {0.1: 2 / 3, 0.9: 1 / 3}, OTHER: {0.3: 1.0}, NEAREST: {0.95: 2 / 3, 0.8: 1 / 3}}
+    expected[HELD_OUT] = {0.7: 2 / 3, 0.6: 1 / 3}
+    width = (0.95 - 0.1) / 40
+    assert histograms(first).keys() == expected.keys()
+    for label, shares in expected.items():
+        found = histograms(first)[label]
+        assert sum(found.values()) == pytest.approx(1)
+        for value, share in shares.items():
+            (height,) = (y for x, y in found.items() if x - width / 2 <= value + 1e-9 < x + width / 2 + 1e-6)
+            assert height == pytest.approx(share), (label, value)
+    assert sorted(verticals(first)) == [0.1, 0.95]
+    assert {to_hex(line.get_color()): line.get_xdata()[0] for line in first.lines} == {BLUE: 0.1, ORANGE: 0.95}
+    assert histograms(second).keys() == {SAME}
+    assert verticals(second) == [pytest.approx(0.55)]
+    assert legend(figure) == {OTHER: "#7a7a7a", HELD_OUT: "#222222", NEAREST: ORANGE, SAME: BLUE}
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("correlation of two images", "share of pairs")
+    alone = figures.figure_histograms({"neighbors": run["neighbors"]})
+    assert histograms(panels(alone)["N = 4"]).keys() == {NEAREST, HELD_OUT}
+    alone = figures.figure_histograms({"similarity": run["similarity"]})
+    assert histograms(panels(alone)["N = 4"]).keys() == {SAME, OTHER}
+    other = figures.figure_histograms(run, "rmse")
+    assert other.get_supxlabel() == "rmse of two images"
+    assert list(panels(other)) == ["N = 4"]
+    assert {float(line.get_xdata()[0]) for line in panels(other)["N = 4"].lines} == {0.75}
+
+
+def test_histograms_have_four_panels_in_a_row():
+    """Five sizes take two rows of three; the panel left over is empty."""
+    run = {"similarity": pa.concat_tables([similarity(n, "same_noise", [0.5, 0.7]) for n in (1, 4, 16, 64, 1024)])}
+    figure = figures.figure_histograms(run)
+    assert list(panels(figure)) == ["N = 1", "N = 4", "N = 16", "N = 64", "N = 1,024"]
+    shapes = {axes.get_subplotspec().get_gridspec().get_geometry() for axes in figure.axes}
+    assert shapes == {(2, 3)}
+    assert [axes.axison for axes in figure.axes] == [True] * 5 + [False]
+    four = {"similarity": pa.concat_tables([similarity(n, "same_noise", [0.5, 0.7]) for n in (1, 4, 16, 64)])}
+    assert figures.figure_histograms(four).axes[0].get_subplotspec().get_gridspec().get_geometry() == (1, 4)
+
+
+@pytest.fixture(scope="module")
+def summary() -> pa.Table:
+    """The TRANSITION table of the synthetic run."""
+    return transition.summarize(synthetic_run.run().tables, 0, resamples=100)
+
+
+@pytest.fixture(scope="module")
+def shown(summary):
+    """The transition figure of the synthetic run."""
+    return figures.figure_transition(summary)
+
+
+TRANSITION = {
+    "Median similarity of two images": {
+        "nearest_own": (NEAREST, ORANGE, "-"),
+        "cross_same": (SAME, BLUE, "-"),
+        "nearest_holdout_to_train": (HELD_OUT, "#b98a4e", "--"),
+        "cross_different": (OTHER, "#8fb3d1", "--"),
+    },
+    "Memorized fraction": {"memorized_fraction": ("", ORANGE, "-")},
+    "PSNR on training images minus held-out images": {"psnr_gap": ("", "#222222", "-")},
+    "Difference between the two score functions": {"bits": ("", BLUE, "-")},
+}
+
+
+@pytest.mark.parametrize("title", TRANSITION)
+def test_each_transition_panel_shows_its_own_quantity(summary, shown, title):
+    """Each curve has the estimates and the intervals of its quantity at every N, in its color, under its label."""
+    rows, panel = transition.estimates(summary), panels(shown)[title]
+    sizes = sorted({key for key, _ in rows if isinstance(key, int)})
+    drawn = [line for line in panel.lines if len(line.get_xdata()) == len(sizes)]
+    assert len(drawn) == len(TRANSITION[title])
+    expected = set()
+    for line, (quantity, (label, color, dashes)) in zip(drawn, TRANSITION[title].items(), strict=True):
+        assert line.get_xydata().tolist() == [[n, rows[n, quantity].estimate] for n in sizes]
+        assert (to_hex(line.get_color()), line.get_linestyle()) == (color, dashes)
+        assert line.get_label() == label or not label
+        expected |= {
+            (n, rows[n, quantity].low, rows[n, quantity].high) for n in sizes if rows[n, quantity].low is not None
+        }
+    assert set(bars(panel)) == expected
+    assert not any("not measured" in text.get_text() for text in panel.texts)
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == ["1", "4", "16", "64", "256", "1,024"]
+    assert panel.get_xscale() == "log"
+    assert panel.get_xlim()[0] < 1 < 1024 < panel.get_xlim()[1]
+    assert not len(panel.get_xticks(minor=True))
+    assert panel.get_xlabel() == "training images N"
+
+
+def test_transition_panels_say_what_their_axes_are(shown):
+    """Units are beside the axes; lines mark 0, one half and all of the fraction, and no gap; bits are on a log scale."""
+    units = {title: panel.get_ylabel() for title, panel in panels(shown).items()}
+    assert list(units.values()) == ["correlation", "share of samples, above chance", "dB", "bits per dimension"]
+    _, fraction, gap, apart = panels(shown).values()
+    assert horizontals(fraction) == [0, 0.5, 1]
+    assert [line.get_linestyle() for line in fraction.lines if list(line.get_xdata()) == [0, 1]] == [":", "--", ":"]
+    assert horizontals(gap) == [0]
+    assert [panel.get_yscale() for panel in (fraction, gap, apart)] == ["linear", "linear", "log"]
+    assert legend(shown) == {label: color for label, color, _ in TRANSITION["Median similarity of two images"].values()}
+
+
+@pytest.mark.parametrize(
+    ("title", "point"), [("Median similarity of two images", "N_cross"), ("Memorized fraction", "N_half")]
+)
+def test_transition_points_stand_in_their_panel(summary, shown, title, point):
+    """A point is a vertical line at its estimate, with its interval behind it and its name and number at its foot."""
+    row, panel = transition.estimates(summary)[None, point], panels(shown)[title]
+    assert verticals(panel) == [row.estimate]
+    (span,) = panel.patches
+    assert (span.get_x(), span.get_x() + span.get_width()) == (pytest.approx(row.low), pytest.approx(row.high))
+    (text,) = panel.texts
+    name = point.removeprefix("N_")
+    assert text.get_text() == rf"$N^*_\mathrm{{{name}}}$ = {wording.number(row.estimate, 'images')}"
+    assert text.xy[0] == row.estimate
+    assert text.get_ha() == ("left" if row.estimate < 32 else "right")
+    assert all(not verticals(other) for _, other in list(panels(shown).items())[2:])
+
+
+def test_transition_names_stand_where_there_is_room(summary):
+    """The name of a point in the upper half of the sizes is on its left, in the lower half on its right."""
+    marked = summary.to_pylist()
+    for estimate, side, offset in ((31.0, "left", 5), (33.0, "right", -5)):
+        found = [row | ({"estimate": estimate} if row["quantity"] == "N_half" else {}) for row in marked]
+        panel = figures.figure_transition(pa.Table.from_pylist(found, schema=summary.schema)).axes[1]
+        assert (panel.texts[0].get_ha(), panel.texts[0].xyann) == (side, (offset, 0))
+
+
+def test_a_transition_figure_of_one_measure_says_what_is_missing(summary):
+    """At one N with similarities alone three panels say that they were not measured, and no point is marked."""
+    run = synthetic_run.run().tables
+    one = {"similarity": run["similarity"].filter(pc.equal(run["similarity"]["n_train"], 16))}
+    table = transition.summarize(one, 0, resamples=50)
+    figure = figures.figure_transition(table)
+    words = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert words == [[], ["not measured"], ["not measured"], ["not measured"]]
+    assert figure.axes[0].get_xlim() == (8, 32)
+    assert list(curves(figure.axes[0])) == [SAME, OTHER]
+    assert figure.axes[3].get_yscale() == "linear"
+    open_ended = [row | ({"low": None} if row["n_train"] is None else {}) for row in summary.to_pylist()]
+    figure = figures.figure_transition(pa.Table.from_pylist(open_ended, schema=summary.schema))
+    assert not any(axes.patches for axes in figure.axes)
+    assert verticals(figure.axes[0])
+
+
+# ------------------------------------------------------------------------------------------------ noise levels, slopes
+
+
+def levels(quantity: str, n: int, estimates: dict[float, float | None]) -> pa.Table:
+    values = list(estimates.values())
+    ends = {
+        side: [None if x is None else x + shift for x in values] for side, shift in (("low", -0.001), ("high", 0.002))
+    }
     columns = {
-        "subject": "theirs",
-        "role": "imported",
-        "n_train": None,
-        "part": None,
-        "train_seed": None,
-        "kind": "holdout",
+        "n_train": n,
+        "subject": None,
+        "status": "measured",
+        "quantity": quantity,
+        "sigma": list(estimates),
+        "estimate": values,
+        **ends,
+        "n": 9,
     }
-    columns |= {
-        "image_id": ["x", "y"],
-        "sigma": 0.1,
-        "noise_draw": 0,
-        "input_psnr_db": 20.0,
-        "output_psnr_db": [1.0, 3.0],
-    }
-    table = tables.make(schemas.PSNR, columns, rows=2)
-    (level,) = figures.levels(table, "output_psnr_db")
-    assert (level.label, level.mean.estimate) == ("theirs", 2.0)
-    assert "theirs" in [text.get_text() for text in figures.figure_psnr(table).legends[0].get_texts()]
+    return tables.make(schemas.LEVELS, {**columns, "unit": ""})
 
 
-def test_transition_figure_shows_the_points():
-    """The transition points are drawn at their estimates, with their numbers."""
-    summary = transition.summarize(synthetic_run.run().tables, 0, resamples=100)
-    figure = figures.figure_transition(summary)
-    point = transition.estimates(summary)[None, "N_cross"]
-    lines = [line.get_xdata()[0] for line in figure.axes[0].lines if len(set(line.get_xdata())) == 1]
-    assert lines == [point.estimate]
-    assert any(wording.number(point.estimate, "images") in text.get_text() for text in figure.axes[0].texts)
+LEVELS = {
+    "disagreement": ("Disagreement V of the models on held-out images", "squared pixel units", "log", []),
+    "bits_density": (
+        "Bits between the models on their noised samples",
+        r"bits per dimension and unit of $\ln \sigma$",
+        "log",
+        [],
+    ),
+    "to_empirical": ("Distance to pure memorization", "0 = own training set, 1 = other set", "linear", [0, 1]),
+    "to_linear": ("Held-out PSNR minus best linear denoiser", "dB", "linear", [0]),
+    "to_optimum": ("Held-out PSNR minus exact optimum", "dB", "linear", [0]),
+    "excess_error": ("Error above that of the exact optimum", "share of the squared error", "linear", [0]),
+}
+
+
+def test_each_panel_of_levels_shows_its_own_quantity():
+    """Every quantity has a panel with its curve for each N, its unit, its scale and its lines for comparison."""
+    values = {name: {0.1: 0.1 + place / 10, 0.5: 0.4 + place / 10} for place, name in enumerate(LEVELS)}
+    found = [levels(name, 4, at) for name, at in values.items()]
+    found += [levels(name, 16, {0.5: value[0.5] / 2}) for name, value in values.items()]
+    figure = figures.figure_levels(pa.concat_tables(found))
+    assert list(panels(figure)) == [title for title, *_ in LEVELS.values()]
+    for name, (title, unit, scale, lines) in LEVELS.items():
+        panel = panels(figure)[title]
+        drawn = curves(panel)
+        assert drawn["N = 4"].tolist() == [[0.1, values[name][0.1]], [0.5, values[name][0.5]]], name
+        assert drawn["N = 16"].tolist() == [[0.5, values[name][0.5] / 2]], name
+        assert styles(panel) == {"N = 4": (DARK, "-"), "N = 16": (LIGHT, "-")}
+        assert (panel.get_xscale(), panel.get_yscale(), panel.get_ylabel()) == ("log", scale, unit)
+        assert panel.get_xlabel() == r"noise level $\sigma$ (pixel units)"
+        assert horizontals(panel) == lines
+        at = values[name][0.1]
+        assert (0.1, pytest.approx(at - 0.001), pytest.approx(at + 0.002)) in bars(panel)
+    assert legend(figure) == {"N = 4": DARK, "N = 16": LIGHT}
+
+
+def test_levels_without_an_optimum_have_four_panels():
+    """Panels that compare with an optimum are left out where there is none; others say that they are missing."""
+    figure = figures.figure_levels(levels("to_empirical", 4, {0.1: 0.5, 0.5: 30.0}))
+    assert list(panels(figure)) == [title for title, *_ in list(LEVELS.values())[:4]]
+    words = ["".join(text.get_text() for text in axes.texts) for axes in figure.axes]
+    assert words == ["not measured", "not measured", "", "not measured"]
+    assert figure.axes[0].get_yscale() == "linear"
+    assert figure.axes[2].get_ylim() == (-0.1, 2.0)
+    low = figures.figure_levels(levels("to_empirical", 4, {0.1: 0.5, 0.5: 0.6})).axes[2]
+    assert low.get_ylim()[0] == -0.1
+    assert low.get_ylim()[1] == 1.1
+    undefined = figures.figure_levels(levels("to_empirical", 4, {0.1: None})).axes[2]
+    assert [text.get_text() for text in undefined.texts] == ["not measured"]
+    wide = figures.figure_levels(levels("to_linear", 4, {0.1: 5.0, 0.5: 30.0})).axes[3]
+    assert wide.get_ylim()[1] > 30
+
+
+def slope(subject: dict, place: float, **more: float | None) -> dict:
+    none = dict.fromkeys(
+        ("theory", "over_oracle", "over_oracle_low", "over_oracle_high", "gain_db", "gain_low", "gain_high")
+    )
+    keys = {name: subject[name] for name in ("subject", "role", "n_train")}
+    values = {"n_subjects": 2, "low_db": 10.0, "high_db": 20.0, "n_levels": 2, "n": 9, "slope": 0.5 + place}
+    values |= {"low": 0.4 + place, "high": 0.7 + place, "level_db": 25 + place, "level_low": 24.0, "level_high": 26.0}
+    return keys | values | none | {"gain_theory": None} | more
+
+
+def test_slopes_stand_beside_their_lines():
+    """Points are those of held-out images in the range and outside; the line and the slope have one color and one row."""
+    names = [
+        cell(4) | {"subject": None},
+        cell(64) | {"subject": None},
+        known("best_linear"),
+        known("wavelet_oracle"),
+        THEIRS,
+    ]
+    rows = [slope(name, place / 10) for place, name in enumerate(names)]
+    rows[0]["theory"] = 0.75
+    rows[2] |= {"slope": None, "low": None, "high": None}
+    rows[3]["low"] = None
+    table = pa.Table.from_pylist(rows, schema=schemas.SLOPES)
+    measured = pa.concat_tables(
+        [
+            psnr(cell(4), "holdout", {10.0: [22.0, 24.0], 20.0: [26.0, 28.0], 40.0: [30.0, 30.0]}),
+            psnr(cell(4), "train", {10.0: [60.0], 20.0: [61.0]}),
+            psnr(cell(64), "holdout", {10.0: [21.0], 20.0: [22.0]}),
+            psnr(THEIRS, "holdout", {10.0: [31.0], 20.0: [32.0]}),
+            psnr(known("best_linear"), "holdout", {10.0: [11.0], 20.0: [12.0]}),
+            psnr(known("wavelet_oracle"), "holdout", {10.0: [13.0], 20.0: [14.0]}),
+        ]
+    )
+    figure = figures.figure_slopes(table, measured)
+    left, right = figure.axes
+    dots = {to_hex(line.get_color()): line.get_xydata().tolist() for line in left.lines if line.get_marker() == "o"}
+    assert [sorted(at) for at in dots.values() if at] == [
+        [[10, 23], [20, 27], [40, 30]],
+        [[10, 21], [20, 22]],
+        [[10, 11], [20, 12]],
+        [[10, 13], [20, 14]],
+        [[10, 31], [20, 32]],
+    ]
+    assert list(dots) == [DARK, LIGHT, "#8fb3d1", BLUE, "#222222"]
+    fitted = {
+        to_hex(line.get_color()): line.get_xydata().tolist() for line in left.lines if line.get_linestyle() == "-"
+    }
+    assert fitted[DARK] == [[10, pytest.approx(25 - 0.5 * 5)], [20, pytest.approx(25 + 0.5 * 5)]]
+    assert "#8fb3d1" not in fitted
+    assert fitted[BLUE] == [[10, pytest.approx(25.3 - 0.8 * 5)], [20, pytest.approx(25.3 + 0.8 * 5)]]
+    best = {label: points.tolist() for label, points in curves(left).items()}
+    assert best == {"best slope in theory: 0.75": [[10, 25 - 0.75 * 5], [20, 25 + 0.75 * 5]]}
+    assert verticals(right) == [0.75]
+    points = {to_hex(line.get_color()): line.get_xydata().tolist() for line in right.lines if line.get_marker() == "o"}
+    assert points == {DARK: [[0.5, 0]], LIGHT: [[0.6, 1]], BLUE: [[0.8, 3]], "#222222": [[0.9, 4]]}
+    ranges = sorted((*s[:, 0], s[0, 1]) for c in right.collections for s in c.get_segments())
+    assert ranges == [(0.4, 0.7, 0), (0.5, pytest.approx(0.8), 1), (0.8, pytest.approx(1.1), 4)]
+    labels = [tick.get_text() for tick in right.get_yticklabels()]
+    assert labels == ["N = 4", "N = 64", "best linear denoiser", "oracle (wavelet shrinkage)", "theirs"]
+    assert right.get_ylim() == (4.5, -0.5)
+    assert (left.get_xlabel(), right.get_xlabel()) == ("input PSNR (dB)", "slope")
+    assert left.get_ylabel() == "output PSNR on held-out images (dB)"
+    assert list(panels(figure)) == [
+        "Measured points and fitted lines (colors as on the right)",
+        "Slopes with 95 % intervals",
+    ]
+    assert left.get_legend() is not None
+
+
+def test_the_line_of_theory_runs_through_the_tangent_space():
+    """Where the tangent space is known its line carries the best slope; without a theory there is none."""
+    measured = psnr(cell(4), "holdout", {10.0: [22.0], 20.0: [26.0]})
+    tangents = psnr(known("tangent_oracle"), "holdout", {10.0: [22.0], 20.0: [26.0]})
+    measured = pa.concat_tables([measured, tangents, psnr(THEIRS, "holdout", {10.0: [22.0], 20.0: [26.0]})])
+    rows = [slope(cell(4) | {"subject": None}, 0.0, theory=1.0), slope(known("tangent_oracle"), 0.1, theory=1.0)]
+    left = figures.figure_slopes(pa.Table.from_pylist(rows, schema=schemas.SLOPES), measured).axes[0]
+    assert curves(left)["best slope in theory: 1"].tolist() == [[10, pytest.approx(20.1)], [20, pytest.approx(30.1)]]
+    rows = [slope(cell(4) | {"subject": None}, 0.0, theory=1.0, level_db=None), slope(THEIRS, 0.0)]
+    left, right = figures.figure_slopes(pa.Table.from_pylist(rows[1:], schema=schemas.SLOPES), measured).axes
+    assert not curves(left)
+    assert not verticals(right)
+    assert left.get_legend() is None
+    rows[0]["slope"] = None
+    assert not curves(figures.figure_slopes(pa.Table.from_pylist(rows, schema=schemas.SLOPES), measured).axes[0])
+
+
+# ----------------------------------------------------------------------------------------------------------- spectra
+
+
+def basis(subject: dict, sigma: float, image: str, **columns: list[float]) -> pa.Table:
+    count = len(columns["eigenvalue"])
+    found = {"k": list(range(1, count + 1)), "image_id": image, "sigma": sigma, "noise_draw": 0, "singular_value": None}
+    found |= {"coefficient_noisy": 7.0, "contour_direction": 8.0}
+    return tables.make(schemas.BASIS, {**subject, **found, **columns})
+
+
+def test_each_panel_of_the_spectrum_shows_its_own_column():
+    """Factors are means, coefficients and frequencies root mean squares, over images and binned over k; twins differ."""
+    ones = {"coefficient_clean": [3.0, 1.0], "local_frequency": [0.1, 0.2], "contour_energy": [1.5, 1.0]}
+    twos = {"coefficient_clean": [-4.0, 1.0], "local_frequency": [0.7, 0.2], "contour_energy": [2.5, 1.0]}
+    table = pa.concat_tables(
+        [
+            basis(cell(4), 0.1, "x", eigenvalue=[0.9, 0.2], **ones),
+            basis(cell(4), 0.1, "y", eigenvalue=[0.7, 0.4], **twos),
+            basis(cell(4), 0.5, "x", eigenvalue=[0.6, 0.1], **ones),
+            basis(cell(4, "b"), 0.1, "x", eigenvalue=[0.5, 0.3], **twos),
+            basis(cell(16), 0.1, "x", eigenvalue=[0.95, 0.45], **ones),
+            basis(THEIRS, 0.1, "x", eigenvalue=[1.0, 0.0], **ones),
+        ]
+    )
+    figure = spectra.figure_spectrum(table)
+    assert len(figure.axes) == 8
+    factors, coefficients, frequencies, contours = figure.axes[:4]
+    assert curves(factors)["N = 4  A"] == pytest.approx(np.array([[1, 0.8], [2, 0.3]]))
+    assert curves(factors)["N = 4  B"] == pytest.approx(np.array([[1, 0.5], [2, 0.3]]))
+    assert curves(factors)["theirs"] == pytest.approx(np.array([[1, 1.0], [2, 0.0]]))
+    assert curves(coefficients)["N = 4  A"] == pytest.approx(np.array([[1, math.sqrt(12.5)], [2, 1.0]]))
+    assert curves(frequencies)["N = 4  A"] == pytest.approx(np.array([[1, 0.5], [2, 0.2]]))
+    assert curves(contours)["N = 4  A"] == pytest.approx(np.array([[1, 2.0], [2, 1.0]]))
+    assert curves(figure.axes[4])["N = 4  A"] == pytest.approx(np.array([[1, 0.6], [2, 0.1]]))
+    assert list(curves(figure.axes[4])) == ["N = 4  A"]
+    middle = to_hex(mpl.colormaps["viridis"](0.45))
+    lines = {"N = 4  A": (DARK, "-"), "N = 4  B": (DARK, "--"), "N = 16  A": (middle, "-"), "theirs": (LIGHT, "-.")}
+    assert [styles(panel) for panel in (factors, frequencies, contours)] == [lines] * 3
+    assert styles(coefficients) == lines | {r"noise level $\sigma$": ("#7a7a7a", ":")}
+    assert legend(figure) == {label: color for label, (color, _) in styles(coefficients).items()}
+    assert horizontals(factors) == [0, 1]
+    assert horizontals(contours) == [1]
+    assert [horizontals(figure.axes[place]) for place in (1, 5)] == [[0.1], [0.5]]
+    titles = [panel.get_title(loc="left") for panel in figure.axes]
+    assert titles[0] == r"Shrinkage factors at $\sigma$ = 0.1"
+    assert titles[5] == r"Coefficients of the clean image at $\sigma$ = 0.5"
+    assert titles[2:4] == ["Local frequency of the eigenvectors", "Energy of the eigenvectors on contours"]
+    units = [
+        r"eigenvalue $\lambda_k$",
+        r"$|\langle x, e_k \rangle|$ (pixel units)",
+        "cycles per pixel",
+        "1 = random vectors",
+    ]
+    assert [panel.get_ylabel() for panel in figure.axes] == units * 2
+    assert [panel.get_yscale() for panel in (factors, coefficients, frequencies, contours)] == [
+        "linear",
+        "log",
+        "linear",
+        "linear",
+    ]
+    assert {(panel.get_xscale(), panel.get_xlabel()) for panel in figure.axes} == {("log", "rank k of the eigenvector")}
+
+
+def test_neighboring_ranks_are_averaged():
+    """Ranks within a tenth of a decade share a point, at the geometric mean of the ranks and the mean of the values."""
+    k, means = spectra._in_bins(np.array([1.0, 20.0, 21.0, 40.0]), np.array([1.0, 2.0, 4.0, 8.0]))
+    assert k == pytest.approx([1, math.sqrt(420), 40])
+    assert means.tolist() == [1.0, 3.0, 8.0]
+
+
+# -------------------------------------------------------------------------------------------------------------- files
 
 
 def test_files_are_the_same_bytes_every_time(tmp_path):
-    """Two drawings of the same tables give the same PNG, SVG and PDF, and saving twice changes nothing."""
-    run = synthetic_run.run().tables
-    first, second = (figures.figure_histograms(run) for _ in range(2))
+    """Two drawings of the same table give the same PNG, SVG and PDF, and saving twice changes nothing."""
+    table = psnr(cell(4), "holdout", {10.0: [22.0, 24.0], 20.0: [26.0, 28.0]})
+    first, second = (figures.figure_psnr(table) for _ in range(2))
     one = style.save(first, tmp_path / "one" / "figure.v1")
     again = style.save(first, tmp_path / "again" / "figure.v1")
     two = style.save(second, tmp_path / "two" / "figure.v1")
     assert [path.name for path in one] == ["figure.v1.png", "figure.v1.svg", "figure.v1.pdf"]
     for x, y, z in zip(one, again, two, strict=True):
         assert x.read_bytes() == y.read_bytes() == z.read_bytes()
+    starts = [path.read_bytes()[:5] for path in one]
+    assert starts == [b"\x89PNG\r", b"<?xml", b"%PDF-"]
+    assert b"Date" not in one[2].read_bytes()
 
 
 def test_no_global_state():
     """Drawing changes no setting of matplotlib and registers no figure with it."""
     before = dict(mpl.rcParams)
-    style.encode(figures.figure_psnr(synthetic_run.run().tables["psnr"], 256), ".png")
+    style.encode(figures.figure_psnr(psnr(cell(4), "holdout", {10.0: [22.0], 20.0: [26.0]}), 256), ".png")
     assert dict(mpl.rcParams) == before
     assert not Gcf.get_all_fig_managers()

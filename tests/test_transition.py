@@ -371,11 +371,11 @@ UNSEEN = "No images are known that the model was not trained on."
     [
         ({}, "", "", "The samples were not tested for copies. Run memgen verdict.", "", "", ""),
         ({"has_denoiser": False}, "", "", "The samples were not tested for copies. Run memgen verdict.", DENOISER, DENOISER, ""),
-        ({"has_samples": False}, SAMPLES, "", SAMPLES, "", "", SAMPLES),
-        ({"n_trained_on": None}, SET, SET, SET, SET, "", ""),
+        ({"has_samples": False}, "", "", "The samples were not tested for copies. Run memgen verdict.", "", "", ""),
+        ({"n_train": None}, SET, SET, SET, SET, "", ""),
         ({"n_held_out": None}, "", UNSEEN, UNSEEN, UNSEEN, UNSEEN, ""),
         (
-            {"has_samples": False, "has_denoiser": False, "n_trained_on": 0, "n_held_out": 0},
+            {"has_samples": False, "has_denoiser": False, "n_train": None, "n_held_out": 0},
             f"{SAMPLES} {SET}", f"{SET} {UNSEEN}", f"{SAMPLES} {SET} {UNSEEN}", f"{DENOISER} {SET} {UNSEEN}",
             f"{DENOISER} {UNSEEN}", SAMPLES,
         ),
@@ -418,7 +418,8 @@ def test_every_quantity_says_what_it_needs():
 
 def test_an_imported_subject_without_any_row(small):
     """It stands in the table all the same, with reasons; without a SUBJECTS table only the second model is missed."""
-    found = transition.estimates(summarize({}, 0, subjects=synthetic_run.subject("theirs", has_samples=False)))
+    bare_subject = synthetic_run.subject("theirs", has_samples=False, has_denoiser=False)
+    found = transition.estimates(summarize({}, 0, subjects=bare_subject))
     assert found["theirs", "nearest_own"].note == "There are no samples."
     assert {row.status for (key, _), row in found.items() if key == "theirs"} == {"not measured"}
     bare = transition.estimates(summarize(synthetic_run.imported(small, 64, "theirs"), 0, resamples=20))

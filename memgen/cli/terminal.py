@@ -53,25 +53,27 @@ class Bars:
     Args:
         progress: what draws them; None prints a line for each finished task instead.
         listed: the tasks.
-        on_pair: gives the line to print when the comparison of a pair is finished.
+        on_pair: gives the line to print when the comparison of a pair is finished, from the names of both.
     """
 
-    def __init__(self, progress: Progress | None, listed: Sequence[Task], on_pair: Callable[[str], str]) -> None:
+    def __init__(
+        self, progress: Progress | None, listed: Sequence[Task], on_pair: Callable[[Sequence[str]], str]
+    ) -> None:
         self._progress, self._on_pair = progress, on_pair
-        self._last = {task.name: task.verbs[-1] for task in listed}
+        self._tasks = {task.name: task for task in listed}
         self._bars: dict[str, TaskID] = {}
         self._all = progress.add_task("all cells", total=len(listed), note="") if progress else None
         self._finished, self._total = 0, len(listed)
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
-        ended = event.done == event.total == 1 and event.verb == self._last[event.task]
+        ended = event.done == event.total == 1 and event.verb == self._tasks[event.task].verbs[-1]
         if self._progress:
             self._draw(self._progress, event, ended)
         if ended:
             self._finished += 1
             if event.verb == "compare":
-                console.print(f"  [bold]{event.task}[/bold]  {self._on_pair(event.task)}")
+                console.print(f"  [bold]{event.task}[/bold]  {self._on_pair(self._tasks[event.task].subjects)}")
             elif not self._progress:
                 console.print(f"  {event.task} done ({self._finished} of {self._total})")
 
@@ -93,7 +95,7 @@ class Bars:
 
 
 @contextmanager
-def bars(listed: Sequence[Task], on_pair: Callable[[str], str]) -> Iterator[Bars]:
+def bars(listed: Sequence[Task], on_pair: Callable[[Sequence[str]], str]) -> Iterator[Bars]:
     """Bars for the tasks of a sweep."""
     if not console.is_terminal:
         yield Bars(None, listed, on_pair)

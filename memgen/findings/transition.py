@@ -207,8 +207,8 @@ def _lacks(subjects: pa.Table | None) -> dict[str, set[str]]:
     found = {}
     for row in [] if subjects is None else subjects.filter(pc.equal(subjects["role"], "imported")).to_pylist():
         has = {
-            "samples": row["has_samples"],
-            "training set": row["n_trained_on"],
+            "samples": row["has_samples"] or row["has_denoiser"],  # a denoiser can draw them
+            "training set": row["n_train"],
             "held-out images": row["n_held_out"],
             "denoiser": row["has_denoiser"],
             # A pair of imported models is compared by itself: nothing says that they were trained on other images.

@@ -1,10 +1,10 @@
-"""The figures: PSNR curves, similarity histograms with their nulls, the transition, and the spectra of Jacobians.
+"""Figures of measurements: denoising curves, histograms of similarity, the transition, noise levels, and slopes.
 
-Each function takes tables or arrays and returns a matplotlib Figure; it shows nothing and leaves matplotlib's global
-state as it was. Bands are 95 % intervals; a point without a band has none. Blue and orange are the paper's. How figures
-look and are saved is decided here too, for the sheets of images as well (see sheets.py).
+Each function takes tables and returns a matplotlib Figure. It opens no window and does not change matplotlib's global
+settings. Bars and bands are 95 % intervals; a point without a bar has no interval. Blue stands for the comparison of
+two models and orange for the comparison with the training set, as in the paper.
 
-Source: Kadkhodaie et al. 2024, Figs. 1, 2, 3 and 15.
+Source: Kadkhodaie et al. 2024, Figs. 1, 2, 4, 5, 15 and 16.
 """
 
 import math
@@ -28,7 +28,7 @@ from memgen.report.style import BLUE, GRAY, INK, ORANGE, band, color_sequence, l
 
 @dataclass(frozen=True)
 class Level:
-    """The mean over images at one noise level, with its interval; `label` names the curve it belongs to."""
+    """The mean over images at one noise level, with its interval; `label` names the curve that it belongs to."""
 
     label: str
     sigma: float
@@ -39,18 +39,17 @@ def levels(table: pa.Table, column: str, seed: int = 0) -> list[Level]:
     """The mean of a column at every N and noise level, with an interval over images.
 
     Args:
-        table: a PSNR table of one kind, or a DISAGREEMENT table.
-        column: what to average; nulls are left out.
-        seed: of the bootstrap.
+        table: a PSNR table of one kind of images.
+        column: the column to average; nulls are left out.
+        seed: seed of the bootstrap.
 
     Returns:
-        One record for each N (or imported denoiser) and noise level, in ascending order. Each image is averaged over
-        noise draws and denoisers first: images are the independent units.
+        One record for each curve and noise level, in ascending order of N. All cells of one N share a curve; every
+        other subject has its own, after those. Noise draws and denoisers are averaged for each image first, because
+        images are the independent units.
     """
-    name = "subject" if "subject" in table.column_names else "subject_a"
     defined = table.filter(pc.is_valid(table[column]))
-    # Whatever the sweep did not train is a curve of its own, and comes last.
-    rows = zip(*(defined[column].to_pylist() for column in ("role", "n_train", name)), strict=True)
+    rows = zip(*(defined[name].to_pylist() for name in ("role", "n_train", "subject")), strict=True)
     labels = [
         (float(n) if role == "cell" else math.inf, wording.subject_label(role, n, subject)) for role, n, subject in rows
     ]
@@ -59,7 +58,7 @@ def levels(table: pa.Table, column: str, seed: int = 0) -> list[Level]:
             "order": pa.array([order for order, _ in labels], pa.float64()),
             "label": pa.array([label for _, label in labels], pa.string()),
             "sigma": defined["sigma"],
-            "subject": defined[name],
+            "subject": defined["subject"],
             "image": defined["image_id"],
             "value": defined[column],
         }
@@ -75,7 +74,7 @@ def levels(table: pa.Table, column: str, seed: int = 0) -> list[Level]:
 
 
 def _mean(found: Mapping[str, Mapping[str, float]], seed: int) -> Estimate:
-    """Mean over images of the denoisers' mean; no interval where each denoiser has a single image."""
+    """The mean over images of the mean over denoisers; no interval where each denoiser has a single image."""
     images = sorted({image for values in found.values() for image in values})
     each = np.array([np.mean([values[image] for values in found.values() if image in values]) for image in images])
     if all(len(values) == 1 for values in found.values()):
@@ -85,11 +84,14 @@ def _mean(found: Mapping[str, Mapping[str, float]], seed: int) -> Estimate:
 
 @styled
 def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
-    """Output against input PSNR on training (left) and held-out images (right), one curve for each N; paper, Fig. 1.
+    """Output against input PSNR on training images (left) and held-out images (right), one curve for each N.
 
     Args:
-        psnr: a PSNR table; what only slopes compare with is left out.
-        dimension: d = C * H * W, for the dotted line, the optimum for one image of unknown contrast; None: no line.
+        psnr: a PSNR table. Baselines are left out: they belong to the figure of slopes.
+        dimension: d = C H W. It places the dotted line of the optimum for one image of unknown contrast; without it
+            there is no such line.
+
+    Source: Kadkhodaie et al. 2024, Fig. 1.
     """
     psnr = psnr.filter(pc.field("role") != "baseline")
     figure = Figure(figsize=(9, 4.4), layout="constrained")
@@ -129,35 +131,40 @@ def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
 
 @styled
 def figure_histograms(run: Mapping[str, pa.Table], metric: str = "correlation") -> Figure:
-    """Similarity from model to model and to the nearest training image, with their nulls; paper, Fig. 2 bottom.
+    """Histograms of similarity between the two models and to the nearest training image, one panel for each N.
+
+    Imported subjects have a panel each, after those of the sweep. Each histogram has a reference: samples from
+    different noise, and held-out images.
 
     Args:
-        run: the tables similarity and neighbors by name.
-        metric: measure to read from them.
+        run: the tables similarity and neighbors by name; either may be missing.
+        metric: the measure of similarity to show.
+
+    Source: Kadkhodaie et al. 2024, Fig. 2 (bottom).
     """
-    panels = _similarities(run, metric)
-    sizes = sorted({n for n, _ in panels})
-    rows = max(1, math.ceil(len(sizes) / 4))
-    columns = max(1, math.ceil(len(sizes) / rows))
+    values_of = _similarities(run, metric)
+    shown = sorted({panel for panel, _ in values_of}, key=_order)
+    rows = max(1, math.ceil(len(shown) / 4))
+    columns = max(1, math.ceil(len(shown) / rows))
     figure = Figure(figsize=(max(9.0, 2.5 * columns), 2.1 * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
-    every = np.concatenate([values for values in panels.values() if len(values)] or [np.array([0.0, 1.0])])
+    every = np.concatenate(list(values_of.values()) or [np.array([0.0, 1.0])])
     low, high = float(np.quantile(every, 0.002)), float(every.max())
     bins = np.linspace(low, max(high, low + 1e-3), 41)
-    for panel, n in zip(axes, sizes, strict=False):
+    for panel, key in zip(axes, shown, strict=False):
         for kind, (label, color, drawing) in _HISTOGRAMS.items():
-            values = np.clip(panels.get((n, kind), np.empty(0)), bins[0], bins[-1])
+            values = np.clip(values_of.get((key, kind), np.empty(0)), bins[0], bins[-1])
             if len(values):
                 panel.hist(
                     values, bins, weights=np.full(len(values), 1 / len(values)), label=label, color=color, **drawing
                 )
                 if drawing["histtype"] == "stepfilled":
                     panel.axvline(float(np.median(values)), color=color, linewidth=1.2)
-        panel.set_title(f"N = {n:,}")
+        panel.set_title(_title(key))
         panel.grid(visible=False)
         panel.set_yticks([])
         panel.xaxis.set_tick_params(labelbottom=True)
-    for panel in axes[len(sizes) :]:
+    for panel in axes[len(shown) :]:
         panel.set_axis_off()
     figure.supxlabel(f"{metric} of two images", fontsize=10)
     figure.supylabel("share of pairs", fontsize=10)
@@ -165,46 +172,60 @@ def figure_histograms(run: Mapping[str, pa.Table], metric: str = "correlation") 
     return figure
 
 
+SAME_NOISE = "samples A and B, same noise"
+OTHER_NOISE = "samples A and B, different noise (reference for blue)"
+NEAREST = "sample and its nearest training image"
+HELD_OUT = "held-out image and its nearest training image (reference for orange)"
 _FILLED = {"histtype": "stepfilled", "alpha": 0.55}
 _HISTOGRAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "different": ("sample A to sample B, different noise (null of blue)", GRAY, {"histtype": "step", "linewidth": 1.3}),
+    "different": (OTHER_NOISE, GRAY, {"histtype": "step", "linewidth": 1.3}),
     "holdout": (
-        "held-out image to its nearest training image (null of orange)",
+        HELD_OUT,
         INK,
         {"histtype": "step", "linestyle": "--"},
     ),
-    "nearest": ("sample to its nearest training image", ORANGE, _FILLED),
-    "same": ("sample A to sample B, same noise", BLUE, _FILLED),
+    "nearest": (NEAREST, ORANGE, _FILLED),
+    "same": (SAME_NOISE, BLUE, _FILLED),
 }
 
 
-def _similarities(run: Mapping[str, pa.Table], metric: str) -> dict[tuple[int, str], NDArray[np.float64]]:
-    found: dict[tuple[int, str], list[float]] = {}
+def _similarities(run: Mapping[str, pa.Table], metric: str) -> dict[tuple[int | str, str], NDArray[np.float64]]:
+    """The values of each histogram by panel (N, or the name of an imported subject) and by key of _HISTOGRAMS."""
+    found: dict[tuple[int | str, str], list[float]] = {}
     if "similarity" in run:
-        rows = _valued(run["similarity"], metric)
+        rows = _valued(run["similarity"].filter(pc.equal(run["similarity"]["role"], "cell")), metric)
         names = {"same_noise": "same", "different_noise": "different"}
         for n, kind, value in zip(*(rows[key].to_pylist() for key in ("n_train", "kind", "value")), strict=True):
             if kind in names:
                 found.setdefault((n, names[kind]), []).append(value)
     if "neighbors" in run:
         rows = _valued(run["neighbors"].filter(pc.equal(run["neighbors"]["rank"], 1)), metric)
-        keys = ("n_train", "query_kind", "part", "reference", "value")
-        for n, kind, part, reference, value in zip(*(rows[key].to_pylist() for key in keys), strict=True):
-            if kind == "sample" and reference == f"train_{part}":
-                found.setdefault((n, "nearest"), []).append(value)
-            elif kind == "holdout" and reference in ("train_a", "train_b"):
-                found.setdefault((n, "holdout"), []).append(value)
+        for row in rows.to_pylist():
+            panel = row["subject"] if row["role"] == "imported" else row["n_train"]
+            own = "train" if row["part"] is None else f"train_{row['part']}"
+            if panel is not None and row["query_kind"] == "sample" and row["reference"] == own:
+                found.setdefault((panel, "nearest"), []).append(row["value"])
+            elif panel is not None and row["query_kind"] == "holdout" and row["reference"] != "holdout":
+                found.setdefault((panel, "holdout"), []).append(row["value"])
     return {key: np.array(values) for key, values in found.items()}
 
 
 def _valued(table: pa.Table, metric: str) -> pa.Table:
-    keep = pc.and_(pc.is_valid(table["value"]), pc.is_valid(table["n_train"]))
-    return table.filter(pc.and_(keep, pc.equal(table["metric"], metric)))
+    return table.filter(pc.and_(pc.is_valid(table["value"]), pc.equal(table["metric"], metric)))
+
+
+def _order(panel: int | str) -> tuple[bool, int | str]:
+    """Sorts training-set sizes in ascending order, and after them imported subjects by name."""
+    return isinstance(panel, str), panel
+
+
+def _title(panel: int | str) -> str:
+    return panel if isinstance(panel, str) else wording.subject_label("cell", panel, None)
 
 
 @styled
 def figure_transition(table: pa.Table) -> Figure:
-    """Similarities, memorized fraction, PSNR gap and bits against N, with intervals and the transition points.
+    """Similarities, memorized fraction, PSNR gap and bits against N, with intervals and transition points.
 
     Args:
         table: a TRANSITION table.
@@ -214,15 +235,15 @@ def figure_transition(table: pa.Table) -> Figure:
     figure = Figure(figsize=(9.5, 7.6), layout="constrained")
     similarity, fraction, gap, apart = figure.subplots(2, 2, sharex=True).ravel()
     for panel, title, unit, curves in (
-        (similarity, "Similarity of images (medians)", None, _SIMILARITIES),
+        (similarity, "Median similarity of two images", None, _SIMILARITIES),
         (
             fraction,
-            "Nearest image is a training image, less chance",
-            "memorized fraction",
+            "Memorized fraction",
+            "share of samples, above chance",
             {"memorized_fraction": ("", ORANGE, "-")},
         ),
-        (gap, "PSNR gap, training minus held-out", "dB", {"psnr_gap": ("", INK, "-")}),
-        (apart, "Between the two models' score functions", "bits per dimension", {"bits": ("", BLUE, "-")}),
+        (gap, "PSNR on training images minus held-out images", "dB", {"psnr_gap": ("", INK, "-")}),
+        (apart, "Difference between the two score functions", "bits per dimension", {"bits": ("", BLUE, "-")}),
     ):
         measured = False
         for quantity, (label, color, line) in curves.items():
@@ -249,15 +270,15 @@ def figure_transition(table: pa.Table) -> Figure:
 
 
 _SIMILARITIES = {
-    "nearest_own": ("sample to its nearest training image", ORANGE, "-"),
-    "cross_same": ("sample A to sample B, same noise", BLUE, "-"),
-    "nearest_holdout_to_train": ("held-out image to its nearest training image (null of orange)", "#b98a4e", "--"),
-    "cross_different": ("sample A to sample B, different noise (null of blue)", "#8fb3d1", "--"),
+    "nearest_own": (NEAREST, ORANGE, "-"),
+    "cross_same": (SAME_NOISE, BLUE, "-"),
+    "nearest_holdout_to_train": (HELD_OUT, "#b98a4e", "--"),
+    "cross_different": (OTHER_NOISE, "#8fb3d1", "--"),
 }
 
 
 def _mark(panel: Axes, point: Estimate | None, name: str, sizes: Sequence[int]) -> None:
-    """A transition point: a line, its interval as a bar behind it, and its name at the line's foot."""
+    """Mark a transition point: a line, its interval as a shaded strip, and its name at the foot of the line."""
     if point is None or point.estimate is None:
         return
     panel.axvline(point.estimate, color=INK, linewidth=1)
@@ -289,7 +310,7 @@ def _log_sizes(panel: Axes, sizes: Sequence[int]) -> None:
 
 @styled
 def figure_levels(table: pa.Table) -> Figure:
-    """Distances between denoisers and PSNR against the references, at each noise level; one curve for each N.
+    """What was measured at each noise level, one panel for each quantity and one curve for each N or subject.
 
     Args:
         table: a LEVELS table.
@@ -299,51 +320,60 @@ def figure_levels(table: pa.Table) -> Figure:
     down = len(drawn) // 2
     figure = Figure(figsize=(9.5, 3.8 * down), layout="constrained")
     panels = figure.subplots(down, 2, sharex=True).ravel()
-    sizes = sorted(set(table["n_train"].drop_null().to_pylist()))
-    colors = dict(zip(sizes, color_sequence(len(sizes)), strict=True))
+    keys = [row["subject"] if row["n_train"] is None else row["n_train"] for row in table.to_pylist()]
+    table = table.append_column("key", pa.array([_title(key) for key in keys], pa.string()))
+    labels = [_title(key) for key in sorted(set(keys), key=_order)]
+    colors = dict(zip(labels, color_sequence(len(labels)), strict=True))
     for panel, (quantity, (title, unit, scale, line)) in zip(panels, drawn.items(), strict=True):
         found = table.filter(pc.equal(table["quantity"], quantity)).to_pylist()
-        for n in sizes:
-            rows = [row for row in found if row["n_train"] == n]
+        for label in labels:
+            rows = [row for row in found if row["key"] == label]
             intervals = [Estimate.of(row["estimate"], row["low"], row["high"], row["n"]) for row in rows]
             if rows:
-                band(panel, [row["sigma"] for row in rows], intervals, colors[n], f"N = {n:,}")
+                band(panel, [row["sigma"] for row in rows], intervals, colors[label], label)
         panel.set_xscale("log")
         if any(row["estimate"] for row in found):
             panel.set_yscale(scale)
         else:
             panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color=GRAY)
-        if scale == "linear" and len(line) == 2:  # ratios to ever smaller distances go off the page
-            panel.set_ylim(-0.1, min(2.0, panel.get_ylim()[1]))
+        if scale == "linear" and len(line) == 2:  # the ratio has no bound where its denominator is small
+            panel.set_ylim(-0.1, min(2.0, max(1.1, panel.get_ylim()[1])))
         for level in line:
             panel.axhline(level, color=GRAY, linewidth=1, linestyle="--")
         panel.set_title(title)
         panel.set_ylabel(unit)
-        panel.set_xlabel("noise level, pixel units")
+        panel.set_xlabel(r"noise level $\sigma$ (pixel units)")
         panel.xaxis.set_tick_params(labelbottom=True)
-    legend(figure, panels, "outside upper center", min(8, max(1, len(sizes))))
+    legend(figure, panels, "outside upper center", min(8, max(1, len(labels))))
     return figure
 
 
-# Title, unit, scale of the axis, and levels to compare with.
+# Title, unit, scale of the axis, and the levels to compare with.
 _LEVELS: dict[str, tuple[str, str, str, tuple[float, ...]]] = {
-    "disagreement": ("V: the two denoisers on held-out images", "squared pixel units", "log", ()),
-    "bits_density": ("Bits, on noised samples of both models", "bits per dimension and unit of ln sigma", "log", ()),
-    "to_empirical": ("Distance to pure memorization", "0 = memorized, 1 = as other images' mean", "linear", (0, 1)),
-    "to_linear": ("Held-out PSNR against the best linear denoiser", "dB better", "linear", (0,)),
-    "to_optimum": ("Held-out PSNR against the exact optimum", "dB better", "linear", (0,)),
-    "excess_error": ("Error that the exact optimum would not make", "share of the squared error", "linear", (0,)),
+    "disagreement": ("Disagreement V of the models on held-out images", "squared pixel units", "log", ()),
+    "bits_density": (
+        "Bits between the models on their noised samples",
+        r"bits per dimension and unit of $\ln \sigma$",
+        "log",
+        (),
+    ),
+    "to_empirical": ("Distance to pure memorization", "0 = own training set, 1 = other set", "linear", (0, 1)),
+    "to_linear": ("Held-out PSNR minus best linear denoiser", "dB", "linear", (0,)),
+    "to_optimum": ("Held-out PSNR minus exact optimum", "dB", "linear", (0,)),
+    "excess_error": ("Error above that of the exact optimum", "share of the squared error", "linear", (0,)),
 }
-_LEVELS_OF_OPTIMUM = ("to_optimum", "excess_error")  # not drawn where no optimum is known
+_LEVELS_OF_OPTIMUM = ("to_optimum", "excess_error")  # left out where no optimum is known
 
 
 @styled
 def figure_slopes(table: pa.Table, psnr: pa.Table) -> Figure:
-    """Held-out PSNR with fitted lines (left) and the slopes (right), beside theory; paper, Figs. 4, 5 and 16.
+    """Held-out PSNR with fitted lines (left), and the slopes of these lines (right), both with the slope in theory.
 
     Args:
         table: a SLOPES table.
-        psnr: the PSNR table behind it.
+        psnr: the PSNR table that the slopes were computed from.
+
+    Source: Kadkhodaie et al. 2024, Figs. 4, 5 and 16.
     """
     rows = table.to_pylist()
     figure = Figure(figsize=(9.5, 4.6), layout="constrained")
@@ -369,8 +399,8 @@ def figure_slopes(table: pa.Table, psnr: pa.Table) -> Figure:
     _theory(curves, estimates, rows)
     curves.set_xlabel("input PSNR (dB)")
     curves.set_ylabel("output PSNR on held-out images (dB)")
-    curves.set_title("Points, and lines fitted to the range; colors as on the right")
-    estimates.set_title("Slopes, with 95 % intervals")
+    curves.set_title("Measured points and fitted lines (colors as on the right)")
+    estimates.set_title("Slopes with 95 % intervals")
     estimates.set_xlabel("slope")
     estimates.set_yticks(range(len(rows)), [slopes.label(row) for row in rows])
     estimates.set_ylim(len(rows) - 0.5, -0.5)
@@ -392,16 +422,17 @@ _BASELINES = {
 
 
 def _theory(curves: Axes, estimates: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The best slope, through the middle of the line of the tangent space, or else of the first denoiser.
+    """Draw the best slope in theory, through the middle of the tangent space's line or else of the first line.
 
-    On a manifold of k dimensions the theory's gain is no height here: the mean of PSNRs is above the PSNR of the mean.
+    Only the slope comes from theory. The gain in theory gives no height, because the mean of PSNRs lies above the PSNR
+    of the mean error.
     """
     known = [row for row in rows if row["theory"] is not None and row["level_db"] is not None]
     if not known:
         return
     first = next((row for row in known if row["subject"] == "tangent_oracle"), known[0])
     ends, middle = np.array([first["low_db"], first["high_db"]]), (first["low_db"] + first["high_db"]) / 2
-    label = f"slope {first['theory']:.3g} of theory"
+    label = f"best slope in theory: {first['theory']:.3g}"
     line: dict[str, Any] = {"color": GRAY, "linestyle": "--", "linewidth": 1.2}
     curves.plot(ends, first["level_db"] + first["theory"] * (ends - middle), label=label, zorder=1, **line)
     estimates.axvline(first["theory"], zorder=1, **line)

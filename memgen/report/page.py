@@ -1,7 +1,7 @@
-"""The report of a run: one HTML page that opens offline, and its figures as PNG, SVG and PDF.
+"""The report of a run: one HTML page that works offline, with its figures as PNG, SVG and PDF files.
 
-Tables, the manifest and a few images in; words, tables and pictures out. No measure is computed here. What a run
-lacks is said on the page in words. The page loads nothing: styles and pictures are part of it, and it has no script.
+The report is made of tables, the manifest and a few images; it computes no measure. It says in words what the run has
+not measured. The page loads nothing: styles and pictures are part of it, and it contains no script.
 """
 
 import base64
@@ -19,32 +19,35 @@ from memgen.base import files, wording
 from memgen.base.estimates import Estimate
 from memgen.findings import bases, calibration, slopes, transition, verdict
 from memgen.findings.bases import Reading
+from memgen.findings.verdict import Paragraph
 from memgen.report import figures, sheets, spectra, style
 from memgen.report.sheets import Bases, Copies, Restored, Specimens
 
 _MISSING = {
-    "similarity": "Similarities were not measured (no nearest neighbors, no comparison of two models).",
+    "similarity": "Similarities were not measured: there are no nearest neighbors and no comparison of two models.",
     "images": "There are no samples with their nearest training images.",
     "psnr": "Denoising PSNR was not measured.",
-    "transition": "No models of any N were measured.",
+    "transition": "no model was measured at any N.",
 }
+# How people read the units of the tables.
+_UNITS = {"pixel units^2": "squared pixel units"}
 
 
 @dataclass(frozen=True, eq=False)
 class ReportInput:
-    """What a report is made of; anything may be missing.
+    """What a report is made of. Everything except the title may be empty.
 
     Attributes:
         title: heading of the page.
-        manifest: settings and provenance of the run as JSON (run.json); shown as they are.
-        tables: the run's tables by schema name; "transition" among them where models of an N were measured.
-        pairs: specimens of each N, in ascending order.
-        dimension: d = C * H * W, for the reference line of the PSNR figure.
-        metric: the measure shown, one of those in the tables.
-        copies: what the test for copies found of each model.
-        restored: what models made of measured images, one entry for each task.
-        bases: what the two denoisers of each N, and each imported one, do to the same noisy image.
-        readings: what their Jacobians say of it and others, for each noise level.
+        manifest: settings and provenance of the run as JSON (run.json), shown as they are.
+        tables: the run's tables by schema name, among them "transition" if any subject was measured.
+        pairs: the first samples of each N with their nearest training images, in ascending order of N.
+        dimension: number of pixel values of an image, d = C H W; it places a reference line in the PSNR figure.
+        metric: the measure of similarity to show, one of those in the tables.
+        copies: for each model the samples that the test for copies found.
+        restored: for each restoration task the images that models restored.
+        bases: for each N and each imported denoiser, the basis in which it shrinks a noisy image.
+        readings: for each of these and each noise level, what the Jacobians say.
     """
 
     title: str
@@ -60,7 +63,7 @@ class ReportInput:
 
 
 def render(report: ReportInput) -> str:
-    """The page, complete in one string.
+    """The whole page as one string.
 
     Raises:
         DataError: the transition table has another schema.
@@ -70,6 +73,8 @@ def render(report: ReportInput) -> str:
 
 def write(report: ReportInput, folder: Path) -> list[Path]:
     """Write report.html and figures/NAME.png, .svg and .pdf; the same input always gives the same bytes.
+
+    Figures that an earlier report wrote and that this one does not have are deleted.
 
     Args:
         report: what to show.
@@ -87,17 +92,31 @@ def write(report: ReportInput, folder: Path) -> list[Path]:
     page = folder / "report.html"
     with files.writing(page) as file:
         file.write(_page(report, drawings).encode())
+    for path in (folder / "figures").glob("*"):
+        own = path.stem in _drawings(report) or path.stem.startswith(_RESTORED)
+        if own and path.suffix in style.SUFFIXES and path.stem not in paths:
+            path.unlink(missing_ok=True)
     return [page, *(path for found in paths.values() for path in found)]
+
+
+_RESTORED = "restored-"
 
 
 def _figures(report: ReportInput) -> dict[str, Figure]:
     """The figures that the input has data for, by name."""
+    found = {name: draw() for name, (there, draw) in _drawings(report).items() if there}
+    return found | {f"{_RESTORED}{task.label}": sheets.figure_restored(task) for task in report.restored}
+
+
+def _drawings(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]]]:
+    """For the name of each figure, whether the input has data for it, and how it is drawn."""
     has = {name for name, table in report.tables.items() if table.num_rows}
-    drawn: dict[str, tuple[bool, Callable[[], Figure]]] = {
+    return {
         "transition": (
             _sized(report.tables.get("transition")),
             lambda: figures.figure_transition(report.tables["transition"]),
         ),
+        "first": (bool(report.pairs), lambda: sheets.figure_first(report.pairs)),
         "images": (bool(report.pairs), lambda: sheets.figure_images(report.pairs)),
         "histograms": (
             bool(has & {"similarity", "neighbors"}),
@@ -114,8 +133,6 @@ def _figures(report: ReportInput) -> dict[str, Figure]:
             lambda: figures.figure_slopes(report.tables["slopes"], report.tables["psnr"]),
         ),
     }
-    found = {name: draw() for name, (there, draw) in drawn.items() if there}
-    return found | {f"restored-{task.label}": sheets.figure_restored(task) for task in report.restored}
 
 
 def _sized(table: pa.Table | None) -> bool:
@@ -135,26 +152,28 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         lstrip_blocks=True,
     )
     summary = report.tables.get("transition")
-    copies = report.tables.get("copies")
-    found = verdict.verdict(summary, copies) if summary is not None else None
+    found = verdict.verdict(summary, report.tables.get("copies")) if summary is not None else None
+    paragraphs = () if found is None else found.paragraphs
+    sizes = [paragraph for paragraph in paragraphs if paragraph.subject is None]
+    imported = [paragraph for paragraph in paragraphs if paragraph.subject is not None]
     provenance = {key: value for key, value in report.manifest.items() if key != "about"}
     return environment.get_template("report.html.j2").render(
         title=report.title,
         verdict=found,
-        regimes={} if found is None else found.regimes,
+        sizes=_numbers(summary, sizes),
+        imported=_numbers(summary, imported),
         rules=verdict.RULES,
-        numbers=None if summary is None else _numbers(summary),
         definitions=[*transition.QUANTITIES.values(), *transition.POINTS.values()],
         wording=wording,
         pictures={name: _address(drawing) for name, drawing in drawings.items()},
         missing=_MISSING,
         metric=report.metric,
         dimension=report.dimension,
-        copies=[] if copies is None else copies.to_pylist(),
+        copies=_copies(report.tables.get("copies")),
         restored=report.restored,
-        decibels=lambda value: "" if value is None else wording.number(value, "dB"),
         calibrated=_calibrated(report.tables.get("calibration")),
         geometry=list(_geometry(report.readings)),
+        meanings=bases.QUANTITIES.values(),
         slopes=_slopes(report.tables.get("slopes")),
         training=_training(report.tables.get("training")),
         data=_data(report.tables),
@@ -166,22 +185,29 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """The transition table with a column for each quantity and a row for each N."""
+    """Estimates of the transition table, with a column for each paragraph of the verdict.
 
-    quantities: tuple[tuple[str, str], ...]  # name and unit
-    rows: tuple[tuple[int, tuple[Estimate, ...]], ...]
-    points: tuple[tuple[str, Estimate], ...]
+    Attributes:
+        columns: what the columns are about.
+        rows: name of the quantity, unit in words, and an estimate for each column; only quantities that were measured.
+    """
+
+    columns: Sequence[Paragraph]
+    rows: Sequence[tuple[str, str, Sequence[Estimate]]]
 
 
-def _numbers(summary: pa.Table) -> _Numbers:
-    rows = transition.estimates(summary)
-    sizes = sorted({key for key, _ in rows if isinstance(key, int)})
-    names = [name for name in transition.QUANTITIES if any(rows[n, name].estimate is not None for n in sizes)]
-    return _Numbers(
-        quantities=tuple((transition.QUANTITIES[name].name, rows[sizes[0], name].unit) for name in names),
-        rows=tuple((n, tuple(rows[n, name] for name in names)) for n in sizes),
-        points=tuple((point.name, rows[None, key]) for key, point in transition.POINTS.items()),
-    )
+def _numbers(summary: pa.Table | None, paragraphs: Sequence[Paragraph]) -> _Numbers:
+    rows = {} if summary is None else transition.estimates(summary)
+    found = []
+    for key, quantity in transition.QUANTITIES.items():
+        cells = [rows[paragraph.key, key] for paragraph in paragraphs]
+        if any(cell.estimate is not None for cell in cells):
+            found.append((quantity.name, _unit(cells[0].unit), cells))
+    return _Numbers(paragraphs, found)
+
+
+def _unit(unit: str) -> str:
+    return _UNITS.get(unit, unit)
 
 
 def _address(drawing: bytes) -> str:
@@ -189,18 +215,24 @@ def _address(drawing: bytes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(drawing).decode()
 
 
+def _model(row: Mapping[str, Any]) -> str:
+    """What readers call the model of a row: `N = 64, model A`, with its training seed if that is not 0, or its name."""
+    if row["role"] != "cell":
+        return str(row["subject"])
+    seed = f", seed {row['train_seed']}" if row["train_seed"] else ""
+    return f"{wording.subject_label('cell', row['n_train'], None)}, model {row['part'].upper()}{seed}"
+
+
 def _training(table: pa.Table | None) -> list[dict[str, Any]]:
-    """Steps, images seen and seconds of every training, from its last record."""
+    """Model, steps, images seen and seconds of every training, from its last record."""
     if table is None:
         return []
-    last = table.group_by(["n_train", "subject"]).aggregate(
-        [("step", "max"), ("images_seen", "max"), ("seconds", "max")]
-    )
-    rows = last.sort_by([("n_train", "ascending"), ("subject", "ascending")]).to_pylist()
+    keys = ["n_train", "train_seed", "subject", "role", "part"]
+    last = table.group_by(keys).aggregate([("step", "max"), ("images_seen", "max"), ("seconds", "max")])
+    rows = last.sort_by([(key, "ascending") for key in keys]).to_pylist()
     return [
         {
-            "subject": row["subject"],
-            "n_train": row["n_train"],
+            "model": _model(row),
             "steps": row["step_max"],
             "images_seen": row["images_seen_max"],
             "seconds": row["seconds_max"],
@@ -211,35 +243,66 @@ def _training(table: pa.Table | None) -> list[dict[str, Any]]:
     ]
 
 
+def _copies(table: pa.Table | None) -> list[dict[str, Any]]:
+    """The rows of a COPIES table with what readers call their models, and the memorized fraction as an estimate."""
+    return [
+        row
+        | {
+            "model": _model(row),
+            "fraction": Estimate.of(row["memorized_fraction"], row["low"], row["high"], row["samples"], "share"),
+        }
+        for row in ([] if table is None else table.to_pylist())
+    ]
+
+
 def _slopes(table: pa.Table | None) -> list[dict[str, Any]]:
-    """The rows of a SLOPES table with their names."""
+    """The rows of a SLOPES table with what readers call them."""
     return [] if table is None else [row | {"label": slopes.label(row)} for row in table.to_pylist()]
 
 
 def _calibrated(table: pa.Table | None) -> dict[int, list[calibration.Control]]:
-    """What the test for copies said of sample sets whose answer is known, for each N at which it was tried."""
+    """For each N, how the test for copies did on each control."""
     sizes = [] if table is None else sorted(set(table["n_train"].to_pylist()))
     return {n: calibration.summarize(calibration.of_size(table, n)) for n in sizes}
 
 
 @dataclass(frozen=True)
 class _Geometry:
-    """The readings of one noise level: a row for each quantity that was measured, a cell for each N."""
+    """What the Jacobians say at one noise level.
+
+    Attributes:
+        sigma: noise level, pixel units.
+        images: number of images behind the means.
+        models: labels of the columns.
+        rows: name of the quantity, unit in words, and for each model the estimate with what a random
+            basis would give.
+        unconverged: label and number of bases, for each model with bases that did not converge.
+    """
 
     sigma: float
     images: int
-    models: tuple[str, ...]
-    # Quantity; for each model the estimate and what a random basis would give.
-    rows: tuple[tuple[bases.Quantity, tuple[tuple[Estimate, str], ...]], ...]
+    models: Sequence[str]
+    rows: Sequence[tuple[str, str, Sequence[tuple[Estimate, str]]]]
+    unconverged: Sequence[tuple[str, int]]
 
 
 def _geometry(readings: Sequence[Reading]) -> Iterator[_Geometry]:
     for sigma, found, measured in bases.by_level(readings):
-        rows = tuple(
-            (bases.QUANTITIES[name], tuple((reading.values[name], _chance(reading, name)) for reading in found))
-            for name in measured
+        quantities = [(name, bases.QUANTITIES[name]) for name in measured]
+        yield _Geometry(
+            sigma=sigma,
+            images=found[0].images,
+            models=[reading.label for reading in found],
+            rows=[
+                (
+                    quantity.name,
+                    _unit(quantity.unit),
+                    [(reading.values[name], _chance(reading, name)) for reading in found],
+                )
+                for name, quantity in quantities
+            ],
+            unconverged=[(reading.label, reading.unconverged) for reading in found if reading.unconverged],
         )
-        yield _Geometry(sigma, found[0].images, tuple(reading.label for reading in found), rows)
 
 
 def _chance(reading: Reading, name: str) -> str:

@@ -1,9 +1,9 @@
-"""Sheets of images: samples beside each other, beside the training images nearest to them, and eigenvectors.
+"""Sheets of images: samples beside their nearest training images, copies, restored images, and eigenvectors.
 
-Every image is drawn as it is, each pixel a square of several, in rows that a page of tiles holds together; the numbers
-between the rows are similarities from the run's tables. Nothing is searched or compared here.
+Each pixel is drawn as a square of one color, without smoothing. The numbers below the images come from the tables of
+the run: nothing is searched or compared here.
 
-Source: Kadkhodaie et al. 2024, Figs. 2 (top) and 3 to 5.
+Source: Kadkhodaie et al. 2024, Figs. 2 (top), 3, 4 and 5.
 """
 
 import math
@@ -24,17 +24,17 @@ from memgen.report.style import BLUE, INK, ORANGE, styled
 
 @dataclass(frozen=True, eq=False)
 class Specimens:
-    """The first K samples of a pair of denoisers at one N, each with its nearest image in the own training set.
+    """The first K samples of the two models at one N, each with its nearest image in its model's training set.
 
     Attributes:
         n_train: size of each training set.
         samples_a: samples of model A, (K, C, H, W), uint8, or float in pixel units.
-        nearest_a: nearest image of training set A to each, same shape.
-        value_a: their similarity, (K,); NaN where unknown.
-        samples_b: samples of model B from the same noise; None without a second model, and so for the rest.
-        nearest_b: nearest image of training set B to each of these.
-        value_b: their similarity, (K,).
-        cross: similarity of samples_a[i] and samples_b[i], (K,).
+        nearest_a: the nearest image of training set A to each of these, same shape.
+        value_a: the similarity of sample and nearest image, (K,); NaN where it is not known.
+        samples_b: samples of model B from the same noise. This and the following are None without a second model.
+        nearest_b: the nearest image of training set B to each of these.
+        value_b: the similarity of sample and nearest image, (K,).
+        cross: the similarity of samples_a[i] and samples_b[i], (K,).
     """
 
     n_train: int
@@ -55,18 +55,21 @@ def specimens(
     count: int = 16,
     metric: str = "correlation",
 ) -> Specimens | None:
-    """The first samples at one N, looked up in the run's tables (of the smallest training seed).
+    """The first samples at one N with their nearest training images, looked up in the run's tables.
+
+    Where several training seeds were run, the tables of the smallest seed are used.
 
     Args:
-        run: the tables neighbors and similarity by name.
-        n_train: size of the training sets.
-        samples: images by part, {"a": (M, C, H, W), "b": ...}; sample i of the tables is row i; part b may be missing.
-        image_of: gives the training image (C, H, W) of a content id.
-        count: how many samples to take.
-        metric: measure to read from the tables.
+        run: the tables neighbors and similarity by name; either may be missing.
+        n_train: size of each training set, images.
+        samples: samples by part, {"a": (M, C, H, W), "b": ...}, where row i is sample i of the tables. Part b may be
+            missing.
+        image_of: returns the training image (C, H, W) with a given content id.
+        count: largest number of samples to return.
+        metric: the measure of similarity to read from the tables.
 
     Returns:
-        The specimens; None where the tables hold no nearest training images of part a at this N.
+        The samples; None if the tables hold no nearest training images for part a at this N.
     """
     found = {part: _own_nearest(run, n_train, part, min(count, len(samples[part])), metric) for part in samples}
     if not found.get("a"):
@@ -96,25 +99,45 @@ def _own_nearest(
 
 
 def _where(table: pa.Table, **where: Any) -> list[dict[str, Any]]:
-    """The rows with these values, those of the smallest training seed first."""
+    """The rows that have these values, those of the smallest training seed first."""
     for name, value in where.items():
         table = table.filter(pc.equal(table[name], value))
     return list(table.sort_by("train_seed").to_pylist())
 
 
 @styled
-def figure_images(pairs: Sequence[Specimens], noises: int = 3) -> Figure:
-    """Closest in A, sample A, sample B, closest in B (rows) for each N (columns) and several noises; paper, Fig. 2 top.
+def figure_first(pairs: Sequence[Specimens]) -> Figure:
+    """The first sample of model A at each N, with its nearest training image above and model B's sample below.
 
-    The similarity of two neighboring images stands between them: blue from model to model, orange to the training set.
+    The numbers between the images are their similarities, as in `figure_images`.
 
     Args:
-        pairs: specimens of each N, in ascending order.
-        noises: how many samples to show.
+        pairs: the samples of each N, in ascending order.
     """
+    return _neighbors(pairs, 1, ("nearest in A", "sample A", "sample B"))
+
+
+@styled
+def figure_images(pairs: Sequence[Specimens], noises: int = 3) -> Figure:
+    """The two models' samples from the same noise, each beside its nearest training image, one column for each N.
+
+    The rows are: nearest image in training set A, sample of A, sample of B, nearest image in training set B; and so on
+    for each noise. The number between two images is their similarity: blue between the models, orange between a sample
+    and its training image. If any N has no second model, there are rows for A alone.
+
+    Args:
+        pairs: the samples of each N, in ascending order.
+        noises: largest number of noises to show.
+
+    Source: Kadkhodaie et al. 2024, Fig. 2 (top).
+    """
+    return _neighbors(pairs, noises, ("nearest in A", "sample A", "sample B", "nearest in B"))
+
+
+def _neighbors(pairs: Sequence[Specimens], noises: int, names: Sequence[str]) -> Figure:
     noises = min(noises, *(len(pair.samples_a) for pair in pairs))
-    one = any(pair.samples_b is None or pair.nearest_b is None for pair in pairs)
-    names = ["closest in A", "sample A"] if one else ["closest in A", "sample A", "sample B", "closest in B"]
+    if any(pair.samples_b is None or pair.nearest_b is None for pair in pairs):
+        names = names[:2]
     page = _Page(pairs[0].samples_a.shape[-2:], len(pairs), 0.27)
     for noise in range(noises):
         for row, name in enumerate(names):
@@ -130,11 +153,11 @@ def figure_images(pairs: Sequence[Specimens], noises: int = 3) -> Figure:
 
 @styled
 def figure_samples(pairs: Sequence[Specimens], count: int = 12) -> Figure:
-    """A contact sheet: the first samples of both models at each N; one column is one noise.
+    """A contact sheet of the first samples of both models at each N; each column is one noise.
 
     Args:
-        pairs: specimens of each N, in ascending order.
-        count: samples of each model.
+        pairs: the samples of each N, in ascending order.
+        count: largest number of samples to show for each model.
     """
     count = min(count, *(len(pair.samples_a) for pair in pairs))
     page = _Page(pairs[0].samples_a.shape[-2:], count, 0.06)
@@ -152,14 +175,14 @@ COPIES_SHOWN = 12
 
 @dataclass(frozen=True, eq=False)
 class Copies:
-    """What the test for copies found of one model: samples with the training images that they depend on.
+    """Samples of one model that depend on a training image, as the test for copies found them.
 
     Attributes:
-        name: of the model, for people.
-        total: how many were found; the first K are shown.
+        name: label of the model shown to the reader.
+        total: number of training images found; the first K are shown.
         samples: (K, C, H, W), uint8, or float in pixel units.
         images: the training images, same shape.
-        values: correlation of the two, (K,); NaN where undefined.
+        values: correlation of each sample with its training image, (K,); NaN where undefined.
     """
 
     name: str
@@ -171,14 +194,14 @@ class Copies:
 
 @styled
 def figure_copies(found: Sequence[Copies]) -> Figure:
-    """Samples above the training images that they depend on, with the correlation of the two between them.
+    """Samples above the training images that they depend on, with their correlation between them.
 
     Args:
-        found: of each model with discoveries.
+        found: one entry for each model with discoveries.
     """
     page = _Page(found[0].samples.shape[-2:], COPIES_SHOWN, 0.27)
     for place, copies in enumerate(found):
-        page.row(f"{copies.name}\n{len(copies.samples)} of {copies.total} found", 0.2 if place else 0.0)
+        page.row(f"{copies.name}\n{len(copies.samples)} of {copies.total} shown", 0.2 if place else 0.0)
         for column, (image, value) in enumerate(zip(copies.samples, copies.values, strict=True)):
             page.put(column, image, float(value), ORANGE)
         page.row("training image", 0.0)
@@ -192,13 +215,13 @@ RESTORED_SHOWN = 12
 
 @dataclass(frozen=True, eq=False)
 class RestoredBy:
-    """What one model made of measured images.
+    """Images that one model restored.
 
     Attributes:
-        name: of the model, for people.
+        name: label of the model shown to the reader.
         images: the first K restored images, (K, C, H, W), float in pixel units.
-        values: their PSNR, dB, (K,); NaN where infinite.
-        summary: over all restored images.
+        values: PSNR of each, dB, (K,); NaN where infinite.
+        summary: means over all restored images.
     """
 
     name: str
@@ -209,13 +232,13 @@ class RestoredBy:
 
 @dataclass(frozen=True, eq=False)
 class Restored:
-    """Images of one task: as they are, as they were measured, and as models restored them.
+    """Images of one restoration task: clean, measured, and restored by each model.
 
     Attributes:
-        label: the task and its amount.
+        label: name of the task and its amount.
         clean: the first K images, (K, C, H, W), float in pixel units.
-        measured: what was measured of them, as images, same shape.
-        models: what each model made of them, smallest training set first.
+        measured: the measurement of each, drawn as an image, same shape.
+        models: the images that each model restored, smallest training set first.
     """
 
     label: str
@@ -225,13 +248,13 @@ class Restored:
 
     @property
     def dimension(self) -> int:
-        """d = C H W."""
+        """The number of pixel values of an image, d = C H W."""
         return math.prod(self.clean.shape[1:])
 
 
 @styled
 def figure_restored(found: Restored) -> Figure:
-    """Clean, measured, and restored by each model, with the PSNR below; one column is one image.
+    """Clean images, their measurements, and what each model restored, with the PSNR below; each column is one image.
 
     Args:
         found: the images of one task.
@@ -248,7 +271,7 @@ def figure_restored(found: Restored) -> Figure:
     return page.figure([])
 
 
-OWN_SHOWN = 8  # of a person's own images
+OWN_SHOWN = 8  # images that a user gave
 EIGENVECTORS = (1, 2, 3, 4, 5, 6, 10, 20, 40, 64)
 
 
@@ -256,14 +279,16 @@ EIGENVECTORS = (1, 2, 3, 4, 5, 6, 10, 20, 40, 64)
 class Bases:
     """The bases in which the two denoisers of one N, or one imported denoiser, shrink the same noisy image.
 
+    The first dimension M of the arrays is 2 for the denoisers trained on parts a and b, and 1 for an imported one.
+
     Attributes:
-        name: the N, or the name of the imported denoiser, for people.
+        name: label shown to the reader: the N, or the name of the imported denoiser.
         sigma: noise level, pixel units.
-        clean: (C, H, W).
-        noisy: (C, H, W).
-        denoised: by part, a and b, (2, C, H, W), or of one denoiser, (1, C, H, W), and so for the rest.
-        eigenvalues: (2, k), falling.
-        eigenvectors: the first of them, (2, K, C, H, W).
+        clean: the clean image, (C, H, W).
+        noisy: the noisy image, (C, H, W).
+        denoised: the denoised images, (M, C, H, W).
+        eigenvalues: in descending order, (M, k).
+        eigenvectors: the first K of them as images, (M, K, C, H, W).
     """
 
     name: str
@@ -277,13 +302,15 @@ class Bases:
 
 @styled
 def figure_bases(found: Sequence[Bases]) -> Figure:
-    """A noisy image, what denoisers make of it, and the eigenvectors of their Jacobians; paper, Figs. 3 to 5.
+    """A noisy image, the denoised images, and eigenvectors of the denoisers' Jacobians with their eigenvalues below.
 
-    Gray is 0 in an eigenvector, its largest value is white or black, and its sign is that of the clean image's
-    coefficient. The number below it is its eigenvalue.
+    In an eigenvector, gray is 0 and the value of largest magnitude is white or black. Its sign is chosen so that the
+    coefficient of the clean image is positive.
 
     Args:
-        found: one for each model, or two of one N, and noise level.
+        found: one entry for each N or imported denoiser, and each noise level.
+
+    Source: Kadkhodaie et al. 2024, Figs. 3, 4 and 5.
     """
     shown = [k for k in EIGENVECTORS if k <= min(len(bases.eigenvectors[0]) for bases in found)]
     page = _Page(found[0].noisy.shape[-2:], 3 + len(shown), 0.27)
@@ -300,17 +327,17 @@ def figure_bases(found: Sequence[Bases]) -> Figure:
 
 
 def _signed(vector: NDArray[Any], clean: NDArray[Any]) -> NDArray[Any]:
-    """An eigenvector as an image: 0 is gray, and it is turned to where the clean image is."""
+    """An eigenvector as an image in [0, 1]: 0 becomes gray, and the inner product with the clean image is positive."""
     turned = vector if np.vdot(vector, clean) >= 0 else -vector
     scaled: NDArray[Any] = 0.5 + turned / (2 * np.abs(turned).max())
     return scaled
 
 
 class _Page:
-    """Rows of image tiles on one white canvas; a unit is the width of a tile."""
+    """Rows of image tiles on one white canvas. Lengths are in widths of a tile."""
 
     def __init__(self, size: tuple[int, int], columns: int, gap: float) -> None:
-        # Every pixel becomes a square of several, so that no viewer smooths it.
+        # Each pixel becomes a square of several, so that no viewer smooths it.
         self.scale = max(1, round(128 / size[1]))
         self.width, self.height = size[1] * self.scale, size[0] * self.scale
         self.columns, self.gap = columns, gap
@@ -321,7 +348,7 @@ class _Page:
         self.texts: list[tuple[float, float, str, str]] = []
 
     def row(self, name: str, space: float) -> None:
-        """Begin a row, `space` further down than usual."""
+        """Begin a row, with extra space above it."""
         if self.tops:
             self.top += self.height / self.width + self.gap + space
         self.tops.append(self.top)
@@ -337,9 +364,11 @@ class _Page:
             self.texts.append((column * 1.08 + 0.5, middle, wording.number(value, unit), color))
 
     def figure(self, titles: Sequence[str]) -> Figure:
-        """The canvas with row names on the left, column titles and numbers."""
+        """The canvas with row names on its left, column titles above it, and numbers below the images."""
         across, down = self.columns * 1.08 - 0.08, self.top + self.height / self.width
-        down = max([down, *(middle + self.gap / 2 for _, middle, _, _ in self.texts)])  # numbers below the last row
+        down = max(
+            [down, *(middle + self.gap / 2 for _, middle, _, _ in self.texts)]
+        )  # room for numbers below the last row
         canvas = np.full((round(down * self.width), round(across * self.width), 3), 255, dtype=np.uint8)
         for row, column, tile in self.tiles:
             y, x = round(self.tops[row] * self.width), round(column * 1.08 * self.width)
@@ -362,7 +391,7 @@ class _Page:
 
 
 def _enlarged(image: NDArray[Any], scale: int) -> NDArray[np.uint8]:
-    """An image (C, H, W) as 8-bit RGB, clipped to [0, 1], every pixel a square."""
+    """An image (C, H, W) as 8-bit RGB (H * scale, W * scale, 3), clipped to [0, 1]; each pixel becomes a square."""
     pixels = image if image.dtype == np.uint8 else np.round(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
     rgb = pixels if len(pixels) == 3 else np.repeat(pixels[:1], 3, axis=0)
     return rgb.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)

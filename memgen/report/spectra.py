@@ -1,4 +1,4 @@
-"""Figures of the spectra of Jacobians."""
+"""Figure of the spectra of Jacobians: eigenvalues, coefficients, frequencies and places of eigenvectors."""
 
 from typing import Any
 
@@ -13,14 +13,16 @@ from memgen.report.style import GRAY, color_sequence, legend, styled
 
 @styled
 def figure_spectrum(table: pa.Table) -> Figure:
-    """Shrinkage factors, coefficients of the clean image, frequency and place of eigenvectors against k; paper, Fig. 3.
+    """Shrinkage factors, coefficients of the clean image, and frequency and place of eigenvectors, against rank k.
 
-    Means over images and training seeds, and over neighboring k but for the factors; root mean squares of coefficients
-    and frequencies. A solid line is the twin of part a, a dashed one that of b, a dash-dotted one was imported. Four
-    panels for each noise level.
+    Each noise level has four panels. Curves are means over images and training seeds; coefficients and frequencies are
+    root mean squares. All curves except those of the shrinkage factors are averaged over neighboring ranks. Solid lines
+    are models trained on part a, dashed lines models trained on part b, and dash-dotted lines imported models.
 
     Args:
         table: a BASIS table.
+
+    Source: Kadkhodaie et al. 2024, Fig. 3.
     """
     sigmas, curves = sorted(pc.unique(table["sigma"]).to_pylist()), _curves(table)
     figure = Figure(figsize=(9.5, 6.2 * len(sigmas) + 0.5), layout="constrained")
@@ -40,26 +42,26 @@ def figure_spectrum(table: pa.Table) -> Figure:
                     panel.plot(k, root(means), **drawn)
         for panel, level in ((factors, 0), (factors, 1), (contours, 1)):
             panel.axhline(level, color=GRAY, linewidth=1, linestyle=":")
-        coefficients.axhline(sigma, color=GRAY, linewidth=1, linestyle=":", label=r"noise, $\sigma$")
+        coefficients.axhline(sigma, color=GRAY, linewidth=1, linestyle=":", label=r"noise level $\sigma$")
         coefficients.set_yscale("log")
-        factors.set_title(rf"Shrinkage factors, $\sigma$ = {sigma:g}")
+        factors.set_title(rf"Shrinkage factors at $\sigma$ = {sigma:g}")
         factors.set_ylabel(r"eigenvalue $\lambda_k$")
-        coefficients.set_title(rf"The clean image in the same basis, $\sigma$ = {sigma:g}")
-        coefficients.set_ylabel(r"$|\langle x, e_k \rangle|$, pixel units")
-        frequencies.set_title("How fast eigenvectors oscillate")
+        coefficients.set_title(rf"Coefficients of the clean image at $\sigma$ = {sigma:g}")
+        coefficients.set_ylabel(r"$|\langle x, e_k \rangle|$ (pixel units)")
+        frequencies.set_title("Local frequency of the eigenvectors")
         frequencies.set_ylabel("cycles per pixel")
-        contours.set_title("How much of them lies on contours")
-        contours.set_ylabel("1 = as of random vectors")
+        contours.set_title("Energy of the eigenvectors on contours")
+        contours.set_ylabel("1 = random vectors")
     for panel in panels.ravel():
         panel.set_xscale("log")
-        panel.set_xlabel("k")
+        panel.set_xlabel("rank k of the eigenvector")
         panel.xaxis.set_tick_params(labelbottom=True)
     legend(figure, panels[:, 1], "outside right center")
     return figure
 
 
 def _curves(table: pa.Table) -> list[tuple[pa.Table, dict[str, Any]]]:
-    """The rows of each twin of each N, and of each imported denoiser, with how its curves are drawn."""
+    """The rows of each model with the style of its curve; cells of one N and part share a curve."""
     imported = table.filter(pc.equal(table["role"], "imported"))
     cells = table.filter(pc.equal(table["role"], "cell"))
     models: list[tuple[str, Any]] = [("n_train", n) for n in sorted(pc.unique(cells["n_train"]).to_pylist())]
@@ -76,7 +78,7 @@ def _curves(table: pa.Table) -> list[tuple[pa.Table, dict[str, Any]]]:
 
 
 def _spectrum(rows: pa.Table) -> dict[str, NDArray[np.float64]]:
-    """Each k, and of what stands there the mean, or the mean square of coefficients and frequencies."""
+    """Means at each rank k; means of squares for coefficients and frequencies."""
     for name in ("coefficient_clean", "local_frequency"):
         rows = rows.set_column(rows.column_names.index(name), name, pc.power(rows[name], 2))
     columns = ("eigenvalue", "coefficient_clean", "local_frequency", "contour_energy")
@@ -87,7 +89,7 @@ def _spectrum(rows: pa.Table) -> dict[str, NDArray[np.float64]]:
 
 
 def _in_bins(k: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The geometric middles of bins of a tenth of a decade, and the means in them."""
+    """The values averaged in bins of a tenth of a decade, and the geometric mean of the ranks in each bin."""
     bins = np.round(10 * np.log10(k)).astype(np.int64)
     counts = np.bincount(bins)
     found = counts > 0

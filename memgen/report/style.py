@@ -15,7 +15,7 @@ from memgen.base import files
 from memgen.base.estimates import Estimate
 
 BLUE, ORANGE, GRAY, INK = "#2166ac", "#e08214", "#7a7a7a", "#222222"
-# matplotlib types the keys as literals; a plain dictionary says the same.
+# Any, because matplotlib types the keys as literals.
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -44,13 +44,13 @@ _P = ParamSpec("_P")
 
 
 def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """A function that draws, made to draw in the style of all figures, with a layout that no later save moves."""
+    """Decorator: draw in the style of all figures, with a layout that a later save does not move."""
 
     @functools.wraps(draw)
     def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         with mpl.rc_context(STYLE):
             figure = draw(*args, **kwargs)
-            # The layout is solved once: solving it again at each save is slow and moves things a little.
+            # The layout is solved once, because solving it again at each save is slow and moves things a little.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
             return figure
@@ -59,7 +59,7 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
 
 
 def band(panel: Axes, x: Sequence[float], y: Sequence[Estimate], color: str, label: str, linestyle: str = "-") -> None:
-    """A curve with its intervals: bars at the points and a band between them; nothing where there is no interval."""
+    """Draw a curve with its intervals, as a band and as bars at the points; a point without an interval has neither."""
     middle = np.array([np.nan if p.estimate is None else p.estimate for p in y])
     low = np.array([np.nan if p.low is None else p.low for p in y])
     high = np.array([np.nan if p.high is None else p.high for p in y])
@@ -78,7 +78,7 @@ def legend(
     place: Literal["outside right center", "outside upper center"],
     columns: int = 1,
 ) -> None:
-    """One legend outside of all panels, with each label once."""
+    """Draw one legend outside of all panels, with each label once."""
     handles = {
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
@@ -86,38 +86,8 @@ def legend(
 
 
 def color_sequence(count: int) -> list[Any]:
-    """Colors from dark to light for ascending N, apart for the color-blind."""
+    """Colors from dark to light for ascending N, which color-blind readers can tell apart."""
     return [mpl.colormaps["viridis"](x) for x in np.linspace(0.0, 0.9, count)]
-
-
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as PNG (150 dpi), SVG and PDF; the same figure always gives the same bytes.
-
-    Args:
-        figure: what to write.
-        path: without a suffix.
-
-    Returns:
-        The three paths.
-
-    Raises:
-        StorageError: the disk is full or the folder cannot be written.
-    """
-    written = []
-    for suffix in _NO_METADATA:
-        target = path.with_name(path.name + suffix)
-        with files.writing(target) as file:
-            file.write(encode(figure, suffix))
-        written.append(target)
-    return written
-
-
-def encode(figure: Figure, suffix: str) -> bytes:
-    """A figure as the bytes of a file of the type .png, .svg or .pdf."""
-    buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, dpi=150, format=suffix[1:], metadata=_NO_METADATA[suffix])
-    return buffer.getvalue()
 
 
 # Dates and program names would make the bytes depend on more than the figure.
@@ -126,3 +96,34 @@ _NO_METADATA: dict[str, dict[str, None]] = {
     ".svg": {"Date": None, "Creator": None},
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
+SUFFIXES = tuple(_NO_METADATA)  # of the files that a figure is saved as
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as PNG (150 dpi), SVG and PDF; the same figure always gives the same bytes.
+
+    Args:
+        figure: the figure to write.
+        path: path of the files without their suffix.
+
+    Returns:
+        The three paths.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    written = []
+    for suffix in SUFFIXES:
+        target = path.with_name(path.name + suffix)
+        with files.writing(target) as file:
+            file.write(encode(figure, suffix))
+        written.append(target)
+    return written
+
+
+def encode(figure: Figure, suffix: str) -> bytes:
+    """The bytes of a figure as a file of the type .png, .svg or .pdf."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, dpi=150, format=suffix[1:], metadata=_NO_METADATA[suffix])
+    return buffer.getvalue()
