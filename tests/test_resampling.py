@@ -99,13 +99,13 @@ def test_no_values_at_all():
 def test_many_values_take_several_steps():
     """Working through the draws in pieces changes nothing."""
     rng = np.random.default_rng(1)
-    values, units = rng.normal(size=200_001), rng.integers(0, 50, 200_001)
+    values, units = rng.normal(size=100_001), rng.integers(0, 50, 100_001)
     made = plan(60, samples=np.arange(50))
     found = made.observe("sample", np.arange(50), values, [units], None)
     drawn = counts(made, "sample", 50)
-    for r in (0, 1, 19, 20, 21, 59, 60):
-        assert found.means()[r] == pytest.approx(np.average(values, weights=drawn[r, units]), abs=1e-12)
-    assert np.isfinite(found.medians()).all()
+    means = found.means()
+    for r in (0, 1, 38, 39, 40, 59, 60):
+        assert means[r] == pytest.approx(np.average(values, weights=drawn[r, units]), abs=1e-12)
 
 
 def test_percentile_intervals():
