@@ -374,6 +374,7 @@ import torch
 class Edges:
     name = "edges"
     larger_is_closer = False
+    unit = "pixel units"
 
     def embed(self, images):
         return self._vectors(images).float()
