@@ -51,6 +51,9 @@ def test_a_ratio_is_one_of_means():
     assert reading.values["sure_ratio"].estimate == 1.0
     assert reading.values["posterior_ratio"].estimate == 0.5
     assert reading.values["squared_error"].estimate == 2.0
+    twice = {"squared_error": [1.0, 3.0, 8.0], "sure": [2.0, 6.0, 16.0]}
+    ratio = bases.readings(summary(**twice), 0)[0].values["sure_ratio"]
+    assert (ratio.low, ratio.estimate, ratio.high) == pytest.approx((2, 2, 2))
 
 
 def test_what_was_not_measured_has_no_value_and_no_chance():
@@ -96,8 +99,33 @@ def test_each_quantity_reads_its_own_column():
         "squared_error": "pixel units^2",
         "local_frequency": "cycles per pixel",
     }
-    assert len({quantity.name for quantity in bases.QUANTITIES.values()}) == len(bases.QUANTITIES)
-    assert all(quantity.definition.endswith(".") for quantity in bases.QUANTITIES.values())
+
+
+WORDS = {
+    "trace": ("dimensions kept", "tr J, the sum of the eigenvalues"),
+    "dimension_squares": ("dimensions kept, by squares", "The sum of the squared singular values"),
+    "dimension_99": ("singular values for 99 %", "How many of the largest singular values"),
+    "asymmetry": ("asymmetry of J", "||J - Jᵀ|| / ||J||"),
+    "negative_part": ("share of negative eigenvalues", "The negative part of the sum of the absolute eigenvalues"),
+    "squared_error": ("squared error", "||f(y) - x||² / d"),
+    "sure_ratio": ("Stein's estimate of the error", "Stein's unbiased estimate"),
+    "posterior_ratio": ("posterior estimate of the error", "σ² tr J / d"),
+    "local_frequency": ("frequency of the vectors kept", "How fast the first m eigenvectors oscillate"),
+    "contour_energy": ("energy on the contours", "How much of the first m eigenvectors lies on the contours"),
+    "contour_direction": ("variation across the contours", "Whether the first m eigenvectors vary across"),
+    "overlap_twin": ("overlap with the other model's basis", "Overlap of the first m eigenvectors with those of"),
+    "overlap_dct": ("overlap with the slowest cosines", "Overlap of the first m eigenvectors with the m slowest"),
+    "overlap_pca": ("overlap with the principal components", "Overlap of the first m eigenvectors with the first m"),
+    "overlap_tangent": ("overlap with the tangent directions", "Overlap of the first eigenvectors with as many dir"),
+}
+
+
+def test_each_quantity_has_its_words():
+    """Names and definitions say what the column is; people read them in place of it."""
+    assert list(bases.QUANTITIES) == list(WORDS)
+    for key, (name, start) in WORDS.items():
+        assert bases.QUANTITIES[key].name == name
+        assert bases.QUANTITIES[key].definition.startswith(start)
 
 
 def test_order_of_readings():
@@ -112,6 +140,12 @@ def test_order_of_readings():
     assert [reading.label for reading in found][3:] == ["ape", "ape", "zebra"]
     levels = bases.by_level(found)
     assert [(sigma, len(here)) for sigma, here, _ in levels] == [(0.1, 4), (0.2, 2)]
+    sigmas = [0.7, 0.05, 2.0, 0.3, 0.1, 1.1, 0.02]
+    many = bases.by_level([bases.readings(summary(sigma=sigma), 0)[0] for sigma in sigmas])
+    assert [sigma for sigma, _, _ in many] == sorted(sigmas)
+    one_has_it = [summary(), summary("theirs", None, role="imported", overlap_pca=0.5)]
+    ((_, _, measured),) = bases.by_level(bases.readings(stacked(*one_has_it), 0))
+    assert "overlap_pca" in measured
 
 
 def test_bases_that_did_not_converge_are_counted():

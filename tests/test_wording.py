@@ -3,7 +3,7 @@
 import pytest
 
 from memgen.base import schemas, wording
-from memgen.base.estimates import STATUSES, Estimate
+from memgen.base.estimates import Estimate
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -22,6 +22,7 @@ MINUS = "\N{MINUS SIGN}"
         (1234.5, "images", "1,230"),
         (10.0, "images", "10"),
         (9.96, "images", "10"),
+        (9.4, "images", "9.4"),
         (3.14, "images", "3.1"),
         (0.000123, "pixel units^2", f"1.2e{MINUS}4"),
         (-123.0, "pixel units^2", f"{MINUS}1.2e2"),
@@ -70,7 +71,8 @@ def test_an_estimate_that_does_not_exist():
         "\N{EM DASH}",
     )
     assert (found.status, found.n, found.unit, found.note) == ("not measured", 3, "dB", "why")
-    assert set(STATUSES) >= {found.status, "measured", "no interval"}
+    assert (Estimate.of(None).n, Estimate.of(1.0).n) == (0, 0)
+    assert Estimate(1.0, 0.5, 1.5, 3).status == "measured"
 
 
 def test_above_and_below_are_about_the_whole_interval():
@@ -88,6 +90,14 @@ def test_names_of_subjects():
     assert wording.subject_label("cell", 1024, "n1024-s0-a") == "N = 1,024"
     assert wording.subject_label("imported", 64, "theirs") == "theirs"
     assert wording.subject_label("reference", None, "best_linear") == "best linear denoiser"
+    assert wording.KNOWN_SUBJECTS == {
+        "best_linear": "best linear denoiser",
+        "exact_optimum": "exact optimum",
+        "wavelet_oracle": "oracle (wavelet shrinkage)",
+        "tangent_oracle": "oracle (tangent space)",
+        "soft_threshold": "wavelets (soft threshold)",
+        "hard_threshold": "wavelets (hard threshold)",
+    }
     assert set(wording.KNOWN_SUBJECTS) == {*schemas.REFERENCES.values(), *schemas.BASELINES}
 
 

@@ -175,7 +175,7 @@ def readings(summary: pa.Table, seed: int) -> list[Reading]:
         found.setdefault((row["n_train"], row["subject"], row["sigma"]), []).append(row)
     return [
         Reading(*key, len(images), sum(int(row["unconverged_sum"]) for row in images), *_averaged(images, seed))
-        for key, images in sorted(found.items(), key=lambda item: (item[0][1] or "", item[0][0] or 0, item[0][2]))
+        for key, images in sorted(found.items(), key=lambda item: item[0][1] or "")
     ]
 
 
