@@ -1,13 +1,19 @@
-"""What is known about the generated classes, measured: contours, PSNR intercepts, and the posterior mean of discs.
+"""Measure what is known about the generated classes: contours, PSNR gains, and the posterior mean of discs.
 
     python benchmarks/classes.py [--draws 2000000] [--images 6]
 
-Contours: standard deviation in pixels at 80x80 beside the closed form, with its standard error.
-Intercepts: output PSNR less input PSNR at small noise, 80x80, beside 10 log10(d / dimension), with its standard error.
-Discs at 16x16: the posterior mean against prior draws weighted by their likelihood, as the root mean square difference
-in units of that expected from the Monte Carlo error alone (1 = agreement); the effective number of draws; the
-quadrature error, from half the spacing, in units of σ; the bound on the weight of discs that were left out; the mean
-squared error over 5 σ² / d, with its standard error over images; and the seconds an image takes.
+Three tables are printed:
+
+Contours: the standard deviation of contours in pixels at 80x80, with its standard error, next to the closed form.
+Gains: output PSNR minus input PSNR at small noise and 80x80, with its standard error, next to 10 log10(d / dimension).
+Discs at 16x16, at several noise levels:
+    difference   between the posterior mean and an estimate from draws of the prior, weighted by their likelihood. It
+                 is a root mean square in units of the expected Monte Carlo error, so that 1 means agreement.
+    draws        the effective number of draws behind that estimate
+    quadrature   the quadrature error in units of sigma, found by halving the grid spacing
+    left out     an upper bound on the weight of the discs that the posterior mean leaves out
+    MSE          the mean squared error divided by 5 sigma^2 / d, with its standard error over images
+    s            seconds for each image
 """
 
 import argparse
@@ -34,7 +40,7 @@ def levels(sigma, n):
 
 
 def show_contours(n=20_000, side=80):
-    print("C^alpha contours, 80 px: alpha, measured, closed form, official generator (science 6.3)")
+    print("Standard deviation of C^alpha contours at 80x80 (pixels): alpha, measured, closed form, official")
     noise = np.random.default_rng(0).uniform(-1, 1, (n, side))
     k = np.maximum(np.abs(np.fft.fftfreq(side) * side), 1)
     for alpha, paper in CONTOURS.items():
@@ -46,14 +52,14 @@ def show_contours(n=20_000, side=80):
 
 
 def decibels(squares, sigma, d):
-    """10 log10 of σ² d over the mean squared norm of the error, and its standard error."""
+    """10 log10 of σ² d divided by the mean squared norm of the error, with its standard error."""
     gain = 10 * math.log10(sigma**2 * d / float(squares.mean()))
     return gain, 10 / math.log(10) * float(squares.std() / squares.mean()) / math.sqrt(len(squares))
 
 
 def show_intercepts(images, side=80, n=2000, sigma=0.002):
     d = side**2
-    print("PSNR intercepts at 80x80: class, measured dB, closed form dB")
+    print("PSNR gain at small noise, 80x80: class, measured (dB), closed form (dB)")
     for name, settings, dimension in (
         ("cone", ConeSettings(side=side, low=0.3, high=0.9), 1),
         ("sinusoids", SinusoidSettings(side=side), 2),
@@ -73,9 +79,9 @@ def show_intercepts(images, side=80, n=2000, sigma=0.002):
     left = DiscDenoiser(prior).variance(noisy, levels(sigma, images)) * d
     seconds = (time.perf_counter() - started) / images
     gain, error = decibels(left, sigma, d)
-    print(f"  {'discs':<10} {gain:6.3f} ± {error:.3f}   {10 * math.log10(d / 5):.3f}   {seconds:.1f} s an image")
+    print(f"  {'discs':<10} {gain:6.3f} ± {error:.3f}   {10 * math.log10(d / 5):.3f}   {seconds:.1f} s for each image")
     off = DiscDenoiser(prior)(noisy, levels(sigma, images)) - prior.project(parameters, noisy)
-    print(f"  discs, rms distance from the tangent projection / sigma: {float(off.square().mean().sqrt()) / sigma:.1e}")
+    print(f"  discs: rms distance from tangent projection / sigma: {float(off.square().mean().sqrt()) / sigma:.1e}")
 
 
 def drawn(prior, n, seed):
@@ -83,7 +89,7 @@ def drawn(prior, n, seed):
 
 
 def by_prior(prior, noisy, sigma, draws):
-    """The posterior mean of one image from draws of the prior, its error squared, and the effective number of draws."""
+    """The posterior mean of one image from draws of the prior, its squared error, and the effective number of draws."""
     peak, total, squares = -math.inf, 0.0, 0.0
     mean, second = np.zeros(prior.side**2), np.zeros(prior.side**2)
     third = np.zeros(prior.side**2)
@@ -104,7 +110,7 @@ def by_prior(prior, noisy, sigma, draws):
 def show_discs(images, draws):
     prior = DiscSettings(side=16).prior
     usual, fine = DiscDenoiser(prior), DiscDenoiser(prior, resolution=0.5)
-    print("discs at 16x16: sigma, difference / MC error, draws, quadrature / sigma, left out, MSE d / (5 sigma²), s")
+    print("Discs at 16x16: sigma, difference / MC error, draws, quadrature / sigma, left out, MSE d / (5 sigma²), s")
     for sigma in (2.0, 1.0, 0.7, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.002):
         clean = prior.render(drawn(prior, images, 5))
         noisy, started = noised(clean, sigma, 6), time.perf_counter()
@@ -126,8 +132,8 @@ def show_discs(images, draws):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=2_000_000, help="of the prior, for each of three images")
-    parser.add_argument("--images", type=int, default=6, help="discs at each noise level")
+    parser.add_argument("--draws", type=int, default=2_000_000, help="draws from the prior for each of three images")
+    parser.add_argument("--images", type=int, default=6, help="number of discs at each noise level")
     options = parser.parse_args()
     torch.set_num_threads(1)
     show_contours()

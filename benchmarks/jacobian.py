@@ -1,10 +1,15 @@
-"""What a full Jacobian takes, as ratios, all in one process by turns: memgen against the ways that PyTorch offers.
+"""Compare the speed of memgen's full Jacobian with that of the methods in PyTorch, as ratios.
 
     python benchmarks/jacobian.py [--repeats 7] [--threads 2] [--side 28]
 
-The network is the demo's UNet. `rows` is one backward pass for each output pixel through one kept graph; jacrev and
-jacfwd are torch.func's, in each turn the faster of the two at the fastest of several chunk sizes. Prints the median
-ratio and the smallest and largest one. All matrices must agree to 1e-5.
+The network is the demo's UNet. All methods take turns in one process. They are:
+
+    memgen    memgen.measures.geometry.jacobian.full
+    rows      one backward pass for each output pixel, through one retained graph
+    jacrev    torch.func.jacrev, with the fastest of several chunk sizes in each turn
+    jacfwd    the computation of torch.func.jacfwd, with the fastest of several chunk sizes in each turn
+
+The program prints the median, the smallest and the largest time and ratio. All matrices must agree to 1e-5.
 """
 
 import argparse
@@ -27,7 +32,7 @@ def seconds(work) -> float:
 
 
 def network(side: int):
-    """With weights and norms about as a trained network has them: features neither vanish nor grow."""
+    """A UNet with weights and norms similar to those of a trained network: features neither vanish nor grow."""
     made = build(UNetSettings(), (1, side, side))
     made.initialize(torch.Generator().manual_seed(0))
     for module in made.modules():
@@ -40,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--side", type=int, default=28, help="of the images; a multiple of 4")
+    parser.add_argument("--side", type=int, default=28, help="side of the images, a multiple of 4")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
     torch.set_num_threads(options.threads)
@@ -63,7 +68,7 @@ def main() -> None:
     def reverse(chunk):
         return torch.func.jacrev(at, chunk_size=chunk)(image).reshape(d, d)
 
-    def forward(chunk):  # as torch.func.jacfwd, which takes no chunk size
+    def forward(chunk):  # torch.func.jacfwd has no chunk size
         units = torch.eye(d).view(d, 1, side, side)
         push = torch.func.vmap(lambda v: torch.func.jvp(at, (image,), (v,))[1], chunk_size=chunk)
         return push(units).view(d, d).T
@@ -88,7 +93,7 @@ def main() -> None:
         print(f"{name + ', s':42} {np.median(values):6.3f} [{values.min():.3f}, {values.max():.3f}]")
     for name, ratio in {
         "rows / memgen": t["rows"] / t["memgen"],
-        "memgen / the better of jacrev and jacfwd": t["memgen"] / np.minimum(t["jacrev"], t["jacfwd"]),
+        "memgen / the faster of jacrev and jacfwd": t["memgen"] / np.minimum(t["jacrev"], t["jacfwd"]),
     }.items():
         print(f"{name:42} {np.median(ratio):6.2f} [{ratio.min():.2f}, {ratio.max():.2f}]")
 

@@ -1,15 +1,17 @@
-"""Is what memgen reads of models whose answer is known what is there? Each line: what was read, what is true.
+"""Run memgen on models whose answer is known, and print what it measured next to what is true.
 
     python benchmarks/known_truth.py [--only empirical|gaussian|coverage|sampler|verdict]
 
-empirical   the posterior mean of N embedded images, N = 1 to 1,000: samples are training images
-gaussian    Wiener filters fitted to disjoint halves of a Gaussian class, N = 16 to 16,384: V and bits against their
-            closed forms, which are computed here from the fitted means and covariances alone, in NumPy
-coverage    of the 95 % bootstrap intervals of V, bits and a median, over 1,000 redraws of 128 images or samples
-sampler     the same at a fixed linear schedule: covariance of same-noise samples of two models against its recursion
-verdict     both kinds of model through whole sweeps of the embedded images, and the verdict in words
+empirical   The posterior mean of N embedded images, N = 1 to 1,000: every sample is a training image.
+gaussian    Wiener filters fitted to disjoint halves of a Gaussian class, N = 16 to 16,384: V and bits are compared with
+            closed forms. These are computed here, in NumPy, from nothing but the fitted means and covariances.
+coverage    How often the 95 % bootstrap intervals of V, of bits and of a median contain the truth, over 1,000 redraws
+            of 128 images or samples.
+sampler     The same filters with a fixed linear schedule: the covariance of two models' samples from the same noise is
+            compared with its recursion.
+verdict     Whole sweeps of the embedded images with both kinds of models, and the verdicts in words.
 
-About five minutes on one core.
+This takes about five minutes on one core.
 """
 
 import argparse
@@ -31,13 +33,13 @@ from memgen.models.sampling import SampleSettings, expected_updates, sample
 
 SHAPE = (1, 16, 16)
 D = 256
-FLOOR = 1e-3  # variance: fewer images than pixels leave directions without any
+FLOOR = 1e-3  # least variance: with fewer images than pixels, some directions have none
 KEYS = {"subject_a": "a", "subject_b": "b", "role": "cell", "n_train": None, "train_seed": None}
 SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Truth:
-    """A Gaussian class of images with variances that fall as those of photographs do, along fixed random axes."""
+    """A Gaussian class of images. Its variances fall as those of photographs do, along fixed random axes."""
 
     def __init__(self) -> None:
         axes, _ = np.linalg.qr(noise.stream("truth axes", 0).standard_normal((D, D)))
@@ -71,7 +73,7 @@ def expected_v(a, b, images, sigma: float) -> float:
 
 
 def divergence(a, b, sigma: float) -> float:
-    """KL of the two Gaussians diffused to a noise level, bits per dimension."""
+    """KL divergence of the two Gaussians diffused to a noise level, in bits per dimension."""
     (m_a, c_a), (m_b, c_b) = ((m, c + sigma**2 * np.eye(D)) for m, c in (a, b))
     logs = np.linalg.slogdet(c_b)[1] - np.linalg.slogdet(c_a)[1]
     shift = m_b - m_a
@@ -80,7 +82,7 @@ def divergence(a, b, sigma: float) -> float:
 
 
 def within(values: np.ndarray, true: float) -> tuple[str, bool]:
-    """The mean with its interval beside the truth."""
+    """The mean with its interval and the truth as text, and whether the interval contains the truth."""
     found = bootstrap(values, lambda draws: draws.mean(axis=1), seed=0)
     inside = found.low <= true <= found.high
     return (
@@ -95,7 +97,7 @@ def gaussian() -> None:
     fresh, ids = truth.draw(count, 3), [f"image {i}" for i in range(count)]
     sigmas, weights = distances.quadrature(low, high, 12)
     inside = []
-    print(f"Gaussian class, d = {D}, covariance floor {FLOOR}; V on {count} images, bits on {count} samples of A")
+    print(f"Gaussian class, d = {D}, least variance {FLOOR}; V on {count} images, bits on {count} samples of A")
     for n in (16, 64, 256, 1024, 4096, 16384):
         a, b = fitted(truth, n)
         known = moments(a), moments(b)
@@ -113,7 +115,7 @@ def gaussian() -> None:
         text, ok = within(bits, divergence(*known, low) - divergence(*known, high))
         inside.append(ok)
         print(f"  N = {n:6,}  bits    {text}", flush=True)
-    print(f"  {sum(inside)} of {len(inside)} within their 95 % intervals")
+    print(f"  {sum(inside)} of {len(inside)} 95 % intervals contain the truth")
 
 
 def coverage(redraws: int = 1000, size: int = 128) -> None:
@@ -147,7 +149,7 @@ def coverage(redraws: int = 1000, size: int = 128) -> None:
 def sampler() -> None:
     truth = Truth()
     settings = SampleSettings(preset="paper", h0=0.05, beta=0.5, sigma_end=0.05, n_samples=600, micro_batch=200)
-    print("Sampler: fixed linear schedule, h = .05, beta = .5; variance of A, and covariance of A and B, per pixel")
+    print("Sampler, fixed linear schedule, h = .05, beta = .5: variance of A and covariance of A and B, per pixel")
     for n in (64, 1024):
         a, b = fitted(truth, n)
         mean = torch.full(SHAPE, 0.5)
@@ -161,13 +163,11 @@ def sampler() -> None:
         _, vectors = np.linalg.eigh((cross + cross.T) / 2)
         found = (off[0] @ vectors) * (off[1] @ vectors)
         z = (found.mean(axis=0) - np.diag(vectors.T @ cross @ vectors)) / (found.std(axis=0) / math.sqrt(600))
-        print(
-            f"  N = {n:5,}  along {D} eigenvectors: |z| > 1.96 in {np.mean(np.abs(z) > 1.96):.3f} of them, expected .05"
-        )
+        print(f"  N = {n:5,}  share of {D} eigenvectors with |z| > 1.96: {np.mean(np.abs(z) > 1.96):.3f}, expected .05")
 
 
 def recursion(a, b, settings: SampleSettings):
-    """Covariance of A's samples, cross-covariance with B's, and both means: every update is linear."""
+    """Covariance of A's samples, their cross-covariance with B's, and both means. Every update is linear."""
     eye, sigma = np.eye(D), settings.sigma_start
     own, cross = eye * sigma**2, eye * sigma**2
     means = [np.full(D, 0.5), np.full(D, 0.5)]
@@ -198,18 +198,16 @@ def empirical() -> None:
         "model.architecture=empirical", f"sweep.n_train={list(sizes)}", "sample.sigma_end=0.02", "psnr.n_images=16",
     )  # fmt: skip
     rows = {(row["n_train"], row["quantity"]): row for row in found.transition.to_pylist()}
-    print("Posterior mean of N embedded images at 16x16, 128 samples of each half")
+    print("Posterior mean of N embedded images at 16x16, 128 samples for each half")
     for n in sizes:
         nearest = [
             value
             for part in "ab"
-            for value in measure.search_samples(workspace, f"n{n}-s0-{part}", f"train_{part}", n)
-            .to_pandas()
-            .query("rank == 1")["value"]
+            for value in measure.search_own(workspace, f"n{n}-s0-{part}")[0].to_pandas().query("rank == 1")["value"]
         ]
         share = rows[n, "memorized_fraction"]
         print(
-            f"  N = {n:5,}  correlation > .999: {np.mean(np.array(nearest) > 0.999):.0%}  memorized fraction "
+            f"  N = {n:5,}  correlation above .999: {np.mean(np.array(nearest) > 0.999):.0%}  memorized fraction "
             f"{share['estimate']:.3f} [{share['low']:.3f}, {share['high']:.3f}]  {found.verdict.regimes[n]}"
         )
 

@@ -1,34 +1,42 @@
-"""The test for copies on images whose truth is known: its size, the coverage of its interval, and its power.
+"""Measure the test for copies on images with known answers: false alarms, coverage of its interval, and power.
 
     python benchmarks/significance.py [--images FILE [--keep-duplicates]] [--bf-cnn FILE.pt] [--dncnn FILE.mpk]
                                       [--only SECTION]
 
-Everything goes through `memgen.measures.copies.examiner`: T and H are real images, pooled, clustered and searched,
-and samples are images. Without --images the embedded Fashion-MNIST serves, whose 9,728 images are too few for some rows
-of the power table; FILE is anything that `memgen data` reads, such as train-images-idx3-ubyte.gz. Near-duplicates are
-removed from it as there, unless --keep-duplicates is given: then held-out images that nearly equal one of the pool pass
-for copies, of T and of H alike, and rare copies cannot be told from them. The sections:
+T is a training set and H a set of held-out images. Both are real images; they are pooled, clustered and searched by
+`memgen.measures.copies.examiner`, and samples are images too. FILE is any file that `memgen data import` reads, such as
+train-images-idx3-ubyte.gz. The default is the embedded Fashion-MNIST, whose 9,728 images are too few for some rows of
+the power table.
 
-size        T and H redrawn; generators that never saw T more than H. Any discovery at q = 5 %, and at q = 50 %, where
-            k_min is 2 to 16 and a broken rule would show first; P(p <= alpha) of the permutation test; coverage of 0.
+Near-duplicates are removed from FILE unless --keep-duplicates is given. If they are kept, held-out images that nearly
+equal an image of T or of H look like copies, and rare copies cannot be told from them.
+
+size        How often the test finds something where nothing is copied. T and H are redrawn, and the samples come from
+            generators that know T no better than H. Reported are: any discovery at q = 5 %; any discovery at q = 50 %,
+            where k_min is 2 to 16 and a broken rule would show first; P(p <= alpha) of the permutation test; and how
+            often the interval of the memorized fraction contains 0.
             --bf-cnn (bf_cnn_BSD400_gray.pt of the paper's authors) and --dncnn (see dncnn.py) add real denoisers.
-coverage    T, H and samples redrawn together, with a memorized fraction that is known. The population is searched once
-            and a redraw takes from each list the first that is in the pool; for the first redraws the Examiner is run
-            beside it, and must give the same bits. `grouped`, memgen's interval, is conservative by design; Wilson's
-            at the effective count is printed for comparison. Lengths are in units of the fraction.
-power       training images plus Gaussian noise eps, as shares of a sample set of real held-out images, with at least
-            2 k_min copies. Entries are false share / power, means over repeats:
+coverage    How often that interval contains the truth. T, H and samples are redrawn together, and the memorized
+            fraction is known. The population is searched only once; for each sample, a redraw takes the first image of
+            its list that is in the pool. In the first redraws, the Examiner runs as well and must give the same bits.
+            `grouped` is memgen's interval, which is conservative by design. Wilson's interval at the effective count is
+            printed for comparison. Lengths are in units of the fraction.
+power       How many planted copies the test finds. Copies are training images plus Gaussian noise of standard deviation
+            eps. They are mixed into real held-out images, with at least 2 k_min copies. Entries are false share /
+            power, as means over repeats, for these rules:
                 memgen   the competition at q = 5 %
-                d2/d1    the same with magnitude log(d2/d1)
+                d2/d1    the competition with the magnitude log(d2/d1)
                 1/3      d(g, T)_1 / d(g, T)_2 < 1/3 (Yoon et al. 2023)
-                5th pct  nearer to T than 95 % of held-out images are
-                AuthPct  nearer to its nearest training image than that is to the rest of T (Alaa et al. 2022)
-                C_T      whole set: share of repeats with z < -1.645 (Meehan et al. 2020, one cell)
-            Under "equal", each peer has the threshold, found with knowledge of the truth, of most power among those
-            whose mean false share is at most memgen's on that row. "doubled": every training image stands in T twice.
+                5th pct  a sample is closer to T than 95 % of held-out images are
+                AuthPct  a sample is closer to its nearest training image than that image is to the rest of T (Alaa et
+                         al. 2022)
+                C_T      a test of the whole sample set: share of repeats with z < -1.645 (Meehan et al. 2020, one cell)
+            "equal" gives each peer the threshold with the most power among those whose mean false share is at most
+            that of memgen on the same row. Finding it requires knowing the truth. In rows marked "doubled", T contains
+            every training image twice.
 
-Distances are Euclidean between centered and scaled images for all. Rates are followed by Wilson's 95 % interval, means
-by their standard error. The whole, with --images and both networks, takes about 30 minutes on one core.
+All distances are Euclidean distances between centered and scaled images. Rates come with Wilson's 95 % interval, and
+means with their standard error. With --images and both networks, everything takes about 30 minutes on one core.
 """
 
 import argparse
@@ -42,6 +50,7 @@ import torch
 from dncnn import DnCNN
 from scipy.ndimage import gaussian_filter
 
+from memgen import spaces
 from memgen.base import noise
 from memgen.base.intervals import effective_count, wilson
 from memgen.images.imageset import ImageSet
@@ -49,14 +58,13 @@ from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies import pool
 from memgen.measures.copies.competition import compete, memorized_fraction
 from memgen.measures.copies.examiner import Examiner
-from memgen.models.foreign.kadkhodaie import ImportOptions, import_checkpoint
+from memgen.models import foreign
 from memgen.models.sampling import SampleSettings, sample
 from memgen.spaces.index import Index
-from memgen.spaces.pixels import embed
 
-THRESHOLD = 0.99  # correlation of near-duplicates
+THRESHOLD = 0.99  # correlation above which images are near-duplicates
 ALPHAS = (0.01, 0.05, 0.1)
-MOST = 10_000  # images that size and coverage draw from
+MOST = 10_000  # number of images that size and coverage draw from
 
 
 def rate(hits, n):
@@ -82,14 +90,14 @@ def broadened(images):
 
 
 def first_component(images):
-    """The coordinate of each image along the first principal component of all, found without labels, (n,)."""
+    """The coordinate of each image along the first principal component of all images, (n,). Labels play no role."""
     rows = images.flatten(1).double().numpy()
     rows = rows - rows.mean(axis=0)
     return rows @ np.linalg.eigh(rows.T @ rows)[1][:, -1]
 
 
 def with_duplicates(images, generator):
-    """The images, each followed somewhere by a near-duplicate of itself."""
+    """The images together with a near-duplicate of each."""
     copies = noisy(images.floats(), 0.02, generator).clamp(0, 1)
     return ImageSet.from_pixels(joined(images.floats(), copies).numpy())
 
@@ -101,7 +109,7 @@ SIZE_SAMPLES, SEED_IMAGES, DRAWN = 250, 600, 300
 
 
 def generators(images):
-    """Generators that know no labels: name -> function of (stream, held-out images, n) to n samples."""
+    """Generators that know no labels: name -> function of (stream, held-out images, n) that returns n samples."""
     one_side = first_component(images.floats()) > 0
 
     def dropping(generator, rest, n):
@@ -124,7 +132,7 @@ def generators(images):
 
 
 def duplicated(images, t, h, generator):
-    """T and H with near-duplicates: every image of T twice in it; and every image twice, on whichever sides."""
+    """T and H with near-duplicates: every image of T twice in T; and every image twice, each time in either set."""
     doubled = with_duplicates(images.take(t[::2]), generator)
     both = with_duplicates(images.take(np.concatenate([t, h])[::2]), generator)
     mixed = generator.permutation(len(both))
@@ -135,17 +143,17 @@ def duplicated(images, t, h, generator):
 
 
 def denoisers(bf_cnn, dncnn, shape):
-    """The networks given, with the noise level at which sampling starts: at most what they were trained for."""
+    """The given networks. Sampling starts at a noise level for which the network was trained."""
     found = {}
     if bf_cnn:
-        found["BF-CNN"] = import_checkpoint(bf_cnn, shape[1:], ImportOptions()).network.eval(), 100 / 255
+        found["BF-CNN"] = foreign.load(bf_cnn, shape[1:], foreign.ImportOptions()).network.eval(), 100 / 255
     if dncnn:
         found["DnCNN"] = DnCNN(dncnn, shape), 0.2
     return found
 
 
 def drawn_samples(networks, seeds):
-    """Samples from noise about the mean image, and noisy seed images (sigma .3) denoised, for each network."""
+    """For each network, samples drawn from noise about the mean image, and noisy seed images (sigma .3) denoised."""
     found = {}
     for name, (network, start) in networks.items():
         settings = SampleSettings(sigma_start=start, sigma_end=0.05, h0=0.1, beta=0.5, max_steps=20)
@@ -159,7 +167,7 @@ def drawn_samples(networks, seeds):
 
 @dataclass
 class Tally:
-    """What is counted over the repeats of one row."""
+    """Counts over the repeats of one row."""
 
     found: int = 0
     found_half: int = 0
@@ -186,7 +194,7 @@ class Tally:
 
 def size(images, repeats, bf_cnn, dncnn):
     images = images.take(slice(MOST))
-    print(f"SIZE: {repeats} repeats, {SIZE_SAMPLES} samples")
+    print(f"SIZE: false alarms where nothing is copied, {repeats} repeats, {SIZE_SAMPLES} samples")
     order = noise.stream("benchmark size", 0).permutation(len(images))
     seeds, free = order[:SEED_IMAGES], order[SEED_IMAGES:]
     drawn = drawn_samples(denoisers(bf_cnn, dncnn, images.image_shape), images.floats(seeds))
@@ -206,7 +214,7 @@ def size(images, repeats, bf_cnn, dncnn):
             for name, (train, held_out) in duplicated(images, t, h, generator).items():
                 examiner = Examiner(train, held_out, THRESHOLD)
                 rows.setdefault(name, Tally()).add(examiner.examine(held, repeat), examiner.pool.in_train)
-        print(f"  {n_t}:{n_h}{'any discovery at 5 %':>37}   {'at 50 %':20}   P(p <= .01, .05, .1)    covers 0")
+        print(f"  {n_t}:{n_h}{'any discovery at 5 %':>37}   {'at 50 %':20}   P(p <= .01, .05, .1)    contains 0")
         for name, tally in rows.items():
             print(f"    {name:26} {tally}", flush=True)
 
@@ -219,20 +227,20 @@ COVERAGE_SAMPLES, LISTED, CHECKED = 200, 64, 2
 
 @dataclass
 class Bank:
-    """Samples with the nearest images of the population, nearest first, and the image that each was made of."""
+    """Samples, the nearest images of the population to each (nearest first), and the image it was made from."""
 
     samples: torch.Tensor
     nearest: np.ndarray  # (n, LISTED)
-    source: np.ndarray  # (n,)
+    source: np.ndarray  # (n,), positions in the population
 
     def draw(self, generator, sources, n):
-        """n rows made of the given images (a mask of the population), without return where there are enough."""
+        """n rows made from the given images (a mask of the population), without replacement if there are enough."""
         rows = np.flatnonzero(sources[self.source])
         return generator.choice(rows, n, replace=len(rows) < n)
 
 
 def banks(images):
-    index = Index.build(images.pixels, images.ids, "correlation", "population", 1.0)
+    index = Index.build(images.pixels, images.ids, spaces.find("correlation"), "population", 1.0)
     generator = noise.stream("benchmark banks", 0)
     some = generator.permutation(len(images))[:3000]
     few = np.repeat(some[:100], 60)
@@ -249,7 +257,7 @@ def banks(images):
 
 
 def worlds(bank, generator, t, rest):
-    """name -> (rows [(bank, rows of it)], true memorized fraction); t and rest are masks of the population."""
+    """By name: the samples as [(bank, rows in it)] and the true memorized fraction. t and rest are masks."""
     m = COVERAGE_SAMPLES
 
     def some_of(side, n):
@@ -282,18 +290,18 @@ def worlds(bank, generator, t, rest):
 
 
 def distinct(images):
-    """The images of which no two are near-duplicates, in the order in which a pool numbers them."""
-    rows = embed(images.floats(), "correlation").numpy()
+    """Images of which no two are near-duplicates, in the order in which a pool numbers them."""
+    rows = spaces.find("correlation").embed(images.floats()).numpy()
     ids = images.ids
     return images.take(pool.pool(rows[:1], rows[1:], ids[:1], ids[1:], THRESHOLD).representatives)
 
 
 def nearest_in(bank, drawn, in_pool):
-    """The number in the pool of each sample's nearest representative, as the Examiner numbers them."""
+    """The number of each sample's nearest representative in the pool, as the Examiner numbers them."""
     lists = np.concatenate([bank[name].nearest[rows] for name, rows in drawn])
     there = in_pool[lists]
     if not there.any(axis=1).all():
-        raise RuntimeError(f"a sample has none of its {LISTED} nearest images in the pool")
+        raise RuntimeError(f"none of the {LISTED} nearest images of a sample is in the pool; raise LISTED")
     number = np.cumsum(in_pool) - 1
     return number[lists[np.arange(len(lists)), there.argmax(axis=1)]]
 
@@ -302,8 +310,8 @@ def coverage(images, repeats):
     images = distinct(images.take(slice(MOST)))
     bank = banks(images)
     strayed = (bank["versions"].nearest[:, 0] != bank["versions"].source).mean()
-    print(f"COVERAGE of 95 % intervals of the memorized fraction: {repeats} redraws, {COVERAGE_SAMPLES} samples")
-    print(f"  population {len(images)}; {strayed:.2%} of noisy versions are nearest to another image than their own")
+    print(f"COVERAGE of the memorized fraction's 95 % interval: {repeats} redraws, {COVERAGE_SAMPLES} samples")
+    print(f"  population {len(images)}; {strayed:.2%} of noisy versions are closer to another image than to their own")
     for n_t, n_h in COVERAGE_POOLS:
         chance, table, same = n_t / (n_t + n_h), {}, 0
         for repeat in range(repeats):
@@ -320,14 +328,14 @@ def coverage(images, repeats):
                 if examiner:
                     seen = examiner.examine(joined(*(bank[part].samples[rows] for part, rows in drawn)), repeat)
                     if not (np.array_equal(seen.nearest, nearest) and ends(seen.fraction) == ends(fraction)):
-                        raise RuntimeError(f"{name}: the Examiner finds other neighbors or another interval")
+                        raise RuntimeError(f"{name}: the Examiner found different neighbors or a different interval")
                     same += 1
                 plain = wilson(in_train[nearest].mean(), effective_count(np.bincount(nearest)))
                 row = [fraction.estimate, fraction.p <= 0.05]
                 for low, high in (ends(fraction), [(end - chance) / (1 - chance) for end in plain]):
                     row += [low - 1e-6 <= rho <= high + 1e-6, high - low]
                 table.setdefault((name, rho), []).append(row)
-        print(f"  {n_t}:{n_h} ({same} examinations by the Examiner gave the same bits)")
+        print(f"  {n_t}:{n_h} (the Examiner gave the same bits in {same} checks)")
         for (name, rho), rows in table.items():
             print(f"    {name:38} rho {rho:.1f}  {covered(np.array(rows, dtype=float), rho)}", flush=True)
 
@@ -337,7 +345,7 @@ def ends(fraction):
 
 
 def covered(rows, rho):
-    """What the redraws of one world came to."""
+    """The results of all redraws of one world as text."""
     n = len(rows)
     estimate, low_p, hit, length, hit_plain, length_plain = rows.mean(axis=0)
     return (
@@ -353,18 +361,18 @@ def covered(rows, rho):
 
 SHARES, NOISES = (0.01, 0.05, 0.3), (0.0, 0.05, 0.1, 0.2)
 POWER_POOLS = ((2000, 2000), (8000, 2000), (8000, 1000))
-SMALL_POOLS = ((2000, 2000), (4000, 1000), (4000, 500))  # where there are fewer than 20,000 images
+SMALL_POOLS = ((2000, 2000), (4000, 1000), (4000, 500))  # for fewer than 20,000 images
 LOOKED, HELD = 2000, 1000
 PEERS = {"1/3": 1 / 3, "5th pct": None, "AuthPct": 1.0}
 
 
 @dataclass
 class Seen:
-    """What the rules need to know of samples."""
+    """What the rules need to know about samples."""
 
-    nearest: np.ndarray  # in the pool
+    nearest: np.ndarray  # number in the pool
     magnitude: dict  # of W, by name
-    scores: dict  # of the peers, by name; small = suspicious
+    scores: dict  # of the peers, by name; small values are suspicious
 
     def followed_by(self, other):
         def both(a, b):
@@ -381,11 +389,11 @@ class Seen:
 
 
 class Rivals:
-    """One T and H, with all that judges samples against them."""
+    """One T and H, with everything that judges samples against them."""
 
     def __init__(self, train, held_out):
         self.examiner = Examiner(train, held_out, THRESHOLD)
-        self.index = Index.build(train.pixels, train.ids, "correlation", "T", 1.0)
+        self.index = Index.build(train.pixels, train.ids, spaces.find("correlation"), "T", 1.0)
         self.held = self._distances(held_out.floats(slice(HELD)), 1)[1][:, 0]
         # The nearest training image of a training image is itself, or a copy of it at distance 0.
         self.own = np.concatenate([self._distances(part, 2)[1][:, 1] for part in train.floats().split(LOOKED)])
@@ -395,14 +403,14 @@ class Rivals:
         return hits.reference_index, np.sqrt(np.maximum(0, 2 - 2 * hits.value))
 
     def look(self, samples):
-        """Samples one part at a time: what is seen of a sample depends on no other."""
+        """What the rules need to know about samples. Parts are independent, since no sample affects another."""
         parts = []
         for part in samples.split(LOOKED):
             seen = self.examiner.examine(part, 0)
             index, near = self._distances(part, 2)
             d1, d2 = seen.distances[:, 0], seen.distances[:, 1]
             magnitude = {"memgen": np.abs(seen.competition.score), "d2/d1": np.log(d2.clip(1e-9) / d1.clip(1e-9))}
-            # 0/0: a sample at two equal training images is at neither by the 1/3 rule.
+            # 0/0: a sample equal to two training images is flagged by neither under the 1/3 rule.
             ratio = np.divide(near[:, 0], near[:, 1], out=np.ones(len(near)), where=near[:, 1] > 0)
             own = self.own[index[:, 0]]
             auth = np.divide(near[:, 0], own, out=np.full(len(near), np.inf), where=own > 0)
@@ -413,19 +421,19 @@ class Rivals:
         return whole
 
     def c_t(self, distances):
-        """Whether C_T says copying: a Mann-Whitney test of samples' and held-out images' distances to T."""
-        wins = np.searchsorted(np.sort(self.held), distances).sum()  # pairs in which the sample is the farther one
+        """Whether C_T reports copying: a Mann-Whitney test of the distances of samples and held-out images to T."""
+        wins = np.searchsorted(np.sort(self.held), distances).sum()  # pairs in which the sample is farther away
         m, n = len(distances), len(self.held)
         return (wins - m * n / 2) / np.sqrt(m * n * (m + n + 1) / 12) < -1.645
 
 
 def outcome(flags, k):
-    """False share of the flagged, and share of the first k, the copies, that are flagged."""
+    """The false share among flagged samples, and the share of the copies (the first k) that are flagged."""
     return flags[k:].sum() / max(1, flags.sum()), flags[:k].mean()
 
 
 def equal_power(cases, k, target):
-    """Most power of thresholds on a score whose mean false share is at most `target`; for each case, (repeats,)."""
+    """The power in each case, (repeats,), at the best threshold whose mean false share is at most `target`."""
     copies = np.concatenate([scores[:k] for scores in cases])
     best = np.zeros(len(cases))
     for threshold in np.unique(np.quantile(copies, np.linspace(0, 1, 401), method="higher")):
@@ -441,30 +449,30 @@ def shown(pairs):
 
 
 def needed(n_t, n_h, share):
-    """Samples and copies of a row: at least 1,000 samples and 2 k_min copies."""
+    """The numbers of samples and copies in a row: at least 1,000 samples and 2 k_min copies."""
     k_min = -(-n_t // (0.05 * n_h))
     m = max(1000, round(2 * k_min / share))
     return m, round(share * m)
 
 
 def power(images, repeats):
-    print(f"POWER at q = 5 %: {repeats} repeats, false share / power")
+    print(f"POWER at q = 5 %: {repeats} repeats, entries are false share / power")
     behind = []
     for n_t, n_h in POWER_POOLS if len(images) >= 20_000 else SMALL_POOLS:
         for doubled in (False, True) if n_t == n_h else (False,):
             rows = {share: needed(n_t, n_h, share) for share in ((0.05,) if doubled else SHARES)}
             for share in [s for s, (m, k) in rows.items() if n_t + n_h + m - k > len(images)]:
                 m, k = rows.pop(share)
-                print(f"  {n_t}:{n_h} {share:4.0%}  skipped: needs {n_t + n_h + m - k} images, found {len(images)}")
+                print(f"  {n_t}:{n_h} {share:4.0%}  skipped: found {len(images)} images, needs {n_t + n_h + m - k}")
             if rows:
                 behind += power_rows(images, n_t, n_h, doubled, rows, repeats)
-    print("  Rows where a peer at equal false share has more power than memgen, by more than 2 standard errors:")
+    print("  Rows in which a peer has more power than memgen at equal false share, by over 2 standard errors:")
     print("\n".join(f"    {row}" for row in behind) or "    none", flush=True)
 
 
 def power_rows(images, n_t, n_h, doubled, rows, repeats):
     most_held, most_copies = max(m - k for m, k in rows.values()), max(k for _, k in rows.values())
-    seen = {}  # (share, eps) -> a list over repeats of (competitions, peers' flags, scores, C_T)
+    seen = {}  # (share, eps): for each repeat, (outcomes of all rules, scores, C_T)
     for repeat in range(repeats):
         generator = noise.stream("benchmark power", n_t, n_h, repeat)
         order = generator.permutation(len(images))
@@ -507,13 +515,13 @@ def power_rows(images, n_t, n_h, doubled, rows, repeats):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="default: the embedded images")
-    parser.add_argument("--keep-duplicates", action="store_true")
-    parser.add_argument("--bf-cnn", type=Path)
-    parser.add_argument("--dncnn", type=Path)
-    parser.add_argument("--repeats", default=200, type=int, help="of size")
-    parser.add_argument("--coverage-repeats", default=1000, type=int)
-    parser.add_argument("--power-repeats", default=10, type=int)
+    parser.add_argument("--images", type=Path, help="file of images; default: the embedded images")
+    parser.add_argument("--keep-duplicates", action="store_true", help="keep near-duplicates in FILE")
+    parser.add_argument("--bf-cnn", type=Path, help="BF-CNN checkpoint of the paper's authors")
+    parser.add_argument("--dncnn", type=Path, help="DnCNN weights, see dncnn.py")
+    parser.add_argument("--repeats", default=200, type=int, help="redraws in the section size")
+    parser.add_argument("--coverage-repeats", default=1000, type=int, help="redraws in the section coverage")
+    parser.add_argument("--power-repeats", default=10, type=int, help="redraws in the section power")
     parser.add_argument("--only", choices=("size", "coverage", "power"))
     arguments = parser.parse_args()
     images = import_images(arguments.images, ImportSettings(deduplicate=not arguments.keep_duplicates)).images

@@ -1,8 +1,9 @@
-"""Speed as ratios, each measured in one process by turns: memgen's work against the kernel that it cannot do without.
+"""Measure memgen's speed as ratios: its time divided by that of the computation that it cannot avoid.
 
     python benchmarks/speed.py [--repeats 9]
 
-A ratio of 1.0 means no overhead over the bare kernel. Prints the median ratio and the smallest and largest one.
+Both run by turns in one process. A ratio of 1.0 means that memgen adds no time. The program prints the median ratio and
+the smallest and largest one.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import time
 import numpy as np
 import torch
 
+from memgen import spaces
 from memgen.base import noise
 from memgen.models.networks import BiasFreeBatchNorm, UNetSettings, build
 from memgen.models.sampling import SampleSettings, sample
@@ -32,7 +34,7 @@ def ratios(ours, kernel, repeats: int) -> list[float]:
 
 
 def convolutions_only(network: torch.nn.Module) -> torch.nn.Module:
-    """The same network without normalization and ReLU: what its convolutions alone take."""
+    """The same network without normalization and ReLU, to time its convolutions alone."""
     for module in network.modules():
         for name, child in list(module.named_children()):
             if isinstance(child, (BiasFreeBatchNorm, torch.nn.ReLU)):
@@ -59,13 +61,13 @@ def sampling(repeats: int) -> list[float]:
     network = build(UNetSettings(), SHAPE)
     network.initialize(torch.Generator().manual_seed(0))
     network.eval().to(memory_format=torch.channels_last)
-    settings = SampleSettings(max_steps=30, sigma_end=1e-30)  # so that no sample ends earlier
+    settings = SampleSettings(max_steps=30, sigma_end=1e-30)  # no sample ends before the step limit
     block = torch.randn(settings.micro_batch, *SHAPE)
 
     def ours():
         sample(network, torch.zeros(SHAPE), range(128), 0, settings)
 
-    def kernel():  # 30 updates and the last denoising of 128 samples, two calls each
+    def kernel():  # 31 denoisings (30 updates and the last one) of 128 samples, in two calls each
         with torch.inference_mode():
             for _ in range(62):
                 network(block)
@@ -76,7 +78,9 @@ def sampling(repeats: int) -> list[float]:
 def search(repeats: int, backend: str) -> list[float]:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((20_000, 1, 28, 28), generator=generator)
-    index = Index.build(images, [str(i) for i in range(len(images))], "correlation", "bench", backend=backend)
+    index = Index.build(
+        images, [str(i) for i in range(len(images))], spaces.find("correlation"), "bench", backend=backend
+    )
     queries = torch.rand((1_000, 1, 28, 28), generator=generator)
     x, y = queries.flatten(1), images.flatten(1)
     return ratios(lambda: index.search(queries, 3), lambda: x @ y.T, repeats)
@@ -100,11 +104,11 @@ def main() -> None:
     rows = {
         "training step / its convolutions, forward and backward": training_step(repeats),
         "sampling / its network calls": sampling(repeats),
-        "exact search, faiss / one float32 matrix product": search(repeats, "faiss"),
-        "exact search, torch / one float32 matrix product": search(repeats, "torch"),
-        "noise of 128 streams / one stream": drawing_noise(repeats),
+        "exact search with FAISS / one float32 matrix product": search(repeats, "faiss"),
+        "exact search with PyTorch / one float32 matrix product": search(repeats, "torch"),
+        "noise from 128 streams / from one stream": drawing_noise(repeats),
     }
-    print(f"one thread, torch {torch.__version__}, {repeats} repeats by turns: median [smallest, largest]")
+    print(f"one thread, torch {torch.__version__}, {repeats} turns: median [smallest, largest]")
     for name, found in rows.items():
         print(f"{name:58} {np.median(found):6.2f} [{min(found):.2f}, {max(found):.2f}]")
 

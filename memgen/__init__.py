@@ -1,13 +1,15 @@
 """Does an image denoiser or diffusion model memorize its training set, or generalize?
 
-The public names, each loaded when first used, since PyTorch takes seconds to import:
+The public names. Each is loaded when it is first used, since PyTorch takes seconds to import.
 
-    RunSettings, Workspace     settings of a run; a run with its images (memgen.steps: one function a command)
-    ImageSet, Split            images, and their parts a, b and holdout
-    Denoiser, build            what a denoiser is; the paper's networks
-    Training                   a training under way (memgen.train.train goes through it)
-    Index                      exact nearest neighbors
-    MemgenError                base of all errors raised on purpose
+    read_images       images of a folder or a file, as an ImageSet
+    load_denoiser     a denoiser from a checkpoint
+    subject           samples and / or a denoiser with its training images and held-out images
+    find_copies       test the samples of a subject for copies of its training images
+    measure_psnr      denoising PSNR of a subject on training images and held-out images
+    sweep             the whole experiment as a function of N, in a run directory
+
+    ImageSet, Split, Subject, Denoiser, Index, RunSettings, Workspace, Findings, MemgenError     the types behind them
 """
 
 import importlib
@@ -17,18 +19,24 @@ from typing import Any
 __version__ = _version("memgen")
 
 _HOMES = {
-    "RunSettings": "experiment.settings",
-    "Workspace": "experiment.workspace",
+    "read_images": "images.importing",
+    "load_denoiser": "models.loading",
+    "subject": "measures.subject",
+    "find_copies": "measures.copies.examiner",
+    "measure_psnr": "measures.psnr",
+    "sweep": "experiment.whole",
     "ImageSet": "images.imageset",
     "Split": "images.split",
+    "Subject": "measures.subject",
     "Denoiser": "models.denoiser",
-    "build": "models.networks",
-    "Training": "models.training",
     "Index": "spaces.index",
+    "RunSettings": "experiment.settings",
+    "Workspace": "experiment.workspace",
+    "Findings": "experiment.present",
     "MemgenError": "base.errors",
 }
 
-__all__ = [*sorted(_HOMES), "__version__"]
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 # Every kind of file that a sweep writes.
 KINDS = {
     *("run.json", "images/pixels.npy", "images/images.parquet", "images/images.json", "holdout_mean.npy"),
-    *(f"tables/{kind}" for kind in ("skipped", "duplicates", "split", "training", "samples", "neighbors")),
+    *(f"tables/{kind}" for kind in ("skipped", "duplicates", "split", "subjects", "training", "samples", "neighbors")),
     *(f"tables/{kind}" for kind in ("similarity", "psnr", "distances", "significance", "copies")),
     *("denoisers/*.safetensors", "denoisers/*.json", "denoisers/*.pt", "samples/*.npy"),
     *(f"indexes/{name}" for name in ("pixels.npy", "ids.npy", "clusters.npy", "vectors.faiss", "index.json")),
@@ -64,7 +64,7 @@ def watch(run: Path, reach) -> None:
     from memgen.models import sampling, training
 
     make._SAVE_EVERY_S = 0.0  # keep the state of a training at every record
-    rename, update, draw, prepare = os.replace, sampling._State.update, training._draw, importing._prepare_array
+    rename, update, draw, read = os.replace, sampling._State.update, training._draw, importing.readers.read
 
     def replace(source, target) -> None:
         kind = kind_of(Path(target).relative_to(run))
@@ -82,11 +82,12 @@ def watch(run: Path, reach) -> None:
             reach("training")
         return draw(training, clean)
 
-    def prepared(*given):
+    def found(*given):
+        images = read(*given)
         reach("importing")
-        return prepare(*given)
+        return images
 
-    os.replace, sampling._State.update, training._draw, importing._prepare_array = replace, updated, drawn, prepared
+    os.replace, sampling._State.update, training._draw, importing.readers.read = replace, updated, drawn, found
 
 
 def kind_of(path: Path) -> str:

@@ -135,7 +135,7 @@ def test_pickle_posing_as_checkpoint(tiny, tmp_path):
     for name in ("bare.pt", "saved.pt"):
         memgen("import", name).failed(3, name, "execute", "state_dict")
     assert not Path("executed").exists()
-    assert Run(tiny).denoisers() == ["n1-s0-a", "n1-s0-b", "n4-s0-a", "n4-s0-b"]
+    assert [cell.name for cell in Run(tiny).cells()] == ["n1-s0-a", "n1-s0-b", "n4-s0-a", "n4-s0-b"]
 
 
 def test_checkpoint_of_another_architecture(tiny, tmp_path):
@@ -167,7 +167,7 @@ DAMAGED = {
     "indexes/train_b-n4-correlation/vectors.faiss": ("index", "indexes/train_b-n4-correlation"),
     "indexes/train_b-n4-correlation/index.json": ("index", "indexes/train_b-n4-correlation"),
     "tables/samples/n4-s0-b.parquet": ("report", "tables/samples/n4-s0-b.parquet"),
-    "tables/similarity/n4-s0.parquet": ("report", "tables/similarity/n4-s0.parquet"),
+    "tables/similarity/n4-s0-a+n4-s0-b.parquet": ("report", "tables/similarity/n4-s0-a+n4-s0-b.parquet"),
     "tables/psnr/n4-s0-a.parquet": ("report", "tables/psnr/n4-s0-a.parquet"),
 }
 

@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from memgen.base import schemas, tables
 from memgen.base.errors import DataError
-from memgen.findings.calibration import summarize
+from memgen.base.intervals import wilson
+from memgen.findings.calibration import of_size, summarize
 from memgen.images.imageset import ImageSet
 from memgen.measures.copies import controls
 from memgen.measures.copies.controls import Design, run_once
@@ -72,7 +74,7 @@ def test_the_same_redraw_every_time(digits, first):
 
 def test_too_few_images(digits):
     """Without an image left for H the sizes are named."""
-    with pytest.raises(DataError, match="600 images, but T takes 540"):
+    with pytest.raises(DataError, match="600 images, but T needs 540"):
         run_once(digits, replace(DESIGN, n_train=540), 0, 0)
 
 
@@ -119,10 +121,48 @@ def test_false_share_and_power():
     assert only(worse).band == "out"
 
 
+def test_what_a_control_says_of_itself():
+    """Share, noise and copies are those of the table, k_min the largest; rates have Wilson's interval and a unit."""
+    outcomes = [(1, 1, -1, 1), *[(0, 0, -1, 1)] * 19]
+    table = rows("copies", outcomes, share=0.1, eps=0.03, copies=[10, *[12] * 19], k_min=[3, 9, *[4] * 18])
+    found = only(table)
+    assert (found.control, found.share, found.eps, found.repeats, found.copies, found.k_min) == (
+        "copies", 0.1, 0.03, 20, pytest.approx(11.9), 9,
+    )  # fmt: skip
+    low, high = wilson(0.05, 20)
+    for rate in (found.any_found, found.false_share):
+        assert (rate.estimate, rate.low, rate.high, rate.n, rate.unit) == (0.05, low, high, 20, "share")
+    spread = only(rows("copies", [(10, 5, 0, 1), (10, 1, 0, 1), (10, 0, 0, 1)], copies=10)).false_share
+    error = np.std([0.5, 0.1, 0.0], ddof=1) / 3**0.5
+    assert (spread.estimate, spread.low, spread.n, spread.unit) == (pytest.approx(0.2), 0.0, 3, "share")
+    assert spread.high == pytest.approx(0.2 + 2 * error)
+    sure = only(rows("copies", [(10, 9, 0, 1), (10, 10, 0, 1)], copies=10)).false_share
+    assert (sure.low, sure.high) == (pytest.approx(0.95 - 2 * np.std([0.9, 1], ddof=1) / 2**0.5), 1.0)
+    several = pa.concat_tables(
+        [rows("held-out", outcomes), rows("copies", outcomes, share=0.1), rows("copies", outcomes, share=0.3)]
+    )
+    assert [(c.control, c.share) for c in summarize(several)] == [("held-out", None), ("copies", 0.1), ("copies", 0.3)]
+
+
+def test_known_fractions_at_an_end_are_covered_up_to_rounding():
+    """An interval that ends at the known value covers it, whatever the last bits are."""
+    for low, high, covered in ((8e-10, 1, 1), (2e-9, 1, 0), (-1, -8e-10, 1), (-1, -2e-9, 0)):
+        assert only(rows("held-out", [(0, 0, low, high)] * 2)).covered.estimate == covered
+
+
+def test_rows_of_one_size():
+    """Only the rows of the N that is asked for."""
+    table = pa.concat_tables([rows("held-out", [(0, 0, 0, 1)]), rows("held-out", [(0, 0, 0, 1)] * 2, n_train=16)])
+    assert (of_size(table, 8).num_rows, of_size(table, 16).num_rows) == (1, 2)
+
+
 def test_a_memorizer_that_is_not_seen_is_out():
     """One sample that is not nearest to T is enough."""
     assert only(rows("empirical", [(5, 0, 0, 1)], copies=100, memorized_fraction=1.0)).band == "in"
     assert only(rows("empirical", [(5, 0, 0, 1)], copies=100, memorized_fraction=0.99)).band == "out"
+    assert only(rows("empirical", [(5, 0, 0, 1)] * 2, copies=100, memorized_fraction=[1.0, 0.99])).band == "out"
+    assert only(rows("empirical", [(5, 0, 0, 1)], copies=100, memorized_fraction=1 - 8e-10)).band == "in"
+    assert only(rows("empirical", [(5, 0, 0, 1)], copies=100, memorized_fraction=1.0)).power is None
 
 
 def test_mirrored_copies_are_not_judged():

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from memgen.base import files
 from memgen.base.errors import ConfigError, DataError, ShapeError, StorageError
+from memgen.models import foreign
 from memgen.models.checkpoints import load, save
-from memgen.models.foreign.kadkhodaie import ImportedCheckpoint, ImportOptions, import_checkpoint
+from memgen.models.foreign import ImportedCheckpoint, ImportOptions
 from memgen.models.networks import (
     BFCNNRFSettings,
     BFCNNSettings,
@@ -61,7 +62,7 @@ def _same(first: BiasFreeNetwork, second: BiasFreeNetwork) -> bool:
 
 
 def _imported(path: Path, stated: bool | None = None) -> ImportedCheckpoint:
-    return import_checkpoint(path, (8, 8), ImportOptions(first_layer_linear=stated))
+    return foreign.load(path, (8, 8), ImportOptions(first_layer_linear=stated))
 
 
 def _refusal(path: Path, stated: bool | None = None) -> str:
@@ -380,9 +381,9 @@ def test_imported_network_can_be_saved(tmp_path: Path):
 def test_image_size_must_fit(tmp_path: Path):
     """A size that a UNet cannot pool is refused with the name of the file."""
     path = _write(tmp_path / "model.pt", _network(UNET).state_dict())
-    assert import_checkpoint(path, (12, 20), ImportOptions()).network.image_shape == (1, 12, 20)
+    assert foreign.load(path, (12, 20), ImportOptions()).network.image_shape == (1, 12, 20)
     with pytest.raises(ShapeError, match=r"model\.pt: .* divisible by 4, found 10x20"):
-        import_checkpoint(path, (10, 20), ImportOptions())
+        foreign.load(path, (10, 20), ImportOptions())
 
 
 # Imported: everything else is refused.
@@ -519,10 +520,13 @@ def _then(*steps: Callable[[Path], Any]) -> Callable[[Path], None]:
     ("make", "message"),
     [
         (lambda path: None, "cannot be read (No such file or directory)"),
-        (Path.mkdir, "cannot be read (Is a directory)"),
+        (Path.mkdir, "not a kind of checkpoint that memgen reads"),
         (Path.touch, "the file is empty"),
-        (lambda path: path.write_text("these are not weights\n" * 9), "neither safetensors nor a file of torch.save"),
-        (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99)), "neither safetensors nor a file of torch"),
+        (lambda path: path.write_text("these are not weights\n" * 9), "not a kind of checkpoint that memgen reads"),
+        (
+            lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99)),
+            "a state dict, written by torch.save or safetensors",
+        ),
         (lambda path: path.write_bytes(b"\x50\x00\x00\x00\x00\x00\x00\x00{broken"), "damaged"),
         (_torch_script, "a TorchScript program"),
         (_zip, "a zip archive, but not of torch.save"),
@@ -586,7 +590,7 @@ def test_released_checkpoints(name: str, channels: int, parameters: int, expecte
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     denoised = {}
     for stated in (None, True):
-        imported = import_checkpoint(RELEASED / name, (96, 96), ImportOptions(first_layer_linear=stated))
+        imported = foreign.load(RELEASED / name, (96, 96), ImportOptions(first_layer_linear=stated))
         assert imported.network.parameter_count == parameters
         assert imported.network.image_shape == (channels, 96, 96)
         assert imported.settings == BFCNNSettings(layers=20, width=64, first_layer_linear=bool(stated))
@@ -600,8 +604,60 @@ def test_released_checkpoints(name: str, channels: int, parameters: int, expecte
 @pytest.mark.skipif(not RELEASED.is_dir(), reason="the authors' checkpoints are not here")
 def test_released_checkpoint_is_homogeneous():
     """The laws of bias-free networks hold for real trained weights: f(3y) = 3 f(y), and f(-y) is not -f(y)."""
-    network = import_checkpoint(RELEASED / "bf_cnn_BSD400_gray.pt", (32, 32), ImportOptions()).network.double()
+    network = foreign.load(RELEASED / "bf_cnn_BSD400_gray.pt", (32, 32), ImportOptions()).network.double()
     noisy = torch.rand(1, 1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     denoised = network(noisy)
     assert (network(3 * noisy) - 3 * denoised).norm() < 1e-12 * denoised.norm()
     assert (network(-noisy) + denoised).norm() > 1e-2 * denoised.norm()
+
+
+# A further format.
+
+FORMAT = '''
+"""Weights as text: the width of a UNet of one block, then all its numbers."""
+
+import torch
+
+from memgen.models.foreign import ImportedCheckpoint
+from memgen.models.networks import UNetSettings, build
+
+ORDER = 0
+KIND = "a folder with weights.txt"
+
+
+def reads(source):
+    return (source / "weights.txt").is_file()
+
+
+def load(source, image_size, options):
+    width, *numbers = (source / "weights.txt").read_text().split()
+    settings = UNetSettings(blocks=1, width=int(width))
+    network = build(settings, (1, *image_size)).eval().requires_grad_(False)
+    torch.nn.utils.vector_to_parameters(torch.tensor([float(n) for n in numbers]), network.parameters())
+    return ImportedCheckpoint(network, settings, {"source": source.name})
+'''
+
+
+def test_a_new_format_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A format that lies in the package is found, loaded, and named in errors."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "as_text.py").write_text(FORMAT)
+    monkeypatch.setattr(foreign, "__path__", [*foreign.__path__, str(tmp_path / "more")])
+    network = _network(UNetSettings(blocks=1, width=2))
+    numbers = nn.utils.parameters_to_vector(network.parameters()).tolist()
+    (tmp_path / "model").mkdir()
+    try:
+        assert "It reads a folder with weights.txt; " in _refusal(tmp_path / "model")
+        (tmp_path / "model" / "weights.txt").write_text(" ".join(map(str, [2, *numbers])))
+        found = _imported(tmp_path / "model")
+    finally:
+        sys.modules.pop("memgen.models.foreign.as_text", None)
+        vars(foreign).pop("as_text", None)
+    assert (found.settings, found.provenance) == (UNetSettings(blocks=1, width=2), {"source": "model"})
+    assert nn.utils.parameters_to_vector(found.network.parameters()).tolist() == numbers
+
+
+def test_every_format_follows_the_interface():
+    """Every module of the package defines what a format defines."""
+    assert [format_.__name__.rpartition(".")[2] for format_ in foreign.all_formats()] == ["kadkhodaie"]
+    assert all(isinstance(format_, foreign.Format) for format_ in foreign.all_formats())

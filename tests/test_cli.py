@@ -156,7 +156,10 @@ def test_generated_images_in_a_run(tmp_path):
     few = ["--set", "split.holdout=8", "--set", "sweep.n_train=[1,4]", "--outputs", tmp_path, "--run", "discs"]
     chosen = ["--set", "data.generated.kind=discs", "--set", "data.generated.n_images=40", "--seed", "3"]
     outcome = memgen("data", "import", *chosen, *few, "--json").done()
-    assert "40 images of 1x16x16 from generated: discs; 0 files skipped, 0 near-duplicates removed" in outcome.err
+    assert (
+        "40 images of 1x16x16 from generated: discs: 16 in part a, 16 in part b, 8 held out. Skipped files: 0."
+        in outcome.err
+    )
     counts = outcome.json
     assert (counts["source"], counts["images"], counts["a"]) == ("generated: discs", 40, 16)
     expected = generate.generate(classes.DiscSettings(), 3, range(40))
@@ -195,7 +198,7 @@ def test_sweep_of_a_shuffled_class(tmp_path, quick):
     # Pictures show the pixels where they were before.
     there = ["--run", "class", "--outputs", tmp_path / "outputs"]
     memgen("basis", *there).done()
-    memgen("sample", "--task", "inpainting", *there).done()
+    memgen("restore", "--task", "inpainting", *there).done()
     workspace = Workspace.of(run, "cpu")
     (pair,) = present._specimens(workspace, present._measured(workspace, None))
     (bases,) = present._bases(workspace, None)
@@ -206,7 +209,7 @@ def test_sweep_of_a_shuffled_class(tmp_path, quick):
     np.testing.assert_allclose(restored.measured[known], restored.clean[known], atol=1e-6)
     np.testing.assert_allclose(restored.models[0].images[known], restored.clean[known], atol=1e-3)
     order = shuffle.permutation(0, 64)
-    drawn = workspace.samples("n64-s0-a")[0]
+    drawn = workspace.load_samples("n64-s0-a").images
     np.testing.assert_array_equal(shuffle.shuffled(pair.samples_a, order), drawn[: len(pair.samples_a)])
 
 
@@ -229,7 +232,7 @@ def test_stages_by_themselves_make_the_sweep(config, finished, tmp_path, monkeyp
     assert memgen("data", "import", "-c", config, "--run", "tiny").done().path.is_dir()
     every = ("--n", "1", "--n", "4", "--jobs", "1")
     assert memgen("train", "--n", "1", "--part", "a", "--jobs", "1").done().path.is_dir()
-    assert memgen("train", "--jobs", "1", "--json").done().json["denoisers"][-1] == "n4-s0-b"
+    assert memgen("train", "--jobs", "1", "--json").done().json["subjects"][-1] == "n4-s0-b"
     assert memgen("sample", *every).done().path.name == "n4-s0-b.npy"
     assert memgen("index", "--name", "train_a", *every[:4], "--json").done().json["indexes"][0][0] == "train_a"
     for n_train in ("1", "4"):
@@ -290,7 +293,7 @@ def test_calibrate(tiny):
     assert {"held-out", "broadened", "blurred", "one mode", "correlated", "copies", "empirical"} <= controls
     first = (tiny / "tables" / "calibration" / "n8-r0.parquet").stat()
     outcome = memgen("calibrate", "--n", "8", "--repeats", "3").done()
-    assert "alibrated on these images" in outcome.err
+    assert "calibrated on these images" in outcome.err
     assert "by 3 redraws" in outcome.err
     assert (tiny / "tables" / "calibration" / "n8-r0.parquet").stat() == first
     assert len(Run(tiny).table("calibration").to_pandas()["repeat"].unique()) == 3
@@ -333,18 +336,18 @@ def test_imported_denoiser(tiny, tmp_path):
     shown = memgen("import", "theirs.pt", "--json").done().json
     assert (shown["name"], shown["architecture"], shown["blocks"]) == ("theirs", "unet", 1)
     assert shown["parameters"] == network.parameter_count
-    outcome = memgen("sample", "--denoiser", "theirs").done()
+    outcome = memgen("sample", "--subject", "theirs").done()
     assert np.load(outcome.path).shape == (6, 1, 8, 8)
-    found = memgen("nn-search", "--index", "train_b", "--denoiser", "theirs", "--json").done().json["neighbors"]
+    found = memgen("nn-search", "--index", "train_b", "--subject", "theirs", "--json").done().json["neighbors"]
     assert {row["subject"] for row in found} == {"theirs"}
     assert {row["reference"] for row in found} == {"train_b"}
-    curve = memgen("psnr", "--denoiser", "theirs", "--json").done().json["curve"]
+    curve = memgen("psnr", "--subject", "theirs", "--json").done().json["curve"]
     assert [row["images"] for row in curve] == ["holdout"] * len(curve)
     assert all(row["mean output PSNR (dB)"] is not None for row in curve)
-    memgen("import", "theirs.pt").failed(4, "already has a denoiser theirs")
+    memgen("import", "theirs.pt").failed(4, "already has a subject theirs")
     memgen("import", "theirs.pt", "--name", "n4-s0-a").failed(4, "n4-s0-a")
     memgen("import", "theirs.pt", "--name", "../../theirs").failed(4, "../../theirs")
-    assert memgen("report", "--sweep", "--json").done().json["regimes"].keys() == {"1", "4"}
+    assert memgen("report", "--sweep", "--json").done().json["regimes"].keys() == {"1", "4", "theirs"}
 
 
 def test_imported_bf_cnn(tiny, tmp_path):
@@ -386,8 +389,8 @@ def test_searches_leave_the_measurements_alone(tiny):
     for more in (
         ["--k", "1"],
         ["--metric", "rmse"],
-        ["--denoiser", "n4-s0-a", "--n", "1"],
-        ["--denoiser", "n1-s0-b"],
+        ["--subject", "n4-s0-a", "--n", "1"],
+        ["--subject", "n1-s0-b"],
         ["--index", "holdout", "--k", "2"],
         [tiny.parent / "tiny" / "images" / "pixels.npy"],
     ):
@@ -450,7 +453,7 @@ def test_finished_sweep_is_not_done_again(tiny, config, quick):
     assert json.loads((tiny / "run.json").read_text())["config"]["sweep"]["n_train"] == [1, 4, 8]
     assert [cell.name for cell in Run(tiny).cells()][-2:] == ["n8-s0-a", "n8-s0-b"]
     assert all("n8" in name for name in after.keys() - before.keys())
-    assert (tiny / "tables" / "similarity" / "n8-s0.parquet").exists()
+    assert (tiny / "tables" / "similarity" / "n8-s0-a+n8-s0-b.parquet").exists()
 
 
 def test_training_seeds_extend_a_run(tiny, config, quick):
@@ -507,15 +510,15 @@ def test_no_run(tmp_path, monkeypatch):
 
 
 def test_another_seed(tiny):
-    """A seed that is not the run's is refused, since a run has one; the run's own is accepted."""
-    memgen("sample", "--seed", "7").failed(2, "has seed 0, asked for 7")
-    memgen("sample", "--seed", "0", "--jobs", "1").done()
+    """A seed that is not the run's is refused, since a run has one; commands on an existing run take none."""
+    memgen("sweep", "--run", "tiny", "--seed", "7").failed(2, "seed is 0, but 7 was given")
+    assert "--seed" not in memgen("sample", "--help").done().out
 
 
 def test_other_settings(tiny, config):
     """A run is never continued with other settings; the message names them."""
     memgen("sweep", "-c", config, "--run", "tiny", "--set", "train.batch_size=8").failed(
-        2, "train.batch_size = 4, asked for 8"
+        2, "train.batch_size is 4, but 8 was given"
     )
 
 

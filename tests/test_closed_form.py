@@ -11,7 +11,7 @@ from memgen.images import imageset, importing
 from memgen.models import sampling
 from memgen.models.denoiser import Denoiser
 from memgen.models.known.empirical import EmpiricalDenoiser
-from memgen.models.known.fitting import ClosedFormSettings, EmpiricalSettings, GaussianSettings, LocalSettings, fit
+from memgen.models.known.fitting import EmpiricalSettings, FittedSettings, GaussianSettings, LocalSettings, fit
 from memgen.models.known.gaussian import GaussianDenoiser, StationaryDenoiser
 from memgen.models.known.local import LocalDenoiser
 
@@ -28,7 +28,7 @@ def pixels(n: int = 12) -> np.ndarray:
 
 
 @pytest.mark.parametrize("settings", KINDS)
-def test_fit_gives_a_denoiser_of_the_images_given(settings: ClosedFormSettings):
+def test_fit_gives_a_denoiser_of_the_images_given(settings: FittedSettings):
     """Its kind is the settings', uint8 and float32 agree, other images give another one, a read-only array is fine."""
     known = pixels()
     known.flags.writeable = False
@@ -56,7 +56,7 @@ def test_every_setting_changes_the_result():
 
 def test_settings_are_told_apart_by_their_architecture():
     """The union reads back what was written; an even patch, a negative floor and a stray key are errors."""
-    adapter = TypeAdapter(ClosedFormSettings)
+    adapter = TypeAdapter(FittedSettings)
     for settings in KINDS:
         assert adapter.validate_python(settings.model_dump()) == settings
     for wrong in ({"patch": 4}, {"patch": -1}):
@@ -69,7 +69,7 @@ def test_settings_are_told_apart_by_their_architecture():
 
 
 @pytest.mark.parametrize("settings", KINDS)
-def test_images_that_are_no_set_are_refused(settings: ClosedFormSettings):
+def test_images_that_are_no_set_are_refused(settings: FittedSettings):
     """An empty array, one of three axes, and one of integers."""
     with pytest.raises(ShapeError):
         fit(settings, pixels()[:0])

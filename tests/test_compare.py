@@ -7,8 +7,11 @@ import torch
 from memgen.base import schemas, tables
 from memgen.base.errors import ShapeError
 from memgen.measures.compare import compare
+from memgen.spaces import find
 from memgen.spaces.index import Index
-from memgen.spaces.pixels import METRICS, paired
+from memgen.spaces.pixels import SPACES
+
+METRICS = [space.name for space in SPACES]
 
 SHAPE = (1, 6, 6)
 KEYS = {"subject_a": "n4-s0-a", "subject_b": "n4-s0-b", "role": "cell", "n_train": 4, "train_seed": 0}
@@ -23,7 +26,7 @@ def ids(n):
 
 
 def index_b(references, metric="correlation"):
-    return Index.build(references, ids(len(references)), metric, "train_b", backend="torch")
+    return Index.build(references, ids(len(references)), find(metric), "train_b", backend="torch")
 
 
 def values(table, kind):
@@ -42,7 +45,7 @@ def test_rows_are_the_pairs_they_name(metric):
     ):  # fmt: skip
         pairs, found = values(table, kind)
         i, j = torch.tensor(pairs).T
-        assert found == paired(left[i], right[j], metric).tolist()
+        assert found == find(metric).paired(left[i], right[j]).tolist()
     assert set(table["metric"].to_pylist()) == {metric}
     assert {key: table[key].to_pylist()[0] for key in KEYS} == KEYS
 
@@ -99,5 +102,5 @@ def test_undefined_pairs_are_null():
 
 def test_samples_of_different_shape():
     """Sample sets that do not pair up are refused."""
-    with pytest.raises(ShapeError, match="pair by pair"):
+    with pytest.raises(ShapeError, match="the same shape for both"):
         compare(images(3), images(4), images(1), index_b(images(1)).nearest, "correlation", KEYS)

@@ -131,6 +131,12 @@ def test_what_does_not_go_with_generated_images(override, remedy):
         config.load(RunSettings, None, ["data.generated.kind=texture", override])
 
 
+def test_metric_must_be_known():
+    """The metric of the search is the name of a space; another is refused with the names there are."""
+    with pytest.raises(ConfigError, match=r"search\.metric: .*correlation, cosine, rmse \(got 'l2'\)"):
+        config.load(RunSettings, None, ["search.metric=l2"])
+
+
 def test_keys_within_a_choice_are_explained():
     """An unknown key of an architecture is named as a person writes it, with the nearest known one."""
     with pytest.raises(ConfigError, match=r"unknown key model\.widht; did you mean model\.width\?"):

@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memgen.spaces import flat
-from memgen.spaces.pixels import METRICS, embed, larger_is_closer
+from memgen.spaces import find, flat
+from memgen.spaces.pixels import SPACES
+
+METRICS = [space.name for space in SPACES]
 
 
 def images(n, shape=(1, 8, 8), seed=0):
@@ -26,10 +28,10 @@ def test_the_search_uses_true_float32():
         def to(self, *_):
             return self
 
-    search = flat.TorchSearch(embed(images(30), "cosine"), "cosine", "cpu")
+    search = flat.TorchSearch(find("cosine").embed(images(30)), larger_is_closer=True, device="cpu")
     torch.set_float32_matmul_precision("medium")
     try:
-        search(embed(images(3), "cosine").as_subclass(Spy), 2)
+        search(find("cosine").embed(images(3)).as_subclass(Spy), 2)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -40,12 +42,13 @@ def test_the_search_uses_true_float32():
 @given(seed=st.integers(0, 10**6), metric=st.sampled_from(METRICS), shift=st.sampled_from([0.0, 3.0, 1e6]))
 def test_scores_err_less_than_the_bound(seed, metric, shift):
     """Every score is within the stated bound of the exact score of the same vectors, far from the origin too."""
-    vectors, queries = embed(images(50, seed=seed) + shift, metric), embed(images(5, seed=seed + 1) + shift, metric)
+    space = find(metric)
+    vectors, queries = space.embed(images(50, seed=seed) + shift), space.embed(images(5, seed=seed + 1) + shift)
     a, b = queries.double().numpy(), vectors.double().numpy()
-    exact = a @ b.T if larger_is_closer(metric) else -((a[:, None] - b) ** 2).sum(axis=2)
+    exact = a @ b.T if space.larger_is_closer else -((a[:, None] - b) ** 2).sum(axis=2)
     for backend in ["torch"] + ["faiss"] * (flat.find_faiss() is not None):
-        search = flat.build(vectors, metric, backend)
+        search = flat.build(vectors, space, backend)
         scores, positions = search(queries, 50)
-        bound = flat.error_bound(queries, search.longest, metric)
+        bound = flat.error_bound(queries, search.longest, space)
         error = np.abs(scores - np.take_along_axis(exact, positions, axis=1))
         assert (error.max(axis=1) <= bound).all()

@@ -8,7 +8,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
+import program
 import pytest
+from PIL import Image
 
 import memgen
 
@@ -55,7 +58,7 @@ def commands() -> list[str]:
 
 def test_every_command_is_in_the_readme_and_has_help():
     """The README names every command; each has a help text of its own."""
-    assert len(commands()) == 20
+    assert len(commands()) == 23
     for command in commands():
         assert f"memgen {command}" in README, command
     from memgen.cli.root import app
@@ -71,18 +74,31 @@ def test_every_room_is_in_the_readme():
     assert rooms <= set(re.findall(r"`(\w+)/`", README))
 
 
-def test_the_library_example_names_what_there_is():
-    """Whatever the README's example takes from a module of memgen exists there."""
+def test_the_library_example_runs(tmp_path, monkeypatch, capsys):
+    """The README's example runs as written, on folders of pictures, and prints an answer and a headline."""
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    tree = ast.parse(example)
-    (names,) = (
-        [alias.name for alias in node.names] for node in tree.body if getattr(node, "module", "") == "memgen.experiment"
-    )
-    used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
-    modules = [(node.value.id, node.attr) for node in used if node.value.id in names]
-    assert len(modules) >= 4
-    for module, name in modules:
-        assert hasattr(importlib.import_module(f"memgen.experiment.{module}"), name), f"{module}.{name}"
+    assert 'memgen.sweep("configs/smoke.toml"' in example
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    program.write_config(tmp_path / "configs", program.write_digits(tmp_path / "digits.npy"))
+    (tmp_path / "configs" / "tiny.toml").rename(tmp_path / "configs" / "smoke.toml")
+    digits = np.load(tmp_path / "digits.npy")
+    for name, chosen in (("train", digits[:40]), ("held-out", digits[40:]), ("generated", digits[:30])):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for i, pixels in enumerate(chosen):
+            Image.fromarray(pixels).save(tmp_path / "faces" / name / f"{i}.png")
+    exec(example, {})
+    answer, headline = capsys.readouterr().out.splitlines()
+    assert answer.split()[0] == "found"  # the generated images are training images
+    assert headline.endswith(".")
+    assert (tmp_path / "outputs" / "smoke" / "report" / "report.html").exists()
+
+
+def test_the_stub_tells_what_the_package_gives():
+    """The stub file lists every public name with its home, so that type checkers see what is loaded lazily."""
+    tree = ast.parse((ROOT / "memgen" / "__init__.pyi").read_text())
+    homes = {alias.name: node.module for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert homes == {name: f"memgen.{home}" for name, home in memgen._HOMES.items()}
 
 
 def test_one_version():

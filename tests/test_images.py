@@ -212,9 +212,9 @@ def test_split_is_disjoint_nested_and_blind_to_order(n, holdout, seed, order):
     assert 0 <= len(split.a) - len(split.b) <= 1
     assert split.n_max == (n - holdout) // 2
     for part in ("a", "b"):
-        largest = split.train(part, split.n_max)
+        largest = split.training_indices(part, split.n_max)
         for size in range(1, split.n_max + 1):
-            np.testing.assert_array_equal(split.train(part, size), largest[:size])
+            np.testing.assert_array_equal(split.training_indices(part, size), largest[:size])
     permutation = order.sample(range(n), n)
     permuted = Split.make(images.take(permutation), holdout, seed)
     for part in ("holdout", "a", "b"):
@@ -271,4 +271,4 @@ def test_unfit_holdout_is_refused(holdout, message):
 def test_unfit_training_size_is_refused(n, message):
     """N is at least 1 and at most half of what the holdout leaves; the error says how many images N needs."""
     with pytest.raises(DataError, match=message):
-        Split.make(random_images(11), 3, 0).train("b", n)
+        Split.make(random_images(11), 3, 0).training_indices("b", n)

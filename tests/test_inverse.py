@@ -137,7 +137,7 @@ def test_random_measurements_follow_the_seed():
         ("inpainting", 2.5, ("amount", "valid integer")),
         ("random_pixels", 0.001, ("nothing", "share of the pixels")),
         ("random_pixels", 1, ("amount", "less than 1")),
-        ("random_pixels", 0.999, ("everything", "choose another")),
+        ("random_pixels", 0.999, ("everything", "Choose another")),
         ("super_resolution", 4, ("do not divide", "1 x 8 x 6", "Use one of 2.")),
         ("super_resolution", 1, ("greater than or equal to 2",)),
         ("random_projections", -0.1, ("greater than 0",)),
@@ -340,7 +340,7 @@ def test_shapes_that_do_not_fit_are_refused():
     """Images of another shape cannot be measured, and there is one measurement for each sample."""
     truth = GaussianDenoiser.make(SHAPE, seed=1)
     found = measurement("inpainting", 2, SHAPE)
-    with pytest.raises(ShapeError, match="are measured"):
+    with pytest.raises(ShapeError, match="shape of the measurement"):
         inverse.Constraint.of(found, torch.zeros(2, 1, 4, 5))
     constraint = inverse.Constraint.of(found, torch.zeros(2, *SHAPE))
     with pytest.raises(ShapeError, match="3 samples"):
@@ -371,9 +371,9 @@ def test_summary():
 def test_command_restores_and_keeps_apart(tiny):
     """Both models restore the holdout; images, table, picture and report page say so, and samples stay as they were."""
     before = {name: path.read_bytes() for name, path in program.artifacts(tiny).items()}
-    outcome = memgen("sample", "--task", "inpainting", "--amount", "4").done()
+    outcome = memgen("restore", "--task", "inpainting", "--amount", "4").done()
     assert outcome.path == Path("outputs/tiny/samples/n4-s0-b.inpainting-4.npy")
-    assert "48 of 64 numbers measured" in outcome.err
+    assert "48 of 64 numbers are measured" in outcome.err
     after = {name: path.read_bytes() for name, path in program.artifacts(tiny).items()}
     assert {name: after[name] for name in before} == before
     assert after.keys() - before.keys() == {
@@ -403,7 +403,7 @@ def test_command_restores_and_keeps_apart(tiny):
 
 def test_command_says_how_the_twins_agree(tiny, monkeypatch):
     """--json holds every mean, the twins compared with each other too; the report of an N shows its restorations only."""
-    both = memgen("sample", "--task", "random_projections", "--amount", "0.3", "--json").done().json
+    both = memgen("restore", "--task", "random_projections", "--amount", "0.3", "--json").done().json
     assert [row["subject"] for row in both["restored"]] == ["n4-s0-a", "n4-s0-b"]
     one, other = (np.load(tiny / "samples" / f"n4-s0-{part}.random_projections-0.3.npy") for part in "ab")
     twin = -10 * np.log10(((one - other).astype(np.float64) ** 2).mean(axis=(1, 2, 3)))
@@ -438,11 +438,9 @@ def test_report_without_restorations_has_no_section(finished):
 
 def test_command_refuses(tiny):
     """A wrong task or amount, or options that do not go together, are settings errors that say what is right."""
-    memgen("sample", "--task", "deblur").failed(2, "inpainting, random_pixels, super_resolution")
-    memgen("sample", "--task", "super_resolution", "--amount", "3").failed(2, "Use one of 2, 4, 8")
-    memgen("sample", "--task", "low_pass", "--amount", "-1").failed(2, "--task low_pass: amount")
-    memgen("sample", "--amount", "3").failed(2, "--task")
-    memgen("sample", "--task", "low_pass", "--trajectories", "5").failed(2, "--trajectories")
+    memgen("restore", "--task", "deblur").failed(2, "inpainting, random_pixels, super_resolution")
+    memgen("restore", "--task", "super_resolution", "--amount", "3").failed(2, "Use one of 2, 4, 8")
+    memgen("restore", "--task", "low_pass", "--amount", "-1").failed(2, "--task low_pass: amount")
     assert not (tiny / "tables" / "restored").exists()
 
 
@@ -463,7 +461,7 @@ def test_finished_restorations_are_not_made_again(tiny, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes")
 def test_killed_restorations(tiny, tmp_path):
     """SIGKILL while restoring and around each file: the same command ends with the artifacts of an undisturbed one."""
-    memgen("sample", "--task", "inpainting").done()
+    memgen("restore", "--task", "inpainting").done()
     expected = {name: path.read_bytes() for name, path in program.artifacts(tiny).items()}
     for kind in ("samples", "tables/restored"):
         for path in (tiny / kind).glob("*.inpainting-4.*"):
@@ -472,7 +470,7 @@ def test_killed_restorations(tiny, tmp_path):
     planned = ["sampling", *(f"{when} {kind}" for when, kind in itertools.product(("before", "after"), kinds))]
     (tmp_path / "moments.json").write_text(json.dumps(planned))
     command = [sys.executable, killing.__file__, tiny, tmp_path / "killed.json", tmp_path / "moments.json"]
-    command += ["sample", "--outputs", tmp_path / "outputs", "--task", "inpainting"]
+    command += ["restore", "--outputs", tmp_path / "outputs", "--task", "inpainting"]
     ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=program.environment())
     assert ended.returncode == 0, ended.stderr
     assert sorted(json.loads((tmp_path / "killed.json").read_text())) == sorted(planned)

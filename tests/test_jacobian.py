@@ -272,7 +272,7 @@ def test_moments_around_a_span(k):
 def test_wrong_input_is_refused():
     """Wrong shapes, several images for products, train mode, chunks, counts and directions that make no sense."""
     denoiser, noisy = network(*NETWORKS[0]), images(2, NETWORKS[0][1])
-    with pytest.raises(ShapeError, match="denoiser of"):
+    with pytest.raises(ShapeError, match="denoiser's shape"):
         jacobian.full(denoiser, noisy[:, :, :8])
     with pytest.raises(DataError, match="train mode"):
         jacobian.full(network(*NETWORKS[0]).train(), noisy)

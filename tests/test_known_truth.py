@@ -38,7 +38,7 @@ def test_a_model_that_has_memorized_is_read_as_such(tmp_path):
     assert set(verdict.regimes.values()) == {"memorizes"}
     for n_train in (1, 4, 64, 512):
         for part in ("a", "b"):
-            found = measure.search_samples(workspace, f"n{n_train}-s0-{part}", f"train_{part}", n_train).to_pandas()
+            found = measure.search_own(workspace, f"n{n_train}-s0-{part}")[0].to_pandas()
             assert (found.query("rank == 1")["value"] > 0.999).all()
         share = rows[n_train, "memorized_fraction"]
         assert share["estimate"] == 1
@@ -82,7 +82,7 @@ def test_patches_recombine(tmp_path):
     ]
     workspace, _, rows = read(tmp_path, *settings)
     assert rows[16, "nearest_own"]["estimate"] < 0.99
-    drawn, _ = workspace.samples("n16-s0-a")
+    drawn = workspace.load_samples("n16-s0-a").images
     assert np.isfinite(drawn).all()
 
 
@@ -90,8 +90,8 @@ def test_patches_recombine(tmp_path):
 def test_same_denoiser_every_time(tmp_path, model):
     """A closed form is fitted anew whenever it is used, to the same images with the same result."""
     workspace, _, _ = read(tmp_path, f"model.architecture={model}", "sweep.n_train=[8]", "sample.n_samples=4")
-    kept, _ = workspace.samples("n8-s0-a")
+    kept = workspace.load_samples("n8-s0-a").images
     again = Workspace.of(workspace.run, "cpu")
-    workspace.run.samples("n8-s0-a").unlink()
-    make.sample_denoiser(again, "n8-s0-a")
-    np.testing.assert_array_equal(again.samples("n8-s0-a")[0], kept)
+    workspace.run.samples_path("n8-s0-a").unlink()
+    make.sample_subject(again, "n8-s0-a")
+    np.testing.assert_array_equal(again.load_samples("n8-s0-a").images, kept)

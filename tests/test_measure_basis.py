@@ -11,7 +11,7 @@ from program import memgen
 
 from memgen.base import config, noise, schemas
 from memgen.base.errors import ConfigError, DataError
-from memgen.experiment import geometry, make, present, runs, sweep, tasks
+from memgen.experiment import geometry, make, present, runs, subjects, sweep, tasks
 from memgen.experiment.runs import Run
 from memgen.experiment.settings import RunSettings
 from memgen.experiment.workspace import Workspace
@@ -58,7 +58,7 @@ def test_eigenvalues_are_those_of_the_covariance(wiener):
     table = wiener.run.table("basis").to_pandas()
     for n_train in (4, 1024):
         for part in ("a", "b"):
-            pixels = wiener.images.floats(wiener.indices(f"train_{part}", n_train)).flatten(1).double().numpy()
+            pixels = wiener.images.floats(wiener.split.training_indices(part, n_train)).flatten(1).double().numpy()
             variances = np.maximum(np.linalg.eigvalsh(np.cov(pixels.T, bias=True))[::-1], 1e-4)
             for sigma in (0.1, 0.3):
                 rows = table.query("n_train == @n_train and part == @part and sigma == @sigma")
@@ -70,7 +70,7 @@ def test_eigenvalues_are_those_of_the_covariance(wiener):
 def principal_axes(workspace: Workspace, n_train: int, parts: str) -> np.ndarray:
     """Eigenvectors of the covariance of a training set, or of all of a and b, in columns, largest first."""
     indices = [
-        workspace.indices(f"train_{part}", n_train) if len(parts) == 1 else getattr(workspace.split, part)
+        workspace.split.training_indices(part, n_train) if len(parts) == 1 else getattr(workspace.split, part)
         for part in parts
     ]
     pixels = workspace.images.floats(np.concatenate(indices)).flatten(1).double().numpy()
@@ -84,7 +84,7 @@ def test_wiener_filters_share_their_basis_at_large_n(wiener):
     large, small = found[1024, 0.3].values, found[4, 0.3].values
     for n_train in (4, 1024):  # the same from the covariances of the training images alone
         a, b, both = (principal_axes(wiener, n_train, parts) for parts in ("a", "b", "ab"))
-        last = wiener.run.table("basis_summary", f"n{n_train}-s0.sigma0.3").to_pylist()[-1]
+        last = wiener.run.table("basis_summary", f"n{n_train}-s0-a+n{n_train}-s0-b.sigma0.3").to_pylist()[-1]
         rank = last["overlap_rank"]
         twin, pca = (((x[:, :rank].T @ y[:, :rank]) ** 2).sum() / rank for x, y in ((a, b), (b, both)))
         assert (last["sigma"], last["part"]) == (0.3, "b")
@@ -127,7 +127,7 @@ def test_arrays_are_those_of_the_tables(wiener):
                 coefficients = vectors @ arrays["clean"][i].ravel()
                 np.testing.assert_allclose(coefficients, rows["coefficient_clean"], atol=1e-5)
                 noisy = torch.from_numpy(arrays["noisy"][i])[None]
-                denoised = wiener.denoiser(f"n1024-s0-{part}")(noisy, torch.tensor([sigma]))[0]
+                denoised = subjects.find(wiener, f"n1024-s0-{part}").denoiser(noisy, torch.tensor([sigma]))[0]
                 np.testing.assert_allclose(arrays["denoised"][i, twin], denoised, atol=1e-6)
 
 
@@ -143,7 +143,7 @@ def test_the_optimum_keeps_the_tangents(tmp_path, monkeypatch, kind, dimensions,
         "sweep.n_train=[4]", "basis.n_images=1",
     )  # fmt: skip
     optimum = geometry._optimum(workspace).eval()
-    monkeypatch.setattr(Workspace, "denoiser", lambda self, name: optimum)
+    monkeypatch.setattr(subjects.KeptSubject, "denoiser", optimum)
     _, summary = geometry.measure_basis(workspace, twins(4), 0.01)
     (first, second) = summary.to_pylist()
     assert first["overlap_tangent"] > 0.99
@@ -197,7 +197,7 @@ def test_large_images(wiener, monkeypatch, tmp_path):
     long, summary = geometry.measure_basis(workspace, twins(1024), 0.3)
     assert long.num_rows == 2 * 3 * 8
     assert pc.all(pc.is_null(long["singular_value"])).as_py()
-    key = "n1024-s0.sigma0.3"
+    key = "n1024-s0-a+n1024-s0-b.sigma0.3"
     for found, exact in zip(summary.to_pylist(), wiener.run.table("basis_summary", key).to_pylist(), strict=True):
         assert (found["eigenpairs"], exact["eigenpairs"]) == (8, 64)
         assert found["converged"]
@@ -221,7 +221,7 @@ def test_large_images(wiener, monkeypatch, tmp_path):
 
 def test_bases_that_did_not_converge_are_counted(wiener):
     """A basis whose eigenpairs are not as precise as asked for is kept, counted and said."""
-    summary = wiener.run.table("basis_summary", "n4-s0.sigma0.1")
+    summary = wiener.run.table("basis_summary", "n4-s0-a+n4-s0-b.sigma0.1")
     marks = pa.array([False, True, True, False, True, True])
     marked = summary.set_column(summary.column_names.index("converged"), "converged", marks)
     assert [reading.unconverged for reading in bases.readings(marked, 0)] == [2]
@@ -258,7 +258,7 @@ def test_command(tiny, monkeypatch):
     outcome = memgen("basis", "--n", "1", "--n", "4").done()
     assert outcome.path.resolve() == (tiny / "tables" / "basis_summary").resolve()
     assert "overlap with the other" in outcome.err
-    assert "(what a random basis would give)" in outcome.err
+    assert "In brackets: the value of a random basis." in " ".join(outcome.err.split())
     run = Run(tiny)
     summary, long = run.table("basis_summary"), run.table("basis")
     assert summary.num_rows == 2 * 2 * 8
@@ -272,8 +272,8 @@ def test_command(tiny, monkeypatch):
     for name in ("spectrum", "bases"):
         assert (tiny / "report" / "figures" / f"{name}.png").stat().st_size > 1000
 
-    key = "n4-s0.sigma0.1"
-    made = [run.table_path(kind, key) for kind in ("basis", "basis_summary")] + [run.bases(key)]
+    key = "n4-s0-a+n4-s0-b.sigma0.1"
+    made = [run.table_path(kind, key) for kind in ("basis", "basis_summary")] + [run.bases_path(key)]
     before, stats = [path.read_bytes() for path in made], [path.stat() for path in made]
     shown = memgen("basis", "--json").done().json
     assert [reading["n_train"] for reading in shown["readings"]] == [4]
@@ -291,10 +291,10 @@ def test_command(tiny, monkeypatch):
         memgen("basis", "--n", "1", "--n", "4")
     assert len(calls) == 1  # N = 1 is there already
     workspace = Workspace.of(run, "cpu")
-    with pytest.raises(DataError, match=r"n4-s0\.sigma0\.1\.npz: damaged .*No such file.* memgen basis"):
+    with pytest.raises(DataError, match=r"n4-s0-a\+n4-s0-b\.sigma0\.1\.npz: damaged .*No such file.* memgen basis"):
         present._bases(workspace, None)
     made[-1].write_bytes(b"PK damaged")
-    with pytest.raises(DataError, match=r"n4-s0\.sigma0\.1\.npz: damaged .* memgen basis"):
+    with pytest.raises(DataError, match=r"n4-s0-a\+n4-s0-b\.sigma0\.1\.npz: damaged .* memgen basis"):
         present._bases(workspace, 4)
 
 
@@ -324,7 +324,7 @@ def test_an_imported_denoiser(tiny):
     """An imported denoiser is measured by its name, has no twin, and stands beside the trained ones in the report."""
     weights = tiny / "denoisers" / "n4-s0-a.safetensors"
     memgen("import", str(weights), "--name", "theirs").done()
-    outcome = memgen("basis", "--denoiser", "theirs", "--sigma", "0.1", "--sigma", "0.2", "--json").done()
+    outcome = memgen("basis", "--subject", "theirs", "--sigma", "0.1", "--sigma", "0.2", "--json").done()
     assert [(r["n_train"], r["subject"], r["sigma"]) for r in outcome.json["readings"]] == [
         (None, "theirs", 0.1),
         (None, "theirs", 0.2),
@@ -332,7 +332,7 @@ def test_an_imported_denoiser(tiny):
     assert "theirs" in outcome.err
     memgen("basis", "--n", "4").done()
     run = Run(tiny)
-    theirs, own = (run.table("basis_summary", f"{name}.sigma0.1").to_pylist() for name in ("theirs", "n4-s0"))
+    theirs, own = (run.table("basis_summary", f"{name}.sigma0.1").to_pylist() for name in ("theirs", "n4-s0-a+n4-s0-b"))
     own = [row for row in own if row["part"] == "a"]
     for one, other in zip(theirs, own, strict=True):  # the same weights
         assert one["overlap_twin"] is None is not other["overlap_twin"]
@@ -347,15 +347,15 @@ def test_an_imported_denoiser(tiny):
     lines = {line.get_label(): line.get_linestyle() for line in figure.axes[0].lines}
     assert (lines["N = 4  B"], lines["theirs"]) == ("--", "-.")
     assert "<th>theirs</th>" in memgen("report", "--sweep").done().path.read_text()
-    memgen("psnr", "--denoiser", "theirs").done()
+    memgen("psnr", "--subject", "theirs").done()
     for kind in ("neighbors", "similarity", "psnr", "distances", "copies", "significance", "samples"):
         for table in (tiny / "tables" / kind).glob("[!t]*.parquet"):
             table.unlink()
     alone = memgen("report", "--sweep").done().path.read_text()
     assert "The measurements do not decide whether the model theirs memorizes its training set." in alone
     assert "<th>theirs</th>" in alone
-    memgen("basis", "--denoiser", "n4-s0-a").failed(2, "expected an imported denoiser")
-    memgen("basis", "--denoiser", "other").failed(4, "no denoiser other")
+    memgen("basis", "--subject", "n4-s0-a").failed(2, "expected an imported denoiser")
+    memgen("basis", "--subject", "other").failed(4, "no subject 'other'")
 
 
 def test_a_run_without_bases_says_so():
@@ -366,9 +366,8 @@ def test_a_run_without_bases_says_so():
 
 def test_a_missing_twin_is_named(tiny):
     """A pair of which one denoiser is missing is refused, by name."""
-    for path in (tiny / "denoisers").glob("n4-s0-b.*"):
-        path.unlink()
-    memgen("basis", "--n", "4").failed(4, "no denoiser n4-s0-b", "memgen train")
+    (tiny / "tables" / "subjects" / "n4-s0-b.parquet").unlink()
+    memgen("basis", "--n", "4").failed(4, "no subject 'n4-s0-b'", "memgen train")
 
 
 def test_figures(wiener):

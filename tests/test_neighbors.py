@@ -10,11 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
+from memgen import spaces
 from memgen.base import files, schemas, tables
 from memgen.base.errors import ConfigError, DataError, ShapeError
-from memgen.spaces import flat
+from memgen.experiment.settings import SearchSettings
+from memgen.spaces import find, flat
 from memgen.spaces.index import Index
-from memgen.spaces.pixels import METRICS, larger_is_closer, paired
+from memgen.spaces.pixels import SPACES
+
+METRICS = [space.name for space in SPACES]
 
 BACKENDS = [
     pytest.param("faiss", marks=pytest.mark.skipif(flat.find_faiss() is None, reason="faiss is not installed")),
@@ -31,13 +35,13 @@ def ids(n):
 
 
 def build(references, metric="correlation", backend="torch", **options):
-    return Index.build(references, ids(len(references)), metric, "train_a", backend=backend, **options)
+    return Index.build(references, ids(len(references)), find(metric), "train_a", backend=backend, **options)
 
 
 def brute_force(queries, references, metric, k):
     """Positions and values by scoring every pair in float64; ties by position, NaN last."""
-    values = np.stack([paired(q.expand_as(references), references, metric).numpy() for q in queries])
-    key = -values if larger_is_closer(metric) else values
+    values = np.stack([find(metric).paired(q.expand_as(references), references).numpy() for q in queries])
+    key = -values if find(metric).larger_is_closer else values
     order = np.argsort(np.where(np.isnan(key), np.inf, key), axis=1, kind="stable")[:, :k]
     return order, np.take_along_axis(values, order, axis=1)
 
@@ -193,7 +197,7 @@ def test_images_of_equal_id_share_a_cluster():
     references = images(5)
     references[[1, 3]], references[4] = 0.5, references[0]
     for threshold, clusters in ((0.99, [0, 1, 2, 1, 0]), (1, [0, 1, 2, 1, 0])):
-        index = Index.build(references, list("abcba"), "rmse", "train_a", threshold, "torch")
+        index = Index.build(references, list("abcba"), find("rmse"), "train_a", threshold, "torch")
         assert index.clusters.tolist() == clusters
         assert index.n_clusters == 3
 
@@ -214,10 +218,10 @@ def test_the_table_counts_clusters():
 def test_saved_and_loaded(tmp_path, saver, loader):
     """An index read back, by either backend, answers as before and knows what it knew."""
     pixels = (images(40) * 255).to(torch.uint8)
-    index = Index.build(pixels, ids(40), "rmse", "holdout", cluster_threshold=0.9, backend=saver)
+    index = Index.build(pixels, ids(40), find("rmse"), "holdout", cluster_threshold=0.9, backend=saver)
     index.save(tmp_path / "holdout")
     again = Index.load(tmp_path / "holdout", backend=loader)
-    assert (again.name, again.metric, again.ids, again.n) == ("holdout", "rmse", tuple(ids(40)), 40)
+    assert (again.name, again.space.name, again.ids, again.n) == ("holdout", "rmse", tuple(ids(40)), 40)
     assert again.cluster_threshold == 0.9
     assert loader in (again.backend, "auto")
     expected, found = index.search(images(9, seed=3), 4), again.search(images(9, seed=3), 4)
@@ -305,7 +309,7 @@ def test_nearest_is_rank_one():
 def test_bad_input_is_named():
     """Each refusal says what was found and what to do."""
     index = build(images(10))
-    with pytest.raises(DataError, match=r"k=20 neighbors asked from an index of 10 images. Use --k 10 or less."):
+    with pytest.raises(DataError, match=r"k=20 neighbors for an index of 10 images. Use --k 10 or less."):
         index.search(images(1), 20)
     with pytest.raises(DataError, match="--k 1 or more"):
         index.search(images(1), 0)
@@ -322,7 +326,7 @@ def test_bad_input_is_named():
     with pytest.raises(DataError, match="float64"):
         build(images(2).double())
     with pytest.raises(ShapeError, match="2 ids"):
-        Index.build(images(3), ids(2), "rmse", "x")
+        Index.build(images(3), ids(2), find("rmse"), "x")
     with pytest.raises(ConfigError, match="'l2'"):
         build(images(3), "l2")
     with pytest.raises(ConfigError, match="'scann'"):
@@ -358,3 +362,73 @@ def test_on_cuda():
     for metric in METRICS:
         hits = build(references, metric, device="cuda").search(queries, 5)
         assert_equal(hits, brute_force(queries, references, metric, 5))
+
+
+# All that a new space needs: images compared by the differences of neighboring pixels, more numbers than pixels.
+EDGES = '''
+"""A space of edges."""
+
+import torch
+
+
+class Edges:
+    name = "edges"
+    larger_is_closer = False
+
+    def embed(self, images):
+        return self._vectors(images).float()
+
+    def paired(self, x, y):
+        return (self._vectors(x) - self._vectors(y)).square().mean(dim=1).sqrt()
+
+    def _vectors(self, images):
+        pixels = images.detach().cpu().double()
+        return torch.cat([pixels.diff(dim=axis).flatten(1) for axis in (-1, -2)], dim=1)
+
+
+SPACES = (Edges(),)
+'''
+
+
+@pytest.fixture
+def edges(tmp_path, monkeypatch):
+    """A package of spaces with one file more."""
+    (tmp_path / "edges.py").write_text(EDGES)
+    monkeypatch.setattr(spaces, "__path__", [*spaces.__path__, str(tmp_path)])
+    yield
+    sys.modules.pop("memgen.spaces.edges", None)
+    vars(spaces).pop("edges", None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_new_space_is_one_new_file(edges, backend, tmp_path):
+    """A space that lies in the package can be chosen by its name, searched, tabulated, saved and loaded."""
+    assert SearchSettings(metric="edges").metric == "edges"
+    assert isinstance(find("edges"), spaces.Space)
+    references, queries = images(200, (2, 6, 9)), images(5, (2, 6, 9), seed=1) * 1e-3 + images(5, (2, 6, 9))
+    index = build(references, "edges", backend)
+    hits = index.search(queries + 7, 4)  # edges do not see brightness
+    assert_equal(hits, brute_force(queries + 7, references, "edges", 4))
+    assert hits.reference_index[:, 0].tolist() == [0, 1, 2, 3, 4]
+    rows = index.to_table(hits, "user", ids(5), dict.fromkeys(("subject", "role", "n_train", "part", "train_seed")))
+    assert set(rows["metric"].to_pylist()) == {"edges"}
+    index.save(tmp_path / "kept")
+    assert_equal(
+        Index.load(tmp_path / "kept", backend).search(queries, 4), brute_force(queries, references, "edges", 4)
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_neighbors_in_a_new_space_are_proved(edges, backend):
+    """Among 2,000 images that float32 distances cannot order, the nearest in a space of more numbers are found."""
+    query = images(1, (1, 8, 8))
+    references = query.repeat(2000, 1, 1, 1)
+    references[:, 0, 4, 4] += 0.3
+    references += 1e-7 * images(2000, (1, 8, 8), seed=1)
+    assert_equal(build(references, "edges", backend).search(query, 3), brute_force(query, references, "edges", 3))
+
+
+def test_every_space_follows_the_interface():
+    """Every space that is found has a name, a direction, vectors and values."""
+    assert list(spaces.all_spaces()) == METRICS
+    assert all(isinstance(space, spaces.Space) for space in spaces.all_spaces().values())

@@ -272,17 +272,18 @@ def test_rerank(tiny, monkeypatch, kind):
     cell = workspace.run.cells()[-1]
     before = present.summary(workspace)
     own = workspace.images.take(workspace.split.holdout[5:9]) if kind == "user" else None
+    reference = measure.reference(workspace, "train_a", cell.n_train)
     if kind == "sample":
-        found = measure.search_samples(workspace, cell.name, "train_a", cell.n_train)
-        queries = torch.from_numpy(workspace.samples(cell.name)[0])
+        found = measure.search_samples(workspace, cell.name, reference)
+        queries = torch.from_numpy(workspace.load_samples(cell.name).images)
     elif kind == "holdout":
-        found = measure.search_holdout(workspace, "train_a", cell.n_train)
+        found = measure.search_holdout(workspace, reference)
         queries = workspace.images.floats(workspace.split.holdout)
     else:
-        found = measure.search_images(workspace, own, "train_a", cell.n_train)
+        found = measure.search_images(workspace, own, reference)
         queries = own.floats(None)
-    ranked = measure.rerank(workspace, found, Path("trunk"), "vgg", own)
-    training = workspace.images.floats(workspace.indices("train_a", cell.n_train))
+    ranked = measure.rerank(workspace, reference, found, Path("trunk"), "vgg", own)
+    training = reference.load().floats()
     old, new = found.to_pylist(), ranked.to_pylist()
     k = max(row["rank"] for row in old)
     assert k > 1
@@ -298,6 +299,6 @@ def test_rerank(tiny, monkeypatch, kind):
         changed += mine[0]["reference_id"] != theirs[0]["reference_id"]
     assert changed
     assert {row["metric"] for row in new} == {"lpips_vgg"}
-    (kept,) = (tiny / "tables" / "neighbors").rglob("*.lpips-vgg.parquet")
+    (kept,) = (tiny / "tables" / "searches").glob("*.lpips-vgg.parquet")
     assert tables.read(kept, schemas.NEIGHBORS).equals(ranked)
     assert present.summary(workspace).equals(before)  # no other result is touched

@@ -7,6 +7,7 @@ import pytest
 import torch
 from truth import IdealDenoiser
 
+from memgen import spaces
 from memgen.base import config
 from memgen.base.errors import DataError, ShapeError
 from memgen.models import sampling
@@ -184,7 +185,7 @@ def test_shortlist_error_is_within_its_bound():
 def test_the_index_of_the_house_can_search_for_it():
     """With memgen's own exact search by distance the shortlist is used at small noise, within its tolerance."""
     images, sigma = uniform(200, 1, 6, 6).float(), levels(0.03, 0.06, 0.1)
-    found = Index.build(images, [str(i) for i in range(200)], "rmse", "train_a", backend="torch")
+    found = Index.build(images, [str(i) for i in range(200)], spaces.find("rmse"), "train_a", backend="torch")
     noisy = noised(images[:3].double(), sigma)
     shortlist = Shortlist(lambda queries: torch.from_numpy(found.search(queries.float(), 8).reference_index))
     denoised, bound = EmpiricalDenoiser(images, shortlist=shortlist).denoise(noisy, sigma)

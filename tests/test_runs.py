@@ -13,15 +13,16 @@ from memgen.experiment.runs import Cell
 CONFIG = {"seed": 0}
 
 
-def test_cells_have_names_that_parse():
-    """A cell's name says N, seed and part, and nothing else parses."""
+def test_cells_have_names_of_their_own():
+    """The name of a cell says N, seed and part; no other name is reserved, and no pair has the name of a subject."""
     cell = Cell(64, 3, "b")
     assert cell.name == "n64-s3-b"
-    assert Cell.parse(cell.name) == cell
     assert cell.twin == Cell(64, 3, "a")
     assert cell.pair == cell.twin.pair == "n64-s3"
+    assert runs.is_cell_name(cell.name)
     for name in ("n64-s3", "n64-s3-c", "bf_cnn", "n64-s3-a.training"):
-        assert Cell.parse(name) is None
+        assert not runs.is_cell_name(name)
+    assert not runs.is_name(runs.pair_key(cell.name, cell.twin.name))
 
 
 def test_the_newest_run_is_the_default(tmp_path):
@@ -119,7 +120,7 @@ def test_a_damaged_manifest_hides_no_other_run(tmp_path):
     runs.create(tmp_path, "whole", CONFIG, "cpu")
     time.sleep(0.002)
     broken = runs.create(tmp_path, "broken", CONFIG, "cpu")
-    (broken.path / "run.json").write_text('{"format": 1, ')
+    (broken.path / "run.json").write_text('{"format": 2, ')
     assert runs.find(tmp_path, None).name == "whole"
     assert list(runs.damaged_runs(tmp_path)) == [broken.path]
     with pytest.raises(DataError, match=r"broken.run\.json"):
@@ -128,10 +129,11 @@ def test_a_damaged_manifest_hides_no_other_run(tmp_path):
     assert not broken.path.exists()
 
 
-def test_another_format_is_refused(tmp_path):
-    """A run of a later format is not misread."""
+@pytest.mark.parametrize("other", [1, 99])
+def test_another_format_is_refused(tmp_path, other):
+    """A run of an earlier or a later format is not misread: the message says what to do."""
     run = runs.create(tmp_path, "one", CONFIG, "cpu")
     path = run.path / "run.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
-    with pytest.raises(RunError, match="format 99"):
+    path.write_text(path.read_text().replace('"format": 2', f'"format": {other}'))
+    with pytest.raises(RunError, match=rf"run format {other}, .* reads format 2\. Make the run again"):
         _ = run.manifest

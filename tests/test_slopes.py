@@ -21,7 +21,7 @@ from memgen.findings.slopes import Theory, summarize
 from memgen.images.shuffle import permutation
 from memgen.models.known import generate
 from memgen.models.known.classes import CAlphaSettings, ConeSettings, DiscSettings, SinusoidSettings, TextureSettings
-from memgen.models.known.oracles import Oracle, oracle_error
+from memgen.models.known.oracles import Oracle, oracle_shrinkage
 from memgen.models.known.wavelets import WaveletDenoiser, WaveletTransform
 from memgen.report import figures
 
@@ -56,9 +56,10 @@ def test_the_oracle_of_a_power_law_has_its_slope(alpha):
     """c_k² = k^-(α+1) in 6400 dimensions comes within .02 of the slope α / (α + 1), whatever the images' contrasts."""
     squares = torch.arange(1, 6401, dtype=torch.float64) ** -(alpha + 1)
     scales = torch.linspace(300, 500, 9, dtype=torch.float64)[:, None]
-    levels = [oracle_error((scales * squares / squares.sum()).sqrt(), 10 ** (-x / 20)).log10() for x in INPUTS]
+    coefficients, sigmas = (scales * squares / squares.sum()).sqrt(), 10 ** (-INPUTS / 20)
+    errors = torch.stack([sigma**2 * oracle_shrinkage(coefficients, sigma).mean(dim=-1) for sigma in sigmas], dim=1)
     expected = theory(CAlphaSettings(alpha=alpha))
-    row = summary(psnr("x", -10 * torch.stack(levels, dim=1).numpy()), expected=expected)["x"]
+    row = summary(psnr("x", -10 * errors.log10().numpy()), expected=expected)["x"]
     assert row["slope"] == pytest.approx(expected.slope, abs=0.02)
     assert row["theory"] == pytest.approx(alpha / (alpha + 1))
     assert row["low"] < row["slope"] < row["high"]
@@ -313,7 +314,7 @@ def test_the_report_shows_slopes_and_no_baseline_as_a_denoiser(tiny):
     assert '<h2 id="optimality">' in page
     assert wording.KNOWN_SUBJECTS[ORACLE] in page
     assert set(transition["n_train"].drop_null().to_pylist()) == {32}
-    assert made.run.denoisers() == ["n32-s0-a"]
+    assert [cell.name for cell in made.run.cells()] == ["n32-s0-a"]
     figure = figures.figure_psnr(made.run.table("psnr"))
     labels = {text.get_text() for text in figure.legends[0].get_texts()}
     assert labels == {"N = 32", wording.KNOWN_SUBJECTS["best_linear"], "identity"}

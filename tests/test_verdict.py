@@ -172,6 +172,7 @@ def test_openings(changes, opening):
             "The models underfit at N = 4. The measurements do not decide at N = 16.",
         ),
         ({4: {}, 16: {}, 64: {}}, "The measurements do not decide at N = 4, 16, and 64."),
+        ({}, "Nothing was measured."),
     ],
 )
 def test_headlines(regimes, headline):
@@ -252,9 +253,11 @@ def test_sentences_on_functions():
     )
     unclear = only(table(to_linear=(0.1, -0.1, 0.3, "dB"))).functions
     assert f"denoised about as well as by the best linear denoiser (0.10 [{MINUS}0.10, 0.30] dB)" in unclear
-    poor = only(table(to_linear=(-2, -3, -1, "dB"), to_optimum=optimum)).functions
-    assert "denoised worse than by the best linear denoiser" in poor
-    assert "denoised worse than by the exact optimum" in poor
+    poor = only(table(to_linear=(0.5, 0.2, 0.8, "dB"), to_optimum=(-0.5, -0.8, -0.2, "dB"))).functions
+    assert poor.endswith(
+        "Held-out images are denoised better than by the best linear denoiser (0.50 [0.20, 0.80] dB). Held-out images "
+        f"are denoised worse than by the exact optimum ({MINUS}0.50 [{MINUS}0.80, {MINUS}0.20] dB)."
+    )
 
 
 def test_bits_without_a_known_range():
@@ -315,6 +318,8 @@ def test_sentences_are_the_fields_in_order():
         " ".join(first.sentences), " ".join(second.sentences), *found.points, found.unconverged, found.caveat,
     )  # fmt: skip
     assert all(found.sentences)
+    mixed = verdict.verdict(made(rows(64, COPIES), rows(1024, AGREES)))
+    assert mixed.caveat == verdict.CAVEAT
     assert (first.label, first.n_train, first.subject, second.label) == ("N = 64", 64, None, "N = 1,024")
 
 
@@ -331,6 +336,7 @@ NO_SECOND = dict.fromkeys(("cross_same", "bits"), "There is no second model.")
         (COPIES | {"cross_minus_null": None}, "memorizes", "The model theirs copies its training set."),
         (COPIES | {"nearest_own": (0.9, 0.8, 0.94, "correlation")}, "memorizes", "The model theirs memorizes its training set."),
         ({"psnr_gap": (1, 0.5, 2, "dB")}, "mixed", "The model theirs depends in part on its training set."),
+        ({"memorized_fraction": (0.2, -0.1, 0.4, "share")}, "cannot decide", "No copying is shown for the model theirs, but the measurements do not decide whether it generalizes."),
         ({}, "cannot decide", "No copying is shown for the model theirs, but the measurements do not decide whether it generalizes."),
         ({"memorized_fraction": (0.2, -0.1, 0.5, "share")}, "cannot decide", "The measurements do not decide whether the model theirs memorizes its training set."),
         ({"nearest_minus_holdout": (0.0, -0.1, 0.02, "correlation")}, "cannot decide", "The measurements do not decide whether the model theirs memorizes its training set."),
@@ -357,6 +363,14 @@ def test_what_is_missing_of_an_imported_model():
     )
     assert paragraph.functions == ""
     assert paragraph.sentences == (paragraph.opening, paragraph.samples, paragraph.missing)
+    every = dict.fromkeys(("nearest_own", "memorized_fraction", "psnr_gap", "to_linear", "cross_same", "bits"), "Why.")
+    assert only(made(rows("theirs", {}, **every))).missing == (
+        "Not measured: similarity to own training set, memorized fraction, PSNR gap, PSNR over the best linear "
+        "denoiser, similarity between models (same noise), and score difference. Why."
+    )
+    found = only(made(rows("theirs", ONE, **NO_SECOND)), copies(0, subject="theirs", role="imported", answer="none"))
+    assert found.sentences == (found.opening, found.copies, found.samples, found.functions, found.missing)
+    assert all(found.sentences)
     unexplained = only(made(rows("theirs", ONE, **NO_SECOND))).missing
     assert unexplained.startswith("Not measured: PSNR over the best linear denoiser. Not measured: similarity between")
 
@@ -390,6 +404,15 @@ def test_rules_and_bounds():
     """Every regime has its rule, and the rules state the bounds that the code uses."""
     assert list(verdict.RULES) == ["memorizes", "generalizes", "underfits", "mixed", "cannot decide"]
     assert (verdict.MARGIN, verdict.GAP_DB, verdict.LINEAR_DB) == (0.01, 0.1, 0.5)
+    starts = {
+        "memorizes": "The memorized fraction is at least 1/2, and",
+        "generalizes": "Samples that the two models draw from the same noise are more similar than",
+        "underfits": "All that “generalizes” asks for holds",
+        "mixed": "None of these holds, and something shows that the models depend on",
+        "cannot decide": "None of these holds. The intervals are too wide",
+    }
+    assert all(verdict.RULES[regime].startswith(start) for regime, start in starts.items())
+    assert verdict.CAVEAT.startswith("Agreement is not truth: ")
     assert "at most 0.01 nearer" in verdict.RULES["generalizes"]
     assert "more than 0.1 dB better" in verdict.RULES["generalizes"]
     assert "more than 0.5 dB worse" in verdict.RULES["underfits"]

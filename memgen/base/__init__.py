@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, settings, noise, intervals and tables. Knows no image and no model."""
+"""Errors, files, settings, noise, intervals and tables, on which all other packages build."""

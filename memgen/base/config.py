@@ -1,7 +1,7 @@
 """Settings: frozen pydantic models filled from defaults, then a TOML file, then flags. Unknown keys are errors.
 
-Each stage declares its own settings as a `Settings` subclass beside the code that reads them; this module only
-knows how to fill any such class and how to say what is wrong with what it was given.
+Each stage declares its own settings as a subclass of `Settings` beside the code that reads them. This module fills any
+such class and explains what is wrong with the values that it was given.
 """
 
 import difflib
@@ -50,7 +50,7 @@ def load(kind: type[SettingsT], path: Path | None = None, overrides: list[str] |
 
 
 def header(path: Path) -> str:
-    """What a TOML file says of itself: the comment at its top, without the marks.
+    """The comment at the top of a TOML file, without the comment marks.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -113,9 +113,9 @@ def _explain(kind: type[BaseModel], detail: ErrorDetails) -> str:
 
 
 def _follow(kind: type[BaseModel], location: list[str]) -> tuple[list[str], list[str]]:
-    """The keys that a person would write to get to a location, and those that are known there.
+    """The keys of a location as a person writes them, and the keys that are known there.
 
-    In a location the choice among alternatives, such as an architecture, is a part of its own; it is no key.
+    Pydantic's location also names the chosen member of a union, such as an architecture, which is not a key.
     """
     models, path = [kind], []
     for part in location:
@@ -129,7 +129,7 @@ def _follow(kind: type[BaseModel], location: list[str]) -> tuple[list[str], list
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The settings classes in an annotation, through unions and what annotates them."""
+    """The settings classes in an annotation, also inside unions and `Annotated`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in (Union, UnionType, Annotated):

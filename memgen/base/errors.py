@@ -13,7 +13,7 @@ Usage errors (an unknown option) exit with 2 and an interruption with 130.
 
 
 class MemgenError(Exception):
-    """Base of all errors that are shown to a person as one message, without a traceback."""
+    """Base of all errors that a person sees as one message, without a traceback."""
 
     exit_code = 1
 
@@ -47,5 +47,5 @@ class StorageError(MemgenError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, cut to one line without a full stop; its type where it says nothing."""
+    """The first line of an exception's message, without a final period; its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

@@ -4,14 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["measured", "no interval", "not measured", "too few sizes", "not reached", "below range"]
-STATUSES: dict[Status, str] = {
-    "measured": "The estimate has a 95 % interval. An end is null where the data do not bound it.",
-    "no interval": "There is an estimate without an interval: a count, or too few independent units.",
-    "not measured": "There is no estimate, because something that it needs is missing.",
-    "too few sizes": "A transition point needs at least two training-set sizes.",
-    "not reached": "The transition point lies above the largest training-set size.",
-    "below range": "The transition point lies below the smallest training-set size.",
-}
 
 
 @dataclass(frozen=True)
@@ -24,7 +16,10 @@ class Estimate:
         high: upper end of the interval; None likewise.
         n: number of independent units behind the interval.
         unit: unit of the estimate and of the ends.
-        status: one of STATUSES.
+        status: whether the estimate and its interval exist. "measured": both do; an end is None where the data do not
+            bound it. "no interval": the estimate is a count, or there are too few units. "not measured": something
+            that it needs is missing. Of a transition point, "too few sizes": it takes at least two training-set
+            sizes; "not reached" and "below range": it lies above the largest or below the smallest of them.
         sigma_low: lowest noise level of the range that the estimate is about, in pixel units; None without a range.
         sigma_high: highest noise level of that range; None without a range.
         note: what the interval covers, or why something is missing. It is written for people and never parsed.

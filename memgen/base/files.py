@@ -1,8 +1,8 @@
 """Files that appear whole or not at all.
 
-Every artifact is written to a temporary name in its own folder, flushed to the disk and renamed: a process killed
-at any instant leaves either the old file or the new one. The operating system's errors become StorageError here,
-and only here.
+Every file is written under a temporary name in its own folder, flushed to the disk and renamed. A process that is
+killed at any instant leaves either the old file or the new one. Only this module turns errors of the operating system
+into StorageError.
 """
 
 import contextlib

@@ -1,11 +1,11 @@
 """Confidence intervals: the percentile bootstrap over independent units, and two intervals of a share.
 
-Bootstrap: the statistic is recomputed on resamples of the units drawn with replacement; the interval runs between the
-(1 - level)/2 and (1 + level)/2 quantiles of those values (Efron & Tibshirani 1993, chapter 13).
-Wilson: the values p for which the observed share lies within z standard errors sqrt(p (1 - p) / n) of p
-(Wilson 1927); unlike the textbook interval it has a width at zero hits.
-Grouped: where the observations of a group hit or miss together, the test of a share is inverted, as Clopper and Pearson
-do for single observations, for two ways in which hits may be spread over groups of unequal size.
+Bootstrap: the statistic is recomputed on resamples of the units drawn with replacement. The interval runs from the
+(1 - level)/2 quantile to the (1 + level)/2 quantile of those values (Efron & Tibshirani 1993, chapter 13).
+Wilson: the interval holds every p for which the observed share lies within z standard errors sqrt(p (1 - p) / n) of p
+(Wilson 1927). Unlike the textbook interval, it has a width at zero hits.
+Grouped: where the observations of a group hit or miss together, a test of the share is inverted, as Clopper and Pearson
+do for single observations. Two models describe how hits may be spread over groups of unequal size.
 """
 
 import math
@@ -28,17 +28,18 @@ def bootstrap(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Estimate:
-    """Percentile bootstrap interval of a statistic, resampling the first axis.
+    """A statistic with its percentile bootstrap interval, resampling the first axis.
 
     Args:
-        values: one entry per independent unit (an image, a sample), (m, ...); average what is not independent first.
+        values: one entry for each independent unit (an image, a sample), (m, ...). Average what is not independent
+            first.
         statistic: maps resamples (r, m, ...) to their statistics (r,).
-        seed: of the resampling; the same seed gives the same interval.
+        seed: seed of the resampling. The same seed gives the same interval.
         resamples: number of resamples, at least 1.
-        level: coverage aimed at, in (0, 1).
+        level: intended coverage, in (0, 1).
 
     Returns:
-        The interval. Its ends are None when m < 2, and where the statistic of any resample is not a number.
+        The estimate. The ends of its interval are None if m < 2, or if the statistic of a resample is not finite.
 
     Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
     """
@@ -68,10 +69,11 @@ def wilson(share: float, n_effective: float, level: float = 0.95) -> tuple[float
     Args:
         share: observed share, in [0, 1].
         n_effective: number of independent observations, which may be fractional (see `effective_count`).
-        level: coverage aimed at, in (0, 1).
+        level: intended coverage, in (0, 1).
 
     Returns:
-        (low, high), with low = 0 exactly at share 0 and high = 1 exactly at share 1; (0, 1) without observations.
+        (low, high). At a share of 0, low is exactly 0; at a share of 1, high is exactly 1. Without observations the
+        interval is (0, 1).
 
     Source: Wilson, JASA 22, 1927, 209-212.
     """
@@ -81,7 +83,7 @@ def wilson(share: float, n_effective: float, level: float = 0.95) -> tuple[float
     center = share + z2 / (2 * n_effective)
     half = math.sqrt(z2 * (share * (1 - share) / n_effective + z2 / (4 * n_effective**2)))
     scale = 1 + z2 / n_effective
-    # At 0 and 1 the formula gives the end exactly, but for rounding.
+    # At shares of 0 and 1 the formula gives that end up to rounding.
     low = 0.0 if share <= 0 else (center - half) / scale
     high = 1.0 if share >= 1 else (center + half) / scale
     return low, high
@@ -106,21 +108,24 @@ def effective_count(counts: ArrayLike) -> float:
 def grouped(counts: ArrayLike, hits: ArrayLike, chance: float, level: float = 0.95) -> tuple[float, float]:
     """Interval of the expected share of hits P among observations that come in groups, exact given the groups.
 
-    A P is kept if the observed number of misses lies in neither tail of (1 - level) / 2 of its distribution under one
-    of two models. Even: each group hits with probability P. Lumped: the largest groups hit by chance, the others
-    surely, so many that the share expected is P, and how many observations hit by chance varies as in independent
-    draws. Wilson's interval at Kish's effective count stands for the first alone, and is too short where small groups
-    hit surely and large ones by chance. Conservative, as inversions of discrete tests are. The distributions are exact
-    given the groups, through their characteristic functions, but for a binomial in place of that variation.
+    The interval holds every P for which the observed number of misses lies in neither tail of (1 - level) / 2 of its
+    distribution, under one of two models of how hits are spread over the groups. In the even model, each group hits
+    with probability P. In the lumped model, the largest groups hit by chance and all others surely, with so many by
+    chance that the expected share is P. The number of observations that hit by chance varies as it does in independent
+    draws. Wilson's interval at Kish's effective count covers the even model only, and is too short where small groups
+    hit surely and large groups hit by chance. The interval is conservative, as inversions of discrete tests are. The
+    distributions are exact given the groups, through their characteristic functions, except that a binomial stands for
+    the variation in the lumped model.
 
     Args:
         counts: observations in each group, (g,), integers of at least 1.
         hits: whether the group hits, (g,).
         chance: probability of a hit by chance, in (0, 1).
-        level: coverage aimed at, in (0, 1).
+        level: intended coverage, in (0, 1).
 
     Returns:
-        (low, high) in [0, 1]; low = 0 exactly without hits, high = 1 exactly without misses; (0, 1) without groups.
+        (low, high) in [0, 1]. Without hits, low is exactly 0; without misses, high is exactly 1. Without groups the
+        interval is (0, 1).
 
     Source: Clopper & Pearson, Biometrika 26, 1934, 404-413, extended to groups; checked by benchmarks/significance.py.
     """
@@ -154,9 +159,9 @@ def grouped(counts: ArrayLike, hits: ArrayLike, chance: float, level: float = 0.
 def _tails(
     sizes: NDArray[np.int64], groups: NDArray[Any], shares: NDArray[np.float64], spread: int, x: int
 ) -> tuple[float, float]:
-    """P(X <= x) and P(X >= x) of the sum X of sizes[j] times a binomial of groups[j] trials at shares[j], over j.
+    """P(X <= x) and P(X >= x), where X is the sum over j of sizes[j] times a binomial of groups[j] trials at shares[j].
 
-    To it is added a binomial of `spread` (even) trials at 1/2, less its mean.
+    A binomial of `spread` trials (an even number) at 1/2, minus its mean, is added to X.
     """
     length = int((sizes * groups).sum()) + 1 + spread
     angle = 2 * np.pi * np.arange(length // 2 + 1) / length
@@ -170,7 +175,7 @@ def _tails(
 
 
 def _bisect(holds: Callable[[float], bool], high: float) -> float | None:
-    """The smallest value in [0, high] from which on a condition holds, to 1e-7; None where it never does."""
+    """The smallest value in [0, high] above which a condition holds, to 1e-7; None if it holds nowhere."""
     if holds(low := 0.0):
         return low
     if not holds(high):

@@ -1,7 +1,7 @@
-"""Noise that belongs to its image: each stream is a function of a purpose, a seed and an index, and of nothing else.
+"""Noise that belongs to its image: each stream depends on a purpose, a seed and an index, and on nothing else.
 
-Streams are Philox counters keyed by a hash of (purpose, seed, index...), read on the CPU in a fixed order, so the
-numbers are the same bit for bit whatever the batch, the number of threads or the device. (PyTorch's own generators
+Streams are Philox counters keyed by a hash of (purpose, seed, index...). They are read on the CPU in a fixed order, so
+the numbers are the same bit for bit whatever the batch, the number of threads or the device. (PyTorch's own generators
 give other numbers on other devices, and one global generator ties every sample to the batch it was drawn in.)
 """
 
@@ -27,19 +27,19 @@ def normal(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np
 def image_draws(
     ids: Sequence[str], shape: tuple[int, ...], levels: int, draws: int, seed: int, batch: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
-    """Every (image, draw, noise level) in batches, each row with its standard normal image.
+    """All combinations of image, draw and noise level, in batches, each row with its standard normal image.
 
     The normal image depends on (seed, id of the clean image, draw) alone. All noise levels and all denoisers share it
-    (common random numbers), so that differences between denoisers, and curves over the noise level, vary less than
-    with independent noise; the images are the independent units.
+    (common random numbers), so differences between denoisers, and curves over the noise level, vary less than with
+    independent noise. The images are the independent units.
 
     Args:
         ids: content ids of the clean images, (n,).
-        shape: of one image, (C, H, W).
+        shape: shape of one image, (C, H, W).
         levels: number of noise levels.
         draws: independent normal images per clean image.
         seed: noise seed.
-        batch: rows at a time.
+        batch: rows per batch.
 
     Yields:
         (image, draw, level, normal): positions (B,), (B,), (B,), with the level varying fastest, and (B, C, H, W).

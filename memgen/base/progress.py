@@ -1,4 +1,4 @@
-"""How long work tells whoever waits for it how far it is: a function that is called with (done, total)."""
+"""The type of the functions that receive progress: they are called with (done, total)."""
 
 from collections.abc import Callable
 

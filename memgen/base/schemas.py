@@ -76,19 +76,12 @@ SUBJECTS = _schema(
     1,
     [
         *_SUBJECT,
-        _field("has_denoiser", pa.bool_(), "whether there is a denoiser"),
-        _field("has_samples", pa.bool_(), "whether there are samples"),
-        _field(
-            "n_trained_on", _INT, "images that it was trained on; null where they are not known", "images", null=True
-        ),
-        _field(
-            "n_held_out",
-            _INT,
-            "images of the same source that it was not trained on; null likewise",
-            "images",
-            null=True,
-        ),
-        _field("source", _STR, "where it comes from"),
+        _field("has_denoiser", pa.bool_(), "whether the subject has a denoiser"),
+        _field("has_samples", pa.bool_(), "whether its samples were imported; the samples of a denoiser are drawn"),
+        _field("train_set", _STR, "name of the image set that an imported subject was trained on", null=True),
+        _field("held_out_set", _STR, "name of an imported subject's own held-out image set", null=True),
+        _field("n_held_out", _INT, "held-out images; null where there are none", "images", null=True),
+        _field("source", _STR, "file or folder that the subject was imported from, or the architecture of a cell"),
     ],
 )
 TRAINING = _schema(
@@ -110,12 +103,14 @@ SAMPLES = _schema(
     [
         *_SUBJECT,
         _field("sample", _INT, "index of the sample; its noise depends on (noise_seed, sample) alone"),
-        _field("noise_seed", _INT, "seed of the noise streams"),
-        _field("updates", _INT, "updates made before the last denoising"),
+        _field("noise_seed", _INT, "seed of the noise streams; null for imported samples", null=True),
+        _field("updates", _INT, "updates made before the last denoising; null for imported samples", null=True),
         _field("sigma", _F64, "noise level that the sampler believes at the end", "pixel units", null=True),
         _field("residual_sigma", _F64, "norm of the last residual / sqrt(d)", "pixel units", null=True),
         _field(
-            "status", _STR, "converged, step_cap (not done after max_steps), diverged (sigma above 2, or NaN) or given"
+            "status",
+            _STR,
+            "converged, step_cap (not done after max_steps), diverged (sigma above 2, or NaN), or given (imported)",
         ),
     ],
 )
@@ -297,6 +292,23 @@ COPIES = _schema(
         _field("conformal_k_min", _INT, "fewest copies that conformal p-values can flag at all"),
     ],
 )
+PEERS = _schema(
+    "peers",
+    1,
+    [
+        *_SUBJECT,
+        _field("measure", _STR, "name of the measure; see memgen.measures.peers"),
+        _field("estimate", _F64, "its value on the samples; null where undefined", null=True),
+        _field("low", _F64, "lower end of its 95 % interval", null=True),
+        _field("high", _F64, "upper end of its 95 % interval", null=True),
+        _field("n", _INT, "samples behind it"),
+        _field("held_out", _F64, "the same measure on held-out images, which nobody has copied", null=True),
+        _field("held_out_low", _F64, "lower end of its 95 % interval", null=True),
+        _field("held_out_high", _F64, "upper end of its 95 % interval", null=True),
+        _field("n_held_out", _INT, "held-out images behind it", "images"),
+        _field("unit", _STR, "unit of both values"),
+    ],
+)
 CALIBRATION = _schema(
     "calibration",
     1,
@@ -404,7 +416,14 @@ SCHEMAS = {
     schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
     for schema in (
         IMAGES, SKIPPED, DUPLICATES, SPLIT, SUBJECTS, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
-        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, CALIBRATION,
+        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, PEERS, CALIBRATION,
         BASIS, BASIS_SUMMARY, SLOPES,
     )
 }  # fmt: skip
+# The tables that a run keeps. What a person asked for beside the sweep has kinds of its own, which no summary counts.
+KINDS = SCHEMAS | {
+    "searches": NEIGHBORS,
+    "own_basis": BASIS,
+    "own_basis_summary": BASIS_SUMMARY,
+    "subject_skipped": SKIPPED,
+}

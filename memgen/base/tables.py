@@ -1,4 +1,4 @@
-"""Tables: made by a schema, written as Parquet in one piece, read and checked again."""
+"""Tables that follow a schema: made from columns, written atomically as Parquet, and checked when they are read."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +12,12 @@ from memgen.base.errors import DataError, first_line
 
 
 def make(schema: pa.Schema, columns: Mapping[str, Any], rows: int | None = None) -> pa.Table:
-    """A table of the given schema; a scalar (or None) is repeated for every row, NaN and infinities become null.
+    """A table of the given schema, made from columns.
+
+    A scalar (or None) is repeated for every row. NaN and infinities become null.
 
     Args:
-        schema: one of this module's schemas.
+        schema: one of those in `schemas`.
         columns: a value, sequence or array for every field.
         rows: number of rows; taken from the first sequence when None.
 
@@ -44,7 +46,7 @@ def name(schema: pa.Schema) -> str:
 
 
 def check(table: pa.Table, schema: pa.Schema, source: str) -> pa.Table:
-    """The table itself, if it has the schema's columns, types and nulls.
+    """The table itself, after a check that it has the columns and types of a schema, and nulls only where allowed.
 
     Raises:
         DataError: naming `source` and what differs.

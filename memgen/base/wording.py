@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from memgen.base.estimates import Estimate
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
-# What people read for the subjects of the roles `reference` and `baseline`.
+# What people read for subjects with the roles `reference` and `baseline`.
 KNOWN_SUBJECTS = {
     "best_linear": "best linear denoiser",
     "exact_optimum": "exact optimum",
@@ -31,14 +31,14 @@ class Quantity:
 
 
 def subject_label(role: str, n_train: int | None, subject: str | None) -> str:
-    """What a subject is called in figures and tables: a cell by its N, all others by name."""
+    """The name of a subject in figures and tables: `N = 64` for a cell, its own name for any other."""
     if role == "cell":
         return f"N = {n_train:,}"
     return str(subject) if role == "imported" else KNOWN_SUBJECTS[str(subject)]
 
 
 def number(value: float, unit: str = "") -> str:
-    """A number as people print it: correlations and shares without the leading zero, three digits where they matter."""
+    """A number as people print it, with about three digits; correlations and shares have no leading zero."""
     if unit == "images":
         text = f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 10 else f"{value:.2g}"
     elif unit == "samples":

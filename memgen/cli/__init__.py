@@ -4,7 +4,8 @@ Results go to stdout (the path written, or JSON with --json), everything else to
 command needs it, so `memgen --help` is instant. Importing this package adds every command to `app`.
 """
 
-from memgen.cli import data, make, measure, runs, whole
+# ruff: noqa: I001, the help lists the commands in the order of these imports
 from memgen.cli.root import app
+from memgen.cli import whole, data, make, measure, runs
 
 __all__ = ["app", "data", "make", "measure", "runs", "whole"]

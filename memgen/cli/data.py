@@ -2,72 +2,67 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from memgen.base.errors import RunError
-from memgen.cli.options import Config, Device, Json, NewName, Outputs, Overrides, RunName, Seed
+from memgen.cli.options import Config, Json, NewName, Outputs, Overrides, RunName, Seed
+from memgen.cli.root import data_app
 from memgen.cli.shared import New, existing, finish, prepared
 from memgen.experiment import runs
-
-if TYPE_CHECKING:
-    pass
-from memgen.cli.root import data_app
 
 
 @data_app.command("import")
 def data_import(
     source: Annotated[
-        str | None, typer.Argument(help="Folder, .npy, .npz, IDX or .pt file; the embedded images if absent.")
+        str | None,
+        typer.Argument(
+            help="Folder of pictures, a single picture, an archive or an array file. Default: the embedded images."
+        ),
     ] = None,
     resize: Annotated[
-        int | None, typer.Option(help="Side of the images after resizing; your own keep their size if absent.")
+        int | None, typer.Option(help="Side of the images after resizing, in pixels. Default: your images keep theirs.")
     ] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: NewName = None,
     config: Config = None,
     overrides: Overrides = None,
     seed: Seed = None,
-    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Import images into a run: decode, resize, remove near-duplicates, split into a, b and holdout.
+    """Import images into a run.
 
-    Every file that is skipped is listed in the table skipped, every near-duplicate removed in the table duplicates.
+    The images are decoded and resized, near-duplicates are removed, and the rest is split into two halves, a and b, and
+    a holdout. The table `skipped` lists every file that was left out, with the reason. The table `duplicates` lists
+    every near-duplicate that was removed.
     """
     given = list(overrides or [])
     if source is not None:
         given.append(f"data.source={json.dumps(str(Path(source).resolve()))}")
     if resize is not None:
         given.append(f"data.resize={resize}")
-    workspace = New(outputs, run, config, given, seed, device).open()
+    workspace = New(outputs, run, config, given, seed, "cpu").open()
     with prepared(workspace) as counts:
         pass
     finish(as_json, workspace.run.images, **counts)
 
 
 @data_app.command("inspect")
-def data_inspect(
-    outputs: Outputs = runs.OUTPUTS,
-    run: RunName = None,
-    device: Device = "auto",
-    seed: Seed = None,
-    as_json: Json = False,
-) -> None:
-    """Show what a run's images are, and which files were skipped and why."""
+def data_inspect(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: Json = False) -> None:
+    """Show the number, shape and brightness of a run's images, and which files were skipped and why."""
     from memgen.cli import terminal
     from memgen.experiment.workspace import has_data
 
-    workspace = existing(outputs, run, device, seed)
+    workspace = existing(outputs, run)
     counts = dict(workspace.run.manifest["data"] or {}) if has_data(workspace.run) else {}
     if not counts:
         raise RunError(
-            f"{workspace.run.path} holds no images. Import some: memgen data import --run {workspace.run.name}."
+            f"{workspace.run.path} holds no images. Import some with: memgen data import --run {workspace.run.name}"
         )
     pixels = workspace.images.floats(None)
     counts |= {"mean": float(pixels.mean()), "minimum": float(pixels.min()), "maximum": float(pixels.max())}
-    terminal.table("images", ["", "value"], [[key, str(value)] for key, value in counts.items()])
+    terminal.table("images", ["", "value"], [[key.replace("_", " "), str(value)] for key, value in counts.items()])
     skipped = workspace.run.table("skipped").to_pylist()
     if skipped:
         rows = [[row["source"], row["reason"]] for row in skipped[:20]]
@@ -76,18 +71,12 @@ def data_inspect(
 
 
 @data_app.command("split")
-def data_split(
-    outputs: Outputs = runs.OUTPUTS,
-    run: RunName = None,
-    device: Device = "auto",
-    seed: Seed = None,
-    as_json: Json = False,
-) -> None:
-    """Show the split of a run into a, b and holdout, and the training-set sizes that it allows."""
+def data_split(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: Json = False) -> None:
+    """Show how many images are in each half and in the holdout, and the largest training set that this allows."""
     from memgen.cli import terminal
 
-    workspace = existing(outputs, run, device, seed)
+    workspace = existing(outputs, run)
     split = workspace.split
     sizes = {"a": len(split.a), "b": len(split.b), "holdout": len(split.holdout), "largest_n": split.n_max}
-    terminal.table("split", ["part", "images"], [[key, value] for key, value in sizes.items()])
+    terminal.table("split", ["part", "images"], [[key.replace("_", " "), value] for key, value in sizes.items()])
     finish(as_json, workspace.run.table_path("split", "split"), **sizes)

@@ -1,28 +1,52 @@
-"""Commands that make denoisers, samples and indexes."""
+"""Commands that make subjects and what belongs to them: training, importing, samples, restorations, indexes."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memgen.base.errors import ConfigError
-from memgen.cli.options import Config, Device, Jobs, Json, NewName, Outputs, Overrides, Part, RunName, Seed, Size
-from memgen.cli.shared import New, choose_cells, existing, extended, finish, prepared
+from memgen.cli.options import (
+    Config,
+    Device,
+    EverySize,
+    Jobs,
+    Json,
+    NewName,
+    Outputs,
+    Overrides,
+    Part,
+    RunName,
+    Seed,
+    Sizes,
+    SubjectName,
+)
+from memgen.cli.root import app
+from memgen.cli.shared import (
+    New,
+    check_part,
+    choose_cells,
+    choose_subjects,
+    execute,
+    existing,
+    finish,
+    note,
+    prepared,
+    tasks_of,
+)
 from memgen.experiment import runs
 
 if TYPE_CHECKING:
-    from memgen.experiment.workspace import Workspace
-from memgen.cli.root import app
-from memgen.cli.shared import execute
+    pass
 
 
-@app.command()
+PANEL = "Models and samples"
+
+
+@app.command(rich_help_panel=PANEL)
 def train(
-    sizes: Annotated[
-        list[int] | None,
-        typer.Option("--n", min=1, help="Training-set size N; may be repeated. All of the settings if absent."),
-    ] = None,
+    sizes: EverySize = None,
     part: Part = None,
     outputs: Outputs = runs.OUTPUTS,
     run: NewName = None,
@@ -33,121 +57,157 @@ def train(
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
-    """Train denoisers on parts a and b, for one N or all of the settings.
+    """Train a denoiser on each half of the images, for one training-set size N or for every N in the settings.
 
-    On the newest run unless --run, --config, --set or --seed say otherwise.
+    The command works on the newest run unless --run, --config, --set or --seed is given.
     """
+    from memgen.experiment import tasks
+
+    check_part(part)
     new = New(outputs, run, config, overrides, seed, device)
     if new.plain and run is None and runs.list_runs(outputs):
         new = New(outputs, runs.find(outputs, None).name, config, overrides, seed, device)
     workspace = new.open()
     if sizes and not set(sizes) <= set(workspace.settings.sweep.n_train):
         grown = workspace.settings.sweep.model_copy(update={"n_train": tuple(sizes)})
-        workspace = extended(workspace, workspace.settings.model_copy(update={"sweep": grown}))
+        workspace = workspace.extended(workspace.settings.model_copy(update={"sweep": grown}))
     every = sizes or list(workspace.settings.sweep.n_train)
     cells = choose_cells(workspace, every, part, trained=False)
-    execute(workspace, cells, ("train",), jobs)
-    finish(as_json, workspace.run.path / "denoisers", denoisers=[cell.name for cell in cells])
+    execute(workspace, tasks.tasks(cells, ("train",)), jobs)
+    finish(as_json, workspace.run.path / "denoisers", subjects=[cell.name for cell in cells])
 
 
-@app.command("import")
+@app.command("import", rich_help_panel=PANEL)
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="The authors' .pt (a state dict), or a .safetensors file.")],
+    source: Annotated[
+        Path, typer.Argument(help="A checkpoint (.pt, .pth or .safetensors), or samples: a folder or an array file.")
+    ],
+    trained_on: Annotated[
+        Path | None, typer.Option(help="Images that the model was trained on: a folder or an array file.")
+    ] = None,
+    holdout: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images of the same source that the model never saw. Default: the held-out images of the run."
+        ),
+    ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the denoiser in the run; that of the file if absent.")
+        str | None, typer.Option(help="Name of the subject in the run. Default: the name of the file or folder.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--as", help="What the source holds: denoiser or samples. Default: decided by the type of file."),
     ] = None,
     first_layer_linear: Annotated[
         bool | None,
-        typer.Option("--first-layer-linear/--first-layer-relu", help="BF-CNN only, where the weights do not say."),
+        typer.Option(
+            "--first-layer-linear/--first-layer-relu",
+            help="Whether a ReLU follows the first layer of a BF-CNN, where the weights do not tell.",
+        ),
     ] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
-    device: Device = "auto",
-    seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a checkpoint of the paper's authors into a run: UNet, BF-CNN (both layouts) or BF_CNN_RF.
+    """Bring a denoiser or a set of samples from elsewhere into a run.
 
-    Nothing in the file is executed. Afterwards: memgen sample --denoiser NAME.
+    A denoiser is a checkpoint of the paper's authors (UNet, BF-CNN or BF_CNN_RF) or of memgen. Nothing in the file is
+    executed. Samples are images that a model has drawn.
+
+    With --trained-on, the imported subject gets what a model of the sweep gets: its nearest training images, the test
+    for copies, the memorized fraction and, for a denoiser, the PSNR gap. Without it, memgen measures what it can, and
+    says what it cannot. Afterwards: memgen verdict, and memgen report --sweep.
     """
     from memgen.cli import terminal
-    from memgen.experiment import make
-    from memgen.models.foreign.kadkhodaie import ImportOptions
+    from memgen.experiment import subjects
+    from memgen.models.foreign import ImportOptions
 
-    workspace = existing(outputs, run, device, seed)
-    name = name or checkpoint.stem
-    with workspace.run.working():
-        found = make.import_denoiser(workspace, checkpoint, name, ImportOptions(first_layer_linear=first_layer_linear))
-    shown = found.settings.model_dump() | {"parameters": found.network.parameter_count}
-    terminal.table(name, ["", "value"], [[key, str(value)] for key, value in shown.items()])
-    finish(as_json, workspace.run.denoiser(name), name=name, **shown)
+    if kind not in (None, "denoiser", "samples"):
+        raise ConfigError(f"--as {kind}: expected denoiser or samples.")
+    workspace = existing(outputs, run)
+    name = name or (source.stem if source.is_file() else source.resolve().name)
+    as_denoiser = subjects.is_denoiser(source) if kind is None else kind == "denoiser"
+    options = ImportOptions(first_layer_linear=first_layer_linear)
+    with prepared(workspace), terminal.bar("importing") as progress:
+        record = subjects.import_subject(workspace, source, name, as_denoiser, trained_on, holdout, options, progress)
+    found = subjects.find(workspace, name)
+    shown: dict[str, Any] = {"kind": "denoiser" if as_denoiser else "samples"}
+    if as_denoiser:
+        shown |= subjects.architecture(workspace, name)
+    else:
+        shown["samples"] = 0 if found.samples is None else len(found.samples)
+    shown |= {"training images": record.identity.n_train, "held-out images": record.n_held_out}
+    rows = [[key, "not known" if value is None else str(value)] for key, value in shown.items()]
+    terminal.table(name, ["", "value"], rows)
+    skipped = workspace.run.table("subject_skipped", name).to_pylist()
+    if skipped:
+        title = f"skipped files ({min(len(skipped), 20)} of {len(skipped)})"
+        terminal.table(title, ["file", "reason"], [[row["source"], row["reason"]] for row in skipped[:20]])
+    finish(as_json, workspace.run.table_path("subjects", name), name=name, **shown, skipped_files=skipped)
 
 
-@app.command()
+@app.command("subjects", rich_help_panel=PANEL)
+def subjects_(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: Json = False) -> None:
+    """List what can be measured in a run: the models of its sweep, and imported models and samples."""
+    from memgen.cli import terminal
+    from memgen.experiment import subjects
+
+    workspace = existing(outputs, run)
+    found = subjects.records(workspace.run)
+    columns = ["name", "origin", "has", "training images", "held-out images", "source"]
+    rows = [
+        [
+            record.identity.subject,
+            "sweep" if record.identity.role == "cell" else "imported",
+            "denoiser" if record.has_denoiser else "samples",
+            record.identity.n_train,
+            record.n_held_out,
+            record.source,
+        ]
+        for record in found
+    ]
+    terminal.table(f"subjects of {workspace.run.path}", columns, rows)
+    listed = [record.identity.columns | {"source": record.source} for record in found]
+    finish(as_json, workspace.run.path / "tables" / "subjects", subjects=listed)
+
+
+@app.command(rich_help_panel=PANEL)
 def sample(
-    sizes: Size = None,
+    sizes: Sizes = None,
     part: Part = None,
-    denoiser: Annotated[str | None, typer.Option(help="Name of one denoiser, such as an imported one.")] = None,
+    subject: SubjectName = None,
     trajectories: Annotated[
-        int | None, typer.Option(min=1, help="Keep the denoised images every so many updates.")
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="Restore held-out images instead: inpainting, random_pixels, super_resolution, random_projections or "
-            "low_pass."
-        ),
-    ] = None,
-    amount: Annotated[
-        float | None,
-        typer.Option(
-            help="With --task. inpainting: side of the square that is missing (half the image if absent); "
-            "random_pixels: share of the pixels kept (0.1); super_resolution: side of the averaged blocks (4); "
-            "random_projections: share of d kept (0.1); low_pass: largest frequency kept, cycles per pixel (0.125)."
-        ),
+        int | None, typer.Option(min=1, help="Also keep the denoised images after every so many updates.")
     ] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
-    seed: Seed = None,
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
-    """Draw samples by stochastic reverse diffusion, the same noise for both models.
+    """Draw samples by stochastic reverse diffusion. The two models of each N start from the same noise.
 
-    How many and how is set when the run is made (--set sample.n_samples=...).
-
-    With --task, held-out images are restored from a linear measurement of them: the same sampler, kept to the images
-    that agree with the measurement. Both models get the same measurements and the same noise. What they restored is
-    shown beside the clean images in a picture under report/figures/, and in the report.
+    The number of samples and the settings of the sampler are fixed when the run is made, for example with
+    --set sample.n_samples=256.
     """
     from memgen.cli import terminal
     from memgen.experiment import make, tasks
 
-    workspace = existing(outputs, run, device, seed)
-    if task is not None:
-        if trajectories:
-            raise ConfigError("--trajectories keeps the way of samples; leave it out, or leave out --task.")
-        names = [denoiser] if denoiser else [c.name for c in choose_cells(workspace, sizes, part, trained=True)]
-        _restore(workspace, names, task, amount, as_json)
-        return
-    if amount is not None:
-        raise ConfigError("--amount says how much a task measures: name the task with --task, or leave it out.")
-    names = [denoiser] if denoiser else []
-    if denoiser or trajectories:
-        names = names or [cell.name for cell in choose_cells(workspace, sizes, part, trained=True)]
+    workspace = existing(outputs, run, device)
+    names = choose_subjects(workspace, sizes, part, subject)
+    if trajectories:
         total = workspace.settings.sample.n_samples
         for name in names:
             with (
                 workspace.run.working(),
                 tasks.threads(workspace.settings.compute.threads),
-                terminal.bar(f"{name} sampling") as progress,
+                terminal.bar(f"sampling {name}") as progress,
             ):
-                make.sample_denoiser(workspace, name, lambda ended, _: progress(ended, total), trajectories)
+                make.sample_subject(workspace, name, lambda ended, _: progress(ended, total), trajectories)
     else:
-        cells = choose_cells(workspace, sizes, part, trained=True)
-        names = [cell.name for cell in cells]
-        execute(workspace, cells, ("sample",), jobs)
+        for name in names:
+            make.require_denoiser(workspace, name)
+        execute(workspace, tasks_of(workspace, names, ("sample",)), jobs)
     rows, counts = [], {}
     for name in names:
         found = workspace.run.table("samples", name).to_pylist()
@@ -157,20 +217,52 @@ def sample(
         rows.append([name, *counts[name].values(), updates[0], updates[len(updates) // 2], updates[-1]])
     columns = ["subject", "converged", "step cap", "diverged", "fewest updates", "median", "most"]
     terminal.table("samples", columns, rows)
-    finish(as_json, workspace.run.samples(names[-1]), samples=counts)
+    finish(as_json, workspace.run.samples_path(names[-1]), samples=counts)
 
 
-def _restore(workspace: "Workspace", names: list[str], task: str, amount: float | None, as_json: bool) -> None:
-    """Restore held-out images with each denoiser, and say and draw how well."""
+@app.command(rich_help_panel=PANEL)
+def restore(
+    task: Annotated[
+        str,
+        typer.Option(
+            help="What is measured of each image: inpainting, random_pixels, super_resolution, random_projections or "
+            "low_pass."
+        ),
+    ],
+    amount: Annotated[
+        float | None,
+        typer.Option(
+            help="How much is measured. inpainting: side of the missing square (default: half the image). "
+            "random_pixels: share of the pixels that is kept (0.1). super_resolution: side of the averaged blocks (4). "
+            "random_projections: share of the dimensions that is kept (0.1). low_pass: highest frequency that is kept, "
+            "in cycles per pixel (0.125)."
+        ),
+    ] = None,
+    sizes: Sizes = None,
+    part: Part = None,
+    subject: SubjectName = None,
+    outputs: Outputs = runs.OUTPUTS,
+    run: RunName = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Restore held-out images from a linear measurement of them.
+
+    The sampler is that of memgen sample, restricted to the images that agree with the measurement. The two models of
+    each N get the same measurements and the same noise. A picture under report/figures/ and the report show the
+    restored images beside the clean ones.
+    """
     from memgen.cli import terminal
     from memgen.experiment import make, present, tasks
     from memgen.models import inverse
 
+    workspace = existing(outputs, run, device)
+    names = choose_subjects(workspace, sizes, part, subject)
     chosen = inverse.choose(task, amount, workspace.images.image_shape)
     total = min(workspace.settings.restore.n_images, len(workspace.split.holdout))
     with workspace.run.working(), tasks.threads(workspace.settings.compute.threads):
         for name in names:
-            with terminal.bar(f"{name} restoring") as progress:
+            with terminal.bar(f"restoring with {name}") as progress:
                 path = make.restore_images(workspace, name, chosen, lambda ended, _: progress(ended, total))
         (found,) = present.restored(workspace, label=chosen.label)
         drawn = present.draw_restored(workspace, found)
@@ -181,8 +273,8 @@ def _restore(workspace: "Workspace", names: list[str], task: str, amount: float 
         "converged",
         "PSNR (dB)",
         "95 % interval",
-        "mean-filled",
-        "measured alone",
+        "completed by the mean image",
+        "measurement alone",
         "A to B",
     ]
     rows = []
@@ -190,36 +282,32 @@ def _restore(workspace: "Workspace", names: list[str], task: str, amount: float 
         ends = None if row.psnr.low is None else f"[{row.psnr.low:.2f}, {row.psnr.high:.2f}]"
         baselines = (row.filled_psnr_db, row.pseudo_psnr_db, row.twin_psnr_db)
         rows.append([row.subject, row.psnr.n, row.converged, row.psnr.estimate, ends, *baselines])
-    title = f"{chosen.label}: {summaries[0].n_measured:,} of {found.dimension:,} numbers measured"
-    terminal.table(title, columns, rows, f"mean PSNR; picture: {drawn[0]}")
+    title = f"{chosen.label}: {summaries[0].n_measured:,} of {found.dimension:,} numbers are measured"
+    terminal.table(title, columns, rows, f"mean PSNR in dB; picture: {drawn[0]}")
     finish(as_json, path, picture=drawn[0], restored=[asdict(row) for row in summaries])
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def index(
-    name: Annotated[
-        str | None, typer.Option("--name", help="train_a, train_b or holdout; all three if absent.")
-    ] = None,
-    sizes: Size = None,
+    name: Annotated[str | None, typer.Option("--name", help="train_a, train_b or holdout. Default: all three.")] = None,
+    sizes: Sizes = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
-    seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Build the FAISS index of each training set and of the holdout."""
+    """Build the search index of each training set and of the holdout."""
     from memgen.cli import terminal
     from memgen.experiment import measure
-    from memgen.experiment.workspace import REFERENCES
 
-    workspace = existing(outputs, run, device, seed)
+    workspace = existing(outputs, run, device)
     wanted = sorted(set(sizes or [max(workspace.settings.sweep.n_train)]))
-    names = [name] if name else list(REFERENCES)
+    note(f"N = {', '.join(map(str, wanted))}")
     rows = []
     with prepared(workspace):
         for n_train in wanted:
-            for reference in names:
-                built = measure.build_index(workspace, reference, n_train)
-                rows.append([built.name, built.n, built.metric, built.backend, len(set(built.clusters.tolist()))])
-    terminal.table("indexes", ["index", "images", "metric", "backend", "duplicate clusters"], rows)
+            for each in [name] if name else measure.REFERENCES:
+                built = measure.build_index(workspace, measure.reference(workspace, each, n_train))
+                rows.append([built.name, built.n, built.space.name, built.backend, built.n_clusters])
+    terminal.table("indexes", ["index", "images", "metric", "backend", "clusters of near-duplicates"], rows)
     finish(as_json, workspace.run.path / "indexes", indexes=rows)

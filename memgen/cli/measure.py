@@ -1,4 +1,4 @@
-"""Commands that measure: neighbors, similarity, PSNR, bases and slopes; and the calibration of the copy test."""
+"""Commands that measure: neighbors, similarity, PSNR, bases and slopes; and the calibration of the test for copies."""
 
 import itertools
 from dataclasses import asdict
@@ -8,101 +8,89 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memgen.base.errors import ConfigError
-from memgen.cli.options import (
-    Device,
-    Jobs,
-    Json,
-    OneSize,
-    Outputs,
-    RunName,
-    Seed,
-    Size,
-)
-from memgen.cli.shared import choose_cells, existing, finish, prepared
+from memgen.cli.options import Device, Jobs, Json, OneSize, Outputs, OwnImages, RunName, Sizes, SubjectName
+from memgen.cli.root import app
+from memgen.cli.shared import choose_cells, choose_subjects, execute, existing, finish, largest_size, prepared
 from memgen.experiment import runs
 
 if TYPE_CHECKING:
+    from memgen.experiment.measure import Reference
     from memgen.experiment.tasks import Verb
     from memgen.experiment.workspace import Workspace
-    from memgen.images.imageset import ImageSet
-from memgen.cli.root import app, data_app, runs_app
-from memgen.cli.shared import execute, largest_size
-
-app.add_typer(data_app, name="data")
 
 
-app.add_typer(runs_app, name="runs")
+PANEL = "Measures"
 
 
-@app.command("nn-search")
+@app.command("nn-search", rich_help_panel=PANEL)
 def nn_search(
-    queries: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Your own images (a picture, a folder of them, or an array file); the run's samples if absent."
+    queries: OwnImages = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            help="Images that are searched: train_a, train_b, holdout, or own (what --subject was trained on). "
+            "Default: train_a, or own with --subject."
         ),
     ] = None,
-    index: Annotated[str, typer.Option(help="Index searched: train_a, train_b or holdout.")] = "train_a",
     n_train: OneSize = None,
-    k: Annotated[
-        int | None, typer.Option(min=1, help="Neighbors of each query; that of the settings if absent.")
-    ] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="Neighbors of each query. Default: as in the settings.")] = None,
     metric: Annotated[
-        str | None, typer.Option(help="correlation, cosine or rmse; that of the settings if absent.")
+        str | None,
+        typer.Option(
+            help="Space in which images are compared, such as correlation or rmse. Default: as in the settings."
+        ),
     ] = None,
-    denoiser: Annotated[
-        str | None, typer.Option(help="Whose samples; the model trained on the index's part if absent.")
-    ] = None,
+    subject: SubjectName = None,
     lpips: Annotated[
-        Path | None, typer.Option(help="Also rank the neighbors by LPIPS, with this file as its trunk.")
+        Path | None, typer.Option(help="Also rank the neighbors by LPIPS, with the weights of its trunk in this file.")
     ] = None,
     lpips_net: Annotated[str, typer.Option(help="Which trunk that is: alex or vgg.")] = "alex",
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
-    seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Find the nearest training images of samples, or of your own images, and of the holdout for comparison."""
-    from memgen.experiment import measure
+    """Find the nearest training images of samples, or of your own images.
 
-    workspace = existing(outputs, run, device, seed)
-    own = n_train or largest_size(workspace)
+    The nearest training images of held-out images are shown for comparison. The samples are those of the model that was
+    trained on the half searched, unless --subject names another subject.
+    """
+    from memgen.experiment import measure, subjects
+
+    workspace = existing(outputs, run, device)
+    if (index == "own" or index is None) and subject is not None and queries is None:
+        reference = measure.own_reference(subjects.find(workspace, subject))
+    else:
+        reference = measure.reference(workspace, index or "train_a", n_train or largest_size(workspace))
     with workspace.run.working():
-        images = _read_queries(workspace, queries) if queries is not None else None
+        images = subjects.prepared(workspace, queries).images if queries is not None else None
         if images is not None:
-            table = measure.search_images(workspace, images, index, own, metric, k)
+            table = measure.search_images(workspace, images, reference, metric, k)
         else:
-            part = "b" if index == "train_b" else "a"
-            name = denoiser or runs.Cell(own, min(workspace.settings.sweep.train_seeds), part).name
-            table = measure.search_samples(workspace, name, index, own, metric, k)
-        null = (
-            None if index == "holdout" else measure.search_holdout(workspace, index, own, metric, k if lpips else None)
-        )
-        _show_neighbors(table, null, index, own)
+            name = subject or _trained_on(workspace, reference, n_train)
+            table = measure.search_samples(workspace, name, reference, metric, k)
+        null = None
+        if reference.name != "holdout":
+            null = measure.search_holdout(workspace, reference, metric, k if lpips else None)
+        _show_neighbors(table, null, reference)
         result = {"neighbors": table.to_pylist()} if as_json else {}
         if lpips is not None:
             if null is not None:  # as many images as there are queries, since LPIPS costs far more than the search
-                null = measure.rerank(workspace, null.slice(0, len(table)), lpips, lpips_net)
-            table = measure.rerank(workspace, table, lpips, lpips_net, images)
-            _show_neighbors(table, null, index, own)
+                null = measure.rerank(workspace, reference, null.slice(0, len(table)), lpips, lpips_net)
+            table = measure.rerank(workspace, reference, table, lpips, lpips_net, images)
+            _show_neighbors(table, null, reference)
             result |= {"reranked": table.to_pylist()} if as_json else {}
     finish(as_json, workspace.run.path / "tables" / "neighbors", **result)
 
 
-def _read_queries(workspace: "Workspace", source: Path) -> "ImageSet":
-    """A person's images, prepared as the run's were; none is removed as a duplicate."""
-    from memgen.images.importing import import_images
-
-    channels, side, _ = workspace.images.image_shape
-    color = "gray" if channels == 1 else "rgb"
-    settings = workspace.settings.data.model_copy(
-        update={"deduplicate": False, "limit": None, "resize": side, "color": color}
-    )
-    return import_images(source, settings, seed=workspace.settings.seed).images
+def _trained_on(workspace: "Workspace", reference: "Reference", n_train: int | None) -> str:
+    """Name of the cell that was trained on a reference; for the holdout, of the one on part a."""
+    size = reference.n_train or n_train or largest_size(workspace)
+    part = "b" if reference.name == "train_b" else "a"
+    return runs.Cell(size, min(workspace.settings.sweep.train_seeds), part).name
 
 
-def _show_neighbors(table: Any, null: Any, index: str, n_train: int) -> None:
+def _show_neighbors(table: Any, null: Any, reference: "Reference") -> None:
     import numpy as np
 
     from memgen.cli import terminal
@@ -113,92 +101,125 @@ def _show_neighbors(table: Any, null: Any, index: str, n_train: int) -> None:
     note = f"median of {len(rows)} queries: {np.median(values):.4f}" if values else "no value is defined"
     if null is not None:
         held = [row["value"] for row in null.to_pylist() if row["rank"] == 1 and row["value"] is not None]
-        note += f"; median of {len(held)} held-out images, the null: {np.median(held):.4f}"
+        note += f"; for comparison, median of {len(held)} held-out images: {np.median(held):.4f}"
     metric = rows[0]["metric"] if rows else ""
-    terminal.table(
-        f"nearest in {index} (N = {n_train}), first {len(shown)}", ["query", "image", "cluster", metric], shown, note
-    )
+    size = "" if reference.n_train is None else f" (N = {reference.n_train:,})"
+    title = f"nearest images in {reference.name}{size}, the first {len(shown)} queries"
+    terminal.table(title, ["query", "image", "cluster", metric], shown, note)
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def compare(
-    sizes: Size = None,
+    first: Annotated[
+        str | None,
+        typer.Argument(help="Name of a subject; see memgen subjects. Default: the two models of the largest N."),
+    ] = None,
+    second: Annotated[str | None, typer.Argument(help="Name of the subject that it is compared with.")] = None,
+    sizes: Sizes = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
-    seed: Seed = None,
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the two models of each N: samples from the same noise against the nulls, and the denoisers themselves."""
-    _measure(outputs, run, device, seed, sizes, ("sample", "compare"), jobs, as_json, "similarity")
+    """Compare two models that draw samples from the same noise, or the two models of each N.
 
-
-@app.command()
-def psnr(
-    sizes: Size = None,
-    denoiser: Annotated[str | None, typer.Option(help="Name of one denoiser, such as an imported one.")] = None,
-    outputs: Outputs = runs.OUTPUTS,
-    run: RunName = None,
-    device: Device = "auto",
-    seed: Seed = None,
-    jobs: Jobs = None,
-    as_json: Json = False,
-) -> None:
-    """Measure denoising PSNR against noise level, on training and held-out images."""
-    if denoiser:
-        _measure_one(existing(outputs, run, device, seed), denoiser, as_json)
+    Shown are the similarity of their samples, beside that of samples from different noise, and how far apart the two
+    denoisers are as functions.
+    """
+    workspace = existing(outputs, run, device)
+    if first is None:
+        _measure(workspace, sizes, ("sample", "compare"), jobs, as_json, "similarity")
         return
-    _measure(outputs, run, device, seed, sizes, ("psnr", "references"), jobs, as_json, "psnr")
+    if second is None or sizes:
+        raise ConfigError("memgen compare takes two names of subjects and no --n, or --n alone.")
+    from memgen.cli import terminal
+    from memgen.experiment import make, measure, tasks
+    from memgen.findings import pairs
+
+    for name in (first, second):
+        make.require_denoiser(workspace, name)
+    with prepared(workspace), tasks.threads(workspace.settings.compute.threads):
+        total = workspace.settings.sample.n_samples
+        for name in (first, second):
+            with terminal.bar(f"sampling {name}") as progress:
+                make.sample_subject(workspace, name, lambda ended, _: progress(ended, total))
+        similar = measure.compare_samples(workspace, first, second)
+        apart = measure.measure_distances(workspace, first, second)
+    found = pairs.summarize(similar, apart, workspace.settings.seed)
+    columns = ["", "estimate", "low", "high", "n", "unit"]
+    rows = [[name, row.estimate, row.low, row.high, row.n, row.unit] for name, row in found.items()]
+    terminal.table(f"{first} and {second}, with 95 % intervals", columns, rows)
+    path = workspace.run.table_path("similarity", runs.pair_key(first, second))
+    finish(as_json, path, summary={name: asdict(row) for name, row in found.items()})
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
+def psnr(
+    sizes: Sizes = None,
+    subject: SubjectName = None,
+    outputs: Outputs = runs.OUTPUTS,
+    run: RunName = None,
+    device: Device = "auto",
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Measure denoising PSNR against noise level, on training images and on held-out images."""
+    workspace = existing(outputs, run, device)
+    if subject is None:
+        _measure(workspace, sizes, ("psnr", "references"), jobs, as_json, "psnr")
+    elif sizes:
+        raise ConfigError("--subject names one subject. Leave out --n, or leave out --subject.")
+    else:
+        _measure_one(workspace, subject, as_json)
+
+
+@app.command(rich_help_panel=PANEL)
 def basis(
-    images: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Your own clean images (a picture, a folder of them, or an array file); held-out ones if absent."
-        ),
-    ] = None,
-    sizes: Size = None,
-    denoiser: Annotated[
-        str | None, typer.Option(help="Name of one imported denoiser, instead of the two models of an N.")
-    ] = None,
+    images: OwnImages = None,
+    sizes: Sizes = None,
+    subject: SubjectName = None,
     sigmas: Annotated[
         list[float] | None,
-        typer.Option("--sigma", help="Noise level, pixel units; may be repeated. Those of the run if absent."),
+        typer.Option(
+            "--sigma",
+            help="Noise level in pixel units, where pixels lie in [0, 1]. May be given several times. Default: the "
+            "noise levels in the settings.",
+        ),
     ] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
-    seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Take the Jacobians of both models of an N apart: the basis in which each shrinks a noisy image.
+    """Analyze the Jacobians of both models trained on N images: the basis in which each shrinks a noisy image.
 
-    Near a noisy image a denoiser multiplies the image's coefficients in a basis of its own, the eigenvectors of its
-    Jacobian, by shrinkage factors, the eigenvalues. Shown are how many dimensions are kept (the trace); whether the
-    model could be a posterior mean at all (asymmetry and negative eigenvalues, both 0 for one); what the trace says of
-    the error (Stein's estimate and sigma^2 tr J / d, over the true one); and how far its basis is that of its twin, of
-    slow cosines, or of the principal components of all training images, beside what random bases would give.
+    Near a noisy image, a denoiser acts as its Jacobian. It multiplies each coefficient of the image in the basis of the
+    Jacobian's eigenvectors by the eigenvalue, which is a shrinkage factor. The command shows how many dimensions are
+    kept (the trace), how far the model is from any posterior mean (asymmetry and negative eigenvalues, which are 0 for
+    a posterior mean), how well the trace predicts the error (Stein's estimate, and sigma^2 tr J / d), and how much the
+    basis has in common with that of the other model, with slow cosines and with the principal components of the
+    training images. The value that a random basis would give stands beside each.
 
-    Models that generalize share their basis; models that memorized different images do not. How many images is set when
-    the run is made (--set basis.n_images=16). Of images of more than 6,400 numbers the basis.vectors largest
-    eigenvalues are found, and sums over all of them are estimated. It is no part of a sweep; afterwards memgen report
-    --sweep shows the eigenvectors. Those of your own images are drawn at once, under report/figures/.
+    Models that generalize share their basis. Models that have memorized different images do not.
+
+    The held-out images are analyzed, or your own if you give any. Their number is fixed when the run is made, for
+    example with --set basis.n_images=16. For images of more than 6,400 numbers, the largest eigenvalues are found
+    (basis.vectors of them), and sums over all eigenvalues are estimated. A sweep does not include this command.
+    Afterwards, memgen report --sweep shows the eigenvectors; those at your own images are drawn under report/figures/.
     """
     import pyarrow as pa
 
     from memgen.cli import terminal
-    from memgen.experiment import geometry, present, tasks
+    from memgen.experiment import geometry, present, subjects, tasks
     from memgen.findings.bases import readings
 
-    workspace = existing(outputs, run, device, seed)
+    workspace = existing(outputs, run, device)
     levels = sorted(set(sigmas or workspace.settings.basis.sigmas))
-    models = _twins(workspace, sizes, denoiser)
+    models = _models(workspace, sizes, subject)
     measured, drawn = [], []
     with prepared(workspace), tasks.threads(workspace.settings.compute.threads):
-        own = None if images is None else _read_queries(workspace, images)
+        own = None if images is None else subjects.prepared(workspace, images).images
         for (label, names), sigma in itertools.product(models, levels):
             with terminal.bar(f"{label}, sigma {sigma:g}: Jacobians") as progress:
                 measured.append(geometry.measure_basis(workspace, names, sigma, own, progress)[1])
@@ -210,47 +231,45 @@ def basis(
     finish(as_json, path, readings=[asdict(reading) for reading in found])
 
 
-def _twins(workspace: "Workspace", sizes: list[int] | None, denoiser: str | None) -> list[tuple[str, tuple[str, ...]]]:
-    """What both models of each N and training seed asked for, or one imported denoiser, are called; and their names."""
+def _models(workspace: "Workspace", sizes: list[int] | None, subject: str | None) -> list[tuple[str, tuple[str, ...]]]:
+    """Label and names of the two models of each N and training seed asked for, or of one imported denoiser."""
     from memgen.base.wording import subject_label
+    from memgen.experiment import make
 
-    if denoiser is None:
+    if subject is None:
         pairs = {(cell.n_train, min(cell, cell.twin)) for cell in choose_cells(workspace, sizes, None, trained=True)}
         return [(subject_label("cell", n, None), (cell.name, cell.twin.name)) for n, cell in sorted(pairs)]
-    if sizes or runs.Cell.parse(denoiser):
+    identity = make.require_denoiser(workspace, subject).identity
+    if sizes or identity.role == "cell":
         raise ConfigError(
-            f"--denoiser {denoiser}: expected an imported denoiser, and no --n; for trained ones give --n alone."
+            f"--subject {subject}: expected an imported denoiser and no --n. For trained models give --n alone."
         )
-    return [(subject_label("imported", None, denoiser), (denoiser,))]
+    return [(subject_label("imported", None, subject), (subject,))]
 
 
 def _measure(
-    outputs: Path,
-    run: str | None,
-    device: str,
-    seed: int | None,
+    workspace: "Workspace",
     sizes: list[int] | None,
     verbs: tuple["Verb", ...],
     jobs: int | None,
     as_json: bool,
     kind: str,
 ) -> None:
+    """Take steps on the cells of some sizes, and print those quantities that come of them."""
     from memgen.cli import terminal
-    from memgen.experiment import present
+    from memgen.experiment import present, tasks
 
-    workspace = existing(outputs, run, device, seed)
     cells = choose_cells(workspace, sizes, None, trained=True)
-    execute(workspace, cells, verbs, jobs)
+    execute(workspace, tasks.tasks(cells, verbs), jobs)
     wanted = {cell.n_train for cell in cells}
     found = [row for row in present.summary(workspace).to_pylist() if row["n_train"] in wanted]
     shown = [row for row in found if row["estimate"] is not None and row["quantity"] in _QUANTITIES[kind]]
-    columns = ["n_train", "quantity", "estimate", "low", "high", "n", "unit"]
-    terminal.table("medians and means, with 95 % intervals", columns, [[row[key] for key in columns] for row in shown])
+    terminal.say_estimates(shown)
     finish(as_json, workspace.run.path / "tables" / kind, summary=shown)
 
 
 def _measure_one(workspace: "Workspace", name: str, as_json: bool) -> None:
-    """PSNR of one denoiser, by noise level."""
+    """Measure the PSNR of one denoiser, and print it by noise level."""
     import numpy as np
 
     from memgen.cli import terminal
@@ -269,35 +288,73 @@ def _measure_one(workspace: "Workspace", name: str, as_json: bool) -> None:
     finish(as_json, path, curve=[dict(zip(columns, row, strict=True)) for row in means])
 
 
+@app.command("peers", rich_help_panel=PANEL)
+def peers_(
+    sizes: Sizes = None,
+    subject: SubjectName = None,
+    outputs: Outputs = runs.OUTPUTS,
+    run: RunName = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Apply the rules that other groups use to call samples copies, such as the 1/3 rule.
+
+    Beside each value stands that of held-out images, which nobody has copied. The rules have fixed thresholds, so their
+    error rates depend on the images; memgen verdict controls its own.
+    """
+    from memgen.cli import terminal
+    from memgen.experiment import measure, tasks
+    from memgen.measures import peers
+
+    workspace = existing(outputs, run, device)
+    names = choose_subjects(workspace, sizes, None, subject)
+    titles = {found.NAME: found.TITLE for found in peers.all_measures()}
+    with prepared(workspace), tasks.threads(workspace.settings.compute.threads):
+        rows = [row for name in names for row in measure.measure_peers(workspace, name).to_pylist()]
+    shown = [
+        [
+            row["subject"],
+            titles[row["measure"]],
+            _interval(row["estimate"], row["low"], row["high"]),
+            _interval(row["held_out"], row["held_out_low"], row["held_out_high"]),
+        ]
+        for row in rows
+    ]
+    columns = ["subject", "measure", "samples", "held-out images"]
+    terminal.table("measures of other groups, with 95 % intervals", columns, shown)
+    finish(as_json, workspace.run.path / "tables" / "peers", peers=rows)
+
+
 _QUANTITIES = {
     "similarity": ("cross_same", "cross_different", "cross_minus_null", "train_train", "disagreement", "bits"),
     "psnr": ("psnr_gap", "to_linear", "to_optimum"),
 }
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def calibrate(
     n_train: OneSize = None,
     repeats: Annotated[
-        int | None, typer.Option(min=2, help="Redraws of the images; 20 if absent. More go on from fewer.")
+        int | None,
+        typer.Option(min=2, help="How often the images are redrawn (20). A larger number continues a smaller one."),
     ] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
-    seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Try the test for copies on the run's own images: sample sets whose answer is known must be read as what they are.
+    """Check the test for copies on the run's own images, with sample sets whose answer is known.
 
-    Size (nothing is found where nothing is copied), power (how much of planted copies is found) and the coverage of
-    intervals, at one N. The report carries the result.
+    The command measures how often the test finds something where nothing was copied (its size), how many of the planted
+    copies it finds (its power), and how often its intervals contain the truth, all at one N. The report carries the
+    result.
     """
     from memgen.cli import terminal
     from memgen.experiment import measure, tasks
     from memgen.findings import calibration
     from memgen.measures.copies import controls
 
-    workspace = existing(outputs, run, device, seed)
+    workspace = existing(outputs, run, device)
     size = n_train or largest_size(workspace)
     with (
         prepared(workspace),
@@ -311,28 +368,28 @@ def calibrate(
     finish(as_json, path, n_train=size, readings=[asdict(each) for each in summaries])
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def slopes(
-    low_db: Annotated[float, typer.Option(help="Least input PSNR of the range, dB.")] = 0.0,
+    low_db: Annotated[float, typer.Option(help="Lowest input PSNR of the range, in dB.")] = 0.0,
     high_db: Annotated[
-        float, typer.Option(help="Largest input PSNR of the range, dB; the paper's are 0 and 34.")
+        float, typer.Option(help="Highest input PSNR of the range, in dB. The range in the paper is 0 to 34.")
     ] = 34.0,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
-    seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the slope of output over input PSNR with theory, an oracle in wavelets, and wavelet thresholding.
+    """Measure how fast output PSNR rises with input PSNR, and compare the slope with theory and with wavelets.
 
-    Of every denoiser of the run, on held-out images. On generated manifolds also the gain in PSNR. The report carries
-    the result.
+    The slope is measured for every denoiser of the run, on held-out images. It stands beside the slopes of an oracle
+    that shrinks wavelet coefficients and of wavelet thresholding. On generated manifolds the gain in PSNR is measured
+    too. The report carries the result.
     """
     from memgen.cli import terminal
     from memgen.experiment import present, tasks
     from memgen.findings.slopes import label
 
-    workspace = existing(outputs, run, device, seed)
+    workspace = existing(outputs, run, device)
     with (
         prepared(workspace),
         tasks.threads(workspace.settings.compute.threads),
@@ -342,15 +399,15 @@ def slopes(
     wanted = {
         "mean PSNR (dB)": ("level_db", "level_low", "level_high"),
         "slope": ("slope", "low", "high"),
-        "theory": ("theory",),
-        "slope over the oracle's": _OVER_ORACLE,
+        "slope in theory": ("theory",),
+        "slope minus the oracle's": _OVER_ORACLE,
     }
     if any(row["gain_theory"] for row in found):
-        wanted |= {"gain (dB)": ("gain_db", "gain_low", "gain_high"), "theory (dB)": ("gain_theory",)}
+        wanted |= {"gain (dB)": ("gain_db", "gain_low", "gain_high"), "gain in theory (dB)": ("gain_theory",)}
     rows = [[label(row), *(_interval(*(row[key] for key in keys)) for keys in wanted.values())] for row in found]
     span = f"{found[0]['low_db']:.1f} to {found[0]['high_db']:.1f} dB, {found[0]['n_levels']} noise levels"
-    title = f"slope of output over input PSNR on held-out images, {span}, with 95 % intervals"
-    terminal.table(title, ["subject", *wanted], rows)
+    title = f"slope of output PSNR against input PSNR on held-out images, {span}, with 95 % intervals"
+    terminal.table(title, ["denoiser", *wanted], rows)
     finish(as_json, workspace.run.table_path("slopes", "slopes"), slopes=found)
 
 

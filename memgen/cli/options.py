@@ -1,44 +1,66 @@
-"""Options that several commands share."""
+"""Options that several commands share: each is declared once, with its help."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
-
-
-_RUN, _SETTINGS = "Which run", "New run"
+_RUN, _SETTINGS = "Which run", "Settings of a new run"
 Outputs = Annotated[Path, typer.Option(help="Folder that holds the runs.", rich_help_panel=_RUN)]
 RunName = Annotated[
-    str | None, typer.Option("--run", help="Name of the run; the newest if absent.", rich_help_panel=_RUN)
+    str | None, typer.Option("--run", help="Name of the run. Default: the newest run.", rich_help_panel=_RUN)
 ]
 NewName = Annotated[
     str | None,
-    typer.Option("--run", help="Name of the run, new or not; made from the settings if absent.", rich_help_panel=_RUN),
+    typer.Option(
+        "--run",
+        help="Name of the run. A run of this name is continued if it exists. Default: a name made from the settings.",
+        rich_help_panel=_RUN,
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0; auto = cuda where there is one.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of split and noise; that of the run if absent.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON.")]
+Device = Annotated[
+    str, typer.Option(help="Where networks run: auto, cpu, cuda or cuda:0. auto uses a CUDA device if there is one.")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of the split and of the noise. Default: 0.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result on standard output as JSON.")]
 Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="TOML file of settings (see configs/).", rich_help_panel=_SETTINGS)
+    Path | None,
+    typer.Option("--config", "-c", help="TOML file of settings; see the folder configs/.", rich_help_panel=_SETTINGS),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="One setting, such as train.images_seen=4096; may be repeated.", rich_help_panel=_SETTINGS
+        "--set",
+        help="One setting, such as train.images_seen=4096. May be given several times.",
+        rich_help_panel=_SETTINGS,
     ),
 ]
 DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Read the images, show settings, time and disk needed; write nothing.",
+        help="Read the images and show the settings and the time and disk space needed, but write nothing.",
         rich_help_panel=_SETTINGS,
     ),
 ]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Worker processes; as many as CPU cores if absent, 1 on a GPU.")]
-Size = Annotated[list[int] | None, typer.Option("--n", help="Training-set size N; may be repeated. Largest if absent.")]
-OneSize = Annotated[int | None, typer.Option("--n", help="Training-set size N; the largest if absent.")]
-Part = Annotated[str | None, typer.Option(help="Part a or b; both if absent.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Number of worker processes. Default: one for each CPU core, or 1 on a GPU.")
+]
+Sizes = Annotated[
+    list[int] | None,
+    typer.Option("--n", min=1, help="Training-set size N. May be given several times. Default: the largest trained N."),
+]
+EverySize = Annotated[
+    list[int] | None,
+    typer.Option("--n", min=1, help="Training-set size N. May be given several times. Default: every N."),
+]
+OneSize = Annotated[int | None, typer.Option("--n", min=1, help="Training-set size N. Default: the largest trained N.")]
+Part = Annotated[str | None, typer.Option(help="Half of the images, a or b. Default: both.")]
+SubjectName = Annotated[
+    str | None,
+    typer.Option("--subject", help="Name of one subject, trained or imported; memgen subjects lists them."),
+]
+OwnImages = Annotated[
+    Path | None,
+    typer.Argument(help="Your own images: a picture, a folder of pictures, or an array file."),
+]

@@ -7,14 +7,14 @@ import typer
 import memgen
 
 _EXIT_CODES = (
-    "Exit codes: 0 done, 1 other error, 2 wrong usage or settings, 3 unusable data, 4 run missing, locked or "
-    "incomplete, 5 disk full or not writable, 130 interrupted."
+    "Exit codes: 0 success; 1 any other error; 2 wrong usage or settings; 3 unusable data; 4 a run that is missing, "
+    "locked or incomplete; 5 disk full or not writable; 130 interrupted."
 )
 app = typer.Typer(
     help="Does an image denoiser or diffusion model memorize its training set, or generalize?\n\n"
-    "Commands work on a run, a directory under outputs/: the newest one, or the one named by --run. "
-    "Start with `memgen demo`, or with `memgen data import FOLDER`. A command that was interrupted goes on where it "
-    "was when it is given again.",
+    "Every command works on a run, which is a directory under outputs/: the newest run, or the one named with --run. "
+    "Start with `memgen demo`, or bring your own images in with `memgen data import FOLDER`. If a command is "
+    "interrupted, give it again: it continues where it stopped.",
     epilog=_EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode="markdown",  # which lets paragraphs flow
@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Import, inspect and split the images of a run.", no_args_is_help=True)
 runs_app = typer.Typer(help="List, show and remove runs.", no_args_is_help=True)
+app.add_typer(data_app, name="data", rich_help_panel="Images and runs")
+app.add_typer(runs_app, name="runs", rich_help_panel="Images and runs")
 
 
 def _version(value: bool) -> None:
@@ -34,7 +36,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """See the help given to Typer above."""

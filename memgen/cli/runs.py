@@ -1,21 +1,14 @@
 """Commands that list, show and remove runs."""
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from memgen.cli.options import (
-    Json,
-    Outputs,
-)
-from memgen.cli.shared import finish
-from memgen.experiment import runs
-
-if TYPE_CHECKING:
-    pass
+from memgen.cli.options import Json, Outputs
 from memgen.cli.root import runs_app
-from memgen.cli.shared import flat_rows
+from memgen.cli.shared import finish, flat_rows
+from memgen.experiment import runs
 
 
 @runs_app.command("list")
@@ -40,17 +33,17 @@ def runs_list(outputs: Outputs = runs.OUTPUTS, as_json: Json = False) -> None:
 
 @runs_app.command("show")
 def runs_show(
-    run: Annotated[str | None, typer.Argument(help="Name of the run; the newest if absent.")] = None,
+    run: Annotated[str | None, typer.Argument(help="Name of the run. Default: the newest run.")] = None,
     outputs: Outputs = runs.OUTPUTS,
     as_json: Json = False,
 ) -> None:
-    """Show a run's manifest, and how many rows its tables have."""
+    """Show the manifest of a run, and the number of rows in each of its tables."""
     from memgen.base import schemas
     from memgen.cli import terminal
 
     found = runs.find(outputs, run)
     manifest = found.manifest | {
-        "rows": {kind: found.table(kind).num_rows for kind in schemas.SCHEMAS if kind != "images"}
+        "rows": {kind: found.table(kind).num_rows for kind in schemas.KINDS if kind != "images"}
     }
     if as_json:
         print(json.dumps(manifest, indent=2))
@@ -63,10 +56,10 @@ def runs_show(
 def runs_remove(
     run: Annotated[str, typer.Argument(help="Name of the run.")],
     outputs: Outputs = runs.OUTPUTS,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete a run and all that is in it."""
+    """Delete a run and everything in it."""
     found = runs.find(outputs, run)
     if not yes:
         typer.confirm(f"Delete {found.path} ({runs.size_bytes(found) / 1e6:.1f} MB)?", abort=True)

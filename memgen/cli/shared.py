@@ -1,8 +1,11 @@
-"""What commands share: how a run is opened, how work is done with bars, and how a result is printed."""
+"""What commands share: how a run is opened, how work is done with bars, and how a result is printed.
+
+The heavy imports stand inside the functions, so that `memgen --help` is instant.
+"""
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,50 +17,16 @@ from memgen.experiment import runs
 
 if TYPE_CHECKING:
     from memgen.experiment.settings import RunSettings
-    from memgen.experiment.tasks import Verb
+    from memgen.experiment.tasks import Task, Verb
     from memgen.experiment.workspace import Workspace
 
 
-def execute(workspace: "Workspace", cells: list[runs.Cell], verbs: tuple["Verb", ...], jobs: int | None) -> None:
-    """Run tasks with bars, holding the lock."""
-    from memgen.cli import terminal
-    from memgen.experiment import present, sweep, tasks
-
-    listed = tasks.tasks(cells, verbs)
-
-    def on_pair(name: str) -> str:
-        cell = runs.Cell.parse(f"{name}-a")
-        assert cell is not None
-        medians = present.pair_medians(workspace, cell.n_train, cell.train_seed)
-        return f"median {workspace.settings.search.metric}: " + ", ".join(
-            f"{name} {value:.3f}" for name, value in medians.items()
-        )
-
-    with prepared(workspace), terminal.bars(listed, on_pair) as on_event:
-        sweep.execute(workspace, listed, worker_count(jobs, workspace.device, len(listed)), on_event)
-
-
-def largest_size(workspace: "Workspace") -> int:
-    """The largest N that was trained, or else that of the settings; printed."""
-    trained = [cell.n_train for cell in workspace.run.cells()]
-    found = max(trained or workspace.settings.sweep.n_train)
-    note(f"N = {found}")
-    return found
-
-
-def flat_rows(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
-    """The leaves of a JSON value, each with its dotted key."""
-    rows: list[list[str]] = []
-    for key, value in values.items():
-        rows += (
-            flat_rows(value, f"{prefix}{key}.") if isinstance(value, dict) else [[f"{prefix}{key}", json.dumps(value)]]
-        )
-    return rows
+# ------------------------------------------------------------------------------------------------- opening a run
 
 
 @dataclass(frozen=True)
 class New:
-    """What a command that may start a run was given."""
+    """What was given to a command that may start a run."""
 
     outputs: Path
     run: str | None
@@ -76,11 +45,11 @@ class New:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing was said about the settings."""
+        """Whether no setting was given."""
         return self.config is None and not self.overrides and self.seed is None
 
     def open(self) -> "Workspace":
-        """The run asked for, with the sizes and seeds of its sweep extended, or a new one."""
+        """The run asked for, with the sizes and seeds of its sweep extended, or a new run."""
         from memgen.base import config
         from memgen.experiment.settings import RunSettings
         from memgen.experiment.workspace import Workspace
@@ -95,7 +64,7 @@ class New:
             return Workspace(run, settings, device)
         workspace = Workspace.of(runs.find(self.outputs, name), device)
         note(f"run {workspace.run.path}")
-        return workspace if self.plain else extended(workspace, settings)
+        return workspace if self.plain else workspace.extended(settings)
 
 
 def _default_name(config: Path | None, settings: "RunSettings", default: "RunSettings") -> str:
@@ -107,47 +76,12 @@ def _default_name(config: Path | None, settings: "RunSettings", default: "RunSet
     return f"{config.stem if config else 'run'}-{files.digest_json(settings.model_dump(mode='json'))[:6]}"
 
 
-def extended(workspace: "Workspace", settings: "RunSettings") -> "Workspace":
-    """The workspace with the sizes and training seeds of `settings` added; all other settings must be equal."""
-    from memgen.experiment.workspace import Workspace, has_data
-
-    old, new = workspace.settings.model_dump(mode="json"), settings.model_dump(mode="json")
-    differing = [key for key in _differences(old, new) if not key.startswith("sweep.")]
-    if differing:
-        raise ConfigError(
-            f"{workspace.run.path} was made with other settings: {'; '.join(differing)}. A run has one configuration "
-            f"(only sweep.n_train and sweep.train_seeds may grow): choose another --run name for a new one."
-        )
-    grown = {key: sorted({*old["sweep"][key], *new["sweep"][key]}) for key in ("n_train", "train_seeds")}
-    if grown != old["sweep"]:
-        with workspace.run.working():
-            if has_data(workspace.run):
-                workspace.split.train("a", max(grown["n_train"]))  # says what is missing before anything is written
-            workspace.run.update(config=old | {"sweep": grown})
-    return Workspace.of(workspace.run, workspace.device)
-
-
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            text
-            for name in {**old, **new}
-            for text in _differences(old.get(name), new.get(name), f"{key}.{name}".strip("."))
-        ]
-    return [] if old == new else [f"{key} = {old}, asked for {new}"]
-
-
-def existing(outputs: Path, name: str | None, device: str, seed: int | None) -> "Workspace":
+def existing(outputs: Path, name: str | None, device: str = "cpu") -> "Workspace":
     """The workspace of an existing run."""
     from memgen.experiment.workspace import Workspace
 
     workspace = Workspace.of(runs.find(outputs, name), choose_device(device))
     note(f"run {workspace.run.path}")
-    if seed not in (None, workspace.settings.seed):
-        raise ConfigError(
-            f"{workspace.run.path} has seed {workspace.settings.seed}, asked for {seed}. A run has one seed: start "
-            f"another with memgen sweep --seed {seed}."
-        )
     return workspace
 
 
@@ -155,7 +89,7 @@ def choose_device(asked: str) -> str:
     """The device asked for; auto is cuda where there is one.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: the device is not there.
     """
     import torch
 
@@ -165,45 +99,8 @@ def choose_device(asked: str) -> str:
         if torch.empty(1, device=asked).device.type not in ("cpu", "cuda"):
             raise RuntimeError("memgen computes on cpu and cuda only.")
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {asked}: {first_line(error)}. Use --device cpu, or auto.") from error
+        raise ConfigError(f"--device {asked}: {first_line(error)}. Use --device cpu or --device auto.") from error
     return asked
-
-
-def worker_count(asked: int | None, device: str, count: int) -> int:
-    """Worker processes for so many tasks: as asked, or one a CPU core, or one on an accelerator."""
-    import os
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(asked or (cores if device == "cpu" else 1), max(1, count))
-
-
-def choose_cells(workspace: "Workspace", sizes: list[int] | None, part: str | None, trained: bool) -> list[runs.Cell]:
-    """The cells asked for, among those trained or all of the settings; the largest N if none is named."""
-    if part not in (None, "a", "b"):
-        raise ConfigError(f"--part {part}: expected a or b.")
-    known = workspace.run.cells() if trained else workspace.settings.cells
-    if not known:
-        raise RunError(
-            f"{workspace.run.path} has no trained denoisers. Train some: memgen train --run {workspace.run.name}."
-        )
-    wanted = set(sizes) if sizes else {max(cell.n_train for cell in known)}
-    missing = wanted - {cell.n_train for cell in known}
-    if missing:
-        have = ", ".join(map(str, sorted({cell.n_train for cell in known})))
-        raise RunError(f"{workspace.run.path} has no N = {', '.join(map(str, sorted(missing)))}; it has N = {have}.")
-    chosen = [cell for cell in known if cell.n_train in wanted and part in (None, cell.part)]
-    note(f"N = {', '.join(map(str, sorted(wanted)))}")
-    return chosen
-
-
-def note(text: str) -> None:
-    """Print a line on stderr."""
-    print(text, file=sys.stderr)
-
-
-def finish(as_json: bool, path: Path, **result: Any) -> None:
-    """The last line on stdout: the path written, or the whole result as JSON."""
-    print(json.dumps({"path": str(path), **result}, indent=2, default=str) if as_json else path)
 
 
 @contextmanager
@@ -212,7 +109,7 @@ def prepared(workspace: "Workspace") -> Iterator[dict[str, Any]]:
     from memgen.experiment.workspace import has_data
 
     if workspace.settings.search.backend == "auto" and find_spec("faiss") is None:
-        note("FAISS is not installed: PyTorch searches, with the same result. For FAISS: pip install 'memgen[cpu]'")
+        note("FAISS is not installed, so PyTorch searches, with the same result. To add it: pip install 'memgen[cpu]'")
     try:
         with workspace.run.working():
             yield _import(workspace)
@@ -233,8 +130,118 @@ def _import(workspace: "Workspace") -> dict[str, Any]:
     with terminal.bar("importing images") as progress:
         counts = make.import_data(workspace, progress)
     note(
-        f"{counts['images']:,} images of {'x'.join(map(str, counts['image_shape']))} from {counts['source']}; "
-        f"{counts['skipped']:,} files skipped, {counts['near_duplicates_removed']:,} near-duplicates removed; "
-        f"a {counts['a']:,}, b {counts['b']:,}, holdout {counts['holdout']:,}"
+        f"{counts['images']:,} images of {'x'.join(map(str, counts['image_shape']))} from {counts['source']}: "
+        f"{counts['a']:,} in part a, {counts['b']:,} in part b, {counts['holdout']:,} held out. "
+        f"Skipped files: {counts['skipped']:,}. Near-duplicates removed: {counts['near_duplicates_removed']:,}."
     )
     return counts
+
+
+# ------------------------------------------------------------------------------------------------- doing work
+
+
+def execute(workspace: "Workspace", listed: "list[Task]", jobs: int | None) -> None:
+    """Do tasks with bars, holding the lock."""
+    from memgen.cli import terminal
+    from memgen.experiment import present, sweep
+
+    def on_pair(names: Sequence[str]) -> str:
+        medians = present.pair_medians(workspace, names)
+        return f"median {workspace.settings.search.metric}: " + ", ".join(
+            f"{name} {value:.3f}" for name, value in medians.items()
+        )
+
+    with prepared(workspace), terminal.bars(listed, on_pair) as on_event:
+        sweep.execute(workspace, listed, worker_count(jobs, workspace.device, len(listed)), on_event)
+
+
+def tasks_of(workspace: "Workspace", names: Sequence[str], verbs: "Sequence[Verb]") -> "list[Task]":
+    """The steps to take on subjects of the run, whether cells or imported."""
+    from memgen.experiment import subjects, tasks
+
+    found = [subjects.find(workspace, name).record for name in names]
+    cells = [subjects.cell_of(record) for record in found if record.identity.role == "cell"]
+    imported = [record for record in found if record.identity.role != "cell"]
+    return tasks.tasks(cells, verbs) + tasks.imported_tasks(imported, verbs)
+
+
+def worker_count(asked: int | None, device: str, count: int) -> int:
+    """Worker processes for so many tasks: as asked, or one for each CPU core, or one on an accelerator."""
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(asked or (cores if device == "cpu" else 1), max(1, count))
+
+
+# ------------------------------------------------------------------------------------------------- choosing subjects
+
+
+def check_part(part: str | None) -> None:
+    """Check that a part is one of the halves of the images.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if part not in (None, "a", "b"):
+        raise ConfigError(f"--part {part}: expected a or b.")
+
+
+def choose_cells(workspace: "Workspace", sizes: list[int] | None, part: str | None, trained: bool) -> list[runs.Cell]:
+    """The cells asked for, among those that are trained or all of the settings; by default those of the largest N."""
+    check_part(part)
+    known = workspace.run.cells() if trained else workspace.settings.cells
+    if not known:
+        raise RunError(
+            f"{workspace.run.path} has no trained models. Train some with: memgen train --run {workspace.run.name}"
+        )
+    wanted = set(sizes) if sizes else {max(cell.n_train for cell in known)}
+    missing = wanted - {cell.n_train for cell in known}
+    if missing:
+        have = ", ".join(map(str, sorted({cell.n_train for cell in known})))
+        raise RunError(f"{workspace.run.path} has no N = {', '.join(map(str, sorted(missing)))}; it has N = {have}.")
+    chosen = [cell for cell in known if cell.n_train in wanted and part in (None, cell.part)]
+    note(f"N = {', '.join(map(str, sorted(wanted)))}")
+    return chosen
+
+
+def choose_subjects(
+    workspace: "Workspace", sizes: list[int] | None, part: str | None, subject: str | None
+) -> list[str]:
+    """Names of the subjects asked for: one by its name, or the trained cells of some sizes."""
+    from memgen.experiment import subjects
+
+    if subject is None:
+        return [cell.name for cell in choose_cells(workspace, sizes, part, trained=True)]
+    if sizes or part:
+        raise ConfigError("--subject names one subject. Leave out --n and --part, or leave out --subject.")
+    return [subjects.find(workspace, subject).name]
+
+
+def largest_size(workspace: "Workspace") -> int:
+    """The largest N that was trained, or else the largest in the settings; printed."""
+    trained = [cell.n_train for cell in workspace.run.cells()]
+    found = max(trained or workspace.settings.sweep.n_train)
+    note(f"N = {found}")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- printing
+
+
+def flat_rows(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
+    """The leaves of a JSON value, each with its dotted key."""
+    rows: list[list[str]] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        rows += flat_rows(value, f"{name}.") if isinstance(value, dict) else [[name, json.dumps(value)]]
+    return rows
+
+
+def note(text: str) -> None:
+    """Print a line on standard error."""
+    print(text, file=sys.stderr)
+
+
+def finish(as_json: bool, path: Path, **result: Any) -> None:
+    """Print the last line on standard output: the path written, or the whole result as JSON."""
+    print(json.dumps({"path": str(path), **result}, indent=2, default=str) if as_json else path)

@@ -53,25 +53,27 @@ class Bars:
     Args:
         progress: what draws them; None prints a line for each finished task instead.
         listed: the tasks.
-        on_pair: gives the line to print when the comparison of a pair is finished.
+        on_pair: gives the line to print when the comparison of a pair is finished, from the names of both.
     """
 
-    def __init__(self, progress: Progress | None, listed: Sequence[Task], on_pair: Callable[[str], str]) -> None:
+    def __init__(
+        self, progress: Progress | None, listed: Sequence[Task], on_pair: Callable[[Sequence[str]], str]
+    ) -> None:
         self._progress, self._on_pair = progress, on_pair
-        self._last = {task.name: task.verbs[-1] for task in listed}
+        self._tasks = {task.name: task for task in listed}
         self._bars: dict[str, TaskID] = {}
         self._all = progress.add_task("all cells", total=len(listed), note="") if progress else None
         self._finished, self._total = 0, len(listed)
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
-        ended = event.done == event.total == 1 and event.verb == self._last[event.task]
+        ended = event.done == event.total == 1 and event.verb == self._tasks[event.task].verbs[-1]
         if self._progress:
             self._draw(self._progress, event, ended)
         if ended:
             self._finished += 1
             if event.verb == "compare":
-                console.print(f"  [bold]{event.task}[/bold]  {self._on_pair(event.task)}")
+                console.print(f"  [bold]{event.task}[/bold]  {self._on_pair(self._tasks[event.task].subjects)}")
             elif not self._progress:
                 console.print(f"  {event.task} done ({self._finished} of {self._total})")
 
@@ -93,7 +95,7 @@ class Bars:
 
 
 @contextmanager
-def bars(listed: Sequence[Task], on_pair: Callable[[str], str]) -> Iterator[Bars]:
+def bars(listed: Sequence[Task], on_pair: Callable[[Sequence[str]], str]) -> Iterator[Bars]:
     """Bars for the tasks of a sweep."""
     if not console.is_terminal:
         yield Bars(None, listed, on_pair)
@@ -129,26 +131,31 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], not
     console.print(drawn)
 
 
-_SHOWN = {
-    "nearest_own": "to train\n(held-out)",
-    "cross_same": "A to B\n(other noise)",
-    "memorized_fraction": "memorized\nfraction",
-    "psnr_gap": "PSNR gap\n(dB)",
-    "bits": "bits per\ndimension",
-    "to_linear": "over best\nlinear (dB)",
-}
+_SHOWN = ("nearest_own", "cross_same", "memorized_fraction", "psnr_gap", "bits", "to_linear")
 _NULLS = {"nearest_own": "nearest_holdout_to_train", "cross_same": "cross_different"}
 
 
 def say(found: Verdict, summary: pa.Table) -> None:
-    """Print a verdict: the numbers of each N with their intervals, the headline, and the sentences."""
+    """Print a verdict: the estimates with their intervals, the headline, and the sentences.
+
+    Args:
+        found: the verdict.
+        summary: the TRANSITION table that it is about.
+    """
     rows = transition.estimates(summary)
-    title = "medians and means, with 95 % intervals, and (what they are judged against)"
-    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for column in ("N", *_SHOWN.values(), "verdict"):
-        drawn.add_column(column, justify="left" if column == "verdict" else "right")
+    measured = [name for name in _SHOWN if any(rows[each.key, name].estimate is not None for each in found.paragraphs)]
+    nulls = [transition.QUANTITIES[_NULLS[quantity]].name for quantity in measured if quantity in _NULLS]
+    drawn = Table(box=box.SIMPLE_HEAD, title="Estimates with their 95 % intervals", title_justify="left")
+    drawn.padding = (0, 0, 0, 1)  # so that every interval fits into a line
+    drawn.caption, drawn.caption_justify = f"In brackets: {'; '.join(nulls)}." if nulls else None, "left"
+    drawn.add_column("N", justify="right", overflow="fold")
+    for quantity in measured:
+        unit = {rows[paragraph.key, quantity].unit for paragraph in found.paragraphs} & {"dB", "bits per dimension"}
+        head = ", ".join((transition.QUANTITIES[quantity].name, *unit))
+        drawn.add_column(head, justify="right", min_width=13, overflow="fold")
+    drawn.add_column("verdict")
     for paragraph in found.paragraphs:
-        numbers = [_judged(rows, paragraph.key, quantity) for quantity in _SHOWN]
+        numbers = [_judged(rows, paragraph.key, quantity) for quantity in measured]
         head = f"{paragraph.n_train:,}" if paragraph.n_train is not None else escape(paragraph.label)
         drawn.add_row(head, *numbers, _colored(paragraph.regime, paragraph.regime))
     if found.paragraphs:
@@ -163,6 +170,18 @@ def say(found: Verdict, summary: pa.Table) -> None:
         _bullet(escape(sentence))
 
 
+def say_estimates(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows of a TRANSITION table, each with the name of its quantity and its interval."""
+    shown = []
+    for row in rows:
+        found = Estimate.of(row["estimate"], row["low"], row["high"], row["n"], row["unit"])
+        of = row["subject"] if row["n_train"] is None else f"{row['n_train']:,}"
+        name = transition.QUANTITIES[row["quantity"]].name
+        shown.append([of, name, wording.value(found), wording.interval(found), found.n, found.unit])
+    columns = ["N", "quantity", "estimate", "95 % interval", "units", "unit of the estimate"]
+    table("Medians and means", columns, shown)
+
+
 def _colored(text: str, regime: str) -> str:
     return f"[{_COLORS.get(regime, 'bold')}]{text}[/]"
 
@@ -174,58 +193,51 @@ def _judged(rows: Mapping[tuple[Key, str], Estimate], key: Key, quantity: str) -
 
 
 def _cell(found: Estimate, judged_by: str = "") -> str:
-    """An estimate above its interval above what it is judged by, in brackets, where there is such a thing."""
+    """An estimate above its interval, above what it is judged against in brackets where there is such a value."""
     interval = wording.interval(found).replace(", ", ",")
     return "\n".join(filter(None, (wording.value(found), escape(interval), judged_by and f"({judged_by})")))
 
 
-def say_calibration(readings: Sequence[Control], n_train: int) -> None:
-    """Print what the test for copies said of sample sets whose answer is known, and whether it is calibrated."""
-    title = f"the test for copies on sample sets whose answer is known, N = {n_train:,}"
+def say_calibration(controls: Sequence[Control], n_train: int) -> None:
+    """Print what the test for copies found in sample sets with known answers, and whether it is calibrated."""
+    title = f"The test for copies on sample sets with known answers, N = {n_train:,}"
     drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for column in (
-        "control",
-        "copies",
-        "noise",
-        "k_min",
-        "anything\nfound",
-        "false\nshare",
-        "power",
-        "coverage",
-        "band",
-    ):
-        drawn.add_column(column, justify="left" if column in ("control", "band") else "right")
-    for reading in readings:
-        rates = (reading.any_found, reading.false_share, reading.power, reading.covered)
-        planted = "" if reading.share is None else f"{reading.share:.0%} = {reading.copies:.0f}"
-        noise = "" if reading.eps is None else f"{reading.eps:g}"
-        color = {"in": "green", "out": "bold red"}.get(reading.band, "dim")
-        cells = [
-            reading.control,
-            planted,
-            noise,
-            str(reading.k_min),
-            *("" if rate is None else _cell(rate) for rate in rates),
-        ]
-        drawn.add_row(*cells, f"[{color}]{reading.band}[/]")
+    drawn.add_column("control")
+    numbers = ("copies planted", "noise on them", "fewest that can be found", "anything found", "false share", "power")
+    for column in (*numbers, "coverage"):
+        drawn.add_column(column, justify="right", min_width=9)
+    drawn.add_column("as promised")
+    for control in controls:
+        rates = (control.any_found, control.false_share, control.power, control.covered)
+        planted = "" if control.share is None else f"{control.share:.0%} = {control.copies:.0f}"
+        noise = "" if control.eps is None else f"{control.eps:g}"
+        cells = [control.control, planted, noise, str(control.k_min)]
+        cells += ["" if rate is None else _cell(rate) for rate in rates]
+        color = {"in": "green", "out": "bold red"}.get(control.band, "dim")
+        drawn.add_row(*cells, f"[{color}]{_BANDS[control.band]}[/]")
     console.print(drawn)
     console.print(
-        "held-out to correlated: no copies, so nothing may be found; copies: the false share must stay at 5 %; "
+        "The controls from held-out to correlated contain no copies, so that the test should find nothing. In the "
+        "control copies, the false share should be at most 5 %. In the control empirical, every sample should be "
+        "nearest to a training image. The control mirrored shows what a comparison of pixels does not see.\n"
     )
-    console.print("mirrored: what a comparison of pixels cannot see; empirical: every sample must be nearest to T.\n")
-    out = [reading.control for reading in readings if reading.band == "out"]
-    repeats = max(reading.repeats for reading in readings)
-    judged = f"by {repeats} redraws; more (--repeats) make the intervals shorter"
+    out = dict.fromkeys(control.control for control in controls if control.band == "out")
+    repeats = max(control.repeats for control in controls)
+    judged = f"This is judged by {repeats} redraws. More redraws (--repeats) give shorter intervals."
     if out:
-        console.print(f"[bold red]Not calibrated on these images[/]: {', '.join(dict.fromkeys(out))}, {judged}.")
+        console.print(f"[bold red]The test is not calibrated on these images[/] in: {', '.join(out)}. {judged}")
     else:
-        console.print(f"[bold]Calibrated on these images[/], as far as can be told {judged}.")
+        console.print(f"[bold]The test is calibrated on these images.[/] {judged}")
+
+
+_BANDS = {"in": "yes", "out": "no", "none": "not judged"}
 
 
 def say_basis(readings: Sequence[bases.Reading]) -> None:
-    """Print what the Jacobians of each model say, with intervals and what chance gives: a table a noise level."""
+    """Print what the Jacobians of each model show, with intervals and the values of a random basis, by noise level."""
     for sigma, found, measured in bases.by_level(readings):
-        title = f"the basis in which noise of sigma {sigma:g} is shrunk, on {found[0].images} images"
+        images = f"{found[0].images} image{'s' * (found[0].images != 1)}"
+        title = f"The basis in which denoisers shrink noise of standard deviation {sigma:g}, on {images}"
         drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
         drawn.add_column("quantity")
         for reading in found:
@@ -237,12 +249,17 @@ def say_basis(readings: Sequence[bases.Reading]) -> None:
         console.print(drawn)
     unconverged = sum(reading.unconverged for reading in readings)
     if unconverged:
-        console.print(f"[bold red]{unconverged} bases did not converge[/] (table basis_summary: converged, residual).")
-    console.print("Means over images, and both models of an N, with 95 % intervals; (what a random basis would give).")
+        console.print(
+            f"[bold red]{unconverged} bases did not converge.[/] See converged and residual in the table basis_summary."
+        )
+    console.print(
+        "Estimates are means over images and over both models of an N, with 95 % intervals. In brackets: the value of "
+        "a random basis."
+    )
 
 
 def _chance(reading: bases.Reading, name: str) -> str:
-    """What a random basis would give, as people print it; empty where there is no such thing."""
+    """The value of a random basis, as people print it; empty where there is none."""
     chance = reading.chance.get(name)
     return "" if chance is None else wording.number(chance, bases.QUANTITIES[name].unit)
 

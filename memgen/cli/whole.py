@@ -6,18 +6,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memgen.base.errors import ConfigError
-from memgen.cli.options import Config, Device, DryRun, Jobs, Json, NewName, OneSize, Outputs, Overrides, RunName, Seed
-from memgen.cli.shared import New, choose_cells, choose_device, existing, finish, worker_count
+from memgen.cli.options import (
+    Config,
+    Device,
+    DryRun,
+    EverySize,
+    Jobs,
+    Json,
+    NewName,
+    OneSize,
+    Outputs,
+    Overrides,
+    RunName,
+    Seed,
+    SubjectName,
+)
+from memgen.cli.root import app
+from memgen.cli.shared import (
+    New,
+    choose_device,
+    choose_subjects,
+    execute,
+    existing,
+    finish,
+    flat_rows,
+    largest_size,
+    tasks_of,
+    worker_count,
+)
 from memgen.experiment import runs
 
 if TYPE_CHECKING:
     from memgen.experiment.workspace import Workspace
     from memgen.findings.verdict import Verdict
-from memgen.cli.root import app
-from memgen.cli.shared import execute, flat_rows, largest_size
 
 
-@app.command()
+PANEL = "The whole experiment"
+
+
+@app.command(rich_help_panel=PANEL)
 def sweep(
     outputs: Outputs = runs.OUTPUTS,
     run: NewName = None,
@@ -29,15 +56,15 @@ def sweep(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train, sample, search and compare at every N, and write the report.
+    """Run the whole experiment: train, sample, search and compare at every N, and write the report.
 
-    The same command goes on where it was interrupted. With --run, a longer sweep.n_train or sweep.train_seeds extends
-    a run.
+    If the command is interrupted, give it again: it continues where it stopped. To extend a run, name it with --run and
+    give a longer list of sizes or training seeds, for example --set 'sweep.n_train=[1, 16, 256]'.
     """
     _sweep(New(outputs, run, config, overrides, seed, device), jobs, dry_run, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def demo(
     outputs: Outputs = runs.OUTPUTS,
     seed: Seed = None,
@@ -46,7 +73,10 @@ def demo(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """The main job on the embedded images, in minutes on two CPU cores: a sweep with all settings at their defaults."""
+    """Run the whole experiment on the embedded images, with all settings at their defaults.
+
+    It takes some minutes on two CPU cores.
+    """
     _sweep(New(outputs, None, None, None, seed, device), jobs, dry_run, as_json)
 
 
@@ -55,9 +85,9 @@ def _sweep(new: New, jobs: int | None, dry_run: bool, as_json: bool) -> None:
         _estimate(new, jobs, as_json)
         return
     workspace = new.open()
-    from memgen.experiment.tasks import VERBS
+    from memgen.experiment import tasks
 
-    execute(workspace, workspace.settings.cells, VERBS, jobs)
+    execute(workspace, tasks.tasks(workspace.settings.cells), jobs)
     write_report(workspace, as_json)
 
 
@@ -103,63 +133,83 @@ def said(found: "Verdict", summary: Any) -> dict[str, Any]:
     return said | {"summary": summary.to_pylist()}
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def report(
-    every: Annotated[bool, typer.Option("--sweep", help="Report every N of the run, as one page.")] = False,
+    every: Annotated[
+        bool, typer.Option("--sweep", help="Report every N and every imported subject on one page.")
+    ] = False,
     n_train: OneSize = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
-    device: Device = "auto",
-    seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Write the page and the figures of a run, and say the verdict in words."""
-    workspace = existing(outputs, run, device, seed)
+    """Write the page and the figures of a run, and print the verdict.
+
+    Without --sweep, the page is about one N: the largest, or the one given with --n.
+    """
+    workspace = existing(outputs, run)
     if every and n_train:
-        raise ConfigError("--sweep reports every N; leave out --n, or leave out --sweep.")
+        raise ConfigError("--sweep reports every N. Leave out --n, or leave out --sweep.")
     write_report(workspace, as_json, None if every else n_train or largest_size(workspace))
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def verdict(
-    sizes: Annotated[
-        list[int] | None, typer.Option("--n", help="Training-set size N; may be repeated. All trained if absent.")
-    ] = None,
+    sizes: EverySize = None,
+    subject: SubjectName = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
-    seed: Seed = None,
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
-    """Test every sample for copies at a controlled rate, and say what a run's measurements support and no more."""
-    from memgen.cli import terminal
-    from memgen.experiment import present
+    """Test every sample for copies at a controlled rate, and say what the measurements of the run support.
 
-    workspace = existing(outputs, run, device, seed)
-    every = sizes or sorted({cell.n_train for cell in workspace.run.cells()})
-    execute(workspace, choose_cells(workspace, every, None, trained=True), ("sample", "search", "copies"), jobs)
+    What is missing is measured first, for the trained models and for imported subjects: samples are drawn, their
+    nearest training images are searched, and the PSNR of imported denoisers is measured. Without --n and --subject, all
+    subjects are tested.
+    """
+    from memgen.cli import terminal
+    from memgen.experiment import present, subjects
+
+    workspace = existing(outputs, run, device)
+    if sizes or subject:
+        names = choose_subjects(workspace, sizes, None, subject)
+    else:
+        names = [record.identity.subject for record in subjects.records(workspace.run)]
+    cells = [name for name in names if subjects.find(workspace, name).identity.role == "cell"]
+    others = [name for name in names if name not in cells]
+    listed = tasks_of(workspace, cells, ("sample", "search", "copies"))
+    listed += tasks_of(workspace, others, ("sample", "search", "copies", "psnr"))
+    execute(workspace, listed, jobs)
     found = present.find(workspace)
-    rows = [row for row in found.copies.to_pylist() if row["n_train"] in every]
-    columns = [
-        "subject",
-        "answer",
-        "discoveries",
-        "alike",
-        "attached",
-        "k_min",
-        "memorized_fraction",
-        "low",
-        "high",
-        "p",
-    ]
-    title = "training images that samples depend on, and the memorized fraction of each model"
-    terminal.table(title, columns, [[row[key] for key in columns] for row in rows])
-    pairs = [row for row in found.pairs if row["n_train"] in every]
+    rows = [row for row in found.copies.to_pylist() if row["subject"] in names]
+    columns = {
+        "subject": "subject",
+        "answer": "answer",
+        "discoveries": "training images found",
+        "alike": "of these alike",
+        "attached": "further samples",
+        "k_min": "fewest that can be found",
+        "memorized_fraction": "memorized fraction",
+        "low": "low",
+        "high": "high",
+        "p": "p",
+    }
+    title = "training images that samples depend on, and the memorized fraction of each subject"
+    terminal.table(title, list(columns.values()), [[row[key] for key in columns] for row in rows])
+    pairs = [row for row in found.pairs if row["subject"] in names]
     if pairs:
-        columns = ["subject", "sample", "train_id", "source", "correlation", "W"]
+        columns = {
+            "subject": "subject",
+            "sample": "sample",
+            "train_id": "training image",
+            "source": "file",
+            "correlation": "correlation",
+            "W": "depth",
+        }
         title = f"samples and the training images that they depend on, {min(len(pairs), 20)} of {len(pairs)}"
-        terminal.table(title, columns, [[row[key] for key in columns] for row in pairs[:20]])
+        terminal.table(title, list(columns.values()), [[row[key] for key in columns] for row in pairs[:20]])
     terminal.say(found.verdict, found.transition)
     path = workspace.run.path / "tables" / "copies"
     finish(as_json, path, **said(found.verdict, found.transition), copies=rows, pairs=pairs)

@@ -1,4 +1,4 @@
-"""What a sweep is expected to take, from a few steps timed on the spot."""
+"""The expected cost of a sweep, from a few steps that are timed on the spot."""
 
 import time
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ from memgen.models.training import Training, train
 
 @dataclass(frozen=True)
 class Cost:
-    """What a sweep is expected to take.
+    """The expected cost of a sweep.
 
     Attributes:
-        cells: trainings in all.
-        seconds: wall time of training, sampling and denoising, which are nearly all of it.
-        disk_bytes: images, weights, samples and indexes; tables come on top.
+        cells: number of trainings.
+        seconds: wall time of training, sampling and denoising, which take nearly all of the time.
+        disk_bytes: size of images, weights, samples and indexes, without the tables.
     """
 
     cells: int

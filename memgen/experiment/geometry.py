@@ -1,7 +1,7 @@
-"""How well a run's denoisers do against what is known, and in which basis they shrink, each kept as a table.
+"""References and baselines for the denoisers of a run, and the bases in which they shrink noise, kept as tables.
 
-References are the best linear denoiser and the exact optimum; baselines are oracles and thresholding of wavelets; bases
-are the eigenvectors of the denoisers' Jacobians. Every function is idempotent, as those of `measure` are.
+The references are the best linear denoiser and the exact optimum. The baselines are oracles and wavelet thresholding.
+The bases are the eigenvectors of the Jacobians. A table that exists is not made again.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch import Tensor
 from memgen.base import files, noise, schemas
 from memgen.base.errors import ConfigError, DataError, first_line
 from memgen.base.progress import Progress
-from memgen.experiment import runs
+from memgen.experiment import runs, subjects
 from memgen.experiment.workspace import Workspace
 from memgen.findings.slopes import Theory
 from memgen.images.imageset import ImageSet
@@ -36,32 +36,33 @@ _WHOLE = 6400  # pixels up to which a Jacobian is made and diagonalized
 
 
 def measure_references(workspace: Workspace) -> None:
-    """PSNR on the holdout of what needs no network: PSNR tables kept in the run.
+    """Measure PSNR on held-out images for the best linear denoiser and the exact optimum: PSNR tables kept in the run.
 
-    The best linear denoiser is the Wiener filter of all training images: dense where they are at least twice as many as
-    pixels and a covariance is of moderate size, or else stationary. The exact optimum is known for some generated
-    classes.
+    The best linear denoiser is the Wiener filter of all training images. It has a dense covariance where there are at
+    least twice as many images as pixels and the matrix is of moderate size, and a stationary one otherwise. The exact
+    optimum is known for some generated classes.
     """
     _measure_known(workspace, "reference", schemas.REFERENCES.values(), _reference)
 
 
 def measure_baselines(workspace: Workspace) -> None:
-    """PSNR on the holdout, from the same noise, of what slopes are compared with: PSNR tables kept in the run.
+    """Measure PSNR on held-out images for the denoisers with which slopes are compared: PSNR tables kept in the run.
 
-    Thresholding of wavelets at sigma sqrt(2 ln d), the oracle's shrinkage in wavelets, and the projection on the
-    tangent space of a generated manifold. Images of an odd side have no orthonormal wavelets here.
+    These are wavelet thresholding at sigma sqrt(2 ln d), the oracle that shrinks wavelet coefficients, and the
+    projection on the tangent space of a generated manifold. The noise is the same as for the models. Images with an odd
+    side have no orthonormal wavelets here.
     """
     _measure_known(workspace, "baseline", schemas.BASELINES, _baseline)
 
 
-# Denoisers and the images that each is for: an oracle is for one image.
+# Denoisers, each with the images that it denoises: an oracle is made for one image.
 _Known = Iterable[tuple[Denoiser, slice]]
 
 
 def _measure_known(
     workspace: Workspace, role: str, names: Iterable[str], known: Callable[[Workspace, str], _Known | None]
 ) -> None:
-    """A PSNR table on the holdout for each name, unless it is there or the subject is not known here."""
+    """Keep a PSNR table on held-out images for each name that is known for these images."""
     run, settings = workspace.run, workspace.settings
     for name in names:
         key = f"{role}-{name}"
@@ -151,20 +152,19 @@ def measure_basis(
     if not sigma > 0:
         raise ConfigError(f"found a noise level of {sigma}, expected more than 0 (pixel units, such as 0.1).")
     run, key = workspace.run, _basis_key(names, sigma, own)
-    kinds = ("basis", "basis_summary")
-    if not (all(run.has_table(kind, key) for kind in kinds) and run.bases(key).exists()):
+    kinds = ("own_basis", "own_basis_summary") if own else ("basis", "basis_summary")
+    if not (all(run.has_table(kind, key) for kind in kinds) and run.bases_path(key).exists()):
         found, arrays = _bases(workspace, names, sigma, own, progress)
         for kind, table in zip(kinds, found, strict=True):
             run.write_table(kind, key, table)
-        with files.writing(run.bases(key)) as file:
+        with files.writing(run.bases_path(key)) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-    return run.table("basis", key), run.table("basis_summary", key)
+    return run.table(kinds[0], key), run.table(kinds[1], key)
 
 
 def _basis_key(names: Sequence[str], sigma: float, own: ImageSet | None) -> str:
-    cell = runs.Cell.parse(names[0])
-    key = f"{cell.pair if cell else names[0]}.sigma{sigma}"
-    return f"own/{key}.{own.digest}" if own else key
+    key = f"{runs.pair_key(*names) if len(names) > 1 else names[0]}.sigma{sigma}"
+    return f"{key}.{own.digest}" if own else key
 
 
 def _bases(
@@ -172,7 +172,10 @@ def _bases(
 ) -> tuple[tuple[pa.Table, pa.Table], dict[str, NDArray[Any]]]:
     """The tables, and the arrays: those of the noisy images are (images, [denoisers,] ...)."""
     settings, shape = workspace.settings, workspace.images.image_shape
-    denoisers = [workspace.denoiser(name) for name in names]
+    models = [subjects.find(workspace, name) for name in names]
+    for model in models:
+        subjects.require(model, "denoiser")
+    denoisers = [model.denoiser for model in models if model.denoiser is not None]
     if own:
         ids, clean, tangents = list(own.ids), own.floats(None).to(workspace.device), None
     else:
@@ -194,9 +197,10 @@ def _bases(
         placed = [replace(one, eigenvectors=_in_place(workspace, one.eigenvectors)) for one in found]
         image = torch.from_numpy(workspace.in_place(clean[i].cpu().numpy()))
         twins = placed[::-1] if len(placed) > 1 else [None]
-        for name, one, twin in zip(names, placed, twins, strict=True):
+        for model, one, twin in zip(models, placed, twins, strict=True):
             axes = None if tangents is None else tangents[i]
-            rows.append(basis.to_tables(one, image, ids[i], 0, workspace.keys(name), twin, principal, axes))
+            keys = model.identity.columns
+            rows.append(basis.to_tables(one, image, ids[i], 0, keys, twin, principal, axes))
         vectors = [one.eigenvectors[:, : settings.basis.vectors].T.reshape(-1, *shape).float() for one in found]
         arrays.append(
             {
@@ -233,7 +237,7 @@ def read_bases(
     Raises:
         DataError: the file is damaged or missing.
     """
-    path = workspace.run.bases(_basis_key(names, sigma, own))
+    path = workspace.run.bases_path(_basis_key(names, sigma, own))
     try:
         with np.load(path, allow_pickle=False) as kept:
             return {name: kept[name] for name in kept.files}

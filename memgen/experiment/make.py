@@ -1,7 +1,7 @@
-"""What a run is made of: images, denoisers and samples; take what is there, call one stage, write what is missing.
+"""Making the parts of a run: images, denoisers, samples and restored images.
 
-Every function here is the library twin of a command. Each is idempotent: an artifact that exists is not made again.
-What is measured of them stands in `measure`, what that says in `results`.
+Each function is the library twin of a command. It takes what is there, calls one stage, and writes what is missing. An
+artifact that exists is not made again. Measuring these parts is the task of `measure`, and reporting that of `present`.
 """
 
 import io
@@ -16,18 +16,19 @@ import pyarrow as pa
 import torch
 
 from memgen.base import files, schemas, tables
-from memgen.base.errors import DataError, RunError
+from memgen.base.errors import DataError
 from memgen.base.progress import Progress
-from memgen.experiment import make, runs
+from memgen.experiment import runs, subjects
 from memgen.experiment.settings import RunSettings
+from memgen.experiment.subjects import KeptSubject, Record
 from memgen.experiment.workspace import Workspace, has_data
 from memgen.images import importing
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import Imported
 from memgen.images.shuffle import shuffle_images
 from memgen.images.split import Split
+from memgen.measures.subject import Identity
 from memgen.models import checkpoints, inverse, sampling
-from memgen.models.foreign import kadkhodaie
 from memgen.models.known import classes, generate
 from memgen.models.networks import NetworkSettings, build
 from memgen.models.training import Training, TrainingRecord, train
@@ -36,22 +37,22 @@ _SAVE_EVERY_S = 20.0
 
 
 def read_images(settings: RunSettings, progress: Progress | None = None) -> ImageSet:
-    """The images that a run of these settings would have, without writing anything."""
+    """The images that a run with these settings would have. Nothing is written."""
     return _import(settings, progress).images
 
 
 def _import(settings: RunSettings, progress: Progress | None) -> importing.Imported:
     data = settings.data
     if data.generated:
-        return make.generate_images(data.generated, data.shuffle, settings.seed, progress)
+        return generate_images(data.generated, data.shuffle, settings.seed, progress)
     return importing.import_images(Path(data.source) if data.source else None, data, progress, settings.seed)
 
 
 def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[str, Any]:
-    """Import the run's images, remove near-duplicates, split them, and record all of it; returns the counts.
+    """Import the images of a run, remove near-duplicates, and split the rest; returns the counts.
 
     Raises:
-        DataError: the images cannot be used, or are fewer than the settings need.
+        DataError: the images cannot be used, or there are fewer than the settings need.
     """
     run, settings = workspace.run, workspace.settings
     if not has_data(run):
@@ -60,11 +61,11 @@ def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[
         if before and before["digest"] != imported.images.digest:
             raise DataError(
                 f"{before['source']}: no longer holds the images that {run.path} was made from. Restore them, or "
-                f"start another run."
+                f"start a new run."
             )
         split = Split.make(imported.images, settings.split.holdout, settings.seed)
         for n_train in settings.sweep.n_train:
-            split.train("a", n_train)  # says what is missing before anything is written
+            split.training_indices("a", n_train)  # says what is missing before anything is written
         imported.images.save(run.images)
         run.write_table("skipped", "skipped", imported.skipped)
         run.write_table("duplicates", "duplicates", imported.duplicates)
@@ -90,28 +91,47 @@ def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[
 
 def train_cell(
     workspace: Workspace, cell: runs.Cell, on_record: Callable[[TrainingRecord, int], None] | None = None
-) -> Path:
-    """Train the denoiser of a cell, or go on from where a killed process left it; returns the path of its weights.
+) -> None:
+    """Train the denoiser of a cell, or continue a training that was interrupted. The cell is then a subject of the run.
 
-    A denoiser known in closed form needs no training: its architecture is noted, and it is fitted when it is used.
+    A denoiser known in closed form needs no training: it is fitted each time it is used.
 
     Args:
         workspace: the run.
-        cell: which training.
+        cell: the training to do.
         on_record: called with each new record and the budget in images.
     """
     run, settings = workspace.run, workspace.settings
-    if not isinstance(settings.model, NetworkSettings):
-        if not run.fitted(cell.name).exists():
-            files.write_json(run.fitted(cell.name), settings.model.model_dump(mode="json") | cell.keys)
-        return run.fitted(cell.name)
-    path, state = run.denoiser(cell.name), run.training_state(cell.name)
+    if isinstance(settings.model, NetworkSettings):
+        _train_network(workspace, cell, settings.model, on_record)
+    if not run.has_table("subjects", cell.name):
+        record = Record(
+            identity=Identity(**cell.keys),
+            has_denoiser=True,
+            has_samples=False,
+            train_set=None,
+            held_out_set=None,
+            n_held_out=len(workspace.split.holdout),
+            source=settings.model.architecture,
+        )
+        record.write(run)
+    run.training_state_path(cell.name).unlink(missing_ok=True)
+
+
+def _train_network(
+    workspace: Workspace,
+    cell: runs.Cell,
+    model: NetworkSettings,
+    on_record: Callable[[TrainingRecord, int], None] | None,
+) -> None:
+    """Train the network of a cell, and keep its weights and the table of its training."""
+    run, settings = workspace.run, workspace.settings
+    path, state = run.denoiser_path(cell.name), run.training_state_path(cell.name)
     if path.exists() and run.has_table("training", cell.name) and path.with_suffix(".json").exists():
-        state.unlink(missing_ok=True)  # left by a process killed in the instant after the last file
-        return path
-    chosen = workspace.indices(f"train_{cell.part}", cell.n_train)
+        return
+    chosen = workspace.split.training_indices(cell.part, cell.n_train)
     pixels = torch.from_numpy(np.ascontiguousarray(workspace.images.take(chosen).pixels)).to(workspace.device)
-    network = build(settings.model, workspace.images.image_shape)
+    network = build(model, workspace.images.image_shape)
     training = Training(network, settings.train, (cell.train_seed, int(cell.part == "b")), workspace.device)
     if state.exists():
         training.restore(_load_state(state, workspace.device))
@@ -129,64 +149,40 @@ def train_cell(
     records = [asdict(record) for record in training.records]
     columns = {name: [record[name] for record in records] for name in records[0]}
     extra = {"train": settings.train.model_dump(), "images_seen": training.images_seen, **cell.keys}
-    checkpoints.save(path, training.result, settings.model, extra)
+    checkpoints.save(path, training.result, model, extra)
     # Last, since it alone holds wall times: what a killed process has to do again then comes out the same.
     run.write_table("training", cell.name, tables.make(schemas.TRAINING, cell.keys | columns))
-    state.unlink(missing_ok=True)
-    return path
 
 
 def _load_state(path: Path, device: str) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise DataError(f"{path}: damaged training state. Delete it to train again from the start.") from error
+        raise DataError(
+            f"{path}: the state of the training is damaged. Delete the file to train again from the start."
+        ) from error
     return state
 
 
-def import_denoiser(
-    workspace: Workspace, source: Path, name: str, options: kadkhodaie.ImportOptions
-) -> kadkhodaie.ImportedCheckpoint:
-    """Bring a checkpoint of the paper's authors, or another of memgen's layouts, into the run under a name.
-
-    Raises:
-        RunError: a denoiser of that name exists, or the name is a cell's.
-        DataError: the file is no checkpoint that memgen knows, or takes images of another number of channels.
-    """
-    if not runs.is_name(name):
-        raise RunError(f"denoiser name {name!r}: use letters, digits, '.', '_' and '-' only. Choose one with --name.")
-    if runs.Cell.parse(name):
-        raise RunError(f"{name} is the name of a trained cell. Choose another name for the imported denoiser.")
-    if workspace.run.denoiser(name).exists():
-        raise RunError(f"{workspace.run.path} already has a denoiser {name}. Choose another name.")
-    channels, height, width = workspace.images.image_shape
-    imported = kadkhodaie.import_checkpoint(source, (height, width), options)
-    if imported.network.image_shape[0] != channels:
-        raise DataError(
-            f"{source}: takes images of {imported.network.image_shape[0]} channels, but the run's have {channels}. "
-            f"Import the images with data.color = {'gray' if channels > 1 else 'rgb'}."
-        )
-    checkpoints.save(workspace.run.denoiser(name), imported.network, imported.settings, imported.provenance)
-    return imported
-
-
-def sample_denoiser(
+def sample_subject(
     workspace: Workspace, name: str, on_step: Progress | None = None, path_every: int | None = None
 ) -> Path:
-    """Draw the samples of a denoiser; returns the path of the images.
+    """Draw the samples of a subject that has a denoiser; returns the path of the images.
 
     Args:
         workspace: the run.
-        name: of the denoiser.
-        on_step: called with (samples ended, updates made).
-        path_every: also keep the denoised images every so many updates, and the noise levels in a table.
+        name: of the subject.
+        on_step: called with (samples finished, updates made).
+        path_every: number of updates after which the denoised images are kept each time; None keeps none.
     """
     run, settings = workspace.run, workspace.settings
-    finished = run.has_table("samples", name) and run.samples(name).exists()
+    finished = run.has_table("samples", name) and run.samples_path(name).exists()
     if finished and (path_every is None or _path_interval(run, name) == path_every):
-        return run.samples(name)
+        return run.samples_path(name)
+    subject = require_denoiser(workspace, name)
+    assert subject.denoiser is not None
     drawn = sampling.sample(
-        workspace.denoiser(name),
+        subject.denoiser,
         workspace.mean,
         range(settings.sample.n_samples),
         settings.seed,
@@ -194,10 +190,10 @@ def sample_denoiser(
         path_every,
         on_step,
     )
-    with files.writing(run.samples(name)) as file:
+    with files.writing(run.samples_path(name)) as file:
         np.save(file, drawn.images)
     if drawn.path is not None:
-        with files.writing(run.sample_path(name)) as file:
+        with files.writing(run.trajectory_path(name)) as file:
             np.savez(file, path=drawn.path, steps=np.array(drawn.path_steps), interval=np.array(path_every))
         run.write_table("trajectory", name, _trajectory(name, drawn))
     columns = {
@@ -208,36 +204,38 @@ def sample_denoiser(
         "residual_sigma": drawn.residual_sigma,
         "status": drawn.status,
     }
-    run.write_table("samples", name, tables.make(schemas.SAMPLES, workspace.keys(name) | columns))
-    return run.samples(name)
+    run.write_table("samples", name, tables.make(schemas.SAMPLES, subject.identity.columns | columns))
+    return run.samples_path(name)
 
 
 def restore_images(
     workspace: Workspace, name: str, task: inverse.MeasurementSettings, on_step: Progress | None = None
 ) -> Path:
-    """Restore the first held-out images from what a task measures of them; returns the path of the images.
+    """Restore held-out images from a linear measurement of them; returns the path of the restored images.
 
-    Sample i restores held-out image i, from the noise with which unconditional sample i is drawn, so two denoisers get
-    the same problems and the same noise.
+    Sample i restores held-out image i. It starts from the noise of the unconditional sample i, so two denoisers get the
+    same measurements and the same noise.
 
     Args:
         workspace: the run.
-        name: of the denoiser.
-        task: what is measured, and how much.
-        on_step: called with (images ended, updates made).
+        name: of the subject.
+        task: the measurement.
+        on_step: called with (images finished, updates made).
 
     Raises:
-        ConfigError: such a measurement of these images is impossible.
+        ConfigError: the measurement is impossible for images of this shape.
     """
     run, settings, kept = workspace.run, workspace.settings, f"{name}.{task.label}"
-    if run.has_table("restored", kept) and run.samples(kept).exists():
-        return run.samples(kept)
+    if run.has_table("restored", kept) and run.samples_path(kept).exists():
+        return run.samples_path(kept)
+    subject = require_denoiser(workspace, name)
+    assert subject.denoiser is not None
     chosen = workspace.split.holdout[: settings.restore.n_images]
     clean = workspace.images.floats(chosen).to(workspace.device)
     measurement = inverse.build(task, workspace.images.image_shape, settings.seed, workspace.device)
     constraint = inverse.Constraint.of(measurement, clean)
     restored = sampling.sample(
-        workspace.denoiser(name),
+        subject.denoiser,
         workspace.mean,
         range(len(chosen)),
         settings.seed,
@@ -265,15 +263,26 @@ def restore_images(
         "filled_psnr_db": inverse.psnr_db(constraint.filled(workspace.mean).cpu().numpy(), truth),
         "pseudo_psnr_db": inverse.psnr_db(constraint.measured.cpu().numpy(), truth),
     }
-    with files.writing(run.samples(kept)) as file:
+    with files.writing(run.samples_path(kept)) as file:
         np.save(file, restored.images)
-    run.write_table("restored", kept, tables.make(schemas.RESTORED, workspace.keys(name) | columns))
-    return run.samples(kept)
+    run.write_table("restored", kept, tables.make(schemas.RESTORED, subject.identity.columns | columns))
+    return run.samples_path(kept)
+
+
+def require_denoiser(workspace: Workspace, name: str) -> KeptSubject:
+    """The subject of that name, which must have a denoiser.
+
+    Raises:
+        RunError: there is no such subject, or it has no denoiser.
+    """
+    subject = subjects.find(workspace, name)
+    subjects.require(subject, "denoiser")
+    return subject
 
 
 def _path_interval(run: runs.Run, name: str) -> int | None:
-    """Updates between the images kept along the way of a denoiser's samples; None where none were kept."""
-    path = run.sample_path(name)
+    """Number of updates between the denoised images that were kept; None where none were kept."""
+    path = run.trajectory_path(name)
     if not (run.has_table("trajectory", name) and path.exists()):
         return None
     try:
@@ -302,11 +311,12 @@ def generate_images(
 ) -> Imported:
     """The images of a generated class.
 
-    Near-duplicates stay: without them the images would not be of the distribution whose best denoiser is known.
+    Near-duplicates are kept. Without them, the images would follow another distribution than the one whose best
+    denoiser is known.
 
     Args:
-        settings: which class, and how many images.
-        shuffle: put the pixels of every image into one order that the seed draws.
+        settings: the class, and the number of images.
+        shuffle: whether to put the pixels of all images into one random order.
         seed: of the class and of that order.
         progress: called with (images done, of how many).
     """

@@ -1,297 +1,329 @@
-"""What is measured of a run: neighbors, PSNR, similarity and distance of twins, copies, each kept as a table.
+"""What is measured of the subjects of a run: neighbors, copies, PSNR, similarity and distance of two, kept as tables.
 
-Every function here is the library twin of a command, or of a step of the sweep. Each is idempotent: a table that
-exists is not made again.
+Each function looks its subjects up, calls a measure, and keeps the tables that it returns. It is the library twin of a
+command, or of a step of the sweep. Each is idempotent: a table that exists is not made again.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from memgen import spaces
 from memgen.base import files, schemas, tables
 from memgen.base.errors import RunError
 from memgen.base.progress import Progress
-from memgen.experiment import runs
-from memgen.experiment.workspace import REFERENCES, Workspace
-from memgen.images.imageset import ImageSet, content_id
-from memgen.measures import compare, distances
-from memgen.measures import psnr as denoising
-from memgen.measures.copies import competition, conformal, controls, examiner
+from memgen.experiment import runs, subjects
+from memgen.experiment.subjects import KeptSubject
+from memgen.experiment.workspace import Workspace
+from memgen.images.imageset import ImageSet
+from memgen.measures import compare, distances, peers, psnr
+from memgen.measures.copies import controls, examiner
+from memgen.measures.subject import Samples
+from memgen.models.denoiser import Denoiser
 from memgen.models.known.fitting import EmpiricalSettings, fit
 from memgen.spaces import lpips
 from memgen.spaces.index import Index
 
+# ------------------------------------------------------------------------------------------------- what is searched
 
-def build_index(workspace: Workspace, reference: str, n_train: int, metric: str | None = None) -> Index:
-    """The index of a training set (train_a, train_b) or of the holdout, built if it is not there.
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A set of images that is searched.
+
+    Attributes:
+        name: train_a, train_b or holdout; train for the training set of an imported subject.
+        key: name of its index, without the metric.
+        n_train: number of training images; None for the holdout.
+        load: gives the images.
+    """
+
+    name: str
+    key: str
+    n_train: int | None
+    load: Callable[[], ImageSet]
+
+
+REFERENCES = ("train_a", "train_b", "holdout")
+
+
+def reference(workspace: Workspace, name: str, n_train: int) -> Reference:
+    """A training set of the run's split, or its holdout.
+
+    Args:
+        workspace: the run.
+        name: one of REFERENCES.
+        n_train: size of the training set; the holdout is the same for all.
 
     Raises:
-        RunError: the reference is none of train_a, train_b and holdout.
+        RunError: there is no reference of that name.
     """
-    if reference not in REFERENCES:
-        raise RunError(f"no index {reference!r}; a run has {', '.join(REFERENCES)}.")
+    images, split = workspace.images, workspace.split
+    if name == "holdout":
+        return Reference(name, name, None, lambda: images.take(split.holdout))
+    if name not in REFERENCES:
+        raise RunError(f"found the index {name!r}, expected one of {', '.join(REFERENCES)}.")
+    part = name.removeprefix("train_")
+    return Reference(name, f"{name}-n{n_train}", n_train, lambda: images.take(split.training_indices(part, n_train)))
+
+
+def own_reference(subject: KeptSubject) -> Reference:
+    """The training set of a subject.
+
+    Raises:
+        RunError: it is not known.
+    """
+    subjects.require(subject, "train")
+    identity = subject.identity
+    assert identity.n_train is not None
+    if identity.role == "cell":
+        return reference(subject.workspace, f"train_{identity.part}", identity.n_train)
+    assert subject.train is not None
+    train = subject.train
+    return Reference("train", f"train-{subject.record.train_set}", identity.n_train, lambda: train)
+
+
+def build_index(workspace: Workspace, found: Reference, metric: str | None = None) -> Index:
+    """The index of a reference, built if it is not there."""
     search = workspace.settings.search
     metric = metric or search.metric
-    folder = workspace.run.index(_index_name(reference, n_train, metric))
+    folder = workspace.run.index_path(f"{found.key}-{metric}")
     if not (folder / "index.json").exists():
-        chosen = workspace.images.take(workspace.indices(reference, n_train))
+        images = found.load()
         built = Index.build(
-            chosen.pixels, chosen.ids, metric, reference, search.cluster_threshold, search.backend, workspace.device
+            images.pixels,
+            images.ids,
+            spaces.find(metric),
+            found.name,
+            search.cluster_threshold,
+            search.backend,
+            workspace.device,
         )
         built.save(folder)
     return Index.load(folder, search.backend, workspace.device)
 
 
-def _index_name(reference: str, n_train: int, metric: str) -> str:
-    return f"{reference}-{metric}" if reference == "holdout" else f"{reference}-n{n_train}-{metric}"
+# ------------------------------------------------------------------------------------------------- neighbors
 
 
-def _search_key(
-    workspace: Workspace, name: str, reference: str, n_train: int, metric: str, k: int | None, measured: bool
-) -> str:
-    """Where a search is kept: with the measurements of the sweep if it is one of them, or else apart, not counted."""
-    key = f"{name}.{_index_name(reference, n_train, metric)}" + (f"-k{k}" if k else "")
-    return key if measured and k is None and metric == workspace.settings.search.metric else f"searches/{key}"
-
-
-def search_samples(
-    workspace: Workspace, name: str, reference: str, n_train: int, metric: str | None = None, k: int | None = None
-) -> pa.Table:
-    """The nearest images of a reference to each sample of a denoiser, as a NEIGHBORS table kept in the run.
+def search_own(workspace: Workspace, name: str, metric: str | None = None) -> tuple[pa.Table, pa.Table]:
+    """The nearest training images to each sample of a subject, and to each of its held-out images, for comparison.
 
     Args:
         workspace: the run.
-        name: of the denoiser.
-        reference: train_a, train_b or holdout.
-        n_train: size of the training set meant.
+        name: of the subject.
+        metric: of the neighbors; that of the settings when None.
+
+    Returns:
+        Two NEIGHBORS tables kept in the run. All cells of one training set share the second.
+
+    Raises:
+        RunError: the subject has no samples, training set or held-out images.
+    """
+    subject = subjects.find(workspace, name)
+    subjects.require(subject, "samples", "train", "held_out")
+    found = own_reference(subject)
+    return search_samples(workspace, name, found, metric), _search_held_out(subject, found, metric, None)
+
+
+def search_samples(
+    workspace: Workspace, name: str, found: Reference, metric: str | None = None, k: int | None = None
+) -> pa.Table:
+    """The nearest images of a reference to each sample of a subject, as a NEIGHBORS table kept in the run.
+
+    Args:
+        workspace: the run.
+        name: of the subject.
+        found: the reference.
         metric: of the neighbors; that of the settings when None.
         k: neighbors of each sample; that of the settings, or N where that is smaller, when None.
     """
-    metric = metric or workspace.settings.search.metric
-    cell = runs.Cell.parse(name)
-    measured = cell is not None and cell.n_train == n_train and reference == f"train_{cell.part}"
-    key = _search_key(workspace, name, reference, n_train, metric, k, measured)
-    if not workspace.run.has_table("neighbors", key):
-        index = build_index(workspace, reference, n_train, metric)
-        drawn, position = workspace.samples(name)
-        hits = index.search(torch.from_numpy(drawn), k or min(workspace.settings.search.k, index.n))
-        ids = [content_id(image) for image in drawn]
-        keys = workspace.keys(name) | {"n_train": n_train}
-        table = index.to_table(hits, "sample", ids, keys, [int(i) for i in position])
-        workspace.run.write_table("neighbors", key, table)
-    return workspace.run.table("neighbors", key)
+    subject = subjects.find(workspace, name)
+    is_own = subject.identity.n_train is not None and found.key == own_reference(subject).key
+    kind, key = _place(workspace, name, found, metric, k, counted=is_own)
+
+    def search(index: Index, k: int) -> pa.Table:
+        subjects.require(subject, "samples")
+        assert subject.samples is not None
+        drawn = subject.samples
+        keys = subject.identity.columns | ({} if found.n_train is None else {"n_train": found.n_train})
+        hits = index.search(torch.from_numpy(drawn.images), k)
+        return index.to_table(hits, "sample", drawn.ids, keys, [int(i) for i in drawn.index])
+
+    return _kept(workspace, kind, key, found, metric, k, search)
 
 
-def search_holdout(
-    workspace: Workspace, reference: str, n_train: int, metric: str | None = None, k: int | None = None
-) -> pa.Table:
-    """The nearest training images to each holdout image: what a model that does not depend on them would do."""
-    metric = metric or workspace.settings.search.metric
-    measured = n_train in workspace.settings.sweep.n_train
-    key = _search_key(workspace, "holdout", reference, n_train, metric, k, measured)
-    if not workspace.run.has_table("neighbors", key):
-        index = build_index(workspace, reference, n_train, metric)
-        chosen = workspace.split.holdout
-        hits = index.search(workspace.images.floats(chosen), k or min(workspace.settings.search.k, index.n))
-        ids = [workspace.images.ids[i] for i in chosen]
-        keys = {"subject": None, "role": None, "n_train": n_train, "part": reference[-1], "train_seed": None}
-        workspace.run.write_table("neighbors", key, index.to_table(hits, "holdout", ids, keys))
-    return workspace.run.table("neighbors", key)
+def search_holdout(workspace: Workspace, found: Reference, metric: str | None = None, k: int | None = None) -> pa.Table:
+    """The nearest images of a reference to each image of the run's holdout, as a NEIGHBORS table kept in the run.
+
+    This is what a model would do that does not depend on the images of the reference.
+    """
+    counted = found.n_train in workspace.settings.sweep.n_train and found.name in ("train_a", "train_b")
+    kind, key = _place(workspace, "holdout", found, metric, k, counted)
+    nothing = dict.fromkeys(("subject", "role", "train_seed"))
+    part = found.name.removeprefix("train_") if found.name.startswith("train_") else None
+
+    def search(index: Index, k: int) -> pa.Table:
+        queries = workspace.images.take(workspace.split.holdout)
+        keys = nothing | {"n_train": found.n_train, "part": part}
+        return index.to_table(index.search(queries.floats(), k), "holdout", queries.ids, keys)
+
+    return _kept(workspace, kind, key, found, metric, k, search)
+
+
+def _search_held_out(subject: KeptSubject, found: Reference, metric: str | None, k: int | None) -> pa.Table:
+    """The same for the held-out images of a subject in its own training set."""
+    workspace = subject.workspace
+    if subject.identity.role == "cell":
+        return search_holdout(workspace, found, metric, k)
+    kind, key = _place(workspace, f"{subject.name}.holdout", found, metric, k, counted=True)
+
+    def search(index: Index, k: int) -> pa.Table:
+        assert subject.held_out is not None
+        hits = index.search(subject.held_out.floats(), k)
+        return index.to_table(hits, "holdout", subject.held_out.ids, subject.identity.columns)
+
+    return _kept(workspace, kind, key, found, metric, k, search)
 
 
 def search_images(
-    workspace: Workspace,
-    queries: ImageSet,
-    reference: str,
-    n_train: int,
-    metric: str | None = None,
-    k: int | None = None,
+    workspace: Workspace, queries: ImageSet, found: Reference, metric: str | None = None, k: int | None = None
 ) -> pa.Table:
     """The nearest images of a reference to a person's own images, as a NEIGHBORS table kept in the run."""
-    metric = metric or workspace.settings.search.metric
-    index = build_index(workspace, reference, n_train, metric)
-    keys = {"subject": None, "role": None, "n_train": n_train, "part": None, "train_seed": None}
-    hits = index.search(queries.floats(None), k or min(workspace.settings.search.k, index.n))
-    table = index.to_table(hits, "user", queries.ids, keys)
-    key = _search_key(workspace, f"user-{queries.digest}", reference, n_train, metric, k, measured=False)
-    workspace.run.write_table("neighbors", key, table)
-    return table
+    kind, key = _place(workspace, f"user-{queries.digest}", found, metric, k, counted=False)
+    keys = dict.fromkeys(("subject", "role", "part", "train_seed")) | {"n_train": found.n_train}
+
+    def search(index: Index, k: int) -> pa.Table:
+        return index.to_table(index.search(queries.floats(), k), "user", queries.ids, keys)
+
+    return _kept(workspace, kind, key, found, metric, k, search)
+
+
+def _place(
+    workspace: Workspace, name: str, found: Reference, metric: str | None, k: int | None, counted: bool
+) -> tuple[str, str]:
+    """Kind and name of the table of a search: with the measurements that are summarized, or else apart."""
+    usual = workspace.settings.search.metric
+    key = f"{name}.{found.key}-{metric or usual}" + (f"-k{k}" if k else "")
+    return "neighbors" if counted and k is None and metric in (None, usual) else "searches", key
+
+
+def _kept(
+    workspace: Workspace,
+    kind: str,
+    key: str,
+    found: Reference,
+    metric: str | None,
+    k: int | None,
+    search: Callable[[Index, int], pa.Table],
+) -> pa.Table:
+    """The table of a search, made unless it is there."""
+    if not workspace.run.has_table(kind, key):
+        index = build_index(workspace, found, metric)
+        table = search(index, k or min(workspace.settings.search.k, index.n))
+        workspace.run.write_table(kind, key, table)
+    return workspace.run.table(kind, key)
 
 
 def rerank(
-    workspace: Workspace, found: pa.Table, trunk: Path, net: str = "alex", queries: ImageSet | None = None
+    workspace: Workspace,
+    found: Reference,
+    table: pa.Table,
+    trunk: Path,
+    net: str = "alex",
+    queries: ImageSet | None = None,
 ) -> pa.Table:
     """The neighbors that a search found, ranked by LPIPS, as a NEIGHBORS table of its own kept in the run.
 
     Args:
         workspace: the run.
-        found: what a search returned, or its first rows, whole queries only.
+        found: the reference that was searched.
+        table: what the search returned, or its first rows, whole queries only.
         trunk: weights of the trunk of LPIPS.
         net: the trunk, alex or vgg.
         queries: the images searched for, if they were a person's own.
     """
-    search = found.slice(0, 1).to_pylist()[0]
-    reference, n_train, k = search["reference"], search["n_train"], pc.max(found["rank"]).as_py()
-    source = f"{search['subject'] or search['query_kind']}-{files.digest(*found['query_id'].to_pylist())}"
-    query = np.arange(len(found)) // k
+    search = table.slice(0, 1).to_pylist()[0]
+    k = pc.max(table["rank"]).as_py()
+    source = f"{search['subject'] or search['query_kind']}-{files.digest(*table['query_id'].to_pylist())}"
+    query = np.arange(len(table)) // k
     if queries is not None:
         images = queries.floats(query)
     elif search["query_kind"] == "sample":
-        images = torch.from_numpy(workspace.samples(search["subject"])[0][query])
+        images = torch.from_numpy(workspace.load_samples(search["subject"]).images[query])
     else:
         images = workspace.images.floats(workspace.split.holdout[query])
-    alike = workspace.images.floats(workspace.indices(reference, n_train)[found["reference_index"].to_numpy()])
+    alike = found.load().floats(table["reference_index"].to_numpy())
     value = lpips.lpips_distance(images, alike, trunk, net).numpy()
     order = np.lexsort((value, query))
-    ranked = {"metric": f"lpips_{net}", "rank": found["rank"].to_numpy(), "value": value[order]}
-    table = tables.make(schemas.NEIGHBORS, found.take(order).to_pydict() | ranked)
-    key = f"searches/{source}.{_index_name(reference, n_train, search['metric'])}-k{k}.lpips-{net}"
-    workspace.run.write_table("neighbors", key, table)
-    return table
+    ranked = {"metric": f"lpips_{net}", "rank": table["rank"].to_numpy(), "value": value[order]}
+    result = tables.make(schemas.NEIGHBORS, table.take(order).to_pydict() | ranked)
+    workspace.run.write_table("searches", f"{source}.{found.key}-{search['metric']}-k{k}.lpips-{net}", result)
+    return result
+
+
+# ------------------------------------------------------------------------------------------------- one subject
 
 
 def measure_psnr(workspace: Workspace, name: str) -> pa.Table:
-    """PSNR curves of a denoiser on its training images and on the holdout, as a PSNR table kept in the run."""
+    """PSNR curves of a subject on its training images, where they are known, and on held-out images: a PSNR table.
+
+    Raises:
+        RunError: the subject has no denoiser or no held-out images.
+    """
     run, settings = workspace.run, workspace.settings
     if not run.has_table("psnr", name):
-        network, cell = workspace.denoiser(name), runs.Cell.parse(name)
-        sets = {"holdout": workspace.split.holdout}
-        if cell:
-            sets = {"train": workspace.split.train("a" if cell.part == "a" else "b", cell.n_train)} | sets
-        curves = []
-        for kind, chosen in sets.items():
-            ids, clean = workspace.take(chosen[: settings.psnr.n_images])
-            batch = settings.sample.micro_batch
-            curves.append(
-                denoising.curve(network, clean, ids, kind, settings.psnr, settings.seed, batch, workspace.keys(name))
-            )
-        run.write_table("psnr", name, pa.concat_tables(curves))
+        subject = subjects.find(workspace, name)
+        subjects.require(subject, "denoiser", "held_out")
+        found = psnr.measure_psnr(subject, settings.psnr, settings.seed, settings.sample.micro_batch, workspace.device)
+        run.write_table("psnr", name, found)
     return run.table("psnr", name)
 
 
-def compare_pair(workspace: Workspace, n_train: int, train_seed: int) -> pa.Table:
-    """Similarity of the samples of two twins, as a SIMILARITY table kept in the run."""
-    run, settings = workspace.run, workspace.settings
-    cell = runs.Cell(n_train, train_seed, "a")
-    if not run.has_table("similarity", cell.pair):
-        drawn_a, drawn_b = (torch.from_numpy(workspace.samples(name)[0]) for name in (cell.name, cell.twin.name))
-        nearest = build_index(workspace, "train_b", n_train).nearest
-        train_a = workspace.images.floats(workspace.indices("train_a", n_train))
-        similar = compare.compare(drawn_a, drawn_b, train_a, nearest, settings.search.metric, _pair(cell))
-        run.write_table("similarity", cell.pair, similar)
-    return run.table("similarity", cell.pair)
+def find_copies(workspace: Workspace, name: str) -> pa.Table:
+    """Test the samples of a subject for copies of its training images; its row of the table COPIES, kept in the run.
 
+    A row for each sample goes into the table SIGNIFICANCE.
 
-def _pair(cell: runs.Cell) -> dict[str, str | int]:
-    """The columns of a table on the cell of part a and its twin."""
-    names = {"subject_a": cell.name, "subject_b": cell.twin.name, "role": "cell"}
-    return names | {"n_train": cell.n_train, "train_seed": cell.train_seed}
-
-
-def measure_distances(workspace: Workspace, n_train: int, train_seed: int) -> pa.Table:
-    """How far apart two twins are as denoisers, and from their training sets' posterior means: a DISTANCES table.
-
-    The bits are measured between the noise levels at which sampling ends and starts, where the denoisers are used.
+    Raises:
+        RunError: the subject has no samples, training set or held-out images.
     """
-    run, settings = workspace.run, workspace.settings
-    cell = runs.Cell(n_train, train_seed, "a")
-    if not run.has_table("distances", cell.pair):
-        batch, seed, draws = settings.sample.micro_batch, settings.seed, settings.psnr.noise_draws
-        a, b = (workspace.denoiser(name) for name in (cell.name, cell.twin.name))
-        ids, clean = workspace.take(workspace.split.holdout[: settings.psnr.n_images])
-        keys, sigmas = _pair(cell), settings.psnr.sigmas
-        found = [distances.measure({"models": (a, b)}, clean, ids, sigmas, draws, seed, batch, keys)]
-        if count := settings.distances.empirical_images:
-            memories = [
-                fit(EmpiricalSettings(), workspace.images.take(workspace.indices(reference, n_train)).pixels)
-                for reference in ("train_a", "train_b")
-            ]
-            e_a, e_b = (denoiser.to(workspace.device).eval() for denoiser in memories)
-            pairs = {"empirical_a": (a, e_a), "empirical_b": (b, e_b), "empirical": (e_b, e_a)}
-            found.append(distances.measure(pairs, clean[:count], ids[:count], sigmas, draws, seed, batch, keys))
-        levels, weights = distances.quadrature(
-            settings.sample.sigma_end, settings.sample.sigma_start, settings.distances.bits_levels
+    run, search = workspace.run, workspace.settings.search
+    if not run.has_table("copies", name):
+        own, null = (table.filter(pc.field("rank") == 1) for table in search_own(workspace, name, "correlation"))
+        significance, summary = examiner.find_copies(
+            subjects.find(workspace, name),
+            own,
+            null,
+            workspace.settings.seed,
+            search.cluster_threshold,
+            search.backend,
+            workspace.device,
         )
-        for part, name in (("a", cell.name), ("b", cell.twin.name)):
-            drawn, position = workspace.samples(name)
-            images = torch.from_numpy(drawn).to(workspace.device)
-            ids = [str(i) for i in position]
-            kind = {f"samples_{part}": (a, b)}
-            found.append(distances.measure(kind, images, ids, levels, 1, seed, batch, keys, weights))
-        run.write_table("distances", cell.pair, pa.concat_tables(found))
-    return run.table("distances", cell.pair)
+        run.write_table("significance", name, significance)
+        run.write_table("copies", name, summary)
+    return run.table("copies", name)
 
 
-def find_copies(workspace: Workspace, cell: runs.Cell) -> pa.Table:
-    """Test a cell's samples for copies of its training images; its row of the table COPIES, kept in the run.
+def measure_peers(workspace: Workspace, name: str) -> pa.Table:
+    """The measures of copying that other groups use, of a subject: a PEERS table kept in the run.
 
-    T is the cell's training set, H everything that the cell never saw: the whole other part and the holdout. Conformal
-    p-values are judged against the holdout. A row for each sample goes into the table SIGNIFICANCE.
+    Raises:
+        RunError: the subject has no samples, training set or held-out images.
     """
-    run, images, split = workspace.run, workspace.images, workspace.split
-    if not run.has_table("copies", cell.name):
-        unseen = np.concatenate([getattr(split, cell.twin.part), split.holdout])
-        train, held_out = (
-            images.take(part) for part in (workspace.indices(f"train_{cell.part}", cell.n_train), unseen)
-        )
-        search = workspace.settings.search
-        examining = examiner.Examiner(train, held_out, search.cluster_threshold, search.backend, workspace.device)
-        drawn, position = workspace.samples(cell.name)
-        found = examining.examine(torch.from_numpy(drawn), workspace.settings.seed)
-        pool, contest, share = examining.pool, found.competition, found.fraction
-        own, of_holdout = _own_nearest(workspace, cell)
-        closeness, null = (np.nan_to_num(table["value"].to_numpy(), nan=-1) for table in (own, of_holdout))
-        p = conformal.conformal(closeness, null)
-        keys = workspace.keys(cell.name)
-        table = examiner.to_table(
-            keys,
-            [int(i) for i in position],
-            pool.ids,
-            pool.in_train,
-            found.nearest,
-            found.distances,
-            contest,
-            own["reference_id"].to_pylist(),
-            closeness,
-            p,
-            examiner.SPACE,
-        )
-        run.write_table("significance", cell.name, table)
-        _, flagged = conformal.benjamini_hochberg(p, contest.q)
-        columns = {
-            "n_pool_train": int(pool.in_train.sum()),
-            "n_pool_heldout": int((~pool.in_train).sum()),
-            "n_leaks": pool.n_mixed,
-            "samples": len(drawn),
-            "q": contest.q,
-            "answer": contest.answer,
-            "discoveries": int(contest.discovered.sum()),
-            "alike": int((contest.discovered & (closeness >= competition.ALIKE)).sum()),
-            "attached": contest.n_attached,
-            "k_min": contest.k_min,
-            "n_competing": contest.n_competing,
-            "memorized_fraction": share.estimate,
-            "low": share.low,
-            "high": share.high,
-            "p": share.p,
-            "conformal_discoveries": int(flagged.sum()),
-            "conformal_k_min": conformal.conformal_resolution(len(drawn), len(split.holdout), contest.q),
-        }
-        run.write_table("copies", cell.name, tables.make(schemas.COPIES, keys | columns))
-    return run.table("copies", cell.name)
-
-
-def _own_nearest(workspace: Workspace, cell: runs.Cell) -> list[pa.Table]:
-    """The nearest training image, by correlation, of each sample and of each holdout image: NEIGHBORS of rank 1."""
-    reference = f"train_{cell.part}"
-    found = [
-        search_samples(workspace, cell.name, reference, cell.n_train, "correlation"),
-        search_holdout(workspace, reference, cell.n_train, "correlation"),
-    ]
-    return [table.filter(pc.field("rank") == 1) for table in found]
+    run = workspace.run
+    if not run.has_table("peers", name):
+        subject = subjects.find(workspace, name)
+        subjects.require(subject, *{need for measure in peers.all_measures() for need in measure.NEEDS})
+        found = peers.measure_peers(subject, workspace.settings.search.backend, workspace.device)
+        run.write_table("peers", name, found)
+    return run.table("peers", name)
 
 
 def calibrate(
@@ -323,8 +355,106 @@ def calibrate(
     names = [f"n{n_train}-r{repeat}" for repeat in range(repeats)]
     for repeat, name in enumerate(names):
         if not run.has_table("calibration", name):
-            found = controls.run_once(workspace.images, design, settings.seed, repeat)
-            run.write_table("calibration", name, found)
+            run.write_table("calibration", name, controls.run_once(workspace.images, design, settings.seed, repeat))
         if progress:
             progress(repeat + 1, repeats)
     return pa.concat_tables([run.table("calibration", name) for name in names])
+
+
+# ------------------------------------------------------------------------------------------------- two subjects
+
+
+def pair_columns(a: KeptSubject, b: KeptSubject) -> dict[str, Any]:
+    """The columns that name a pair: twins of the sweep keep their N and training seed, other pairs have none."""
+    first, second = a.identity, b.identity
+    twins = first.role == second.role == "cell" and (first.n_train, first.train_seed) == (
+        second.n_train,
+        second.train_seed,
+    )
+    names = {"subject_a": first.subject, "subject_b": second.subject, "role": "cell" if twins else "imported"}
+    return names | {
+        "n_train": first.n_train if twins else None,
+        "train_seed": first.train_seed if twins else None,
+    }
+
+
+def _drawn_alike(a: KeptSubject, b: KeptSubject) -> tuple[Samples, Samples]:
+    """The samples of two subjects, if they were drawn from the same noise.
+
+    Raises:
+        RunError: one has no samples, or the noise is not the same.
+    """
+    for subject in (a, b):
+        subjects.require(subject, "samples")
+        if subject.record.has_samples:
+            raise RunError(
+                f"{subject.name}: its samples were imported, so the noise that they were drawn from is not known. "
+                f"Compare two subjects that have denoisers."
+            )
+    assert a.samples is not None
+    assert b.samples is not None
+    return a.samples, b.samples
+
+
+def compare_samples(workspace: Workspace, name_a: str, name_b: str) -> pa.Table:
+    """Similarity of the samples that two subjects draw from the same noise, as a SIMILARITY table kept in the run.
+
+    Raises:
+        RunError: a subject has no samples, or its samples were imported.
+    """
+    run, metric, key = workspace.run, workspace.settings.search.metric, runs.pair_key(name_a, name_b)
+    if not run.has_table("similarity", key):
+        a, b = (subjects.find(workspace, name) for name in (name_a, name_b))
+        drawn_a, drawn_b = (torch.from_numpy(drawn.images) for drawn in _drawn_alike(a, b))
+        train = nearest = None
+        if a.train is not None and b.train is not None:
+            train, nearest = a.train.floats(), build_index(workspace, own_reference(b)).nearest
+        found = compare.compare(drawn_a, drawn_b, train, nearest, metric, pair_columns(a, b))
+        run.write_table("similarity", key, found)
+    return run.table("similarity", key)
+
+
+def measure_distances(workspace: Workspace, name_a: str, name_b: str) -> pa.Table:
+    """How far apart two subjects are as denoisers, and from their training sets' posterior means: a DISTANCES table.
+
+    The bits are measured between the noise levels at which sampling ends and starts, where the denoisers are used.
+
+    Raises:
+        RunError: a subject has no denoiser, no samples of its own, or no held-out images.
+    """
+    run, settings, key = workspace.run, workspace.settings, runs.pair_key(name_a, name_b)
+    if not run.has_table("distances", key):
+        a, b = (subjects.find(workspace, name) for name in (name_a, name_b))
+        for subject in (a, b):
+            subjects.require(subject, "denoiser", "held_out")
+        drawn = _drawn_alike(a, b)
+        assert a.denoiser is not None
+        assert b.denoiser is not None
+        assert a.held_out is not None
+        batch, seed, draws = settings.sample.micro_batch, settings.seed, settings.psnr.noise_draws
+        clean, keys, sigmas = a.held_out.take(slice(settings.psnr.n_images)), pair_columns(a, b), settings.psnr.sigmas
+        images, ids = clean.floats().to(workspace.device), list(clean.ids)
+        found = [distances.measure({"models": (a.denoiser, b.denoiser)}, images, ids, sigmas, draws, seed, batch, keys)]
+        if (count := settings.distances.empirical_images) and a.train is not None and b.train is not None:
+            e_a, e_b = (_memory(workspace, train) for train in (a.train, b.train))
+            pairs = {
+                "empirical_a": (a.denoiser, e_a),
+                "empirical_b": (b.denoiser, e_b),
+                "empirical": (e_b, e_a),
+            }
+            found.append(distances.measure(pairs, images[:count], ids[:count], sigmas, draws, seed, batch, keys))
+        levels, weights = distances.quadrature(
+            settings.sample.sigma_end, settings.sample.sigma_start, settings.distances.bits_levels
+        )
+        for kind, samples in zip(("samples_a", "samples_b"), drawn, strict=True):
+            noised = torch.from_numpy(samples.images).to(workspace.device)
+            numbers = [str(i) for i in samples.index]
+            both = {kind: (a.denoiser, b.denoiser)}
+            found.append(distances.measure(both, noised, numbers, levels, 1, seed, batch, keys, weights))
+        run.write_table("distances", key, pa.concat_tables(found))
+    return run.table("distances", key)
+
+
+def _memory(workspace: Workspace, train: ImageSet) -> Denoiser:
+    """The posterior mean of a training set: what a denoiser would be that has memorized it."""
+    return fit(EmpiricalSettings(), train.pixels).to(workspace.device).eval()

@@ -1,4 +1,4 @@
-"""What a run's measurements say: the summary with its intervals, the verdict in words, the report."""
+"""What the measurements of a run say: the summary with its intervals, the verdict, and the report."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,22 +13,23 @@ import pyarrow.compute as pc
 from memgen.base import schemas, wording
 from memgen.base.errors import RunError
 from memgen.base.progress import Progress
-from memgen.experiment import geometry, measure, runs
+from memgen.experiment import geometry, measure, runs, subjects
 from memgen.experiment.workspace import Workspace
 from memgen.findings import bases, levels, restorations, slopes, transition, verdict
 from memgen.images.imageset import ImageSet
+from memgen.measures.subject import Identity
 from memgen.models import inverse
 from memgen.report import page, sheets, style
 
 _MADE_HERE = ("images", "transition", "levels", "trajectory")
 
 
-def pair_medians(workspace: Workspace, n_train: int, train_seed: int) -> dict[str, float]:
-    """Medians of a finished pair, for a line of progress: own nearest, same noise, different noise."""
-    similar = workspace.run.table("similarity", runs.Cell(n_train, train_seed, "a").pair).to_pylist()
+def pair_medians(workspace: Workspace, names: Sequence[str]) -> dict[str, float]:
+    """Medians of a finished pair of twins, for a line of progress."""
+    similar = workspace.run.table("similarity", runs.pair_key(*names)).to_pylist()
     own = []
-    for part in ("a", "b"):
-        found = measure.search_samples(workspace, runs.Cell(n_train, train_seed, part).name, f"train_{part}", n_train)
+    for name in names:
+        found, _ = measure.search_own(workspace, name)
         own += [row["value"] for row in found.to_pylist() if row["rank"] == 1]
     values = {"own nearest": own}
     for kind in ("same_noise", "different_noise"):
@@ -59,20 +60,21 @@ def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
     if n_train is None:
         return found
     return {
-        kind: table.filter(_of(n_train) | pc.is_null(pc.field("n_train"))) if "n_train" in table.column_names else table
+        kind: table.filter(_shown_at(n_train, table)) if "n_train" in table.column_names else table
         for kind, table in found.items()
     }
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the run's measurements support, and what is behind it.
+    """What the measurements of a run support, with the numbers behind it.
 
     Attributes:
         verdict: in words.
         transition: a TRANSITION table.
         copies: a COPIES table.
-        pairs: each sample found by the test for copies with the training image that it depends on, deepest first.
+        pairs: the samples that the test for copies found, each with the training image that it depends on, deepest
+            first.
     """
 
     verdict: verdict.Verdict
@@ -82,19 +84,30 @@ class Findings:
 
 
 def find(workspace: Workspace) -> Findings:
-    """What the run's measurements support."""
+    """What the measurements of the run support."""
     table, found = summary(workspace), workspace.run.table("copies")
     return Findings(verdict.verdict(table, found), table, found, pairs(workspace))
 
 
 def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, Any]]:
-    """The discoveries of the test for copies, of one N or of all, the deepest of each model first."""
+    """The samples that the test for copies found, for one N or for all, the deepest of each subject first."""
     table = workspace.run.table("significance")
-    table = table.filter(pc.field("discovered") if n_train is None else _of(n_train) & pc.field("discovered"))
-    table = table.sort_by([("n_train", "ascending"), ("subject", "ascending"), ("W", "descending")])
-    source = dict(zip(workspace.images.ids, workspace.images.sources, strict=True))
+    table = _at(table, n_train).filter(pc.field("discovered"))
+    order = ["role", "n_train", "subject"]
+    table = table.sort_by([*((key, "ascending") for key in order), ("W", "descending")])
+    sources = {}
+    for name in dict.fromkeys(table["subject"].to_pylist()):
+        train = subjects.find(workspace, name).train
+        assert train is not None
+        sources[name] = dict(zip(train.ids, train.sources, strict=True))
     columns = ("n_train", "subject", "sample", "train_id", "correlation", "W")
-    return [row | {"source": source[row["train_id"]]} for row in table.select(columns).to_pylist()]
+    rows = table.select(columns).to_pylist()
+    return [row | {"source": sources[row["subject"]][row["train_id"]]} for row in rows]
+
+
+def _denoisers(run: runs.Run) -> list[str]:
+    """Names of the subjects that have a denoiser."""
+    return [record.identity.subject for record in subjects.records(run) if record.has_denoiser]
 
 
 def measure_slopes(
@@ -103,21 +116,21 @@ def measure_slopes(
     high_db: float = slopes.HIGH_DB,
     progress: Progress | None = None,
 ) -> pa.Table:
-    """Slope and gain of every denoiser of the run and of what they are compared with: a SLOPES table kept in the run.
+    """Slope and gain of every denoiser of the run, and of the baselines: a SLOPES table kept in the run.
 
-    PSNR that was measured is not measured again; the slopes are computed anew, over the range asked for.
+    PSNR that was measured is not measured again. The slopes are computed anew for the given range.
 
     Args:
         workspace: the run.
-        low_db: least input PSNR, dB.
-        high_db: largest input PSNR, dB.
+        low_db: lowest input PSNR, dB.
+        high_db: highest input PSNR, dB.
         progress: called with (curves measured, curves).
 
     Raises:
         ConfigError: the run has fewer than two noise levels in the range.
     """
     work: list[Callable[[], Any]] = [
-        *(partial(measure.measure_psnr, workspace, name) for name in workspace.run.denoisers()),
+        *(partial(measure.measure_psnr, workspace, name) for name in _denoisers(workspace.run)),
         partial(geometry.measure_references, workspace),
         partial(geometry.measure_baselines, workspace),
     ]
@@ -131,12 +144,22 @@ def measure_slopes(
     return found
 
 
-def _of(n_train: int) -> pc.Expression:
-    return pc.field("n_train") == n_train
+def _at(table: pa.Table, n_train: int | None) -> pa.Table:
+    """The rows of the cells of one N, or all rows."""
+    return table if n_train is None else table.filter((pc.field("role") == "cell") & (pc.field("n_train") == n_train))
+
+
+def _shown_at(n_train: int, table: pa.Table) -> pc.Expression:
+    """Which rows a report of one N shows: of its cells, of its training sets, and of what they are compared with."""
+    here = pc.field("n_train") == n_train
+    if "role" not in table.column_names:
+        return here
+    role = pc.field("role")
+    return (here & (pc.is_null(role) | (role == "cell"))) | role.isin(["reference", "baseline"])
 
 
 def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verdict.Verdict, pa.Table, list[Path]]:
-    """Summarize the run, of one N or of all, and write page and figures; returns verdict, TRANSITION table and paths.
+    """Write the page and figures of one N or of all; returns the verdict, the TRANSITION table and the paths.
 
     Raises:
         RunError: the run has nothing to report yet.
@@ -144,7 +167,7 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
     run, metric = workspace.run, workspace.settings.search.metric
     found = _measured(workspace, n_train)
     if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr")):
-        raise RunError(f"{run.path} holds no measurements. Make some: memgen sweep --run {run.name}.")
+        raise RunError(f"{run.path} holds no measurements. Make some with: memgen sweep --run {run.name}.")
     found["transition"] = _transition(workspace, found)
     found["levels"] = levels.summarize(found, workspace.settings.seed)
     if n_train is None:
@@ -171,10 +194,10 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
 
 
 def restored(workspace: Workspace, n_train: int | None = None, label: str | None = None) -> list[sheets.Restored]:
-    """What models made of measured images, one entry for each task, of one N or of all, of one task or of all."""
+    """Images that were restored from measurements, an entry for each task; of one N or all, of one task or all."""
     found: dict[str, list[pa.Table]] = {}
     table = workspace.run.table("restored")
-    table = table if n_train is None else table.filter(_of(n_train))
+    table = _at(table, n_train)
     for name in dict.fromkeys(table["subject"].to_pylist()):
         own = table.filter(pc.field("subject") == name)
         for task, amount in sorted({(row["task"], row["amount"]) for row in own.to_pylist()}):
@@ -190,14 +213,15 @@ def _restored(workspace: Workspace, by_model: list[pa.Table]) -> sheets.Restored
     first = by_model[0].slice(0, 1).to_pylist()[0]
     task = inverse.choose(first["task"], first["amount"], workspace.images.image_shape)
     names = [rows["subject"][0].as_py() for rows in by_model]
-    images = {name: workspace.in_place(workspace.samples(f"{name}.{task.label}", "restored")[0]) for name in names}
+    images = {
+        name: workspace.in_place(workspace.load_samples(f"{name}.{task.label}", "restored").images) for name in names
+    }
     models = []
     for name, rows in zip(names, by_model, strict=True):
-        cell = runs.Cell.parse(name)
-        twin = images.get(cell.twin.name) if cell else None
+        identity = subjects.find(workspace, name).identity
+        twin = images.get(_twin(identity))
         between = None if twin is None else inverse.psnr_db(images[name], twin).tolist()
-        shown = f"N = {cell.n_train:,}  {cell.part.upper()}" if cell else name
-        shown += f"  seed {cell.train_seed}" if cell and cell.train_seed else ""
+        shown = _model_label(identity)
         values = np.array(rows["output_psnr_db"].to_pylist()[: sheets.RESTORED_SHOWN], dtype=np.float64)
         models.append(
             sheets.RestoredBy(
@@ -213,6 +237,24 @@ def _restored(workspace: Workspace, by_model: list[pa.Table]) -> sheets.Restored
     return sheets.Restored(task.label, workspace.in_place(clean.numpy()), workspace.in_place(measured.numpy()), models)
 
 
+def _twin(identity: Identity) -> str | None:
+    """The name of the other cell of the same N and training seed; None where there is none."""
+    if identity.role != "cell":
+        return None
+    assert identity.n_train is not None
+    assert identity.train_seed is not None
+    return runs.Cell(identity.n_train, identity.train_seed, str(identity.part)).twin.name
+
+
+def _model_label(identity: Identity) -> str:
+    """Label of one model on a sheet of images."""
+    label = wording.subject_label(identity.role, identity.n_train, identity.subject)
+    if identity.role != "cell":
+        return label
+    seed = f"  seed {identity.train_seed}" if identity.train_seed else ""
+    return f"{label}  {str(identity.part).upper()}{seed}"
+
+
 def draw_restored(workspace: Workspace, found: sheets.Restored) -> list[Path]:
     """Draw the images of one task, restored by every model so far, beside those of the report; returns the paths."""
     path = workspace.run.report / "figures" / f"restored-{found.label}"
@@ -221,21 +263,24 @@ def draw_restored(workspace: Workspace, found: sheets.Restored) -> list[Path]:
 
 def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
     """The deepest discoveries of each model with the images that they depend on."""
-    images = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
-    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for row in pairs(workspace, n_train):
-        found.setdefault((row["n_train"], row["subject"]), []).append(row)
+        found.setdefault(row["subject"], []).append(row)
     sheet = []
-    for (n, name), rows in found.items():
+    for name, rows in found.items():
         rows, total = rows[: sheets.COPIES_SHOWN], len(rows)
-        drawn, index = workspace.samples(name)
-        place = {int(sample): i for i, sample in enumerate(index)}
+        subject = subjects.find(workspace, name)
+        assert subject.samples is not None
+        assert subject.train is not None
+        place = {int(sample): i for i, sample in enumerate(subject.samples.index)}
+        images = {image_id: i for i, image_id in enumerate(subject.train.ids)}
+        trained_on = subject.train.floats([images[row["train_id"]] for row in rows])
         sheet.append(
             sheets.Copies(
-                f"N = {n:,}  {name.rpartition('-')[2].upper()}",
+                _model_label(subject.identity),
                 total,
-                workspace.in_place(drawn[[place[row["sample"]] for row in rows]]),
-                workspace.in_place(workspace.images.floats([images[row["train_id"]] for row in rows]).numpy()),
+                workspace.in_place(subject.samples.images[[place[row["sample"]] for row in rows]]),
+                workspace.in_place(trained_on.numpy()),
                 np.array([row["correlation"] for row in rows], dtype=np.float64),
             )
         )
@@ -243,9 +288,9 @@ def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
 
 
 def _bases(workspace: Workspace, n_train: int | None) -> list[sheets.Bases]:
-    """What the denoisers of each N (of the smallest training seed), and imported ones, do to the first image."""
+    """The first image in the bases of the denoisers of each N (smallest training seed) and of imported ones."""
     table = workspace.run.table("basis_summary")
-    table = table if n_train is None else table.filter(_of(n_train))
+    table = _at(table, n_train)
     keys = ["n_train", "train_seed", "sigma", "role", "subject"]
     rows = table.group_by(keys, use_threads=False).aggregate([]).sort_by([(key, "ascending") for key in keys])
     seeds: dict[str, int | None] = {}
@@ -260,7 +305,7 @@ def _bases(workspace: Workspace, n_train: int | None) -> list[sheets.Bases]:
 def _drawn_bases(
     workspace: Workspace, label: str, names: Sequence[str], sigma: float, count: int, own: ImageSet | None = None
 ) -> list[sheets.Bases]:
-    """What denoisers do to each of the first images at one noise level."""
+    """The first images in the bases of denoisers, at one noise level."""
     arrays = {name: each[:count] for name, each in geometry.read_bases(workspace, names, sigma, own).items()}
     seen = [workspace.in_place(arrays[name]) for name in ("clean", "noisy", "denoised")]
     vectors = workspace.in_place(arrays["eigenvectors"])
@@ -270,7 +315,7 @@ def _drawn_bases(
 def draw_bases(
     workspace: Workspace, models: Sequence[tuple[str, Sequence[str]]], sigmas: Sequence[float], own: ImageSet
 ) -> list[Path]:
-    """Draw what was measured of a person's own images, beside the figures of the report; returns the paths.
+    """Draw the bases at a person's own images, beside the figures of the report; returns the paths.
 
     Args:
         workspace: the run.
@@ -296,7 +341,7 @@ def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.
     for n_train in sorted({cell.n_train for cell in sampled}):
         seed = min(cell.train_seed for cell in sampled if cell.n_train == n_train)
         drawn = {
-            cell.part: workspace.in_place(workspace.samples(cell.name)[0])
+            cell.part: workspace.in_place(workspace.load_samples(cell.name).images)
             for cell in sampled
             if (cell.n_train, cell.train_seed) == (n_train, seed)
         }

@@ -1,20 +1,21 @@
-"""The run directory: where every artifact of one experiment lies, and the only module that knows their names.
+"""The run directory. It holds every artifact of one experiment, and only this module knows their file names.
 
     outputs/NAME/
       run.json              configuration, versions, commit, device, times: the manifest
       images/               the ImageSet (pixels.npy, images.parquet, images.json)
+      sets/NAME/            image sets of imported subjects: what they were trained on, and their held-out images
       holdout_mean.npy      the common initial mean of all sampling
-      tables/KIND/CELL.parquet      one table a cell; `Run.table(KIND)` stacks them
-      tables/neighbors/searches/    what a person searched for beside the sweep; stacked and reported nowhere
-      denoisers/CELL.safetensors    weights, with CELL.json beside them, or CELL.fitted.json for a closed form
-      samples/CELL.npy      images drawn
-      bases/NAME.npz        eigenvectors of the Jacobians of twins, or of an imported denoiser
+      tables/KIND/NAME.parquet      one table for each subject or pair; `Run.table(KIND)` stacks them
+      denoisers/NAME.safetensors    weights, with NAME.json beside them; a closed form has none and is fitted anew
+      samples/NAME.npy      images drawn, or imported
+      bases/NAME.npz        eigenvectors of the Jacobians of twins, or of one imported denoiser
       indexes/NAME/         FAISS indexes
       report/               the page and its figures
 
-A run has one configuration, fixed when it is created; a cell is one (N, training seed, part) of it, and its artifacts
-are finished exactly when their file exists, since every file appears whole or not at all. That is all there is to
-resuming: a finished artifact is never made again. This module imports no torch.
+A run has one configuration, fixed when it is created. A cell is one (N, training seed, part) of it. A subject, whether
+a trained cell or imported, exists exactly when its table of the kind `subjects` does. An artifact is finished exactly
+when its file exists, since every file appears whole or not at all. Resuming needs no other state: a finished artifact
+is never made again. This module does not import PyTorch.
 """
 
 import contextlib
@@ -36,13 +37,19 @@ from filelock import FileLock, Timeout
 from memgen.base import files, schemas, tables
 from memgen.base.errors import MemgenError, RunError
 
-FORMAT = 1
+FORMAT = 2
 OUTPUTS = Path("outputs")
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One training of a sweep: the size of its training set, its seed, and the part (a or b) that the set is from."""
+    """One training of a sweep.
+
+    Attributes:
+        n_train: size of the training set.
+        train_seed: seed of the training.
+        part: half of the images that the training set comes from, a or b.
+    """
 
     n_train: int
     train_seed: int
@@ -50,12 +57,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The name of the cell's denoiser and of all that is made from it."""
+        """The name of the cell as a subject."""
         return f"{self.pair}-{self.part}"
 
     @property
     def pair(self) -> str:
-        """The name that the cell shares with its twin on the other part."""
+        """The name of the cell and its twin on the other part, taken together."""
         return f"n{self.n_train}-s{self.train_seed}"
 
     @property
@@ -65,7 +72,7 @@ class Cell:
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The columns that every table of the cell carries."""
+        """The identity of the cell as a subject: the columns that every table of it has."""
         return {
             "subject": self.name,
             "role": "cell",
@@ -73,12 +80,6 @@ class Cell:
             "part": self.part,
             "train_seed": self.train_seed,
         }
-
-    @classmethod
-    def parse(cls, name: str) -> "Cell | None":
-        """The cell of that name; None if the name is not a cell's."""
-        match = re.fullmatch(r"n(\d+)-s(\d+)-([ab])", name)
-        return cls(int(match[1]), int(match[2]), match[3]) if match else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +95,17 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What run.json says."""
+        """The content of run.json.
+
+        Raises:
+            RunError: the run was made by a memgen of another run format.
+        """
         manifest: dict[str, Any] = files.read_json(self.path / "run.json")
         if manifest.get("format") != FORMAT:
-            raise RunError(f"{self.path}: format {manifest.get('format')}, but this memgen reads format {FORMAT}.")
+            raise RunError(
+                f"{self.path} has run format {manifest.get('format')}, but this memgen reads format {FORMAT}. Make the "
+                f"run again under another name, or use the memgen that made it."
+            )
         return manifest
 
     def update(self, **changes: Any) -> None:
@@ -133,7 +141,7 @@ class Run:
 
     @property
     def holdout_mean(self) -> Path:
-        """The array (C, H, W) that sampling starts from."""
+        """The file of the mean image (C, H, W), where sampling starts."""
         return self.path / "holdout_mean.npy"
 
     @property
@@ -141,70 +149,65 @@ class Run:
         """The folder of the report."""
         return self.path / "report"
 
-    def denoiser(self, name: str) -> Path:
+    def image_set(self, name: str) -> Path:
+        """The folder of an image set of imported subjects."""
+        return self.path / "sets" / name
+
+    def denoiser_path(self, name: str) -> Path:
         """The weights of a denoiser."""
         return self.path / "denoisers" / f"{name}.safetensors"
 
-    def fitted(self, name: str) -> Path:
-        """What says that a denoiser known in closed form stands for a cell; it has no weights to keep."""
-        return self.path / "denoisers" / f"{name}.fitted.json"
-
-    def training_state(self, name: str) -> Path:
+    def training_state_path(self, name: str) -> Path:
         """The state of a training under way."""
         return self.path / "denoisers" / f"{name}.training.pt"
 
-    def samples(self, name: str) -> Path:
-        """The images (M, C, H, W) drawn from a denoiser."""
+    def samples_path(self, name: str) -> Path:
+        """The file of the samples (M, C, H, W) of a subject."""
         return self.path / "samples" / f"{name}.npy"
 
-    def sample_path(self, name: str) -> Path:
+    def trajectory_path(self, name: str) -> Path:
         """The denoised iterates kept along the way."""
         return self.path / "samples" / f"{name}.path.npz"
 
-    def bases(self, name: str) -> Path:
+    def bases_path(self, name: str) -> Path:
         """The arrays behind the tables basis and basis_summary of that name."""
         return self.path / "bases" / f"{name}.npz"
 
-    def index(self, name: str) -> Path:
+    def index_path(self, name: str) -> Path:
         """The folder of an index."""
         return self.path / "indexes" / name
 
     def table_path(self, kind: str, name: str) -> Path:
-        """The file of one cell's table."""
+        """The file of one table of a kind."""
         return self.path / "tables" / kind / f"{name}.parquet"
 
     def has_table(self, kind: str, name: str) -> bool:
-        """Whether a cell's table is finished."""
+        """Whether that table is finished."""
         return self.table_path(kind, name).exists()
 
     def write_table(self, kind: str, name: str, table: pa.Table) -> Path:
-        """Write one cell's table of a kind named in tables.SCHEMAS; returns its path."""
+        """Write one table of a kind in schemas.KINDS; returns its path."""
         path = self.table_path(kind, name)
-        tables.write(path, table, schemas.SCHEMAS[kind])
+        tables.write(path, table, schemas.KINDS[kind])
         return path
 
     def table(self, kind: str, name: str | None = None) -> pa.Table:
-        """One cell's table, or all tables of a kind stacked in the order of their names (numbers by value).
+        """One table of a kind, or all of them stacked in the order of their names (numbers by value).
 
         Raises:
             DataError: a table is damaged; the message names the file.
         """
-        schema = schemas.SCHEMAS[kind]
+        schema = schemas.KINDS[kind]
         if name is not None:
             return tables.read(self.table_path(kind, name), schema)
         paths = sorted((self.path / "tables" / kind).glob("*.parquet"), key=_natural)
         stacked = [tables.read(path, schema) for path in paths if not path.name.startswith(".")]
         return pa.concat_tables(stacked) if stacked else schema.empty_table()
 
-    def denoisers(self) -> list[str]:
-        """Names of the finished denoisers, smallest training set first."""
-        paths = sorted((self.path / "denoisers").glob("*.json"), key=_natural)
-        names = [path.name.removesuffix(".json").removesuffix(".fitted") for path in paths]
-        return [name for name in names if self.denoiser(name).exists() or self.fitted(name).exists()]
-
     def cells(self) -> list[Cell]:
-        """The cells whose denoiser is finished, smallest training set first."""
-        return sorted(cell for name in self.denoisers() if (cell := Cell.parse(name)))
+        """The cells that are trained, smallest training set first."""
+        rows = self.table("subjects").to_pylist()
+        return sorted(Cell(row["n_train"], row["train_seed"], row["part"]) for row in rows if row["role"] == "cell")
 
 
 def create(outputs: Path, name: str, config: dict[str, Any], device: str, about: str = "") -> Run:
@@ -247,6 +250,16 @@ def create(outputs: Path, name: str, config: dict[str, Any], device: str, about:
     }
     files.write_json(run.path / "run.json", manifest)
     return run
+
+
+def pair_key(a: str, b: str) -> str:
+    """The name of the artifacts of two subjects taken together; no subject can have a `+` in its name."""
+    return f"{a}+{b}"
+
+
+def is_cell_name(name: str) -> bool:
+    """Whether a name is reserved for cells."""
+    return re.fullmatch(r"n\d+-s\d+-[ab]", name) is not None
 
 
 def is_name(name: str) -> bool:

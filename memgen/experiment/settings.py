@@ -5,8 +5,10 @@ The settings of a run are those of its stages, each declared beside the code tha
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
 
+from memgen import spaces
 from memgen.base.config import Settings
 from memgen.experiment import runs
 from memgen.images.importing import ImportSettings
@@ -20,14 +22,22 @@ from memgen.models.networks import NetworkSettings, UNetSettings
 from memgen.models.sampling import SampleSettings
 from memgen.models.training import TrainSettings
 
-Metric = Literal["correlation", "cosine", "rmse"]
+
+def _known_space(name: str) -> str:
+    known = spaces.all_spaces()
+    if name not in known:
+        raise PydanticCustomError("metric", "Input should be one of {known}", {"known": ", ".join(known)})
+    return name
+
+
+Metric = Annotated[str, AfterValidator(_known_space)]
 ModelSettings = Annotated[NetworkSettings | FittedSettings, Field(discriminator="architecture")]
 
 
 class DataSettings(ImportSettings):
-    """Which images, and how they are prepared; the defaults are the embedded Fashion-MNIST subset at 16x16."""
+    """Which images are used, and how they are prepared. Default: the embedded Fashion-MNIST subset at 16x16."""
 
-    source: str | None = Field(None, description="folder, .npy, .npz, IDX or .pt file; nothing = the embedded images")
+    source: str | None = Field(None, description="folder or file of images; without one, the embedded images are used")
     generated: GeneratedSettings | None = Field(None, description="a class of generated images, instead of a source")
 
     @model_validator(mode="before")
@@ -50,7 +60,7 @@ class DataSettings(ImportSettings):
         remedies = {
             "resize": "set generated.side, the size they are drawn at",
             "limit": "set generated.n_images",
-            "deduplicate": "their near-duplicates stay, since without them the distribution would be another",
+            "deduplicate": "near-duplicates are kept, since removing them would change the distribution",
         }
         for name, remedy in remedies.items():
             if getattr(self, name):
@@ -61,7 +71,7 @@ class DataSettings(ImportSettings):
 
     @property
     def name(self) -> str:
-        """What the images are, for people."""
+        """Description of the images for people."""
         if self.generated:
             return f"generated: {self.generated.kind}"
         return self.source or "embedded Fashion-MNIST subset"
@@ -76,35 +86,41 @@ class SplitSettings(Settings):
 class SearchSettings(Settings):
     """How neighbors are searched."""
 
-    metric: Metric = Field("correlation", description="correlation (mean removed), cosine (raw) or rmse")
-    k: int = Field(3, ge=1, description="neighbors kept of each query; fewer where the set is smaller")
-    cluster_threshold: float = Field(0.99, gt=0, le=1, description="correlation from which images are near-duplicates")
-    backend: Literal["auto", "faiss", "torch"] = Field("auto", description="faiss where it is installed, or else torch")
+    metric: Metric = Field(
+        "correlation", description="space in which images are compared, such as correlation, cosine or rmse"
+    )
+    k: int = Field(3, ge=1, description="number of neighbors kept for each query")
+    cluster_threshold: float = Field(
+        0.99, gt=0, le=1, description="correlation above which two images count as near-duplicates"
+    )
+    backend: Literal["auto", "faiss", "torch"] = Field(
+        "auto", description="auto uses faiss where it is installed, and torch otherwise"
+    )
 
 
 class SweepSettings(Settings):
-    """The cells: every N with every training seed, on both parts."""
+    """The trainings of the sweep: every N with every training seed, on both halves of the images."""
 
     n_train: tuple[PositiveInt, ...] = Field(
         (1, 4, 16, 64, 256, 1024, 4096), min_length=1, description="training-set sizes"
     )
     train_seeds: tuple[NonNegativeInt, ...] = Field(
-        (0,), min_length=1, description="seeds; more than one replicates each training"
+        (0,), min_length=1, description="seeds of the trainings; several seeds replicate each training"
     )
 
 
 class ComputeSettings(Settings):
-    """What may change the last bits of a result."""
+    """Settings on which the last bits of a result depend."""
 
     threads: int = Field(
-        1, ge=1, description="CPU threads of each worker; part of the result, unlike the workers' number"
+        1, ge=1, description="CPU threads of each worker; the result depends on it, but not on the number of workers"
     )
 
 
 class RunSettings(Settings):
     """All settings of a run; the defaults are those of `memgen demo`."""
 
-    seed: int = Field(0, ge=0, description="of the split and of the noise")
+    seed: int = Field(0, ge=0, description="seed of the split and of the noise")
     data: DataSettings = DataSettings()
     split: SplitSettings = SplitSettings()
     model: ModelSettings = UNetSettings()

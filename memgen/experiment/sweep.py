@@ -1,8 +1,8 @@
-"""The experiment as a function of N: every cell trained, sampled, searched and measured, twins compared.
+"""Doing the tasks of a sweep, in this process or in a pool of worker processes.
 
-Work is cut into tasks, each a list of steps on one cell or one pair of cells, run by a pool of spawned processes (one
-CPU thread each unless the settings say more, so the result does not depend on the number of workers) or, on an
-accelerator, in this process. Every step skips what is finished, so a killed sweep goes on where it was.
+The workers are spawned processes with one CPU thread each, unless the settings say more, so the result does not depend
+on the number of workers. On an accelerator the work is done in this process. Every step skips what is finished, so a
+sweep that was killed continues where it stopped.
 """
 
 import multiprocessing
@@ -27,16 +27,16 @@ from memgen.experiment.workspace import Workspace
 
 
 def execute(workspace: Workspace, listed: list[Task], jobs: int, on_event: OnEvent) -> None:
-    """Do the tasks; a comparison waits for both of its cells.
+    """Do the tasks. A comparison waits until both of its subjects are finished.
 
     Args:
         workspace: a run whose images have been imported and whose lock the caller holds.
-        listed: the tasks, most wanted first.
-        jobs: worker processes; 1 works in this process.
-        on_event: called, in this process, with news of the tasks.
+        listed: the tasks, in the order in which they are begun.
+        jobs: number of worker processes; 1 means that this process does the work.
+        on_event: called in this process with news of the tasks.
 
     Raises:
-        MemgenError: the first that a task raised; tasks under way are finished, the others are not begun.
+        MemgenError: the first error of a task. Tasks that have begun are finished, and no further one is begun.
         RunError: a worker process died.
     """
     if jobs == 1:
@@ -61,12 +61,12 @@ def execute(workspace: Workspace, listed: list[Task], jobs: int, on_event: OnEve
         raise
     except BrokenProcessPool as error:
         raise RunError(
-            "a worker process was killed, perhaps for lack of memory. Finished work is kept: run the same command "
+            "a worker process was killed, perhaps for lack of memory. Finished work is kept. Run the same command "
             "again, with fewer workers (--jobs 1) if memory is short."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        news.cancel_join_thread()  # a worker that was killed may hold the lock of the queue for ever
+        news.cancel_join_thread()  # a killed worker may hold the lock of the queue
         news.put(None)
         listener.join(timeout=5)
     if failures:
@@ -84,8 +84,8 @@ def _schedule(pool: ProcessPoolExecutor, workspace: Workspace, listed: list[Task
         if task not in waiting:
             submit(task)
     while waiting or pending:
-        unfinished = {task.cell.pair for task in pending.values()}
-        for task in [task for task in waiting if task.cell.pair not in unfinished]:
+        unfinished = {name for task in pending.values() for name in task.subjects}
+        for task in [task for task in waiting if unfinished.isdisjoint(task.subjects)]:
             waiting.remove(task)
             submit(task)
         finished, _ = wait(pending, return_when=FIRST_COMPLETED)

@@ -1,14 +1,15 @@
-"""The steps of a sweep, and the order in which they are taken."""
+"""The steps of a sweep, and the tasks that they are grouped into."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 
 from memgen.experiment import geometry, make, measure
 from memgen.experiment.runs import Cell
+from memgen.experiment.subjects import Record
 from memgen.experiment.workspace import Workspace
 from memgen.models.training import TrainingRecord
 
@@ -18,20 +19,19 @@ VERBS: tuple[Verb, ...] = get_args(Verb)
 
 @dataclass(frozen=True)
 class Task:
-    """Steps to take on one cell (or on its pair, for compare).
+    """Steps to take on one subject, or on a pair of subjects.
 
     Attributes:
-        cell: the cell; part a stands for the pair.
+        name: what a progress bar calls the task.
+        subjects: name of the subject, or of both subjects of a pair.
         verbs: the steps, in this order.
+        cell: the cell, if the subject is one that may still have to be trained.
     """
 
-    cell: Cell
+    name: str
+    subjects: tuple[str, ...]
     verbs: tuple[Verb, ...]
-
-    @property
-    def name(self) -> str:
-        """What a progress bar calls the task."""
-        return self.cell.pair if self.verbs == ("compare",) else self.cell.name
+    cell: Cell | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Event:
         verb: the step under way.
         done: work done of it, in units of `total`.
         total: work of the step.
-        text: a figure worth showing beside the bar.
+        text: a number to show beside the bar.
     """
 
     task: str
@@ -59,20 +59,41 @@ OnEvent = Callable[[Event], None]
 def tasks(cells: Iterable[Cell], verbs: Iterable[Verb] = VERBS) -> list[Task]:
     """One task for each cell, followed by one for each pair of twins where `compare` is asked for.
 
-    References are of the whole run: the first cell's task measures them, lest several workers do at once.
+    The references belong to the whole run. The task of the first cell measures them, so that no two workers do.
     """
     wanted = set(verbs)
     single = tuple(verb for verb in VERBS if verb in wanted - {"references", "compare"})
-    listed = [Task(cell, single) for cell in cells if single]
+    listed = [Task(cell.name, (cell.name,), single, cell) for cell in cells if single]
     if listed and "references" in wanted:
-        listed[0] = Task(listed[0].cell, (*single, "references"))
+        listed[0] = replace(listed[0], verbs=(*single, "references"))
     pairs = sorted({Cell(cell.n_train, cell.train_seed, "a") for cell in cells}) if "compare" in wanted else []
-    return listed + [Task(cell, ("compare",)) for cell in pairs]
+    return listed + [Task(cell.pair, (cell.name, cell.twin.name), ("compare",)) for cell in pairs]
+
+
+# What a step needs of an imported subject; the steps that are not listed are for cells alone.
+_NEEDS: dict[Verb, tuple[str, ...]] = {
+    "sample": ("denoiser",),
+    "search": ("train",),
+    "copies": ("train",),
+    "psnr": ("denoiser",),
+}
+
+
+def imported_tasks(records: Iterable[Record], verbs: Iterable[Verb]) -> list[Task]:
+    """One task for each imported subject, of those steps for which it has what they need."""
+    wanted, listed = _NEEDS.keys() & set(verbs), []
+    for record in records:
+        has = {"denoiser": record.has_denoiser, "train": record.train_set is not None}
+        possible = tuple(verb for verb in VERBS if verb in wanted and all(has[need] for need in _NEEDS[verb]))
+        if possible:
+            name = record.identity.subject
+            listed.append(Task(name, (name,), possible))
+    return listed
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Work on this many CPU threads, which are part of a result."""
+    """Work with this number of CPU threads, on which the last bits of a result depend."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -89,48 +110,48 @@ def perform(workspace: Workspace, task: Task, on_event: OnEvent) -> None:
             on_event(Event(task.name, verb, done, total, text))
 
         report(0, 1)
-        _STEPS[verb](workspace, task.cell, report)
+        _STEPS[verb](workspace, task, report)
         report(1, 1)
 
 
 Report = Callable[..., None]
 
 
-def _train(workspace: Workspace, cell: Cell, report: Report) -> None:
+def _train(workspace: Workspace, task: Task, report: Report) -> None:
     def on_record(record: TrainingRecord, budget: int) -> None:
         report(record.images_seen, budget, f"{record.output_psnr_db:.1f} dB")
 
-    make.train_cell(workspace, cell, on_record)
+    assert task.cell is not None
+    make.train_cell(workspace, task.cell, on_record)
 
 
-def _sample(workspace: Workspace, cell: Cell, report: Report) -> None:
+def _sample(workspace: Workspace, task: Task, report: Report) -> None:
     total = workspace.settings.sample.n_samples
-    make.sample_denoiser(workspace, cell.name, lambda ended, step: report(ended, total, f"step {step}"))
+    make.sample_subject(workspace, task.subjects[0], lambda ended, step: report(ended, total, f"step {step}"))
 
 
-def _search(workspace: Workspace, cell: Cell, report: Report) -> None:
-    measure.search_samples(workspace, cell.name, f"train_{cell.part}", cell.n_train)
-    measure.search_holdout(workspace, f"train_{cell.part}", cell.n_train)
+def _search(workspace: Workspace, task: Task, report: Report) -> None:
+    measure.search_own(workspace, task.subjects[0])
 
 
-def _copies(workspace: Workspace, cell: Cell, report: Report) -> None:
-    measure.find_copies(workspace, cell)
+def _copies(workspace: Workspace, task: Task, report: Report) -> None:
+    measure.find_copies(workspace, task.subjects[0])
 
 
-def _psnr(workspace: Workspace, cell: Cell, report: Report) -> None:
-    measure.measure_psnr(workspace, cell.name)
+def _psnr(workspace: Workspace, task: Task, report: Report) -> None:
+    measure.measure_psnr(workspace, task.subjects[0])
 
 
-def _references(workspace: Workspace, cell: Cell, report: Report) -> None:
+def _references(workspace: Workspace, task: Task, report: Report) -> None:
     geometry.measure_references(workspace)
 
 
-def _compare(workspace: Workspace, cell: Cell, report: Report) -> None:
-    measure.compare_pair(workspace, cell.n_train, cell.train_seed)
-    measure.measure_distances(workspace, cell.n_train, cell.train_seed)
+def _compare(workspace: Workspace, task: Task, report: Report) -> None:
+    measure.compare_samples(workspace, *task.subjects)
+    measure.measure_distances(workspace, *task.subjects)
 
 
-_STEPS: dict[Verb, Callable[[Workspace, Cell, Report], None]] = {
+_STEPS: dict[Verb, Callable[[Workspace, Task, Report], None]] = {
     "train": _train,
     "sample": _sample,
     "search": _search,

@@ -1,4 +1,4 @@
-"""A run with its settings, and what is read from it: images, split, initial mean, denoisers, samples."""
+"""A run with its settings, and what is read from it: images, split, initial mean and samples."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,19 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen.base.config import validate
-from memgen.base.errors import DataError, RunError
+from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import runs
 from memgen.experiment.settings import RunSettings
 from memgen.images import shuffle
 from memgen.images.imageset import ImageSet
 from memgen.images.split import Split
-from memgen.models import checkpoints
-from memgen.models.denoiser import Denoiser
-from memgen.models.known.fitting import fit
+from memgen.measures.subject import Samples
 from memgen.models.known.gaussian import GaussianDenoiser
-from memgen.models.networks import NetworkSettings
-
-REFERENCES = ("train_a", "train_b", "holdout")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +39,28 @@ class Workspace:
         """The workspace of an existing run."""
         return cls(run, validate(RunSettings, run.manifest["config"], source=str(run.path / "run.json")), device)
 
+    def extended(self, settings: RunSettings) -> "Workspace":
+        """The workspace with the sizes and training seeds of `settings` added; all other settings must be equal.
+
+        Raises:
+            ConfigError: another setting differs.
+            DataError: the run has too few images for the largest of the sizes.
+        """
+        old, new = self.settings.model_dump(mode="json"), settings.model_dump(mode="json")
+        differing = [text for key, text in _differences(old, new) if not key.startswith("sweep.")]
+        if differing:
+            raise ConfigError(
+                f"{self.run.path} was made with other settings: {'; '.join(differing)}. Only sweep.n_train and "
+                f"sweep.train_seeds of a run can grow. Choose another name with --run to start a new run."
+            )
+        grown = {key: sorted({*old["sweep"][key], *new["sweep"][key]}) for key in ("n_train", "train_seeds")}
+        if grown != old["sweep"]:
+            with self.run.working():
+                if has_data(self.run):  # say what is missing before anything is written
+                    self.split.training_indices("a", max(grown["n_train"]))
+                self.run.update(config=old | {"sweep": grown})
+        return Workspace.of(self.run, self.device)
+
     @cached_property
     def images(self) -> ImageSet:
         """The run's images.
@@ -52,7 +69,9 @@ class Workspace:
             RunError: none have been imported.
         """
         if not has_data(self.run):
-            raise RunError(f"{self.run.path} holds no images. Import some: memgen data import --run {self.run.name}.")
+            raise RunError(
+                f"{self.run.path} holds no images. Import some with: memgen data import --run {self.run.name}"
+            )
         return ImageSet.load(self.run.images)
 
     @cached_property
@@ -78,12 +97,6 @@ class Workspace:
         fitted = GaussianDenoiser.fit(torch.tensor(images.pixels), 0)
         return fitted.eigenvectors[:, : max(0, len(images) - 1)]
 
-    def indices(self, reference: str, n_train: int) -> NDArray[np.int64]:
-        """Positions of the images behind an index: of a training set, or of the holdout."""
-        if reference == "holdout":
-            return self.split.holdout
-        return self.split.train("a" if reference == "train_a" else "b", n_train)
-
     def take(self, positions: NDArray[np.int64]) -> tuple[list[str], Tensor]:
         """Ids and pixels (B, C, H, W), [0, 1] and on the device, of images of the run."""
         return [self.images.ids[i] for i in positions], self.images.floats(positions).to(self.device)
@@ -95,45 +108,20 @@ class Workspace:
         order = shuffle.permutation(self.settings.seed, images.shape[-2] * images.shape[-1])
         return shuffle.shuffled(images, np.argsort(order))
 
-    def denoiser(self, name: str) -> Denoiser:
-        """A denoiser of the run in eval mode, on the device; one known in closed form is fitted to its images anew.
-
-        Raises:
-            RunError: there is none of that name.
-        """
-        cell = runs.Cell.parse(name)
-        if cell and self.run.fitted(name).exists() and not isinstance(self.settings.model, NetworkSettings):
-            chosen = self.indices(f"train_{cell.part}", cell.n_train)
-            return fit(self.settings.model, self.images.take(chosen).pixels).to(self.device).eval()
-        if not self.run.denoiser(name).exists():
-            known = ", ".join(self.run.denoisers()) or "none"
-            raise RunError(f"{self.run.path} has no denoiser {name}; denoisers there: {known}. Train it: memgen train.")
-        network, _ = checkpoints.load(self.run.denoiser(name))
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-    def keys(self, name: str) -> dict[str, Any]:
-        """The columns denoiser, n_train, part and train_seed of a denoiser; null for one that was imported."""
-        cell = runs.Cell.parse(name)
-        return (
-            cell.keys
-            if cell
-            else {"subject": name, "role": "imported", "n_train": None, "part": None, "train_seed": None}
-        )
-
-    def samples(self, name: str, kind: str = "samples") -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The samples of a denoiser (M, C, H, W) and their indices (M,).
+    def load_samples(self, name: str, kind: str = "samples") -> Samples:
+        """The samples of a subject.
 
         Args:
-            name: of the denoiser; for restored images that of the denoiser and the label of the task (NAME.LABEL).
+            name: of the subject; for restored images that of the subject and the label of the task (NAME.LABEL).
             kind: the table that lists them, samples or restored.
 
         Raises:
-            RunError: none have been drawn.
+            RunError: there are none.
             DataError: the file is damaged.
         """
-        path = self.run.samples(name)
+        path = self.run.samples_path(name)
         if not self.run.has_table(kind, name):
-            raise RunError(f"{self.run.path} has no samples of {name}. Draw some: memgen sample.")
+            raise RunError(f"{self.run.path} has no samples of {name}. Draw some with memgen sample.")
         index = self.run.table(kind, name).column("sample").to_numpy()
         try:
             drawn = np.load(path, allow_pickle=False)
@@ -145,7 +133,18 @@ class Workspace:
             raise DataError(
                 f"{path}: {len(drawn)} samples, expected {len(index)}. Delete it and run memgen sample again."
             )
-        return drawn, index
+        return Samples(drawn, index)
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, str]]:
+    """The dotted keys in which two JSON values differ, and in words how."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            found
+            for name in {**old, **new}
+            for found in _differences(old.get(name), new.get(name), f"{key}.{name}".strip("."))
+        ]
+    return [] if old == new else [(key, f"{key} is {old}, but {new} was given")]
 
 
 def has_data(run: runs.Run) -> bool:

@@ -1,4 +1,4 @@
-"""What the Jacobians of denoisers say: means over images, with intervals and chance values."""
+"""What the Jacobians of denoisers show: means over images, with intervals and the values expected by chance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +19,10 @@ class Quantity:
     Attributes:
         name: what people read in place of its key.
         definition: what it is, in a sentence or two.
-        column: of the table BASIS_SUMMARY, that is averaged.
-        by: the column whose mean divides that of `column`; None for none.
-        chance: what a random basis would give, or the column that has it; None where there is no such thing.
-        unit: of the mean.
+        column: the column of the table BASIS_SUMMARY that is averaged.
+        by: the column whose mean divides the mean of `column`; None where nothing does.
+        chance: the value of a random basis, or the column that holds it; None where there is no such value.
+        unit: unit of the mean.
     """
 
     name: str
@@ -122,16 +122,16 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class Reading:
-    """What the Jacobians of one N, or of one imported denoiser, say at one noise level.
+    """What the Jacobians of one N, or of one imported denoiser, show at one noise level.
 
     Attributes:
-        n_train: size of the training sets; None for an imported denoiser.
-        subject: name of the imported denoiser; None for all that were trained at an N.
+        n_train: size of the training sets; None where it is not known.
+        subject: name of the imported denoiser; None for the models of a training-set size.
         sigma: noise level, pixel units.
-        images: how many.
-        unconverged: bases whose eigenpairs were not found as precisely as was asked for.
-        values: means over images by name of QUANTITIES, with intervals where there are at least two images.
-        chance: what a random basis would give, for those that have such a thing.
+        images: number of images.
+        unconverged: number of bases whose eigenpairs were not found as precisely as requested.
+        values: mean over images for each of QUANTITIES, with an interval if there are at least two images.
+        chance: value of a random basis, for the quantities that have one.
     """
 
     n_train: int | None
@@ -149,38 +149,38 @@ class Reading:
 
 
 def readings(summary: pa.Table, seed: int) -> list[Reading]:
-    """Means over images of each N (or imported denoiser) and noise level, with 95 % bootstrap intervals.
+    """Means over images for each N, and for each imported denoiser, at each noise level, with 95 % intervals.
 
-    Each image is averaged over twins and training seeds first. A ratio is that of two means.
+    The values of an image are averaged over twins and training seeds first. A ratio is a ratio of two means.
 
     Args:
         summary: a BASIS_SUMMARY table.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
-        One reading for each N and noise level, in ascending order, and then for each imported denoiser.
+        A reading for each N and noise level in ascending order, then for each imported denoiser by name.
     """
     names = {name for q in QUANTITIES.values() for name in (q.column, q.by, q.chance)}
     columns = sorted(name for name in names if isinstance(name, str))
     wanted = [(name, "mean") for name in columns] + [("unconverged", "sum")]
-    # All denoisers of an N are read together; one that was imported stands for itself.
+    # The denoisers of an N are averaged; an imported one stands for itself.
     of_its_own = pc.if_else(pc.equal(summary["role"], "cell"), pa.scalar(None, pa.string()), summary["subject"])
     named = summary.set_column(summary.column_names.index("subject"), "subject", of_its_own)
     named = named.append_column("unconverged", pc.invert(named["converged"]))
     keys = ["n_train", "subject", "sigma", "image_id"]
     means = named.group_by(keys, use_threads=False).aggregate(wanted)
-    rows = means.sort_by([(key, "ascending") for key in keys]).to_pylist()  # nulls come last
+    rows = means.sort_by([(key, "ascending") for key in keys]).to_pylist()
     found: dict[tuple[int | None, str | None, float], list[dict[str, float]]] = {}
     for row in rows:
         found.setdefault((row["n_train"], row["subject"], row["sigma"]), []).append(row)
     return [
         Reading(*key, len(images), sum(int(row["unconverged_sum"]) for row in images), *_averaged(images, seed))
-        for key, images in found.items()
+        for key, images in sorted(found.items(), key=lambda item: item[0][1] or "")
     ]
 
 
 def by_level(found: Sequence[Reading]) -> list[tuple[float, list[Reading], list[str]]]:
-    """Noise levels, ascending, with the readings of each and the names of QUANTITIES that any of them has."""
+    """Each noise level, ascending, with its readings and the keys of the QUANTITIES that any of them has."""
     levels = {sigma: [reading for reading in found if reading.sigma == sigma] for sigma in {r.sigma for r in found}}
     return [
         (sigma, here, [name for name in QUANTITIES if any(reading.values[name].n for reading in here)])
@@ -189,7 +189,7 @@ def by_level(found: Sequence[Reading]) -> list[tuple[float, list[Reading], list[
 
 
 def _averaged(images: list[dict[str, float]], seed: int) -> tuple[dict[str, Estimate], dict[str, float]]:
-    """Means over images of each of QUANTITIES, and what a random basis would give."""
+    """The mean over images of each of QUANTITIES, and the values of a random basis."""
     values, chance = {}, {}
     for name, quantity in QUANTITIES.items():
         wanted = [column for column in (quantity.column, quantity.by) if column]

@@ -1,4 +1,7 @@
-"""What the test for copies said of sample sets whose answer is known."""
+"""Whether the test for copies is calibrated: what it finds in sample sets with known answers.
+
+The sample sets (controls) are made by `memgen.measures.copies.controls`, and drawn anew in each repeat.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,25 +14,27 @@ from memgen.base.estimates import Estimate
 from memgen.base.intervals import wilson
 from memgen.measures.copies.competition import Q
 
-COVERAGE = 0.93  # of 95 % intervals, below which they are too short
+COVERAGE = 0.93  # intervals meant to cover 95 % are too short if they cover less than this
 
 
 @dataclass(frozen=True)
 class Control:
-    """What the test said of one control, over its repeats.
+    """What the test found in one control, over its repeats.
 
     Attributes:
-        control: its name (see the module).
-        share: share of copies planted; None where there are none.
-        eps: standard deviation of the noise on them, pixel units.
-        repeats: redraws.
-        copies: planted, mean.
-        k_min: training images that must be found for any to be found, largest.
-        any_found: share of repeats in which anything was found.
-        false_share: expected false share of what was found.
-        power: share of the copies that was found; None without copies.
-        covered: share of repeats whose interval of the memorized fraction contains the known one; None where unknown.
-        band: in, out, or none where there is nothing to hold it against.
+        control: name of the control; see `memgen.measures.copies.controls`.
+        share: share of samples that are planted copies; None for a control without copies.
+        eps: standard deviation of the noise on the copies, pixel units; None without copies.
+        repeats: number of times that images and samples were redrawn.
+        copies: mean number of planted copies.
+        k_min: smallest number of training images that the test can report, the largest over the repeats.
+        any_found: share of repeats in which the test found anything.
+        false_share: mean share of false findings among all findings.
+        power: mean share of the copies that was found; None without copies.
+        covered: share of repeats in which the interval of the memorized fraction contains the known value; None where
+            that is not known.
+        band: "in" if the test keeps its promise on this control, "out" if it does not, and "none" if the control is
+            shown without being judged.
     """
 
     control: str
@@ -46,7 +51,7 @@ class Control:
 
 
 def summarize(table: pa.Table) -> list[Control]:
-    """Every control of one N over its repeats.
+    """What the test found in each control of one N, over the repeats.
 
     Args:
         table: a CALIBRATION table of one N.
@@ -90,7 +95,7 @@ def _share(hits: Sequence[bool]) -> Estimate:
 
 
 def _mean(values: Sequence[float]) -> Estimate:
-    """The mean of numbers from 0 to 1 with an interval of two standard errors; Wilson's where all are 0 or 1."""
+    """The mean of numbers in [0, 1] with an interval of two standard errors, or Wilson's if all are 0 or 1."""
     if set(values) <= {0.0, 1.0}:
         return _share([value > 0 for value in values])
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)

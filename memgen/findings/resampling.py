@@ -1,4 +1,8 @@
-"""Bootstrap draws shared by everything that is estimated from one set of tables."""
+"""Bootstrap draws that are shared by everything that is estimated from one set of tables.
+
+A resample gives each independent unit a multiplicity: how often it was drawn. Row 0 of all multiplicities is 1, so
+that entry 0 of every array of draws is the statistic of the data.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +20,24 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Values with the multiplicities of the units they belong to; row 0 of all multiplicities is 1: the data."""
+    """Values, with the multiplicities of the units that they belong to.
 
-    values: Floats  # (k,), no NaN
-    factors: tuple[tuple[Ints, Ints], ...]  # multiplicities (R + 1, u) and, for each value, its unit (k,)
+    Attributes:
+        values: the defined values, (k,).
+        factors: multiplicities (R + 1, u), and for each value the position of its unit (k,). A value counts as often as
+            the product of its factors.
+        units: number of independent units.
+        what: what a unit is, for people and as the name of the bootstrap draws.
+        seeds: number of training seeds that are resampled with the units; 1 if they are not resampled.
+        undefined: how many values are left out, as a sentence; empty if none are.
+    """
+
+    values: Floats
+    factors: tuple[tuple[Ints, Ints], ...]
     units: int
     what: str
-    seeds: int  # training seeds resampled with the units; 1 = none
-    undefined: str  # how many values are left out, "" if none
+    seeds: int
+    undefined: str
 
     def _weights(self) -> Iterator[tuple[slice, Ints]]:
         draws = self.factors[0][0].shape[0]
@@ -44,7 +58,8 @@ class Observations:
             running = np.cumsum(weights[:, order], axis=1)
             total = running[:, -1:] if len(ascending) else np.zeros((len(weights), 1), dtype=np.int64)
             some = total[:, 0] > 0
-            low = (running < (total + 1) // 2).sum(axis=1)[some]  # positions of the two middle values
+            # Positions of the two middle values, which are one for an odd total.
+            low = (running < (total + 1) // 2).sum(axis=1)[some]
             high = (running < total // 2 + 1).sum(axis=1)[some]
             result[rows][some] = (ascending[low] + ascending[high]) / 2
         return result
@@ -60,7 +75,14 @@ class Observations:
 
 @dataclass(frozen=True, eq=False)
 class Resampling:
-    """One set of bootstrap multiplicities for everything that is estimated."""
+    """One set of bootstrap multiplicities for everything that is estimated.
+
+    Attributes:
+        seed: seed of the draws.
+        resamples: number of resamples R.
+        samples: indices of all samples, ascending.
+        train_seeds: all training seeds, ascending.
+    """
 
     seed: int
     resamples: int
@@ -71,7 +93,15 @@ class Resampling:
     def observe(
         self, what: str, population: NDArray[Any], values: Floats, units: Sequence[NDArray[Any]], seeds: Ints | None
     ) -> Observations:
-        """The defined values with the multiplicities of their units (several: multiplied) and of their seeds."""
+        """The defined values with the multiplicities of their units and of their training seeds.
+
+        Args:
+            what: what a unit is, in the singular. Equal names and numbers of units have equal draws.
+            population: all units, ascending.
+            values: (k,); NaN where undefined.
+            units: for each factor the units that the values belong to, (k,).
+            seeds: training seeds of the values, (k,); None if they have none.
+        """
         defined = ~np.isnan(values)
         multiplicities = self._multiplicities(what, len(population))
         factors = [(multiplicities, np.searchsorted(population, unit[defined])) for unit in units]
@@ -94,7 +124,7 @@ class Resampling:
 
 
 def percentile_interval(draws: Floats, units: int) -> Estimate:
-    """Estimate (entry 0) and percentile interval of the resamples (the rest); no interval from fewer than two units."""
+    """The estimate (entry 0) with the percentile interval of the resamples; fewer than two units give no interval."""
     if np.isnan(draws[0]):
         return Estimate.of(None, n=units)
     resampled = draws[1:][~np.isnan(draws[1:])]

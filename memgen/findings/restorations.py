@@ -1,4 +1,4 @@
-"""How well models restored held-out images from linear measurements."""
+"""How well models restore held-out images from linear measurements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from memgen.base import estimates, intervals
 
 @dataclass(frozen=True)
 class Restoration:
-    """How well one model restored held-out images from one measurement; means over images.
+    """How well one model restored held-out images from one kind of measurement, in means over images.
 
     Attributes:
         subject: name of the model.
-        task: what was measured.
-        amount: how much.
+        task: what was measured, such as inpainting.
+        amount: how much was measured, in the terms of the task.
         n_measured: real numbers measured of each image.
         psnr: PSNR of the restored images, dB, with its 95 % interval over images.
-        filled_psnr_db: of the measurement completed by the mean image, from which restoring starts.
-        pseudo_psnr_db: of the measurement alone, P x.
-        twin_psnr_db: of the restored images with those of the model's twin; None without one. Above `psnr`, the two
-            agree on what they add.
-        converged: images whose restoration converged.
+        filled_psnr_db: PSNR of the measurement completed by the mean image, from which restoration starts.
+        pseudo_psnr_db: PSNR of the measurement alone, P x.
+        twin_psnr_db: PSNR between the restored images of the model and those of its twin; None without a twin. Where it
+            is above `psnr`, the two models agree on what they add.
+        converged: number of images whose restoration converged.
     """
 
     subject: str
@@ -41,9 +41,9 @@ def summarize(table: pa.Table, seed: int, between: Sequence[float] | None = None
     """Summarize the RESTORED table of one model and measurement.
 
     Args:
-        table: its rows.
-        seed: of the bootstrap.
-        between: PSNR of each restored image with that of the model's twin, dB.
+        table: a RESTORED table of one model and one measurement.
+        seed: seed of the bootstrap.
+        between: PSNR between each restored image and that of the model's twin, dB; None without a twin.
     """
     first = table.slice(0, 1).to_pylist()[0]
     values = np.array(table["output_psnr_db"].drop_null().to_pylist(), dtype=np.float64)

@@ -1,17 +1,19 @@
-"""How near to optimal a denoiser is: the slope of output against input PSNR, and its gain on a manifold.
+"""How near to optimal a denoiser is: the slope of output PSNR against input PSNR, and its gain on a manifold.
 
-    slope   of the mean curve over a range of input PSNR, by least squares. On images that are C^α up to contours that
-            are C^α no denoiser does better than α / (α + 1); on a manifold of k dimensions the best slope is 1.
+    slope   slope of the mean curve over a range of input PSNR, by least squares. On images that are C^α away from
+            contours that are C^α, no denoiser does better than α / (α + 1). On a manifold of k dimensions the best
+            slope is 1.
     gain    10 log10(σ² / E ||f(y) - x||² · d), mean over the noise levels of the range. On a manifold of k dimensions
-            it is 10 log10(d / k) at small noise. Squared errors are averaged before the logarithm is taken: with few
-            dimensions the mean PSNR of single noise draws is higher, by 5.5 dB for k = 1.
+            the best gain at small noise is 10 log10(d / k). Squared errors are averaged before the logarithm is taken,
+            because with few dimensions the mean PSNR of single noise draws is higher, by 5.5 dB for k = 1.
 
-The slope of the oracle that shrinks in a wavelet basis, measured on the same noisy images, says what is left to gain
-from a basis adapted to each image. Images are the independent units: each is averaged over noise draws, twins and
-training seeds first. The paper's range is 0 to 34 dB; the slope depends on it.
+The same slope is measured for an oracle that shrinks wavelet coefficients, on the same noisy images. The difference
+shows what a basis adapted to each image gains. Images are the independent units: the values of an image are averaged
+over noise draws, twins and training seeds first. The slope depends on the range, which is 0 to 34 dB in the paper.
 
-Where the classes differ from the theory: the generator filters white noise by |k|^-α, whose contours are C^(α - 1/2)
-and whose backgrounds are C^(α - 1), so that α / (α + 1) is the paper's figure, not a bound that was derived for them.
+The generated classes differ from the theory. The generator filters white noise by |k|^-α, so that contours are
+C^(α - 1/2) and backgrounds are C^(α - 1). The value α / (α + 1) is therefore that of the paper, and not a bound that
+was derived for these images.
 
 Source: Kadkhodaie et al. (ICLR 2024), sections 3.1 and 3.2, Figures 4, 5, 16, 17, 19 and 20.
 """
@@ -37,10 +39,11 @@ def slope(input_psnr_db: ArrayLike, output_psnr_db: NDArray[Any], seed: int) -> 
     Args:
         input_psnr_db: (s,), dB, at least two that differ.
         output_psnr_db: (m, s), dB: a row for each image, averaged over noise draws.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
-        The slope of the mean curve, 95 %; α / (α + 1) is the optimum on C^α images, 1 that on a manifold.
+        The slope of the mean curve with its 95 % interval. The optimum is α / (α + 1) on C^α images and 1 on a
+        manifold.
 
     Raises:
         ShapeError: the arrays do not fit together, or the input PSNRs do not differ.
@@ -49,27 +52,29 @@ def slope(input_psnr_db: ArrayLike, output_psnr_db: NDArray[Any], seed: int) -> 
     x = np.asarray(input_psnr_db, dtype=np.float64)
     if output_psnr_db.ndim != 2 or x.shape != output_psnr_db.shape[1:] or not np.ptp(x) > 0:
         raise ShapeError(
-            f"output PSNR of shape {output_psnr_db.shape} at input PSNRs of shape {x.shape}, expected (m, s) and (s,) "
-            f"with at least two input PSNRs that differ."
+            f"found output PSNR of shape {output_psnr_db.shape} and input PSNR of shape {x.shape}. Expected (m, s) and "
+            f"(s,), with at least two different input PSNRs."
         )
     if not np.isfinite(output_psnr_db).all():
-        raise DataError("found an output PSNR that is not finite; leave that image or noise level out.")
+        raise DataError("found an output PSNR that is not finite. Leave out that image or noise level.")
     centered = x - x.mean()
-    slopes = output_psnr_db @ (centered / (centered @ centered))  # one for each image; their mean is the mean curve's
+    slopes = output_psnr_db @ (
+        centered / (centered @ centered)
+    )  # one for each image; their mean is the slope of the mean curve
     return bootstrap(slopes, lambda resamples: resamples.mean(axis=1), seed)
 
 
-LOW_DB, HIGH_DB = 0.0, 34.0  # the paper's range
+LOW_DB, HIGH_DB = 0.0, 34.0  # the range of the paper
 _NOTHING = Estimate.of(None)
 
 
 @dataclass(frozen=True)
 class Theory:
-    """What the best denoiser of a class does; None where that is not known.
+    """What the best denoiser of a class of images achieves; None where that is not known.
 
     Attributes:
-        slope: of output against input PSNR.
-        gain_db: at small noise, on a manifold.
+        slope: slope of output PSNR against input PSNR.
+        gain_db: gain in PSNR at small noise, dB, on a manifold.
     """
 
     slope: float | None
@@ -77,7 +82,7 @@ class Theory:
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """What a row of a SLOPES table is called in figures and on the page."""
+    """The name of a row of a SLOPES table in figures and on the page."""
     return wording.subject_label(row["role"], row["n_train"], row["subject"])
 
 
@@ -87,17 +92,17 @@ def summarize(
     """Slope and gain of every denoiser on held-out images, with 95 % bootstrap intervals over images.
 
     Args:
-        psnr: a PSNR table; all rows of one image and noise level come from the same noise.
-        expected: of the class of the images.
-        seed: of the bootstrap.
-        low_db: least input PSNR, dB.
-        high_db: largest input PSNR, dB; noise levels outside of the range are left out.
+        psnr: a PSNR table. All denoisers were given the same noisy images.
+        expected: what the best denoiser of the images' class achieves.
+        seed: seed of the bootstrap.
+        low_db: lowest input PSNR, dB.
+        high_db: highest input PSNR, dB. Noise levels outside the range are left out.
 
     Returns:
-        A SLOPES table: each N, then references and baselines, then imported denoisers.
+        A SLOPES table with a row for each N, then for each baseline and reference, then for each imported denoiser.
 
     Raises:
-        ConfigError: fewer than two noise levels are in the range.
+        ConfigError: fewer than two noise levels lie in the range.
     """
     held = psnr.filter(pc.equal(psnr["kind"], "holdout"))
     near = 1e-6  # nominal values such as 34 dB are met up to rounding
@@ -107,8 +112,8 @@ def summarize(
     if len(held) and len(inputs) < 2:
         every = ", ".join(f"{x:.1f}" for x in np.unique(held["input_psnr_db"].to_numpy()))
         raise ConfigError(
-            f"found {len(inputs)} noise levels of input PSNR from {low_db:g} to {high_db:g} dB, expected at least 2. "
-            f"The run has {every} dB: choose a wider range."
+            f"found {len(inputs)} noise levels with an input PSNR from {low_db:g} to {high_db:g} dB, expected at least "
+            f"2. The run has {every} dB. Choose a wider range."
         )
     found = [(keys, _Curves.of(rows)) for keys, rows in _groups(chosen)]
     oracle = next(
@@ -119,7 +124,7 @@ def summarize(
 
 
 def _groups(psnr: pa.Table) -> Iterator[tuple[dict[str, Any], pa.Table]]:
-    """What is averaged and its rows: all trained at an N, or one that is not trained."""
+    """The keys and the rows of everything that has a slope: all cells of an N together, every other denoiser alone."""
     cells = psnr.filter(pc.equal(psnr["role"], "cell"))
     for n_train in sorted(pc.unique(cells["n_train"]).to_pylist()):
         rows = cells.filter(pc.equal(cells["n_train"], n_train))
@@ -144,12 +149,12 @@ def _groups(psnr: pa.Table) -> Iterator[tuple[dict[str, Any], pa.Table]]:
 
 @dataclass(frozen=True, eq=False)
 class _Curves:
-    """The curves of single images, those that are finite at every noise level."""
+    """The curves of single images, of those whose PSNR is finite at every noise level."""
 
-    images: NDArray[Any]  # (m,) ids, ascending
-    inputs: NDArray[np.float64]  # (s,) dB, ascending
-    outputs: NDArray[np.float64]  # (m, s) dB, averaged over draws and denoisers
-    errors: NDArray[np.float64]  # (m, s) squared errors per pixel, averaged in the same way
+    images: NDArray[Any]  # (m,) ascending ids
+    inputs: NDArray[np.float64]  # (s,) ascending, dB
+    outputs: NDArray[np.float64]  # (m, s) dB, mean over noise draws and denoisers
+    errors: NDArray[np.float64]  # (m, s) squared error per pixel, mean over the same
 
     @classmethod
     def of(cls, psnr: pa.Table) -> "_Curves":
@@ -196,7 +201,7 @@ def _row(curves: _Curves, oracle: _Curves | None, expected: Theory, seed: int) -
 
 
 def _difference(curves: _Curves, oracle: _Curves, seed: int) -> Estimate:
-    """The slope less that of the oracle on the same images: a slope is linear in the outputs."""
+    """The slope minus that of the oracle, on the same images; it is the slope of the difference of the curves."""
     _, own, its = np.intersect1d(curves.images, oracle.images, assume_unique=True, return_indices=True)
     return slope(curves.inputs, curves.outputs[own] - oracle.outputs[its], seed)
 

@@ -1,24 +1,32 @@
-"""From memorization to generalization as a function of N: the estimates, their intervals, and the verdict in words.
+"""From memorization to generalization as a function of N: estimates and their intervals.
 
-For each training-set size N, from the tables of a run alone:
+For each training-set size N, and for each imported subject, the tables of a run give
 
-    nearest_own             median over samples of the similarity to the nearest image of the model's own training set,
-                            with its null, the same for held-out images
-    cross_same              median similarity of two models' samples from the same noise, with its nulls: samples from
-                            different noise, and training images against the nearest of the other half
-    memorized_fraction      rho = (P - c) / (1 - c), see `significance`, over the samples of all models at N: P their
-                            share nearest to T, the own training set, rather than to H, all that the model never saw
-    psnr_gap, disagreement  in denoiser space, on noisy images, averaged over noise levels
-    to_linear, to_optimum   PSNR less that of a reference, on noisy held-out images, averaged over noise levels
-    bits                    score-difference bits per dimension, see `distances`
-    N_cross, N_half         where cross_same overtakes nearest_own; where rho falls through 1/2; linear in log N
+    nearest_own             median over samples of the similarity to the nearest image of the model's own training set.
+                            It is judged against the same for held-out images.
+    cross_same              median similarity of two models' samples from the same noise. It is judged against samples
+                            from different noise, and against training images and the nearest of the other half.
+    memorized_fraction      rho = (P - c) / (1 - c) over the samples of all models at N (see `competition`). P is the
+                            share of samples that are nearer to T, their own training set, than to H, all images that
+                            the model never saw.
+    psnr_gap, disagreement  denoisers compared on noisy images, averaged over noise levels
+    to_linear, to_optimum   PSNR minus that of a reference on noisy held-out images, averaged over noise levels
+    bits                    score-difference bits per dimension (see `distances`)
 
-Intervals (95 %) are percentile bootstraps over independent units, drawn once for the whole table: sample i keeps its
-multiplicity in both models, in both kinds of similarity and at every N, because all of them start from the same noise;
-so differences and crossings are resampled jointly. Several training seeds are resampled too (crossed with the samples).
-A pair of samples (i, j) counts as often as i times j, which is conservative where each sample is in few pairs.
-The memorized fraction has the interval of `intervals.grouped` instead, since samples share nearest images; N_half has
-the widest of where the ends of that interval fall through 1/2 and of the bootstrap.
+and for the whole sweep
+
+    N_cross, N_half         N at which cross_same overtakes nearest_own, and N at which rho falls through 1/2, both
+                            interpolated linearly in log N
+
+An imported subject has no second model, so that what compares two models is not measured for it.
+
+Intervals (95 %) are percentile bootstraps over independent units. The units are drawn once for the whole sweep: sample
+i keeps its multiplicity in both models, in both kinds of similarity and at every N, because all of these start from
+the same noise. Differences and crossings are therefore resampled jointly. If there are several training seeds, they are
+resampled too, crossed with the samples. The multiplicity of a pair of samples (i, j) is the product of those of i and
+j, which is conservative if each sample is in few pairs. The memorized fraction has the interval of `intervals.grouped`
+instead, because samples share nearest images. The interval of N_half spans both its bootstrap interval and the points
+at which the ends of that interval fall through 1/2.
 
 Source: Kadkhodaie et al. 2024, Figs. 1, 2 and 15; residual over a control as in anonymeter (Giomi et al. 2023).
 """
@@ -134,18 +142,18 @@ def summarize(
     """Every quantity at every N and of every imported subject, and the transition points, with 95 % intervals.
 
     Args:
-        run: the run's tables by name: neighbors, similarity, psnr, distances, samples, significance, copies; any may
-            be missing.
-        seed: of the bootstrap.
-        metric: the measure to read from neighbors and similarity. With rmse, where smaller is closer, the differences
+        run: the run's tables by name: neighbors, similarity, psnr, distances, samples, significance, copies. Any of
+            them may be missing.
+        seed: seed of the bootstrap.
+        metric: the measure to read from neighbors and similarity. For rmse, for which smaller is closer, differences
             are taken the other way round, so that positive always means closer.
-        resamples: bootstrap resamples.
+        resamples: number of bootstrap resamples.
         sigma_range: lowest and highest noise level of the bits, pixel units; None if they are not known.
         subjects: a SUBJECTS table. It says what each imported subject has, so that the table can say why something
             was not measured.
 
     Returns:
-        A TRANSITION table; what was not measured has a null estimate, a status and a note.
+        A TRANSITION table. What was not measured has a null estimate, a status, and a note that may give the reason.
     """
     data = {name: _columns(run[name], name, metric) for name in quantities.READ if name in run}
     lacks = _lacks(subjects)
@@ -199,8 +207,8 @@ def _lacks(subjects: pa.Table | None) -> dict[str, set[str]]:
     found = {}
     for row in [] if subjects is None else subjects.filter(pc.equal(subjects["role"], "imported")).to_pylist():
         has = {
-            "samples": row["has_samples"],
-            "training set": row["n_trained_on"],
+            "samples": row["has_samples"] or row["has_denoiser"],  # a denoiser can draw them
+            "training set": row["n_train"],
             "held-out images": row["n_held_out"],
             "denoiser": row["has_denoiser"],
             # A pair of imported models is compared by itself: nothing says that they were trained on other images.
@@ -301,14 +309,14 @@ def _widened(half: Estimate, bands: Mapping[int, tuple[float, float]]) -> Estima
 
 
 def crossings(curves: Floats, sizes: Sequence[int]) -> list[list[float]]:
-    """Where each curve rises through 0, interpolated linearly in log N.
+    """The values of N at which each curve rises through 0, interpolated linearly in log N.
 
     Args:
-        curves: (r, K), the values at each N.
+        curves: values at each N, (r, K).
         sizes: the K ascending values of N.
 
     Returns:
-        For each curve, its crossings in ascending order; a curve that starts at or above 0 has none there.
+        For each curve, its crossings in ascending order. A curve that starts at or above 0 does not cross there.
     """
     logs = np.log(np.asarray(sizes, dtype=np.float64))
     result: list[list[float]] = []

@@ -243,9 +243,7 @@ def _similarity(row: Estimate) -> str:
 def _functions(at: Mapping[str, Estimate]) -> list[str]:
     bits, found = at["bits"], [_gap(at)]
     if bits.estimate is not None:
-        levels = ""
-        if bits.sigma_low is not None and bits.sigma_high is not None:
-            levels = f" at noise levels from {bits.sigma_low:.3g} to {bits.sigma_high:.3g}"
+        levels = f" at noise levels from {bits.sigma_low:.3g} to {bits.sigma_high:.3g}" if bits.sigma_low else ""
         found.append(f"The two models' scores differ by {estimate(bits)} bits per dimension{levels}.")
     for quantity, reference in (("to_linear", "the best linear denoiser"), ("to_optimum", "the exact optimum")):
         row = at[quantity]

@@ -1,1 +1,1 @@
-"""Images: sets of them, their division into parts, and how they come in."""
+"""Image sets: how they are read and prepared, and how they are split into training sets and a holdout."""

@@ -5,12 +5,12 @@
     image i is removed if r(i, j) > threshold for some kept image j before it, in the order of the set
 
 The official code of Kadkhodaie et al. 2024 (quality_metrics_func.py, remove_repeats) differs in three ways that lose
-images or need a large memory: it compares |r|, so that a negative of an image counts as its copy; it compares with
-removed images too, so that in a chain A ~ B ~ C both B and C go although A and C differ; and it forms the whole
-N x N matrix. Here the matrix exists one block at a time, and memory grows with the images kept.
+images or need much memory. It compares |r|, so a negative of an image counts as its copy. It compares with removed
+images too, so in a chain A ~ B ~ C both B and C are removed although A and C differ. And it forms the whole N x N
+matrix. Here the matrix exists one block at a time, and memory grows with the number of images kept.
 
-Float32 products decide only where they are far from the threshold; near it, and for every correlation that is given,
-float64 decides, so that the answer depends neither on the blocks nor on the number of threads.
+Float32 products decide only where they are far from the threshold. Near it, and for every correlation that is
+returned, float64 decides, so the result depends neither on the block size nor on the number of threads.
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,8 @@ _PAIR_VALUES = 1 << 22
 def area_average(images: ImageSet, size: int = 20) -> NDArray[np.float32]:
     """The images averaged over areas, each down to at most size x size and never enlarged.
 
-    A pixel that lies in two areas counts in each by the share of it that lies there, so that all pixels weigh the
-    same. (Where the sides are multiples of `size` this is average pooling.)
+    A pixel that lies in two areas counts in each by the share of it that lies there, so all pixels have the same
+    weight. (Where the sides are multiples of `size` this is average pooling.)
 
     Args:
         images: N images of C channels.
@@ -58,7 +58,7 @@ def area_average(images: ImageSet, size: int = 20) -> NDArray[np.float32]:
 def leaders(
     features: NDArray[Any] | torch.Tensor, threshold: float, block: int = 2048, ids: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Greedy clusters by Pearson correlation: each row's leader, the earlier leader that it correlates most with.
+    """Greedy clusters by Pearson correlation: for each row its leader, the earlier leader with the largest correlation.
 
     A row becomes a leader if it correlates with no earlier leader above the threshold (strictly). Constant rows have
     no correlation and are leaders, but rows of equal content share one leader whatever their correlation.
@@ -93,14 +93,14 @@ def leaders(
     if ids is not None:
         first_of: dict[str, int] = {}
         first = np.array([first_of.setdefault(identity, i) for i, identity in enumerate(ids)], dtype=np.int64)
-        # Copies that correlation cannot tell: constant rows, or a threshold of 1.
+        # Copies that the correlation does not show: constant rows, or a threshold of 1.
         copies = (leader == np.arange(len(rows))) & (first != np.arange(len(rows)))
         leader[copies] = leader[first[copies]]
     return leader, correlation
 
 
 def near_duplicates(images: ImageSet, threshold: float = 0.95) -> tuple[NDArray[np.int64], pa.Table]:
-    """Which images to keep, and why the others go.
+    """Which images to keep, and why the others are removed.
 
     Images of equal content are duplicates whatever the threshold, constant ones too.
 
@@ -133,7 +133,7 @@ def _overlap(n_pixels: int, n_areas: int) -> NDArray[np.float64]:
 
 
 def _unit(rows: NDArray[Any]) -> NDArray[np.float64]:
-    """Rows minus their means, scaled to length 1; zero where a row is constant up to rounding."""
+    """Rows minus their means, scaled to length 1; a row that is constant up to rounding becomes zero."""
     wide: NDArray[np.float64] = rows.astype(np.float64)
     size = np.linalg.norm(wide, axis=1, keepdims=True)
     wide -= wide.mean(axis=1, keepdims=True)
@@ -177,7 +177,7 @@ def _exact(rows: NDArray[Any], i: NDArray[np.int64], j: NDArray[np.int64]) -> ND
 def _choose(
     rows: NDArray[Any], candidates: NDArray[np.int64], unit: NDArray[np.float32], threshold: float
 ) -> NDArray[np.int64]:
-    """Those of the candidates that lead: in order, each that is close to no leader chosen before it."""
+    """The candidates that become leaders: in order, each that is not close to a leader chosen before it."""
     scores = unit @ unit.T
     close = scores > threshold
     i, j = np.nonzero(np.tril(np.abs(scores - threshold) <= _SLACK, -1))

@@ -1,15 +1,11 @@
-"""Images and their division into two training sets and a holdout.
+"""Sets of images.
 
-An ImageSet is pixels (N, C, H, W) with a content id for every image: equal pixels have equal ids, so that exact copies
-are visible wherever images meet. On disk it is a folder:
+An ImageSet holds pixels (N, C, H, W) and a content id for every image. Equal images have equal ids, so exact copies can
+be recognized everywhere. On disk it is a folder:
 
     pixels.npy       the pixels, plain .npy, memory-mapped when loaded
     images.parquet   the table IMAGES: id and source of every image
     images.json      shape, dtype, digest of the ids and the recipe; written last, it marks the set as complete
-
-A Split orders the images by a hash of (seed, id), which does not depend on the order of files. The first images of
-that order are the holdout, the others go to a and b in turn; the training set for N is the first N of its part, and
-is therefore contained in the training set for every larger N.
 """
 
 from collections.abc import Sequence
@@ -38,11 +34,11 @@ class ImageSet:
     Args:
         pixels: (N, C, H, W), C-contiguous; uint8 in [0, 255] or float32 in [0, 1]; may be a read-only memory map.
         ids: the content id of each image.
-        sources: for people: the file, or file and position in it, that each image comes from.
+        sources: where each image comes from: a file, or a file and a position in it.
         recipe: how the pixels were made, as JSON.
 
     Raises:
-        ShapeError: pixels are not (N, C, H, W) with N >= 1, or ids or sources are not N.
+        ShapeError: pixels are not (N, C, H, W) with N >= 1, or there are not N ids and N sources.
         DataError: pixels are neither uint8 nor float32.
     """
 
@@ -58,7 +54,9 @@ class ImageSet:
         if self.pixels.dtype not in (np.uint8, np.float32):
             raise DataError(f"images: found {self.pixels.dtype} pixels, expected uint8 or float32.")
         if not len(self.ids) == len(self.sources) == shape[0]:
-            raise ShapeError(f"images: {shape[0]} images with {len(self.ids)} ids and {len(self.sources)} sources.")
+            raise ShapeError(
+                f"images: found {len(self.ids)} ids and {len(self.sources)} sources, expected {shape[0]} of each."
+            )
         if not self.pixels.flags.c_contiguous:
             raise ShapeError("images: the array is not C-contiguous; pass np.ascontiguousarray(pixels).")
 
@@ -66,7 +64,7 @@ class ImageSet:
     def from_pixels(
         cls, pixels: NDArray[Any], sources: Sequence[str] | None = None, recipe: dict[str, Any] | None = None
     ) -> "ImageSet":
-        """The image set of an array, its ids computed and its sources numbered where none are given.
+        """The image set of an array; its ids are computed, and its sources are numbered if none are given.
 
         Args:
             pixels: (N, C, H, W), uint8 in [0, 255] or float32 in [0, 1].
@@ -95,7 +93,7 @@ class ImageSet:
         """Chosen images as a new tensor.
 
         Args:
-            indices: positions, a mask or a slice; None for all images.
+            indices: positions, a mask or a slice; None takes all images.
         Returns:
             (n, C, H, W) float32 in [0, 1].
         """

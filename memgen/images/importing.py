@@ -1,21 +1,21 @@
-"""Import images: a folder of pictures, .npy / .npz, IDX (plain or gzip), a torch tensor, or the embedded set.
+"""Import images: read any source that a reader accepts (see `readers`), or the embedded Fashion-MNIST images.
 
 Whatever the source, pixels go through the same steps, which the recipe of the resulting ImageSet records:
 
-    1. orientation by EXIF, transparency composited on white (folders only, see pictures.py)
+    1. orientation by EXIF, transparency composited on white (pictures only, see decoding.py)
     2. antialiased bicubic resize of the short side to `resize`, center crop to a square (optional)
     3. gray as the plain mean of R, G, B, or RGB by repeating gray (optional)
     4. removal of near-duplicates (see duplicates.py)
-    5. one permutation of the pixels of all images (optional, see synthetic.py)
+    5. one permutation of the pixels of all images (optional, see shuffle.py)
 
 uint8 stays uint8, rounded after steps 2 and 3; floats must lie in [0, 1] and become float32. Nothing in a file is
-executed: pickles are refused, and so is PostScript. A file that cannot be used is reported in the table SKIPPED.
+executed: pickles and PostScript are refused. A file that cannot be used is reported in the table SKIPPED.
 """
 
 import importlib.resources
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,45 +23,32 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from memgen.base import schemas, tables
-from memgen.base.config import Settings
-from memgen.base.errors import DataError
+from memgen.base.config import validate
 from memgen.base.progress import Progress
-from memgen.images import duplicates
+from memgen.images import duplicates, readers
 from memgen.images.imageset import ImageSet
-from memgen.images.prepare import prepared
-from memgen.images.readers import pictures
-from memgen.images.readers.arrays import as_nchw, checked_floats, read_array
+from memgen.images.prepare import ReadSettings
 from memgen.images.shuffle import shuffle_images
 
 EMBEDDED = "fashion-mnist-idx3-ubyte.gz"
 _BLOCK = 512
 
 
-class ImportSettings(Settings):
+class ImportSettings(ReadSettings):
     """How images are imported."""
 
-    resize: int | None = Field(
-        default=None, ge=1, description="side of the square images, in pixels; None keeps their size"
-    )
-    color: Literal["auto", "gray", "rgb"] = Field(
-        default="auto", description="auto: RGB if any image of a folder has color"
-    )
-    alpha: Literal["white", "black", "skip"] = Field(default="white", description="what lies behind transparent pixels")
-    limit: int | None = Field(
-        default=None, ge=1, description="import the first images only, counted before de-duplication"
-    )
     deduplicate: bool = Field(default=True, description="remove near-duplicates")
     threshold: float = Field(default=0.95, gt=0, le=1, description="correlation above which images are near-duplicates")
     shuffle: bool = Field(
-        default=False, description="put the pixels of every image into one order that the seed draws, the same for all"
+        default=False, description="put the pixels of all images into one random order, drawn from the seed"
     )
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import yields.
+    """The result of an import.
 
-    Args:
+    Attributes:
         images: the images that remain.
         skipped: table SKIPPED, a row for each file that was not imported.
         duplicates: table DUPLICATES, a row for each image that was removed.
@@ -78,10 +65,10 @@ def import_images(
     """The images of a source, prepared and without near-duplicates.
 
     Args:
-        source: a folder, or a .npy, .npz, IDX, .pt or .pth file; None for the embedded Fashion-MNIST images.
-        settings: size, color, de-duplication; defaults if None.
+        source: a folder or a file that a reader accepts; None for the embedded Fashion-MNIST images.
+        settings: how they are prepared; None for the defaults.
         progress: called with (files or images done, of how many).
-        seed: of the order of the pixels, where they are shuffled.
+        seed: seed of the order of the pixels, if they are shuffled.
     Raises:
         DataError: the source cannot be used; the message names the file and the remedy.
     """
@@ -95,26 +82,29 @@ def import_images(
     return replace(imported, images=shuffle_images(imported.images, seed)) if settings.shuffle else imported
 
 
+def read_images(source: str | Path | None = None, **settings: Any) -> ImageSet:
+    """The images of a source, without any run.
+
+    Args:
+        source: a folder or a file that memgen reads; None for the embedded Fashion-MNIST images.
+        settings: fields of ImportSettings, such as resize=32, color="gray" or deduplicate=False.
+
+    Raises:
+        DataError: the source cannot be used; the message names the file and the remedy.
+        ConfigError: a setting is unknown or out of its range.
+    """
+    chosen = validate(ImportSettings, settings, source="read_images")
+    return import_images(None if source is None else Path(source), chosen).images
+
+
 def _import(source: Path, settings: ImportSettings, progress: Progress | None, name: str) -> Imported:
-    report = progress or (lambda done, total: None)
-    if source.is_dir() or pictures.is_picture(source):
-        pixels, sources, skipped = pictures.read(
-            source,
-            lambda picture, channels: prepared(picture, settings.resize, channels),
-            settings.color,
-            settings.alpha,
-            settings.limit,
-            report,
-        )
-    else:
-        pixels, skipped = _prepare_array(source, read_array(source), settings, report), {}
-        sources = [f"{source.name}[{index}]" for index in range(len(pixels))]
-    images = ImageSet.from_pixels(pixels, sources, _recipe(name, settings))
+    found = readers.read(source, settings, progress or (lambda done, total: None))
+    images = ImageSet.from_pixels(found.pixels, found.sources, _recipe(name, settings))
     removed = tables.make(schemas.DUPLICATES, {name: [] for name in schemas.DUPLICATES.names})
     if settings.deduplicate:
         kept, removed = duplicates.near_duplicates(images, settings.threshold)
         images = _keep(images, kept)
-    columns = {"source": list(skipped), "reason": list(skipped.values())}
+    columns = {"source": list(found.skipped), "reason": list(found.skipped.values())}
     return Imported(images, tables.make(schemas.SKIPPED, columns), removed)
 
 
@@ -128,7 +118,7 @@ def _recipe(source: str, settings: ImportSettings) -> dict[str, Any]:
 
 
 def _keep(images: ImageSet, kept: NDArray[np.int64]) -> ImageSet:
-    """The kept images; moved up in place where the array is ours, so that the set is never twice in memory."""
+    """The kept images, moved up in place if the array can be written, so that the set is never in memory twice."""
     pixels = images.pixels
     if not pixels.flags.writeable:
         return images.take(kept)
@@ -138,30 +128,3 @@ def _keep(images: ImageSet, kept: NDArray[np.int64]) -> ImageSet:
         pixels[start : start + len(chosen)] = pixels[chosen]
     ids, sources = (tuple(names[i] for i in kept) for names in (images.ids, images.sources))
     return ImageSet(pixels[: len(kept)], ids, sources, images.recipe)
-
-
-def _prepare_array(path: Path, array: NDArray[Any], settings: ImportSettings, report: Progress) -> NDArray[Any]:
-    """An array from a file as (N, C, H, W) uint8 or float32, checked, resized and recolored."""
-    array = as_nchw(path, array)[: settings.limit]
-    if array.dtype != np.uint8 and array.dtype.kind != "f":
-        raise DataError(
-            f"{path}: found {array.dtype} pixels, expected uint8 in 0..255 or floats in [0, 1]. Convert and save again."
-        )
-    wanted = {"auto": array.shape[1], "gray": 1, "rgb": 3}[settings.color]
-    if array.dtype == np.uint8 and settings.resize is None and wanted == array.shape[1]:
-        return np.ascontiguousarray(array)
-    made: NDArray[Any] | None = None
-    for start in range(0, len(array), _BLOCK):
-        report(start, len(array))
-        block = array[start : start + _BLOCK]
-        if block.dtype != np.uint8:
-            block = checked_floats(path, block, start)
-        elif not block.flags.writeable:
-            block = block.copy()  # torch warns of read-only memory
-        block = prepared(block, settings.resize, wanted)
-        if made is None:
-            made = np.empty((len(array), *block.shape[1:]), dtype=block.dtype)
-        made[start : start + len(block)] = block
-    assert made is not None
-    report(len(array), len(array))
-    return made

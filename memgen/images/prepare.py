@@ -1,11 +1,47 @@
-"""What every imported image goes through: antialiased resizing, cropping, and gray or RGB."""
+"""What all readers of images share: their settings, their result, and the steps that every image goes through."""
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
+
+from memgen.base.config import Settings
+
+
+class ReadSettings(Settings):
+    """How images are read."""
+
+    resize: int | None = Field(
+        default=None, ge=1, description="side of the square images, in pixels; None keeps their size"
+    )
+    color: Literal["auto", "gray", "rgb"] = Field(
+        default="auto", description="gray, rgb, or auto: RGB if any image of a folder has color"
+    )
+    alpha: Literal["white", "black", "skip"] = Field(
+        default="white", description="background of transparent pixels; skip leaves such images out"
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="import only so many images, the first ones, before near-duplicates are removed"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class FoundImages:
+    """The images that a reader found in a source.
+
+    Attributes:
+        pixels: (N, C, H, W), uint8 in [0, 255] or float32 in [0, 1].
+        sources: where each image comes from, N strings: a file, or a file and the position in it.
+        skipped: the reason for each file that was left out, by the file's name.
+    """
+
+    pixels: NDArray[Any]
+    sources: list[str]
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 def resized(images: torch.Tensor, side: int) -> torch.Tensor:
@@ -31,7 +67,7 @@ def gray(images: NDArray[Any]) -> NDArray[Any]:
 
 
 def prepared(images: NDArray[Any], resize: int | None, channels: int) -> NDArray[Any]:
-    """Images (B, C, H, W) resized and with the number of channels asked for."""
+    """Images (B, C, H, W) resized to squares of side `resize` (None keeps their size), with the channels asked for."""
     if resize is not None:
         images = resized(torch.from_numpy(np.ascontiguousarray(images)), resize).numpy()
     if images.shape[1] == channels:

@@ -1,4 +1,4 @@
-"""Images whose pixels are put into one random order, the same for all of them."""
+"""Shuffled images: the pixels of all images in one random order."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memgen.base.noise import stream
-from memgen.images import shuffle
 from memgen.images.imageset import ImageSet
 
 
@@ -23,5 +22,5 @@ def shuffled(images: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:
 def shuffle_images(images: ImageSet, seed: int) -> ImageSet:
     """The same images with their pixels in the order that the seed draws; their ids change with their content."""
     _, height, width = images.image_shape
-    pixels = shuffle.shuffled(images.pixels, shuffle.permutation(seed, height * width))
+    pixels = shuffled(images.pixels, permutation(seed, height * width))
     return ImageSet.from_pixels(pixels, images.sources, images.recipe | {"shuffle_seed": seed})

@@ -1,8 +1,12 @@
-"""The division of images into two training sets, a and b, and a holdout."""
+"""The split of images into two training sets, a and b, and a holdout.
+
+A split orders the images by a hash of (seed, id), which does not depend on the order of files. The first images of that
+order are the holdout, and the others go to a and b in turn. The training set for N is the first N images of its part,
+so it is contained in the training set for every larger N.
+"""
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +24,13 @@ class Split:
     """Two training sets and a holdout, disjoint by content.
 
     Args:
-        images: the set that is divided.
+        images: the set that is split.
         a: positions in `images`, int64, in rank order: the training set for N is the first N.
         b: the same for the second training set.
         holdout: positions of the images that no denoiser is trained on.
 
     Raises:
-        DataError: an image stands in two parts, or twice in one.
+        DataError: an image is in two parts, or twice in one.
     """
 
     images: ImageSet
@@ -48,12 +52,12 @@ class Split:
 
     @classmethod
     def make(cls, images: ImageSet, holdout: int, seed: int) -> "Split":
-        """Divide all images of a set.
+        """Split all images of a set.
 
         Args:
             images: the set; no two images may be equal.
-            holdout: images that no denoiser is trained on, at least 1.
-            seed: another seed gives other parts.
+            holdout: number of images that no denoiser is trained on, at least 1.
+            seed: seed of the order; another seed gives other parts.
 
         Raises:
             DataError: the holdout is empty, there are too few images, or two images are equal.
@@ -75,7 +79,7 @@ class Split:
         """The largest N for which both parts have a training set."""
         return min(len(self.a), len(self.b))
 
-    def train(self, part: Literal["a", "b"], n: int) -> NDArray[np.int64]:
+    def training_indices(self, part: str, n: int) -> NDArray[np.int64]:
         """Positions of the first n images of a part, in rank order.
 
         Raises:
@@ -116,5 +120,8 @@ class Split:
             raise DataError("split: the table belongs to other images. Make the split again.")
         members = {part: [row["index"] for row in rows if row["part"] == part] for part in PARTS}
         if sum(map(len, members.values())) != len(rows) or not all(members.values()):
-            raise DataError(f"split: found parts {sorted({row['part'] for row in rows})}, expected a, b and holdout.")
+            raise DataError(
+                f"split: found parts {sorted({row['part'] for row in rows})}, expected a, b and holdout. "
+                "Make the split again."
+            )
         return cls(images, **{part: np.array(indices, dtype=np.int64) for part, indices in members.items()})

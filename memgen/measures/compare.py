@@ -15,8 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memgen import spaces
 from memgen.base import schemas, tables
-from memgen.spaces.pixels import paired
 
 Nearest = Callable[[Tensor], tuple[NDArray[np.int64], NDArray[np.float64]]]
 Keys = Mapping[str, str | int | None]
@@ -26,18 +26,24 @@ _TRAIN_CAP = 1024
 
 
 def compare(
-    samples_a: Tensor, samples_b: Tensor, train_a: Tensor, nearest_in_b: Nearest, metric: str, keys: Keys
+    samples_a: Tensor,
+    samples_b: Tensor,
+    train_a: Tensor | None,
+    nearest_in_b: Nearest | None,
+    metric: str,
+    keys: Keys,
 ) -> pa.Table:
     """Similarity of paired samples, with its two references.
 
     Args:
         samples_a: samples of denoiser a, (M, C, H, W), pixel units.
         samples_b: samples of denoiser b, same shape; samples_b[i] was drawn from the noise of samples_a[i].
-        train_a: training images of denoiser a, (n, C, H, W); of more than 1024, so many evenly spaced ranks are used.
+        train_a: training images of denoiser a, (n, C, H, W); of more than 1024, that many evenly spaced ranks are used.
+            None where the training sets are not known.
         nearest_in_b: maps images (m, C, H, W) to the ranks (m,) of the most alike training images of denoiser b and
-            the values (m,) of the metric; `neighbors.Index.nearest` of an index of those images.
+            the values (m,) of the metric; `Index.nearest` of an index of those images. None as above.
         metric: correlation, cosine or rmse.
-        keys: values of the columns denoiser_a, denoiser_b, n_train and train_seed.
+        keys: values of the columns subject_a, subject_b, role, n_train and train_seed.
 
     Returns:
         A SIMILARITY table with kind same_noise (A[i] with B[i]), different_noise (A[i] with B[i + s mod M] for up to
@@ -47,14 +53,15 @@ def compare(
         ShapeError: the sample sets differ in shape.
         ConfigError: the metric is unknown.
     """
-    n_samples = len(samples_a)
+    space, n_samples = spaces.find(metric), len(samples_a)
     sample = np.arange(n_samples)
-    parts = [("same_noise", sample, sample, paired(samples_a, samples_b, metric).numpy())]
+    parts = [("same_noise", sample, sample, space.paired(samples_a, samples_b).numpy())]
     for shift in _shifts(n_samples):
         other = (sample + shift) % n_samples
-        parts.append(("different_noise", sample, other, paired(samples_a, samples_b[other], metric).numpy()))
-    rank = np.unique(np.linspace(0, len(train_a) - 1, min(len(train_a), _TRAIN_CAP)).round().astype(np.int64))
-    parts.append(("train_train", rank, *nearest_in_b(train_a[rank])))
+        parts.append(("different_noise", sample, other, space.paired(samples_a, samples_b[other]).numpy()))
+    if train_a is not None and nearest_in_b is not None:
+        rank = np.unique(np.linspace(0, len(train_a) - 1, min(len(train_a), _TRAIN_CAP)).round().astype(np.int64))
+        parts.append(("train_train", rank, *nearest_in_b(train_a[rank])))
     kinds, items_a, items_b, values = zip(*parts, strict=True)
     return tables.make(
         schemas.SIMILARITY,

@@ -1,4 +1,4 @@
-"""How far apart two denoisers are as functions, on the same noisy images y = x + σz: free of the sampler's chaos.
+"""How far apart two denoisers are as functions, on the same noisy images y = x + σz. No sampling is involved.
 
     models                  ||f_A(y) - f_B(y)||² / d on held-out images: its mean is V(σ), which is twice the model
                             variance for independent training sets
@@ -9,9 +9,9 @@
 
 From the second kind come the score-difference bits per dimension between σ_min and σ_max,
 
-    1 / (d ln 2) ∫ E_{y ~ p_A * N(0, σ²)} ||f_A(y) - f_B(y)||² σ⁻³ dσ,
+    1 / (d ln 2) ∫ E_{y ~ p_A * N(0, σ²)} ||f_A(y) - f_B(y)||² σ⁻³ dσ.
 
-which for exact denoisers of p_A and p_B is the KL divergence of the densities diffused to σ_min less that at σ_max. A
+For exact denoisers of p_A and p_B this is the KL divergence of the densities diffused to σ_min, minus that at σ_max. A
 network need not be the score of any density, so for networks the number has no other name.
 
 Source: Kadkhodaie et al. 2024, section 2.1 and eq. 2; Song, Durkan, Murray & Ermon 2021, Theorem 1.
@@ -35,16 +35,16 @@ Keys = Mapping[str, str | int | None]
 
 
 class DistanceSettings(Settings):
-    """On how much the denoisers of a pair are compared, beside what `psnr` sets."""
+    """How the denoisers of a pair are compared; noise levels, draws and images are those of `psnr`."""
 
-    bits_levels: int = Field(12, ge=2, description="noise levels of the integral of the bits, from sample.sigma_end")
+    bits_levels: int = Field(12, ge=2, description="noise levels of the integral for the bits, from sample.sigma_end")
     empirical_images: int = Field(
-        32, ge=0, description="held-out images for the distance to the training set's posterior mean; 0 = not measured"
+        32, ge=0, description="held-out images for the distance to pure memorization; 0 = not measured"
     )
 
 
 def quadrature(low: float, high: float, levels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Noise levels, and what a value ||f_A(y) - f_B(y)||² / d at each of them adds to the bits per dimension.
+    """Noise levels, and the weight of each value ||f_A(y) - f_B(y)||² / d in the bits per dimension.
 
     Gauss-Legendre in log σ: Σ_k weight_k V(σ_k) = 1 / ln 2 ∫ V(σ) σ⁻³ dσ for V(σ) σ⁻² a polynomial in log σ of degree
     below 2 levels.
@@ -76,7 +76,7 @@ def measure(
 ) -> pa.Table:
     """Squared distance per pixel between two denoisers' outputs, for every pair, image, noise draw and noise level.
 
-    With the same seed, ids and draws, the noise is that of `psnr.curve`. A denoiser in several pairs runs once.
+    With the same seed, ids and draws, the noise is that of `psnr.curve`. A denoiser that is in several pairs runs once.
 
     Args:
         pairs: the two denoisers by kind (see the module); in eval mode, on the device of `images`.
@@ -86,8 +86,8 @@ def measure(
         draws: independent noise images per clean image.
         noise_seed: seed of the noise.
         batch: images denoised at a time, which bounds the memory.
-        keys: values of the columns denoiser_a, denoiser_b, n_train and train_seed.
-        weights: of the noise levels in the bits; None outside of an integral.
+        keys: values of the columns subject_a, subject_b, role, n_train and train_seed.
+        weights: weight of each noise level in the bits; None where no integral is taken.
 
     Returns:
         A DISTANCES table of n * draws * len(sigmas) rows for each pair.

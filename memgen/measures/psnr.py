@@ -23,6 +23,7 @@ from torch import Tensor
 from memgen.base import noise, schemas, tables
 from memgen.base.config import Settings
 from memgen.base.errors import DataError
+from memgen.measures.subject import Subject, lacking
 from memgen.models.denoiser import Denoiser, check_measurable
 
 # Input PSNR from 42.13 to 0.13 dB in steps of 3 dB: the axis of Figure 1.
@@ -62,7 +63,7 @@ def curve(
         settings: noise levels, draws, number of images.
         noise_seed: seed of the noise.
         batch: images denoised at a time, which bounds the memory.
-        keys: values of the columns denoiser, n_train, part and train_seed.
+        keys: values of the columns subject, role, n_train, part and train_seed.
 
     Returns:
         A PSNR table of n * noise_draws * len(sigmas) rows.
@@ -100,3 +101,38 @@ def curve(
             "output_psnr_db": psnr.ravel(),
         },
     )
+
+
+def measure_psnr(
+    subject: Subject,
+    settings: PsnrSettings | None = None,
+    noise_seed: int = 0,
+    batch: int = 64,
+    device: str = "cpu",
+) -> pa.Table:
+    """PSNR of a subject on its training images, where they are known, and on its held-out images.
+
+    Args:
+        subject: one that has a denoiser and held-out images.
+        settings: noise levels, draws, number of images; defaults if None.
+        noise_seed: seed of the noise.
+        batch: images denoised at a time, which bounds the memory.
+        device: of the denoiser.
+
+    Returns:
+        A PSNR table; see `curve`.
+
+    Raises:
+        DataError: the subject lacks a denoiser or held-out images.
+    """
+    if reason := lacking(subject, "denoiser", "held_out"):
+        raise DataError(f"{subject.identity.subject}: PSNR cannot be measured, since {reason}.")
+    assert subject.denoiser is not None
+    settings = settings or PsnrSettings()
+    found = []
+    for kind, images in (("train", subject.train), ("holdout", subject.held_out)):
+        if images is not None:
+            chosen = images.take(slice(settings.n_images))
+            clean, keys = chosen.floats().to(device), subject.identity.columns
+            found.append(curve(subject.denoiser, clean, chosen.ids, kind, settings, noise_seed, batch, keys))
+    return pa.concat_tables(found)

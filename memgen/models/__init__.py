@@ -1,1 +1,1 @@
-"""Denoisers and what is drawn from them: networks, training, sampling, checkpoints."""
+"""Denoisers: networks, training, sampling, checkpoints, and denoisers known in closed form."""

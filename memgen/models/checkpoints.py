@@ -1,15 +1,7 @@
-"""Checkpoints: networks saved, loaded, and imported from the files of the paper's authors.
+"""Checkpoints of memgen: networks saved and loaded, and what state dicts tell about the network they belong to.
 
-A checkpoint is two files: `name.safetensors` holds the weights, and `name.json`, written last, says what they are.
-There is a checkpoint if and only if the second file exists.
-
-Authors' files are plain state dicts, written by torch.save or safetensors. What network they belong to is read off
-the names and shapes of their tensors, with one exception: whether a ReLU follows the first convolution of a BF-CNN
-changes no tensor. A wrong guess would load without any error and denoise differently, so it must be stated (only the
-legacy layout, of which all released files have that ReLU, implies it). Nothing in a file is ever executed.
-
-Source: Kadkhodaie et al. (ICLR 2024), released code; Kadkhodaie & Simoncelli (arXiv 2007.13640), released
-checkpoints, for the legacy layout.
+A checkpoint is two files: `name.safetensors` holds the weights, and `name.json`, written last, describes them. A
+checkpoint exists if and only if the second file exists. Nothing in a file is ever executed.
 """
 
 import re
@@ -33,24 +25,24 @@ VERSION: Final = 1
 
 
 class Manifest(Settings):
-    """What the JSON file of a checkpoint says about its weights."""
+    """The JSON file of a checkpoint, which describes its weights."""
 
     version: Literal[1] = VERSION
     architecture: ArchitectureSettings
     image_shape: ImageShape
     parameter_count: int
     weights_digest: str = Field(description="files.digest_file of the weights file")
-    extra: dict[str, JsonValue] = Field(description="how the weights came about: training settings, images seen, ...")
+    extra: dict[str, JsonValue] = Field(description="where the weights come from: training settings, images seen, ...")
 
 
 def save(path: Path, network: BiasFreeNetwork, settings: ArchitectureSettings, extra: dict[str, Any]) -> Manifest:
-    """Write a checkpoint; killed at any instant it leaves either no checkpoint at `path` or a whole one.
+    """Write a checkpoint. A process killed at any instant leaves either no checkpoint at `path` or a complete one.
 
     Args:
         path: the weights file, ending in .safetensors; the manifest goes beside it, ending in .json.
         network: on any device, in any mode; it is not changed.
         settings: the architecture that `network` was built from.
-        extra: JSON values that say how the weights came about.
+        extra: JSON values that say where the weights come from.
 
     Returns:
         The manifest that was written.
@@ -88,9 +80,9 @@ def load(path: Path) -> tuple[BiasFreeNetwork, Manifest]:
         DataError: naming the file, if it is missing, unfinished or damaged, does not fit its manifest, or holds NaN.
     """
     if path.suffix != ".safetensors":
-        raise DataError(f"{path}: not a checkpoint of memgen (*.safetensors). Bring it in with: memgen import {path}")
+        raise DataError(f"{path}: not a checkpoint of memgen (*.safetensors). Import it with: memgen import {path}")
     if not path.is_file():
-        raise DataError(f"{path}: no such checkpoint. Train it, or bring one in with: memgen import")
+        raise DataError(f"{path}: no such checkpoint. Train it, or import one with: memgen import FILE")
     manifest = _read_manifest(path)
     if files.digest_file(path) != manifest.weights_digest:
         raise DataError(
@@ -106,7 +98,7 @@ def _read_manifest(path: Path) -> Manifest:
     if not manifest_path.is_file():
         raise DataError(
             f"{path}: {manifest_path.name} is missing beside it, so it was never finished, or was copied alone. Copy "
-            f"both files, run the command that wrote it again, or bring the weights in with: memgen import {path}"
+            f"both files, run the command that wrote it again, or import the weights with: memgen import {path}"
         )
     values = files.read_json(manifest_path)
     version = values.get("version") if isinstance(values, dict) else None
@@ -117,12 +109,12 @@ def _read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         raise DataError(
             f"{manifest_path}: not the manifest of a checkpoint ({first_problem(error)}). Copy it again, or delete it "
-            f"and bring the weights in with: memgen import {path}"
+            f"and import the weights with: memgen import {path}"
         ) from error
 
 
 def guess_architecture(shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, Any], int] | None:
-    """The architecture settings and the number of channels that names and shapes point to, or None."""
+    """The architecture settings and the number of channels that names and shapes of tensors suggest, or None."""
     first = shapes.get("encoder.0.0.weight", shapes.get("conv_layers.0.weight", ()))
     if len(first) != 4:
         return None
@@ -138,7 +130,7 @@ def guess_architecture(shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, An
 
 
 def assemble(path: Path, state: State, settings: ArchitectureSettings, image_shape: ImageShape) -> BiasFreeNetwork:
-    """The network of `settings` holding the weights of `state` as float32, once they are known to fit."""
+    """The network of `settings` with the weights of `state` as float32, after a check that they fit."""
     try:
         with torch.device("meta"):  # shapes only: nothing is allocated before the weights are known to fit
             network = build(settings, image_shape)
@@ -203,6 +195,6 @@ def name_list(names: list[str], limit: int = 4) -> str:
 
 
 def first_problem(error: ValidationError) -> str:
-    """What pydantic found wrong first, with its place."""
+    """The first problem that pydantic found, with its location."""
     detail = error.errors()[0]
     return f"{'.'.join(map(str, detail['loc'])) or 'the whole'}: {detail['msg']}"

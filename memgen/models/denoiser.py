@@ -1,4 +1,4 @@
-"""What a denoiser is: a function of noisy images and their noise levels, in units where pixels lie in [0, 1]."""
+"""The denoiser protocol: a function of noisy images and their noise levels, in units where pixels lie in [0, 1]."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -16,7 +16,7 @@ class Denoiser(Protocol):
 
     Attributes:
         image_shape: (C, H, W) of the images it was made for.
-        blind: True if σ is accepted and ignored.
+        blind: whether σ is accepted and ignored.
     """
 
     image_shape: ImageShape
@@ -39,12 +39,13 @@ def check_measurable(denoiser: Denoiser, images: Tensor, ids: Sequence[str]) -> 
     """Check that a denoiser can be measured on images (n, C, H, W) with content ids (n,).
 
     Raises:
-        ShapeError: the images are not of the denoiser's shape, or not as many as the ids.
+        ShapeError: the images do not have the denoiser's shape, or their number differs from that of the ids.
         DataError: the denoiser is in train mode, where its output depends on the batch.
     """
     if tuple(images.shape[1:]) != tuple(denoiser.image_shape) or len(images) != len(ids):
         raise ShapeError(
-            f"{len(ids)} ids and images of shape {tuple(images.shape)} for a denoiser of {tuple(denoiser.image_shape)}."
+            f"found {len(ids)} ids and images of shape {tuple(images.shape)}, expected an id for each image and "
+            f"images of the denoiser's shape, {tuple(denoiser.image_shape)}."
         )
     if getattr(denoiser, "training", False):
         raise DataError("the denoiser is in train mode, where its output depends on the batch. Call its eval() first.")

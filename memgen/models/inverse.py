@@ -13,15 +13,17 @@ The images that agree with P x_c are the affine set {x : P x = P x_c}, and the n
     Π y = y - P y + P x_c.
 
 The direction in which the authors restore, d = r - P r + (P y - P x_c) with r = y - f(y), is y - Π f(y): the residual
-of the denoiser that ends with Π. So a restoration is a sample (see `sample`) of that denoiser, started at Π m + σ_0 z,
-and its last denoising lies on the set. (The authors end with f(y) as it is. Π takes it no further from x_c, which lies
-on the set, and then the measurement is met exactly.)
+of the denoiser that ends with Π. So a restoration is a sample (see `sampling`) of that denoiser. It starts at
+Π m + σ_0 z, and its last denoised image lies on the set. (The authors end with f(y) as it is. Applying Π moves it no
+further from x_c, which lies on the set, and makes it agree with the measurement exactly.)
 
-On a Gaussian the mean over noises is E[x | P x] at small β. The spread is right with small constant steps; steps that
-grow to near 1, the authors' and the default, leave little more than half of the variance (tests/test_inverse.py).
+For a Gaussian, the mean over noises is E[x | P x] at small β. The spread is correct with small constant steps. Steps
+that grow to near 1, as the authors' and the default ones do, leave little more than half of the variance
+(tests/test_inverse.py).
 
-The set of frequencies is symmetric, -k with every k, so that a filtered image is real and P is a projection. (The
-authors' is not: filtering twice is not filtering once there.) It keeps as many real numbers as frequencies.
+The set of frequencies is symmetric: it contains -k with every k, so a filtered image is real and P is a projection.
+(The authors' set is not symmetric, and filtering twice differs from filtering once.) It keeps as many real numbers as
+frequencies.
 
 Source: Kadkhodaie & Simoncelli (2020), "Solving linear inverse problems using the prior implicit in a denoiser"; their
 released code.
@@ -46,14 +48,14 @@ _LARGEST_BASIS = 2**26  # numbers of a random basis: 0.5 GiB in float64, about t
 
 
 class RestoreSettings(Settings):
-    """How images are restored; all else is as samples are drawn."""
+    """How images are restored; everything else follows the settings of sampling."""
 
-    n_images: int = Field(128, ge=1, description="at most so many held-out images, the first in rank order")
-    beta: float = Field(0.01, gt=0, le=1, description="in the place of sample.beta; restoring needs a small one")
+    n_images: int = Field(128, ge=1, description="largest number of held-out images restored, the first in rank order")
+    beta: float = Field(0.01, gt=0, le=1, description="replaces sample.beta; restoration needs a small value")
 
 
 class TaskSettings(Settings):
-    """Base of what is measured; the amount is the one number of each task."""
+    """Base of the settings of a measurement; each task has one number, its amount."""
 
     task: str
     amount: float
@@ -65,35 +67,35 @@ class TaskSettings(Settings):
 
 
 class InpaintingSettings(TaskSettings):
-    """Everything but a square in the middle."""
+    """Measure everything but a square in the middle."""
 
     task: Literal["inpainting"] = "inpainting"
     amount: int = Field(ge=1, description="side of the square that is not measured, pixels")
 
 
 class RandomPixelsSettings(TaskSettings):
-    """Pixels chosen at random."""
+    """Measure pixels chosen at random."""
 
     task: Literal["random_pixels"] = "random_pixels"
     amount: float = Field(0.1, gt=0, lt=1, description="share of the pixels that is measured")
 
 
 class SuperResolutionSettings(TaskSettings):
-    """Means of blocks."""
+    """Measure the means of blocks."""
 
     task: Literal["super_resolution"] = "super_resolution"
     amount: int = Field(4, ge=2, description="side of the blocks whose mean is measured, pixels")
 
 
 class RandomProjectionsSettings(TaskSettings):
-    """Inner products with random orthonormal images."""
+    """Measure inner products with random orthonormal images."""
 
     task: Literal["random_projections"] = "random_projections"
     amount: float = Field(0.1, gt=0, lt=1, description="inner products measured, as a share of d = C H W")
 
 
 class LowPassSettings(TaskSettings):
-    """Low frequencies."""
+    """Measure low frequencies."""
 
     task: Literal["low_pass"] = "low_pass"
     amount: float = Field(0.125, gt=0, lt=0.75, description="largest frequency measured, cycles per pixel")
@@ -117,7 +119,7 @@ def choose(task: str, amount: float | None, image_shape: ImageShape) -> Measurem
 
     Args:
         task: one of TASKS.
-        amount: the number of the task; that of its settings when None, and half of the image for inpainting.
+        amount: the number of the task; None for the task's default, which is half of the image for inpainting.
         image_shape: (C, H, W) of the images.
 
     Raises:
@@ -215,13 +217,13 @@ def build(settings: MeasurementSettings, image_shape: ImageShape, seed: int, dev
     """The measurement of the given settings.
 
     Args:
-        settings: which one.
+        settings: task and amount.
         image_shape: (C, H, W) of the images.
-        seed: of the random ones; the same seed gives the same measurement on every device.
-        device: where images will be projected.
+        seed: seed of random measurements; the same seed gives the same measurement on every device.
+        device: device of the images that will be projected.
 
     Raises:
-        ConfigError: nothing or all of such an image would be measured, blocks do not divide it, or the basis is too
+        ConfigError: nothing or everything would be measured, blocks do not divide the image, or the basis is too
             large.
     """
     match settings:
@@ -240,7 +242,7 @@ def build(settings: MeasurementSettings, image_shape: ImageShape, seed: int, dev
         nothing = "nothing" if made.n_measured == 0 else "everything"
         raise ConfigError(
             f"--task {settings.task} --amount {settings.amount}: {nothing} of an image of {_by(image_shape)} would be "
-            f"measured, expected a part of it. The amount is the {_meaning(settings)}: choose another."
+            f"measured, expected a part of it. The amount is the {_meaning(settings)}. Choose another."
         )
     return made
 
@@ -324,13 +326,16 @@ class Constraint:
 
     @classmethod
     def of(cls, measurement: Measurement, clean: Tensor) -> "Constraint":
-        """Measure images x_c, (M, C, H, W) float32; one at a time, so that a row depends on no other.
+        """Measure images x_c, (M, C, H, W) float32, one at a time, so that no row depends on another.
 
         Raises:
             ShapeError: the images are not of the measurement's shape.
         """
         if tuple(clean.shape[1:]) != tuple(measurement.image_shape):
-            raise ShapeError(f"images of {tuple(clean.shape[1:])}, but {measurement.image_shape} are measured.")
+            raise ShapeError(
+                f"found images of shape {tuple(clean.shape[1:])}, expected the shape of the measurement, "
+                f"{tuple(measurement.image_shape)}."
+            )
         return cls(measurement, torch.cat([measurement.project(image[None]) for image in clean]))
 
     def filled(self, mean: Tensor) -> Tensor:

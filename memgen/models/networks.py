@@ -1,12 +1,12 @@
-"""Denoisers: what one is, and the bias-free networks of the paper.
+"""The bias-free networks of the paper.
 
 A denoiser maps a noisy image y = x + σz, z ~ N(0, I), x in [0, 1], to an estimate f(y) of the clean image x. The
-networks here are blind (σ is never an input) and compute the residual r(y) = y - f(y) ≈ σz. They hold no additive
-constant anywhere, so in eval mode f(cy) = c f(y) for c > 0 and f(y) = ∇f(y) y; in train mode batch statistics break
-this, and nothing is measured in train mode.
+networks here are blind (σ is never an input) and compute the residual r(y) = y - f(y) ≈ σz. They have no additive
+constants, so in eval mode f(cy) = c f(y) for c > 0 and f(y) = ∇f(y) y. In train mode batch statistics break this, and
+nothing is measured in train mode.
 
-Source: Kadkhodaie, Guth, Simoncelli & Mallat (ICLR 2024), appendix A.1, and the authors' released code: the names of
-parameters and buffers are theirs, so their checkpoints load as they are.
+Source: Kadkhodaie, Guth, Simoncelli & Mallat (ICLR 2024), appendix A.1, and the authors' released code. Parameters and
+buffers have the authors' names, so their checkpoints load unchanged.
 """
 
 from abc import ABC, abstractmethod
@@ -28,22 +28,22 @@ class UNetSettings(Settings):
 
     architecture: Literal["unet"] = "unet"
     blocks: int = Field(2, ge=1, le=4, description="encoder blocks; image sides must be divisible by 2^blocks")
-    width: int = Field(16, ge=1, description="channels of the first block; doubled in each further one")
+    width: int = Field(16, ge=1, description="channels of the first block, doubled in each further block")
 
 
 class BFCNNSettings(Settings):
     """A bias-free stack of 3x3 convolutions without subsampling. The paper's has 21 layers of width 64."""
 
     architecture: Literal["bf_cnn"] = "bf_cnn"
-    layers: int = Field(21, ge=3, description="convolutions, first and last included")
+    layers: int = Field(21, ge=3, description="number of convolutions, including the first and the last")
     width: int = Field(64, ge=1, description="channels of every inner layer")
     first_layer_linear: bool = Field(
-        False, description="no ReLU after the first convolution; cannot be read off weights"
+        False, description="true if no ReLU follows the first convolution; the weights do not tell"
     )
 
 
 class BFCNNRFSettings(Settings):
-    """BF-CNN of 21 layers whose receptive field is cut by making most inner layers 1x1."""
+    """A BF-CNN of 21 layers whose receptive field is reduced by making most inner layers 1x1."""
 
     architecture: Literal["bf_cnn_rf"] = "bf_cnn_rf"
     receptive_field: Literal[5, 9, 13, 23, 43] = 43
@@ -107,7 +107,7 @@ class BiasFreeBatchNorm(nn.Module):
 
 
 class BiasFreeNetwork(nn.Module, ABC):
-    """Base of the networks: a denoiser that subtracts its `residual` from the noisy image.
+    """Base of the networks: a denoiser that subtracts its `residual` from noisy images.
 
     Args:
         image_shape: (C, H, W) of the images.
@@ -139,7 +139,7 @@ class BiasFreeNetwork(nn.Module, ABC):
 
     @property
     def parameter_count(self) -> int:
-        """Number of trained numbers; buffers are not counted."""
+        """Number of trained parameters, without buffers."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
@@ -200,7 +200,7 @@ class UNet(BiasFreeNetwork):
 
 
 class BFCNN(BiasFreeNetwork):
-    """Bias-free CNN: convolutions with batch norm and ReLU between a first and a last plain one."""
+    """Bias-free CNN: convolutions with batch norm and ReLU between a plain first and a plain last convolution."""
 
     def __init__(self, settings: BFCNNSettings, image_shape: ImageShape) -> None:
         super().__init__(image_shape)
@@ -234,7 +234,7 @@ class BFCNNRF(BFCNN):
         self.first_layer_linear = True
 
 
-# Receptive field: every how manieth inner layer is 3x3 (each adds 2 to the 5 of the two outer layers).
+# Receptive field: n, where every n-th inner layer is 3x3. Each of these adds 2 to the 5 of the two outer layers.
 _WIDE_EVERY = {5: 20, 9: 8, 13: 4, 23: 2, 43: 1}
 
 
@@ -244,13 +244,15 @@ def _rf_kernels(receptive_field: int) -> Iterator[int]:
 
 
 def build(settings: NetworkSettings, image_shape: ImageShape) -> BiasFreeNetwork:
-    """A network of the given architecture with weights not yet initialized (see `BiasFreeNetwork.initialize`).
+    """A network of the given architecture, whose weights are not yet initialized (see `BiasFreeNetwork.initialize`).
 
     Raises:
         ShapeError: the images do not fit the architecture.
-        ConfigError: the settings are of no known architecture.
+        ConfigError: the architecture is unknown.
     """
-    with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights that nobody asked for
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # PyTorch's layers draw weights, which must not change the global random state
         match settings:
             case UNetSettings():
                 return UNet(settings, image_shape)

@@ -5,15 +5,16 @@ From y = m + σ_0 z, with r(y) = y - f(y) and σ = ||r(y)|| / sqrt(d), repeat un
     h_t = h_0 t / (1 + h_0 (t - 1))          (or h_t = h_0)
     y  <- y - h_t r(y) + γ_t z_t,             γ_t = σ sqrt((1 - β h_t)² - (1 - h_t)²)
 
-which a perfect denoiser answers with a noise level smaller by the factor 1 - β h_t; β = 1 injects nothing. As in the
-authors' code, the level is measured before the update, so one more update follows the crossing, and one last
-denoising ends the sample. A denoiser that needs σ is given the level carried along, σ_{t+1} = (1 - β h_t) σ_t.
+With a perfect denoiser each update multiplies the noise level by 1 - β h_t; with β = 1 no noise is injected. As in the
+authors' code, the level is measured before the update, so one more update follows the crossing, and a final denoising
+ends the sample. A denoiser that needs σ receives the level that the sampler keeps, σ_{t+1} = (1 - β h_t) σ_t.
 
-A linear inverse problem is the same but for one change: what the denoiser answers is moved to the nearest image that
-agrees with the measurement (see `inverse`), and r is the residual of that; y starts at m completed by the measurement.
+A linear inverse problem differs in one step: the denoised image is moved to the nearest image that agrees with the
+measurement (see `inverse`), and r is the residual after that move. Then y starts at m, completed by the measurement.
 
-The initial and injected noise of sample i is one stream, a function of (noise seed, i) alone, so two denoisers get the
-same noise. (The authors restart one generator, so their first injected noise equals the initial noise.)
+The initial and the injected noise of sample i come from one stream, which depends on (noise seed, i) alone, so two
+denoisers get the same noise. (The authors restart one generator, so their first injected noise equals the initial
+noise.)
 
 Source: Kadkhodaie & Simoncelli (2020); Kadkhodaie et al. (ICLR 2024), Algorithm 1; their released code.
 """
@@ -41,17 +42,25 @@ _PAPER: dict[str, Any] = {"growing_step": False, "final_denoise": False, "max_st
 class SampleSettings(Settings):
     """How samples are drawn; the defaults are the preset `code` with σ_end = .05."""
 
-    preset: Literal["code", "paper"] = Field("code", description="starting values for all other keys of this group")
+    preset: Literal["code", "paper"] = Field("code", description="default values of all other settings in this group")
     n_samples: int = Field(128, ge=1, description="samples drawn from each denoiser")
-    h0: float = Field(0.01, gt=0, le=1, description="step size, or its first value where it grows")
-    beta: float = Field(0.1, gt=0, le=1, description="share of the step not refilled with noise; 1 is deterministic")
-    growing_step: bool = Field(True, description="h_t = h0 t / (1 + h0 (t - 1)) instead of h0")
-    sigma_start: float = Field(1.0, gt=0, description="noise added to the initial mean, in pixel units")
+    h0: float = Field(0.01, gt=0, le=1, description="step size, or its first value if it grows")
+    beta: float = Field(
+        0.1, gt=0, le=1, description="share of the step that is not refilled with noise; 1 makes sampling deterministic"
+    )
+    growing_step: bool = Field(True, description="step size h_t = h0 t / (1 + h0 (t - 1)) instead of h0")
+    sigma_start: float = Field(
+        1.0, gt=0, description="standard deviation of the noise added to the initial mean, in pixel units"
+    )
     sigma_end: float = Field(0.05, gt=0, description="noise level at which sampling ends, in pixel units")
     final_denoise: bool = Field(True, description="denoise the last iterate once more")
-    max_steps: int = Field(2000, ge=1, description="a sample not done by then is kept and marked step_cap")
-    divergence_sigma: float = Field(2.0, gt=0, description="a sample above this level is kept and marked diverged")
-    micro_batch: int = Field(64, ge=1, description="images a network call; the last call is padded to this size")
+    max_steps: int = Field(
+        2000, ge=1, description="largest number of updates; a sample not done by then is kept and marked step_cap"
+    )
+    divergence_sigma: float = Field(
+        2.0, gt=0, description="noise level above which a sample is kept and marked diverged"
+    )
+    micro_batch: int = Field(64, ge=1, description="images per network call; the last call is padded to this size")
 
     @model_validator(mode="before")
     @classmethod
@@ -64,7 +73,7 @@ class SampleSettings(Settings):
 
 
 def expected_updates(settings: SampleSettings) -> int:
-    """Updates that a perfect denoiser needs: each multiplies σ by 1 - β h_t, and one more follows the crossing."""
+    """Updates with a perfect denoiser: each multiplies σ by 1 - β h_t, and one more follows the crossing."""
     sigma, step = settings.sigma_start, 0
     while sigma > settings.sigma_end and step < settings.max_steps:
         step += 1
@@ -74,17 +83,17 @@ def expected_updates(settings: SampleSettings) -> int:
 
 @dataclass(frozen=True, eq=False)
 class SampleSet:
-    """Samples of one denoiser; unconverged ones are kept and marked.
+    """Samples of one denoiser; samples that did not converge are kept and marked.
 
     Attributes:
-        images: (M, C, H, W) float32, about [0, 1], not clipped, finite: a sample lost to NaN stays at its last iterate.
+        images: (M, C, H, W) float32, about [0, 1], not clipped; a sample that would become NaN keeps its last iterate.
         samples: (M,) index of each sample.
         updates: (M,) updates made.
-        sigma: (M,) noise level that the sampler believed at its last update.
+        sigma: (M,) noise level that the sampler assumed at its last update.
         residual_sigma: (M,) ||r|| / sqrt(d) there; the same as sigma for a blind denoiser.
         status: (M,) converged, step_cap or diverged.
         levels: (steps, M, 2) sigma and residual_sigma at every update, NaN once a sample has ended.
-        path: (K, M, C, H, W) denoised images along the way, where asked for; None otherwise.
+        path: (K, M, C, H, W) denoised images along the way; None unless `path_every` is given.
         path_steps: the updates made before each of the K images of the path.
     """
 
@@ -113,17 +122,17 @@ def sample(
     """Draw samples from a denoiser.
 
     With the same micro-batch, device and number of threads, a sample is the same bit for bit whatever others are drawn
-    with it, since every network call has the same shape and a row of it depends on no other row.
+    with it: every network call has the same shape, and its rows do not depend on each other.
 
     Args:
         denoiser: in eval mode, on the device of `mean`.
         mean: (C, H, W) initial mean m, [0, 1]; the same for the models that are compared.
-        samples: indices of the samples; sample i is the same whatever else is asked for.
+        samples: indices of the samples; sample i does not depend on the other indices.
         noise_seed: seed of the noise streams.
         settings: schedule and limits.
-        path_every: keep the denoised image every so many updates.
+        path_every: number of updates between the denoised images that are kept; None keeps none.
         on_step: called after every update with (samples ended, updates made).
-        constraint: what was measured, a row for each of `samples`; the images returned agree with it, to rounding.
+        constraint: what was measured, one row for each of `samples`; the returned images agree with it up to rounding.
 
     Raises:
         ShapeError: `mean` is not an image of the denoiser, or the constraint has another number of rows than samples.
@@ -162,7 +171,7 @@ def sample(
 
 
 class _State:
-    """The iterates of all samples; those that have ended stay as they are."""
+    """The iterates of all samples; samples that have ended no longer change."""
 
     def __init__(
         self,
@@ -211,7 +220,7 @@ class _State:
         return levels
 
     def denoised(self) -> NDArray[np.float32]:
-        """The denoised iterates (M, C, H, W); an iterate stays as it is where the denoiser gives no finite image."""
+        """The denoised iterates (M, C, H, W); an iterate that the denoiser maps to no finite image is kept instead."""
         denoised = self._denoise(self.y, np.arange(len(self.y)))
         finite = denoised.flatten(1).isfinite().all(dim=1)[:, None, None, None]
         images: NDArray[np.float32] = np.where(finite.cpu().numpy(), denoised.cpu().numpy(), self.iterates())
@@ -227,7 +236,7 @@ class _State:
         return images
 
     def _end(self, sigma: NDArray[np.float64], measured: NDArray[np.float64], step: int) -> None:
-        """Take samples that are done or lost off the active list."""
+        """Remove the samples that are done or lost from the active ones."""
         worst = np.maximum(sigma, measured)  # NaN where either is
         diverged = ~(worst <= self.settings.divergence_sigma)
         converged = ~diverged & (sigma <= self.settings.sigma_end)

@@ -1,13 +1,13 @@
 """Training a blind denoiser: minimize E ||r(y) - σz||² over clean images x, noise levels σ and noise z, y = x + σz.
 
-One loop for both presets. `paper` follows Kadkhodaie et al. (ICLR 2024, A.1) and their code to the constant: σ = u²
-with u uniform on [0, 1], Adam at 1e-3 halved every 100 of 1,000 epochs, batches of 512, and an epoch that tiles the
-training set to about 250,000 images, so the number of images seen depends on N. `fast` (the default) gives every N the
-same budget of images seen, with a warm-up and a cosine decay, and weighs the loss so that low noise, where the squared
-error is small, is learned too.
+One loop serves both presets. `paper` follows Kadkhodaie et al. (ICLR 2024, A.1) and their code in every constant:
+σ = u² with u uniform on [0, 1], Adam at 1e-3 halved every 100 of 1,000 epochs, batches of 512, and an epoch that tiles
+the training set to about 250,000 images, so the number of images seen depends on N. `fast` (the default) gives every N
+the same budget of images seen, with a warm-up and a cosine decay. It weights the loss so that low noise, where the
+squared error is small, is learned too.
 
-The order of the images depends on (seed, part, epoch) and the noise of a step on (seed, part, step) alone, so a
-training that is resumed from its saved state ends with the weights of one that was never interrupted.
+The order of the images depends on (seed, part, epoch) alone, and the noise of a step on (seed, part, step) alone. So a
+training that is resumed from its saved state ends with the same weights as one that was never interrupted.
 """
 
 import time
@@ -44,29 +44,35 @@ _PAPER: dict[str, Any] = {
 class TrainSettings(Settings):
     """How a denoiser is trained; the defaults are the preset `fast`."""
 
-    preset: Literal["fast", "paper"] = Field("fast", description="starting values for all other keys of this group")
-    images_seen: int | None = Field(76_800, ge=1, description="budget in images, the same for every N; or else epochs")
-    epochs: int | None = Field(None, ge=1, description="budget in passes over the tiled training set")
+    preset: Literal["fast", "paper"] = Field("fast", description="default values of all other settings in this group")
+    images_seen: int | None = Field(76_800, ge=1, description="training budget in images, the same for every N")
+    epochs: int | None = Field(None, ge=1, description="training budget in epochs, instead of images_seen")
     tile_to: int = Field(
         8192, ge=1, description="an epoch repeats the training set floor(tile_to / N) times, at least once"
     )
-    batch_size: int = Field(32, ge=1, description="images a step")
-    optimizer: Literal["adam", "adamw"] = "adamw"
+    batch_size: int = Field(32, ge=1, description="images per step")
+    optimizer: Literal["adam", "adamw"] = Field("adamw", description="optimizer of the weights")
     learning_rate: float = Field(6e-3, gt=0, description="largest learning rate")
-    schedule: Literal["cosine", "halving"] = Field("cosine", description="decay to 0, or halve after each tenth")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the budget over which the rate rises linearly")
-    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["cosine", "halving"] = Field(
+        "cosine", description="decay to 0, or halve after each tenth of the budget"
+    )
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="share of the budget over which the learning rate rises linearly"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer")
     sigma_law: Literal["quadratic", "uniform"] = Field(
-        "quadratic", description="noise level u² or u, u uniform on [0, 1]"
+        "quadratic", description="noise level u² or u, with u uniform on [0, 1]"
     )
     weight_floor: float | None = Field(
         0.15,
         gt=0,
-        description="weigh the loss by 1 / (1 + (noise level / floor)^2), so that low noise counts; nothing = equally",
+        description="floor of the loss weight 1 / (1 + (noise level / floor)^2); None weights all noise levels equally",
     )
-    ema_decay: float | None = Field(None, gt=0, lt=1, description="keep an exponential average of the weights")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="decay of an exponential average of the weights; None keeps no average"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the network's forward and backward pass"
+        "float32", description="number type of the network's forward and backward pass"
     )
 
     @model_validator(mode="before")
@@ -90,13 +96,13 @@ class TrainSettings(Settings):
         return n_train * max(1, self.tile_to // n_train)
 
     def budget(self, n_train: int) -> int:
-        """Images that a training on n_train images sees in all."""
+        """Images seen in all by a training on n_train images."""
         return self.images_seen or (self.epochs or 0) * self.epoch_images(n_train)
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """Progress of a training; see tables.TRAINING for the meaning of each field."""
+    """Progress of a training; see schemas.TRAINING for the meaning of each field."""
 
     step: int
     images_seen: int
@@ -108,14 +114,14 @@ class TrainingRecord:
 
 @dataclass
 class Training:
-    """A training under way, with all that it takes to go on from here.
+    """A training in progress, with everything needed to resume it.
 
     Attributes:
-        network: the network trained; given on the CPU, moved to the device and put in train mode.
-        settings: how.
-        seed: (training seed, 0 for part a or 1 for part b): decides weights, order and noise.
+        network: the network that is trained; given on the CPU, it is moved to the device and put in train mode.
+        settings: how it is trained.
+        seed: (training seed, 0 for part a or 1 for part b); it determines initial weights, order and noise.
         device: where it is trained.
-        records: progress so far.
+        records: the progress so far.
     """
 
     network: BiasFreeNetwork
@@ -145,11 +151,11 @@ class Training:
 
     @property
     def result(self) -> BiasFreeNetwork:
-        """The trained network: the averaged one where an average is kept."""
+        """The trained network, with averaged weights if an average is kept."""
         return self.ema.module if self.ema else self.network  # type: ignore[return-value]
 
     def state(self) -> dict[str, Any]:
-        """All that changes, as tensors and plain values (loadable with weights_only=True)."""
+        """Everything that training changes, as tensors and plain values (loadable with weights_only=True)."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -159,7 +165,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state that `state` returned."""
+        """Return to a state that `state` gave."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
@@ -226,7 +232,7 @@ def train(training: Training, pixels: Tensor, record_every: int = 40) -> Iterato
 
 
 def _batches(training: Training, n_train: int) -> Iterator[NDArray[np.int64]]:
-    """Indices of the batches that are still to come; the last one of an epoch and of the budget may be smaller."""
+    """Indices of the remaining batches; the last batch of an epoch and of the budget may be smaller."""
     settings = training.settings
     epoch_images, budget = settings.epoch_images(n_train), settings.budget(n_train)
     seen = training.images_seen

@@ -1,10 +1,10 @@
 """Fast search in float32 for the vectors closest to a query, with a bound on the error of its scores.
 
-Two backends give the same answer up to rounding: FAISS's flat index, and blocks of a matrix product in PyTorch. Scores
-are inner products, or squared distances with the sign reversed (rmse), of the vectors that `similarity.embed` makes.
-Rounding depends on the backend and on how many queries are searched at once, and ||a||^2 + ||b||^2 - 2 a.b does not
-even see an exact copy at distance 0; but with u = 2^-24 a dot product of d float32 numbers, summed in any order, errs
-by at most about d u ||a|| ||b||, so that a caller can tell which neighbors are proved.
+Two backends give the same result up to rounding: FAISS's flat index, and blocks of a matrix product in PyTorch. Scores
+are inner products of the vectors that `Space.embed` makes, or squared distances with the sign reversed if smaller
+values are closer. Rounding depends on the backend and on how many queries are searched at once, and
+||a||^2 + ||b||^2 - 2 a.b is not even 0 for an exact copy. But with u = 2^-24, a dot product of d float32 numbers,
+summed in any order, errs by at most about d u ||a|| ||b||, so a caller can tell which neighbors are proved.
 
 Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1.
 """
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen.base.errors import ConfigError
-from memgen.spaces.pixels import larger_is_closer
+from memgen.spaces import Space
 
 BACKENDS = ("auto", "faiss", "torch")
 
@@ -35,15 +35,15 @@ _REFERENCES = 8192  # per block of the torch search
 
 
 class Search(Protocol):
-    """A float32 search among vectors, of which the longest has norm `longest`."""
+    """A float32 search among vectors; `longest` is the largest of their norms."""
 
     backend: str
     longest: float
 
     def __call__(self, queries: Tensor, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Scores of the best `size` vectors for each query (M, size), falling, larger = closer, and their positions.
+        """Scores (M, size) of the best vectors for each query, descending, larger = closer, and their positions.
 
-        A position of -1 stands where there is no score that is a number.
+        The position is -1 where no score is a number.
         """
         ...
 
@@ -53,15 +53,15 @@ class FaissSearch:
 
     backend = "faiss"
 
-    def __init__(self, index: Any, metric: str) -> None:
-        self._index, self._metric = index, metric
+    def __init__(self, index: Any, larger_is_closer: bool) -> None:
+        self._index, self._larger_is_closer = index, larger_is_closer
         vectors = _faiss().rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # a view
         self.longest = _longest(torch.from_numpy(vectors.reshape(index.ntotal, index.d)))
 
     @classmethod
-    def read(cls, path: Path, metric: str) -> "FaissSearch":
+    def read(cls, path: Path, larger_is_closer: bool) -> "FaissSearch":
         """The search that `serialized` wrote to a file."""
-        return cls(_faiss().read_index(str(path)), metric)
+        return cls(_faiss().read_index(str(path)), larger_is_closer)
 
     def serialized(self) -> NDArray[np.uint8]:
         """The bytes of the index, (bytes,) uint8."""
@@ -69,22 +69,22 @@ class FaissSearch:
         return np.asarray(_faiss().serialize_index(self._index))
 
     def __call__(self, queries: Tensor, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best of each query; see `Search`."""
+        """The best vectors for each query; see `Search`."""
         scores, positions = self._index.search(queries.numpy(), size)
-        return (scores if larger_is_closer(self._metric) else -scores), positions
+        return (scores if self._larger_is_closer else -scores), positions
 
 
 class TorchSearch:
-    """Blocks of a matrix product, of which the best rows are kept."""
+    """Blocks of a matrix product, from which the best scores are kept."""
 
     backend = "torch"
 
-    def __init__(self, vectors: Tensor, metric: str, device: str) -> None:
-        self._vectors, self._metric, self._device = vectors, metric, device
+    def __init__(self, vectors: Tensor, larger_is_closer: bool, device: str) -> None:
+        self._vectors, self._larger_is_closer, self._device = vectors, larger_is_closer, device
         self.longest = _longest(vectors)
 
     def __call__(self, queries: Tensor, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best of each query; see `Search`."""
+        """The best vectors for each query; see `Search`."""
         queries = queries.to(self._device)
         best = torch.empty((len(queries), 0), device=self._device)
         positions = torch.empty((len(queries), 0), dtype=torch.int64, device=self._device)
@@ -92,7 +92,7 @@ class TorchSearch:
             for start in range(0, len(self._vectors), _REFERENCES):
                 block = self._vectors[start : start + _REFERENCES].to(self._device)
                 scores = queries @ block.T
-                if not larger_is_closer(self._metric):
+                if not self._larger_is_closer:
                     scores = 2 * scores - block.square().sum(1) - queries.square().sum(1, keepdim=True)
                 block_best, column = scores.topk(min(size, len(block)), dim=1)
                 merged = torch.cat([best, block_best], dim=1)
@@ -101,26 +101,26 @@ class TorchSearch:
         return best.cpu().numpy(), positions.cpu().numpy()
 
 
-def build(vectors: Tensor, metric: str, backend: str, device: str = "cpu") -> Search:
+def build(vectors: Tensor, space: Space, backend: str, device: str = "cpu") -> Search:
     """A search among vectors.
 
     Args:
-        vectors: (N, d) float32 on the CPU, from `similarity.embed`.
-        metric: correlation, cosine or rmse, that of the vectors.
+        vectors: (N, d) float32 on the CPU, made by `Space.embed`.
+        space: that of the vectors.
         backend: faiss or torch; see `choose`.
-        device: where torch searches; faiss uses the CPU.
+        device: where torch searches; faiss always uses the CPU.
 
     Raises:
-        ConfigError: faiss is asked for and not installed.
+        ConfigError: faiss is requested but not installed.
     """
     if backend == "torch":
-        return TorchSearch(vectors, metric, device)
-    index = (_faiss().IndexFlatIP if larger_is_closer(metric) else _faiss().IndexFlatL2)(vectors.shape[1])
+        return TorchSearch(vectors, space.larger_is_closer, device)
+    index = (_faiss().IndexFlatIP if space.larger_is_closer else _faiss().IndexFlatL2)(vectors.shape[1])
     index.add(vectors.numpy())
-    return FaissSearch(index, metric)
+    return FaissSearch(index, space.larger_is_closer)
 
 
-def error_bound(queries: Tensor, longest: float, metric: str) -> NDArray[np.float64]:
+def error_bound(queries: Tensor, longest: float, space: Space) -> NDArray[np.float64]:
     """How far, at most, a float32 score of each query is from the exact one.
 
     With u = 2^-24 and d numbers, |fl(a.b) - a.b| <= d u |a| |b| / (1 - d u) in any order of summation; the squared
@@ -130,14 +130,14 @@ def error_bound(queries: Tensor, longest: float, metric: str) -> NDArray[np.floa
     Args:
         queries: vectors of the queries, (M, d) float32.
         longest: norm of the longest vector searched.
-        metric: correlation, cosine or rmse.
+        space: that of the vectors.
 
     Returns:
         (M,), in units of the scores; infinity where d is too large for any bound.
     """
     d = queries.shape[1]
     length = queries.double().norm(dim=1).numpy()
-    scale = length * longest if larger_is_closer(metric) else (length + longest) ** 2
+    scale = length * longest if space.larger_is_closer else (length + longest) ** 2
     unit = (d + 16) * 2.0**-24
     return np.asarray(scale * (unit / (1 - unit) if unit < 1 else np.inf))
 
@@ -148,10 +148,10 @@ def _longest(vectors: Tensor) -> float:
 
 
 def choose(backend: str, device: str) -> str:
-    """The backend that searches, faiss or torch, where auto, faiss or torch is asked for.
+    """The backend that is used, faiss or torch, when auto, faiss or torch is requested.
 
     Raises:
-        ConfigError: the backend is unknown, or faiss is asked for and not installed.
+        ConfigError: the backend is unknown, or faiss is requested but not installed.
     """
     if backend not in BACKENDS:
         raise ConfigError(f"unknown backend {backend!r}; known here: {', '.join(BACKENDS)}.")
@@ -176,7 +176,7 @@ def _full_precision() -> Iterator[None]:
 
 
 def find_faiss() -> ModuleType | None:
-    """The faiss module; None where it is not installed, or is the empty folder left by removing one of two wheels."""
+    """The faiss module; None if it is not installed, or if only the empty folder of a removed wheel is left."""
     try:
         import faiss
     except ImportError:
@@ -190,7 +190,7 @@ def find_faiss() -> ModuleType | None:
 def _faiss() -> ModuleType:
     faiss = find_faiss()
     if faiss is None:
-        raise ConfigError(f"the backend faiss was asked for, but no working faiss is installed. {_INSTALL}")
+        raise ConfigError(f"the backend faiss was requested, but no working faiss is installed. {_INSTALL}")
     return faiss
 
 

@@ -1,12 +1,12 @@
 """Exact nearest neighbors of images among a set of reference images.
 
-A float32 search (see flatsearch.py) proposes a shortlist; the shortlist is scored again by `similarity.paired` in
-float64, and that value is the one shown. Float32 scores are noise at the level where near-copies differ, so the
-shortlist grows until the answer is proved: the search stops only when the k-th exact value beats the best value that
-any image outside the shortlist can have, by the error bound of the float32 scores.
+A float32 search (see flat.py) proposes a shortlist. `Space.paired` scores the shortlist again in float64, and these
+values are returned. The rounding of float32 scores is as large as the differences between near-copies, so the shortlist
+grows until the result is proved: the search stops only when the k-th exact value beats the best value that any image
+outside of the shortlist can have, by the error bound of the float32 scores.
 
-So the answer is that of a float64 search of everything, ties broken by position, whatever the backend, the device, and
-the company a query is searched in.
+So the result is that of a float64 search of all references, with ties broken by position, whatever the backend, the
+device, and the other queries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,7 @@ from torch import Tensor
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError
 from memgen.images.duplicates import leaders
-from memgen.spaces import flat
-from memgen.spaces.pixels import embed, larger_is_closer, paired
+from memgen.spaces import Space, find, flat
 
 _SHORTLIST = 16  # of each query at first
 _QUERIES = 1024  # searched at a time
@@ -40,7 +39,7 @@ class Hits:
 
     Attributes:
         reference_index: positions in the index, (M, k) int64.
-        value: the metric, exact, (M, k) float64; NaN where undefined (a constant image under correlation), ranked last.
+        value: exact values, (M, k) float64; NaN where undefined (a constant image under correlation), ranked last.
         cluster: position of the leader of the neighbor's cluster of near-duplicates, (M, k) int64.
     """
 
@@ -53,8 +52,8 @@ class Index:
     """Reference images, searched exactly. Make one with `Index.build` or `Index.load`.
 
     Attributes:
-        name: train_a, train_b, holdout, or a user's.
-        metric: correlation, cosine or rmse.
+        name: train_a, train_b, holdout, or a name of the user's.
+        space: how images are compared.
         ids: content ids of the references, (N,).
         clusters: position of the leader of each reference's cluster of near-duplicates, (N,) int64.
         cluster_threshold: correlation from which two references are near-duplicates.
@@ -66,12 +65,12 @@ class Index:
         pixels: NDArray[Any],
         ids: Sequence[str],
         clusters: NDArray[np.int64],
-        metric: str,
+        space: Space,
         name: str,
         cluster_threshold: float,
         search: flat.Search,
     ) -> None:
-        self.name, self.metric, self.cluster_threshold = name, metric, cluster_threshold
+        self.name, self.space, self.cluster_threshold = name, space, cluster_threshold
         self.ids, self.clusters = tuple(ids), clusters
         self._pixels, self._search = pixels, search
 
@@ -80,7 +79,7 @@ class Index:
         cls,
         images: NDArray[Any] | Tensor,
         ids: Sequence[str],
-        metric: str,
+        space: Space,
         name: str,
         cluster_threshold: float = 0.99,
         backend: str = "auto",
@@ -91,30 +90,32 @@ class Index:
         Args:
             images: (N, C, H, W), uint8, or float32 in pixel units.
             ids: content ids, (N,).
-            metric: correlation, cosine or rmse.
-            name: of the index.
-            cluster_threshold: correlation from which two references are near-duplicates, whatever the metric; those
-                of equal id always are.
+            space: how images are compared, from `spaces.find`.
+            name: name of the index.
+            cluster_threshold: correlation from which two references are near-duplicates, whatever the space; those
+                with equal ids always are.
             backend: faiss, torch, or auto: faiss where it is installed and the search runs on the CPU.
             device: where the torch backend searches; faiss uses the CPU.
 
         Raises:
             DataError: there is no image, or a pixel is not finite.
             ShapeError: images and ids do not fit together.
-            ConfigError: the metric or the backend is unknown, or faiss is asked for and not installed.
+            ConfigError: the backend is unknown, or faiss is requested but not installed.
         """
         pixels = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
         if pixels.ndim != 4 or len(pixels) != len(ids):
-            raise ShapeError(f"index {name}: {len(ids)} ids and images of shape {pixels.shape}, expected (N, C, H, W).")
+            raise ShapeError(
+                f"index {name}: found {len(ids)} ids for images of shape {pixels.shape}, expected N for (N, C, H, W)."
+            )
         if len(pixels) == 0 or pixels.dtype not in (np.uint8, np.float32):
             raise DataError(
-                f"index {name}: {len(pixels)} images of {pixels.dtype}, expected at least 1, uint8 or float32."
+                f"index {name}: found {len(pixels)} images of {pixels.dtype}, expected at least 1, of uint8 or float32."
             )
         floats = _floats(pixels)
         _check_finite(floats, f"index {name}: image", ids)
-        search = flat.build(embed(floats, metric), metric, flat.choose(backend, device), device)
+        search = flat.build(space.embed(floats), space, flat.choose(backend, device), device)
         clusters, _ = leaders(floats.flatten(1), cluster_threshold, ids=ids)
-        return cls(pixels, ids, clusters, metric, name, cluster_threshold, search)
+        return cls(pixels, ids, clusters, space, name, cluster_threshold, search)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -152,13 +153,13 @@ class Index:
         """
         if tuple(queries.shape[1:]) != self.image_shape:
             raise ShapeError(
-                f"queries of shape {tuple(queries.shape)}, expected (M, {', '.join(map(str, self.image_shape))}) "
+                f"found queries of shape {tuple(queries.shape)}, expected (M, {', '.join(map(str, self.image_shape))}) "
                 f"as in index {self.name}."
             )
         if k < 1:
-            raise DataError(f"k={k} neighbors asked. Use --k 1 or more.")
+            raise DataError(f"found k={k} neighbors, expected at least 1. Use --k 1 or more.")
         if k > self.n:
-            raise DataError(f"k={k} neighbors asked from an index of {self.n} images. Use --k {self.n} or less.")
+            raise DataError(f"found k={k} neighbors for an index of {self.n} images. Use --k {self.n} or less.")
         _check_finite(queries, "query", range(len(queries)))
         index = np.empty((len(queries), k), dtype=np.int64)
         value = np.empty((len(queries), k))
@@ -176,8 +177,8 @@ class Index:
         """Search with a growing shortlist until every query's answer is proved."""
         index = np.empty((len(queries), k), dtype=np.int64)
         value = np.empty((len(queries), k))
-        vectors = embed(queries, self.metric)
-        error = flat.error_bound(vectors, self._search.longest, self.metric)
+        vectors = self.space.embed(queries)
+        error = flat.error_bound(vectors, self._search.longest, self.space)
         unproved, size = np.arange(len(queries)), max(_SHORTLIST, 2 * k)
         while len(unproved):
             size = min(size, self.n)
@@ -192,7 +193,7 @@ class Index:
                     best_outside = np.full(len(rows), -np.inf)
                 index[rows], value[rows] = self._rescore(queries[rows], shortlist, k)
                 # Strictly larger: an equal value outside the shortlist may belong to an earlier position.
-                proved[rows] |= self._score(value[rows, -1]) > best_outside
+                proved[rows] |= self._score(value[rows, -1], vectors.shape[1]) > best_outside
             unproved = unproved[~proved[unproved]]
             size *= 4
         return index, value
@@ -200,7 +201,7 @@ class Index:
     def _rescore(
         self, queries: Tensor, shortlist: NDArray[np.int64], k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The k best of each shortlist (M, s) by the exact value; equal values in the order of their positions."""
+        """The k best of each shortlist (M, s) by exact value; equal values stay in the order of their positions."""
         value = np.empty(shortlist.shape)
         pairs = shortlist.reshape(-1)
         step = max(1, _RESCORED // queries[0].numel())
@@ -208,15 +209,15 @@ class Index:
             chosen = pairs[start : start + step]
             query = np.arange(start, start + len(chosen)) // shortlist.shape[1]
             references = _floats(self._pixels[chosen])
-            value.reshape(-1)[start : start + step] = paired(queries[query], references, self.metric).numpy()
-        order = np.lexsort((shortlist, -value if larger_is_closer(self.metric) else value))[:, :k]  # NaN goes last
+            value.reshape(-1)[start : start + step] = self.space.paired(queries[query], references).numpy()
+        order = np.lexsort((shortlist, -value if self.space.larger_is_closer else value))[:, :k]  # NaN goes last
         return np.take_along_axis(shortlist, order, axis=1), np.take_along_axis(value, order, axis=1)
 
-    def _score(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Exact values on the scale of the search, larger = closer; NaN stays NaN and proves nothing."""
-        if larger_is_closer(self.metric):
+    def _score(self, value: NDArray[np.float64], d: int) -> NDArray[np.float64]:
+        """Exact values on the scale of the search among vectors of d numbers; NaN stays NaN and proves nothing."""
+        if self.space.larger_is_closer:
             return value
-        return -(value**2) * np.prod(self.image_shape)
+        return -(value**2) * d
 
     def to_table(
         self,
@@ -226,14 +227,14 @@ class Index:
         keys: Mapping[str, str | int | None],
         query: Sequence[int] | None = None,
     ) -> pa.Table:
-        """Hits as a NEIGHBORS table of M k rows.
+        """Hits as a table NEIGHBORS of M k rows.
 
         Args:
             hits: result of `search`.
             query_kind: sample, holdout, train or user.
             query_ids: content ids of the queries, (M,).
-            keys: values of the columns denoiser, n_train, part and train_seed.
-            query: indices of the queries (of the samples, say), (M,); 0 to M - 1 when None.
+            keys: values of the columns subject, role, n_train, part and train_seed.
+            query: indices of the queries, such as those of samples, (M,); None for 0 to M - 1.
         """
         n_queries, k = hits.value.shape
         return tables.make(
@@ -246,7 +247,7 @@ class Index:
                 "reference": self.name,
                 "n_reference": self.n,
                 "n_clusters": self.n_clusters,
-                "metric": self.metric,
+                "metric": self.space.name,
                 "rank": np.tile(np.arange(1, k + 1), n_queries),
                 "reference_id": np.array(self.ids, dtype=object)[hits.reference_index.ravel()],
                 "reference_index": hits.reference_index.ravel(),
@@ -274,7 +275,7 @@ class Index:
             folder / "index.json",
             {
                 "name": self.name,
-                "metric": self.metric,
+                "metric": self.space.name,
                 "cluster_threshold": self.cluster_threshold,
                 "images": self.n,
                 "digests": {part: files.digest_file(folder / part) for part in parts},
@@ -285,15 +286,15 @@ class Index:
     def load(cls, folder: Path, backend: str = "auto", device: str = "cpu") -> "Index":
         """Read an index that `save` wrote; its pixels stay on the disk, memory-mapped.
 
-        The vectors of FAISS are read where they were kept and made from the pixels otherwise.
+        The vectors of FAISS are read if they were saved, and otherwise computed from the pixels.
 
         Raises:
             DataError: the folder holds no complete index, or a file of it is damaged; the message names the file.
-            ConfigError: the backend is unknown, or faiss is asked for and not installed.
+            ConfigError: the backend is unknown, or faiss is requested but not installed.
         """
         record = files.read_json(folder / "index.json")
         try:
-            name, metric, threshold = record["name"], record["metric"], record["cluster_threshold"]
+            name, space, threshold = record["name"], find(record["metric"]), record["cluster_threshold"]
             digests = dict(record["digests"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
@@ -309,10 +310,10 @@ class Index:
         clusters = np.load(folder / "clusters.npy", allow_pickle=False)
         chosen = flat.choose(backend, device)
         if chosen == "faiss" and _VECTORS in digests:
-            search: flat.Search = flat.FaissSearch.read(folder / _VECTORS, metric)
+            search: flat.Search = flat.FaissSearch.read(folder / _VECTORS, space.larger_is_closer)
         else:
-            search = flat.build(embed(_floats(pixels), metric), metric, chosen, device)
-        return cls(pixels, ids, clusters, metric, name, threshold, search)
+            search = flat.build(space.embed(_floats(pixels)), space, chosen, device)
+        return cls(pixels, ids, clusters, space, name, threshold, search)
 
 
 def _floats(pixels: NDArray[Any]) -> Tensor:

@@ -1,11 +1,12 @@
-"""LPIPS, how different two images look: the learned perceptual distance of Zhang et al., from a trunk on the disk.
+"""LPIPS, how different two images look: the learned perceptual distance of Zhang et al.
 
     d(x, y) = sum over layers l of mean over positions of <w_l, (f_l(x) - f_l(y))^2>
 
 where f_l are the activations of an ImageNet network (the trunk: AlexNet or VGG16), scaled to unit length over the
-channels, and w_l the learned heads. The package `lpips` (extra `perceptual`) carries the heads; the trunk is a file of
-the user, since the package would download it: see docs/lpips.md. LPIPS means nothing on any other trunk, so each is
-tried on a fixed pair of images before it is used, and refused unless it gives the distance of the published weights.
+channels, and w_l the learned heads. The package `lpips` (extra `perceptual`) contains the heads. The user provides
+the file of the trunk, which the package would otherwise download: see docs/lpips.md. With any other trunk LPIPS has no
+meaning, so each trunk is tried on a fixed pair of images, and refused unless it gives the distance of the published
+weights.
 Nothing in the file is executed.
 
 Source: Zhang, Isola, Efros, Shechtman & Wang 2018 (arXiv 1801.03924), version 0.1 of their code.
@@ -39,12 +40,12 @@ _REMEDY = "docs/lpips.md says where to get the trunk."
 
 
 def lpips_distance(x: Tensor, y: Tensor, trunk: Path, net: str = "alex") -> Tensor:
-    """LPIPS between x[i] and y[i]: 0 for equal images, the larger the less alike they look.
+    """LPIPS between x[i] and y[i]: 0 for equal images, and the larger, the less alike they look.
 
     Pixels outside [0, 1] are clipped, as a screen would, and gray images become three equal channels. Images with a
     side below 32, which AlexNet cannot take, are enlarged (bilinear) by the smallest whole factor that brings the
-    shorter side to 64, that of the patches LPIPS was trained on. Computed on the CPU in batches of one size, so that a
-    pair's value depends on that pair alone.
+    shorter side to 64, that of the patches LPIPS was trained on. The distance is computed on the CPU in batches of one
+    size, so a pair's value depends on that pair alone.
 
     Args:
         x: images, (B, C, H, W) with C = 1 or 3, float32 in [0, 1], on any device.
@@ -62,7 +63,7 @@ def lpips_distance(x: Tensor, y: Tensor, trunk: Path, net: str = "alex") -> Tens
     """
     if x.shape != y.shape or x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ShapeError(
-            f"images of shape {tuple(x.shape)} and {tuple(y.shape)} have no LPIPS; expected two batches of one shape "
+            f"LPIPS: found images of shape {tuple(x.shape)} and {tuple(y.shape)}, expected two batches of one shape "
             f"(B, C, H, W), with C = 1 or 3."
         )
     network = _load(trunk, net)
@@ -99,7 +100,7 @@ def read_trunk(path: Path, net: str) -> State:
 
 
 def _parse(file: BinaryIO, path: Path, net: str) -> dict[str, Any]:
-    """A state dict from any of the three kinds of files, told apart by their first bytes."""
+    """A state dict from any of the three kinds of files, recognized by their first bytes."""
     head = file.read(9)
     file.seek(0)
     if head[8:] == b"{":
@@ -165,7 +166,7 @@ def _load(path: Path, net: str) -> Any:
 
 
 def _probe() -> tuple[Tensor, Tensor]:
-    """Two images (1, 3, 64, 64) with no symmetry, so that a trunk with axes or channels exchanged is told."""
+    """Two images (1, 3, 64, 64) without symmetry, which reveal a trunk with axes or channels exchanged."""
     row, column = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     x = torch.stack([(row + 2 * column) % 17 / 16, (3 * row + column) % 11 / 10, row / 63])
     y = torch.stack([(row + 2 * column) % 13 / 12, column / 63, (5 * row + column) % 7 / 6])

@@ -1,1 +1,78 @@
-"""Readers of images, one file for each format."""
+"""Readers of images, one file for each format.
+
+To add a format, add a module to this package. memgen finds it there. The module defines what `Reader` lists. Readers do
+not import each other: a format that holds arrays passes them to `images.arrays.from_array`, and a format that holds
+encoded pictures passes them to `images.decoding.from_pictures`.
+"""
+
+from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
+
+from memgen.base.discovery import modules_of
+from memgen.base.errors import DataError
+from memgen.base.progress import Progress
+from memgen.images.prepare import FoundImages, ReadSettings
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What a module of this package defines.
+
+    Attributes:
+        ORDER: readers with a lower number are asked first. A format that its suffix or its first bytes identify has 0;
+            a reader that takes whatever the others leave has 1.
+        KIND: what it reads, as part of an error message: "a NumPy file (.npy, .npz)".
+    """
+
+    ORDER: int
+    KIND: str
+
+    def reads(self, source: Path) -> bool:
+        """Whether a source is of this format; decided by its suffix or its first bytes, without reading all of it."""
+        ...
+
+    def read(self, source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
+        """The images of a source that `reads` accepts, prepared as the settings say.
+
+        Args:
+            source: a folder or a file that is not empty.
+            settings: size, color, transparency and number of the images.
+            report: called with (images or files done, of how many).
+
+        Raises:
+            DataError: the source cannot be used; the message names the file and the remedy.
+        """
+        ...
+
+
+def all_readers() -> list[Reader]:
+    """The modules of this package, in the order in which they are asked."""
+    return [cast(Reader, module) for module in modules_of(__name__, __path__)]
+
+
+def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
+    """The images of a source, read by the first reader that accepts it and prepared as the settings say.
+
+    Args:
+        source: a folder or a file.
+        settings: size, color, transparency and number of the images.
+        report: called with (images or files done, of how many).
+
+    Raises:
+        DataError: the source is missing, empty, damaged or of an unknown format, or holds no image that can be used.
+    """
+    if not source.is_dir() and not source.is_file():
+        raise DataError(f"{source}: no such file or folder. Check the path. {_known()}")
+    try:
+        if source.is_file() and source.stat().st_size == 0:
+            raise DataError(f"{source}: empty file. Fetch or save it again.")
+        for reader in all_readers():
+            if reader.reads(source):
+                return reader.read(source, settings, report)
+    except PermissionError as error:
+        raise DataError(f"{source}: cannot be read ({error.strerror}). Check its permissions.") from error
+    raise DataError(f"{source}: not a kind of file that memgen reads. {_known()}")
+
+
+def _known() -> str:
+    return f"memgen reads {'; '.join(reader.KIND for reader in all_readers())}."

@@ -1,9 +1,9 @@
-"""Are samples copies? Target-decoy competition, memorized fraction and conformal p-values, on distances of any space.
+"""Which samples depend on single training images: target-decoy competition, and the memorized fraction.
 
-T is the training set, H images of the same source that were never trained on; near-duplicates of T and H together count
-once (`duplicates.pool`), and n_T, n_H are the representatives in each. For a model that depends on T only through that
-source, labels T and H are exchangeable given the samples and the unlabelled pool; everything here rests on that, and
-nothing on the quality of samples.
+T is the training set. H holds images of the same source that the model never saw. Near-duplicates in T and H together
+count as one (`pool`), and n_T and n_H are the numbers of representatives in each. If a model depends on T only through
+the source of both, the labels T and H are exchangeable, given the samples and the unlabeled pool. All guarantees here
+rest on that, and none on the quality of the samples.
 
     competition         W(g) = +- depth(g), + where the nearest representative is in T. For each representative its
                         deepest sample competes. Discoveries: W >= t, with the smallest t > 0 such that
@@ -12,18 +12,16 @@ nothing on the quality of samples.
                         lies in the Voronoi cell of its nearest representative x_1, relative to the distance of each
                         neighbor x_k: 0 on a face of the cell, 1 at x_1 itself
     memorized fraction  rho = (P - c) / (1 - c), P the share of samples nearest to T, c = n_T / (n_T + n_H)
-    conformal           p(g) = (1 + #{h: s(h) >= s(g)}) / (1 + number of h)
 
-The competition controls the expected false share of training clusters found. With labels drawn without replacement,
-E[#{false W >= t} / (1 + #{W <= -t})] <= n_T / (n_H + 1), so the guarantee holds for a pool of fixed size too. Depth
-does not look at labels, hence is valid. Noise on a copy adds the same to all d_k^2, as it does in images, and shrinks
-all <g, x_k> by one factor when g is scaled to length 1: log(d_2 / d_1) fades with it, depth does not. Cells of vectors
-of length 1 are cones, so that dividing by <g, x_1>, which puts g where its projection on x_1 is x_1, moves no face. In
-few dimensions (8, say) log(d_2 / d_1) finds somewhat more.
+The competition controls the expected share of false finds among the training clusters that are found. With labels drawn
+without replacement, E[#{false W >= t} / (1 + #{W <= -t})] <= n_T / (n_H + 1), so the guarantee also holds for a pool of
+fixed size. Depth is valid because it does not look at labels. Noise on a copy adds the same amount to all d_k^2, and
+when g is scaled to length 1 it shrinks all <g, x_k> by the same factor. So log(d_2 / d_1) fades with noise, and depth
+does not. The cells of vectors of length 1 are cones, so dividing by <g, x_1> moves no face of a cell. In few
+dimensions, such as 8, log(d_2 / d_1) finds somewhat more.
 
 Source: Barber & Candes, Ann. Statist. 43, 2015, Theorem 3 (Selective SeqStep+); Elias & Gygi, Nat. Methods 4, 2007;
-residual over a control as in anonymeter (Giomi et al. 2023); Bates et al., Ann. Statist. 51, 2023 (conformal p-values);
-Benjamini & Hochberg, J. R. Statist. Soc. B 57, 1995.
+residual over a control as in anonymeter (Giomi et al. 2023).
 """
 
 import math
@@ -37,11 +35,9 @@ from memgen.base import noise
 from memgen.base.errors import DataError, ShapeError
 from memgen.base.intervals import grouped
 
-Q = 0.05
-
-
+Q = 0.05  # the false-discovery rate aimed at, unless told otherwise
 DEFINITION = "significance/3"
-# Correlation from which a sample and a training image pass for one picture, as when duplicates are removed.
+# Correlation above which a sample and a training image look like one picture; images this alike are near-duplicates.
 ALIKE = 0.95
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -87,10 +83,11 @@ class Competition:
         competes: (m,) whether the sample is the one that competes for its representative.
         discovered: (m,) the competitors that were found.
         threshold: smallest W of a discovery; None without one.
-        k_min: training clusters that must be found for any to be found, n_T / (q n_H) rounded up.
+        k_min: the smallest number of training clusters that can be found, n_T / (q n_H) rounded up.
         n_competing: competitors with a W other than 0.
-        n_attached: samples at the representatives found that did not compete; they have no rate of their own.
-        answer: found, none, or cannot decide (even if all in T, the competitors would be fewer than k_min).
+        n_attached: further samples at the representatives that were found. They did not compete, so they have no rate
+            of their own.
+        answer: found, none, or cannot decide: the competitors are fewer than k_min, so nothing could have been found.
     """
 
     q: float
@@ -103,26 +100,14 @@ class Competition:
     n_attached: int
     answer: Literal["found", "none", "cannot decide"]
 
-    def __str__(self) -> str:
-        found = {
-            "found": f"{self.discovered.sum()} training images (clusters) found, and {self.n_attached} further samples "
-            "nearest to them",
-            "none": "no dependence on single training images found",
-            "cannot decide": "cannot decide",
-        }[self.answer]
-        return (
-            f"{found}, at a false-discovery rate of {self.q:.0%} "
-            f"(at least k_min = {self.k_min} clusters are needed; {self.n_competing} compete)"
-        )
 
-
-def compete(nearest: Ints, magnitude: Floats, in_train: Bools, q: float = 0.05) -> Competition:
-    """Samples that depend on single training images, with a controlled false-discovery rate.
+def compete(nearest: Ints, magnitude: Floats, in_train: Bools, q: float = Q) -> Competition:
+    """Find samples that depend on single training images, with a controlled false-discovery rate.
 
     Args:
         nearest: number of each sample's nearest representative, (m,); which of equally near ones must not depend on
             labels.
-        magnitude: of W, (m,), from 0, computed without looking at `in_train`: `depth`. Over S spaces use q / S in each.
+        magnitude: of W, (m,), at least 0, computed without looking at `in_train`, such as `depth`.
         in_train: whether each representative is in T, (n,).
         q: false-discovery rate aimed at, in (0, 1).
     Raises:
@@ -132,9 +117,11 @@ def compete(nearest: Ints, magnitude: Floats, in_train: Bools, q: float = 0.05) 
     """
     n_t, n_h = _sides(nearest, in_train)
     if magnitude.shape != nearest.shape:
-        raise ShapeError(f"competition: {nearest.shape} nearest and {magnitude.shape} magnitudes, expected as many.")
+        raise ShapeError(
+            f"competition: found nearest {nearest.shape} and magnitude {magnitude.shape}, expected one shape."
+        )
     if not (magnitude >= 0).all():
-        raise DataError("competition: found a magnitude that is negative or NaN, expected numbers from 0.")
+        raise DataError("competition: found a magnitude that is negative or NaN, expected numbers of at least 0.")
     if not 0 < q < 1:
         raise DataError(f"competition: found q = {q}, expected a rate between 0 and 1.")
     score = np.where(in_train[nearest], magnitude, -magnitude)
@@ -213,9 +200,9 @@ class MemorizedFraction:
 def memorized_fraction(
     nearest: Ints, in_train: Bools, seed: int, permutations: int = 9999, level: float = 0.95
 ) -> MemorizedFraction:
-    """Share of samples nearest to T, less the share expected of a model blind to the labels.
+    """The share of samples nearest to T, minus the share expected of a model that is blind to the labels.
 
-    Samples at one representative count as one (see `intervals.grouped`); the p-value is exact under exchangeability,
+    Samples at one representative count as one (see `intervals.grouped`). The p-value is exact under exchangeability:
     P(p <= alpha) <= alpha.
 
     Args:

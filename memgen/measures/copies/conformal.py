@@ -1,21 +1,26 @@
-"""Conformal p-values of samples against held-out images, and the Benjamini-Hochberg procedure."""
+"""Conformal p-values of samples against held-out images, and the Benjamini-Hochberg procedure.
+
+    p(g) = (1 + #{h: s(h) >= s(g)}) / (1 + number of h)
+
+Source: Bates et al., Ann. Statist. 51, 2023; Benjamini & Hochberg, J. R. Statist. Soc. B 57, 1995.
+"""
 
 import math
 
 import numpy as np
 
 from memgen.base.errors import DataError
-from memgen.measures.copies.competition import Bools, Floats
+from memgen.measures.copies.competition import Bools, Floats, Q
 
 
 def conformal(scores: Floats, held_out: Floats) -> Floats:
-    """Conformal p-values: how rare a score as high as the sample's is among held-out images; ties count against it.
+    """Conformal p-values: how rare a score as high as that of the sample is among held-out images. Ties count.
 
-    Valid only if samples are distributed like real images, which the competition does not assume.
+    They are valid only if samples are distributed like real images. The competition does not assume that.
 
     Args:
-        scores: of samples, such as minus the distance to the nearest training image, (m,); large = suspicious.
-        held_out: the same of held-out images that are not in the pool, (n,), n >= 1.
+        scores: of the samples, such as minus the distance to the nearest training image, (m,); large = suspicious.
+        held_out: scores of held-out images, (n,), n >= 1.
     Returns:
         (m,) in [1 / (n + 1), 1].
     Raises:
@@ -27,25 +32,14 @@ def conformal(scores: Floats, held_out: Floats) -> Floats:
     return np.asarray((1 + len(held_out) - below) / (1 + len(held_out)))
 
 
-def across_spaces(p: Floats) -> Floats:
-    """One p-value for each sample from those in several feature spaces: the least, times their number (Bonferroni).
-
-    Args:
-        p: (spaces, m), at least one space.
-    Returns:
-        (m,), at most 1.
-    """
-    return np.asarray(np.minimum(1.0, len(p) * p.min(axis=0)))
-
-
-def benjamini_hochberg(p: Floats, q: float = 0.05) -> tuple[Floats, Bools]:
-    """Adjusted p-values, and which are discoveries.
+def benjamini_hochberg(p: Floats, q: float = Q) -> tuple[Floats, Bools]:
+    """The adjusted p-values, and which of them are discoveries.
 
     Args:
         p: (m,), in [0, 1].
         q: false-discovery rate aimed at, in (0, 1).
     Returns:
-        q-values (m,): the least rate at which each would be a discovery; and whether that is at most q, (m,).
+        q-values (m,): the lowest rate at which each would be a discovery; and whether it is at most q, (m,).
     Source: Benjamini & Hochberg 1995.
     """
     order = np.argsort(p)
@@ -55,9 +49,9 @@ def benjamini_hochberg(p: Floats, q: float = 0.05) -> tuple[Floats, Bools]:
     return adjusted, adjusted <= q * (1 + 1e-12)
 
 
-def conformal_resolution(n_samples: int, n_held_out: int, q: float = 0.05, n_spaces: int = 1) -> int:
-    """The least number of copies that conformal p-values with `benjamini_hochberg` can flag at all.
+def conformal_resolution(n_samples: int, n_held_out: int, q: float = Q) -> int:
+    """The smallest number of copies that conformal p-values with `benjamini_hochberg` can flag.
 
-    |G| / (q (|H1| + 1)), rounded up, times the number of spaces of `across_spaces`.
+    |G| / (q (|H1| + 1)), rounded up.
     """
-    return max(1, math.ceil(n_spaces * n_samples / (q * (n_held_out + 1)) * (1 - 1e-12)))
+    return max(1, math.ceil(n_samples / (q * (n_held_out + 1)) * (1 - 1e-12)))

@@ -1,20 +1,20 @@
-"""The test for copies tried on a person's own images: what it reads of sample sets whose answer is known.
+"""Controls of the test for copies: sample sets whose answer is known, made of a person's own images.
 
-All images of a run are drawn again and again into a training set T, held-out images H and images G that pose as
-samples, in the sizes of the test itself. A control makes samples out of G and T whose answer is known:
+All images of a run are divided again and again into a training set T, held-out images H and images G that pose as
+samples, in the sizes of the test itself. A control makes samples from G and T whose answer is known:
 
     held-out     G itself: nothing may be found
-    broadened    G with 1.15 times the contrast about the mean image: nothing, however poor the samples
-    blurred      G averaged over 3 x 3 pixels: nothing
-    one mode     G from one half of the images only, by their first principal component: nothing
-    correlated   four noisy versions of each of fewer images of G: nothing
-    copies       a share of the samples is images of T plus Gaussian noise: the false share of what is found is at most
-                 q; how much is found is the power
-    duplicated   copies where half of T are near-duplicates of the other half
-    mirrored     copies turned left to right, which a comparison of pixels cannot see: only the power is of interest
-    empirical    drawn by the posterior mean of T, a perfect memorizer: every sample is nearest to T
+    broadened    G with 1.15 times the contrast around the mean image: nothing may be found, however poor the samples
+    blurred      G averaged over 3 x 3 pixels: nothing may be found
+    one mode     G from one half of the images, divided by their first principal component: nothing may be found
+    correlated   four noisy versions of each of a quarter of G: nothing may be found
+    copies       a share of the samples are images of T plus Gaussian noise: the false share of what is found may be at
+                 most q, and the share of the copies that is found is the power
+    duplicated   copies, where half of T are near-duplicates of the other half
+    mirrored     copies that are mirrored, which a comparison of pixels cannot see: only the power is of interest
+    empirical    samples of the posterior mean of T, which is a perfect memorizer: every sample must be nearest to T
 
-Outside of its band the instrument is not calibrated on these images.
+If a control is outside of its band, the test is not calibrated on these images.
 
 Source: target-decoy practice of entrapment experiments (Granholm, Noble & Kall 2011), here with images.
 """
@@ -39,15 +39,13 @@ from memgen.models.known.empirical import EmpiricalDenoiser
 from memgen.models.sampling import SampleSettings, sample
 
 REPEATS = 20  # redraws unless told otherwise; the error of a rate falls with their number
-
-
 _SHARES, _NOISES = (0.05, 0.3), (0.0, 0.05, 0.1, 0.2)
 _VERSIONS = 4  # of an image of G in `correlated`
 
 
 @dataclass(frozen=True)
 class Design:
-    """The sizes and settings of the test that is tried.
+    """The sizes and settings of the test that is checked.
 
     Attributes:
         n_train: images in T.
@@ -70,7 +68,7 @@ class Design:
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Samples of a control: which are copies, of how many training images, and what the answer is."""
+    """Samples of a control, with the known answer."""
 
     control: str
     images: Tensor  # (M, C, H, W)
@@ -81,7 +79,7 @@ class _Samples:
 
 
 def run_once(images: ImageSet, design: Design, seed: int, repeat: int) -> pa.Table:
-    """One redraw of T, H and G, and what the test says of each control.
+    """One redraw of T, H and G, and the result of the test for each control.
 
     Args:
         images: all images of the run.
@@ -98,8 +96,8 @@ def run_once(images: ImageSet, design: Design, seed: int, repeat: int) -> pa.Tab
     spare = len(images) - design.n_train - design.n_samples
     if spare < 1:
         raise DataError(
-            f"calibration: {len(images)} images, but T takes {design.n_train} and as many images pose as samples as "
-            f"there are samples, {design.n_samples}. Use a smaller N (--n)."
+            f"calibration: found {len(images)} images, but T needs {design.n_train} and {design.n_samples} pose as "
+            f"samples, so none is left to be held out. Use a smaller N (--n)."
         )
     generator = noise.stream("calibration", seed, design.n_train, repeat)
     order = generator.permutation(len(images))

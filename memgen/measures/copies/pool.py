@@ -14,14 +14,14 @@ from memgen.images.duplicates import leaders
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """A training set T and held-out images H together, one representative for each cluster of near-duplicates.
+    """A training set T and held-out images H together, with one representative for each cluster of near-duplicates.
 
-    Clusters and representatives do not depend on who is in T and who in H, so that, given the pool, the labels of the
-    representatives are exchangeable for a model that depends on T only through the source of both.
+    Clusters and representatives do not depend on which images are in T and which in H. So, given the pool, the labels
+    of the representatives are exchangeable for a model that depends on T only through the source of both.
 
     Attributes:
         representatives: (n,) positions among the rows of T followed by those of H, in the order of a hash of their ids;
-            where two are equally near to a sample, the first of them should count as nearest.
+            of two that are equally near to a sample, the first should count as the nearest.
         ids: (n,) content ids of the representatives.
         in_train: (n,) whether the representative is in T.
         cluster: (|T| + |H|,) the number of each row's representative, in [0, n).
@@ -47,10 +47,10 @@ def pool(
     ids_h: Sequence[str],
     threshold: float = 0.99,
 ) -> Pool:
-    """The pool of T and H, clustered without looking at labels; the first of a cluster by a hash of ids represents it.
+    """The pool of T and H, clustered without looking at labels. The first of a cluster by a hash of ids represents it.
 
-    Of k copies with one id, of which j are in T, the representative is in T for a share j/k of all ids, as it would be
-    if it were drawn at random.
+    If j of k copies with one id are in T, the representative is in T for a share j/k of all ids, as if it were drawn at
+    random.
 
     Args:
         features_t: (|T|, D).

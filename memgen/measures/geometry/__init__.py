@@ -1,1 +1,1 @@
-"""The Jacobian of a denoiser, and the basis in which it shrinks noise."""
+"""The Jacobian of a denoiser, and the basis in which the denoiser shrinks noisy images."""

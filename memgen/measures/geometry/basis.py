@@ -9,11 +9,10 @@ basis that it adapts to the image. The exact posterior mean has J symmetric with
 The effective dimension has three definitions in use: tr J; the sum of the squared singular values; the number of
 singular values, largest first, that reach 99 % of their sum.
 
-Where images have too many pixels for a matrix, the largest eigenpairs are found from products with J, and sums over
-all of them are estimated from random directions (see `jacobian`); what needs every singular value is then unknown.
+If images have too many pixels for a matrix, the largest eigenpairs are found from products with J, and sums over all
+eigenvalues are estimated from random directions (see `jacobian`). What needs every singular value is then unknown.
 
-Measures of how a set of vectors fits an image, or another set, each say what a random basis would give. Of each N and
-noise level, means over images are taken with intervals, since images are the independent units.
+Each measure of how a set of vectors fits an image, or another set, comes with the value expected of a random basis.
 
 Source: Kadkhodaie et al. (ICLR 2024), section 3.1 and eq. 6, 7 and 10; Mohan et al. (ICLR 2020), section 5, for squared
 singular values; Stein 1981 for SURE; Björck & Golub 1973 for principal angles.
@@ -45,35 +44,37 @@ from memgen.models.denoiser import Denoiser, ImageShape
 
 
 class BasisSettings(Settings):
-    """At which noisy images Jacobians are taken, and what is kept of them."""
+    """Where Jacobians are computed, and what is kept of them."""
 
     sigmas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (0.1,), min_length=1, description="standard deviations of the noise, pixel units"
+        (0.1,), min_length=1, description="standard deviations of the noise, in pixel units"
     )
-    n_images: int = Field(8, ge=1, description="held-out images, the first in rank order")
-    vectors: int = Field(64, ge=1, description="eigenvectors kept as images; of large images, no others are found")
-    probes: int = Field(32, ge=2, description="random directions, for sums over all eigenvalues of large images")
+    n_images: int = Field(8, ge=1, description="number of held-out images, the first in rank order")
+    vectors: int = Field(64, ge=1, description="eigenvectors kept as images; for large images, only these are computed")
+    probes: int = Field(
+        32, ge=2, description="random directions that estimate sums over all eigenvalues of large images"
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """The Jacobian J of a denoiser at one noisy image, taken apart; all tensors float64, on the CPU.
+    """The decomposed Jacobian J of a denoiser at one noisy image; all tensors are float64 on the CPU.
 
-    Of d eigenpairs all k = d are there if J was made as a matrix, or else the k largest.
+    All k = d eigenpairs are there if J was computed as a matrix, and otherwise the k largest.
 
     Attributes:
         image_shape: (C, H, W); d = C·H·W.
         sigma: noise level of the noisy image, pixel units.
         eigenvalues: (k,) of (J + Jᵀ) / 2, falling: the shrinkage factors.
         eigenvectors: (d, k), in columns.
-        residual: the eigenvalues are within this of true ones; 0 if J was made as a matrix.
-        converged: whether the residual is as small as was asked for.
+        residual: bound on the distance of each eigenvalue from a true one; 0 if J was computed as a matrix.
+        converged: whether the residual is within the tolerance.
         singular_values: (d,) of J, falling; None without the matrix.
         trace: tr J = Σ λ_k, the effective dimension of Kadkhodaie et al.
-        trace_error: its standard error over random directions; 0 if J was made as a matrix.
+        trace_error: its standard error over random directions; 0 if J was computed as a matrix.
         dimension_squares: Σ s_k² over the singular values, the effective dimension of Mohan et al.
         asymmetry: ||J - Jᵀ|| / ||J||, Frobenius norms, in [0, 2]; 0 for an exact posterior mean.
-        linearity_error: ||J y - f(y)|| / ||f(y)||; 0 but for rounding for a bias-free network.
+        linearity_error: ||J y - f(y)|| / ||f(y)||; 0 up to rounding for a bias-free network.
         coefficients_clean: (k,) ⟨x, e_k⟩.
         coefficients_noisy: (k,) ⟨y, e_k⟩.
         denoised: (C, H, W), f(y).
@@ -106,7 +107,7 @@ class Basis:
 
     @property
     def dimension_99(self) -> int | None:
-        """The least number of singular values that sum to 99 % of all, 0 where J = 0; None where they are unknown."""
+        """The least number of singular values that reach 99 % of their sum; 0 if J = 0, None if they are unknown."""
         if self.singular_values is None:
             return None
         total = self.singular_values.cumsum(0)
@@ -116,7 +117,7 @@ class Basis:
     def negative_part(self) -> float | None:
         """Σ |λ_k| over the negative eigenvalues, as a share of Σ |λ_k|; in [0, 1], 0 for an exact posterior mean.
 
-        None where not all eigenvalues are known.
+        None if not all eigenvalues are known.
         """
         if len(self.eigenvalues) < self.d:
             return None
@@ -125,7 +126,7 @@ class Basis:
 
     @property
     def posterior_error(self) -> float:
-        """σ² tr J / d: what the exact posterior mean's squared error is on average, pixel units squared."""
+        """σ² tr J / d, the average squared error of an exact posterior mean, pixel units squared."""
         return self.sigma**2 * self.trace / self.d
 
 
@@ -133,11 +134,11 @@ def eigenbasis(denoiser: Denoiser, clean: Tensor, noisy: Tensor, sigma: float, c
     """The basis in which a denoiser shrinks a noisy image, from its Jacobian as a matrix.
 
     Args:
-        denoiser: in eval mode, on the device of the images; it is left as it is.
+        denoiser: in eval mode, on the device of the images; it is not changed.
         clean: (C, H, W), [0, 1], the x.
         noisy: (C, H, W), the y = x + σz, in the same units, not clipped; float32 or float64, in which J is computed.
         sigma: noise level, pixel units.
-        chunk: directions at a time (see `memgen.jacobian.full`).
+        chunk: directions at a time (see `jacobian.full`).
 
     Raises:
         ShapeError: the images differ in shape, or are not of the denoiser's.
@@ -164,17 +165,17 @@ def eigenbasis(denoiser: Denoiser, clean: Tensor, noisy: Tensor, sigma: float, c
 def leading_eigenbasis(
     denoiser: Denoiser, clean: Tensor, noisy: Tensor, sigma: float, k: int, probes: int, seed: int, item: str = ""
 ) -> Basis:
-    """The basis in which a denoiser shrinks a noisy image, as far as its largest eigenvalues: J is never a matrix.
+    """The basis in which a denoiser shrinks a noisy image, for its largest eigenvalues only, without J as a matrix.
 
     Args:
-        denoiser: in eval mode, on the device of the images; it is left as it is.
+        denoiser: in eval mode, on the device of the images; it is not changed.
         clean: (C, H, W), [0, 1], the x.
         noisy: (C, H, W), the y = x + σz, in the same units, not clipped; float32 or float64, in which J is applied.
         sigma: noise level, pixel units.
         k: eigenpairs to find, from 1 to d.
         probes: random directions for the sums over all eigenvalues, at least 2.
-        seed: of what is random.
-        item: the image, so that each has random directions of its own.
+        seed: seed of the random directions.
+        item: name of the image; each image has random directions of its own.
 
     Raises:
         ShapeError: the images differ in shape, or are not of the denoiser's.
@@ -196,7 +197,10 @@ _NOT_FINITE = "the Jacobian of the denoiser is not finite at this image. Check i
 
 def _check_alike(clean: Tensor, noisy: Tensor) -> None:
     if clean.shape != noisy.shape:
-        raise ShapeError(f"clean image of shape {tuple(clean.shape)}, noisy one of shape {tuple(noisy.shape)}.")
+        raise ShapeError(
+            f"found a clean image of shape {tuple(clean.shape)} and a noisy one of shape {tuple(noisy.shape)}, "
+            "expected one shape."
+        )
 
 
 def _basis(
@@ -209,7 +213,7 @@ def _basis(
     sums: jacobian.Moments,
     times_noisy: Tensor,
 ) -> Basis:
-    """What is known of eigenpairs, singular values, sums and J y, put beside the images."""
+    """The basis, assembled from eigenpairs, singular values, sums, J y and the images."""
     eigenvectors = pairs.eigenvectors.cpu()
     with torch.no_grad():
         denoised = jacobian.function(denoiser, noisy[None], noisy.new_tensor([sigma]), 0)(noisy).double().flatten()
@@ -248,22 +252,22 @@ def to_tables(
 ) -> tuple[pa.Table, pa.Table]:
     """The rows of one basis in the tables BASIS and BASIS_SUMMARY.
 
-    Overlaps are between the first m eigenvectors and the first m vectors of the other basis, m the trace rounded,
-    from 1 to the number of eigenvectors known; with t tangents, between the first t and the tangents.
+    Overlaps compare the first m eigenvectors with the first m vectors of the other basis, where m is the rounded trace,
+    at least 1 and at most the number of known eigenvectors. With t tangents, the first t eigenvectors are compared.
 
     Args:
-        basis: of one noisy image.
+        basis: the basis at one noisy image.
         clean: (C, H, W), the clean image.
         image_id: its content id.
-        noise_draw: which noise image was added.
-        keys: values of the columns denoiser, n_train, part and train_seed.
-        twin: the basis of the twin model at the same noisy image, with as many eigenvectors; None if there is none.
-        principal: (d, p) principal components of images, in columns, largest first; None if not known. Where p is
-            below m the overlap is null.
+        noise_draw: index of the noise image that was added.
+        keys: values of the columns subject, role, n_train, part and train_seed.
+        twin: the basis of the twin model at the same noisy image, with as many eigenvectors; None if there is no twin.
+        principal: (d, p) principal components of images, in columns, largest first; None if not known. If p
+            is below m, the overlap is null.
         tangents: (d, t) directions in which the clean image can move, in columns; None if not known.
 
     Returns:
-        A BASIS table of a row for each eigenpair, and a BASIS_SUMMARY table of one.
+        A table BASIS with a row for each eigenpair, and a table BASIS_SUMMARY with one row.
 
     Raises:
         ShapeError: basis and image do not fit.

@@ -1,4 +1,4 @@
-"""Exact Jacobians of bias-free networks, through the gates of their ReLUs."""
+"""Exact Jacobians of bias-free networks, from the gates of their ReLUs."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from memgen.models.networks import BFCNN, BiasFreeNetwork, UNet
 
 
 def cast_state(denoiser: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights in another type, detached, for `torch.func.functional_call`."""
+    """Detached weights of a network in another type, for `torch.func.functional_call`."""
     named = [*denoiser.named_parameters(), *denoiser.named_buffers()]
     return {name: t.detach().to(dtype) if t.is_floating_point() else t for name, t in named}
 
@@ -59,7 +59,7 @@ class Gated:
         return images - residuals
 
     def _residuals(self, values: Tensor, top: int, left: int) -> Tensor:
-        """∂r/∂y applied to images that are zero but for a window (n, C, h, w) at row `top` and column `left`."""
+        """∂r/∂y applied to images that are zero outside of a window (n, C, h, w) at row `top` and column `left`."""
         values = values.contiguous(memory_format=torch.channels_last)
         size = (self._noisy.shape[2], self._noisy.shape[3])
         window: Any = _Tangents(values, top, left, size, iter(self._gates))
@@ -67,7 +67,7 @@ class Gated:
 
 
 class _GateRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes at each ReLU which features pass, times the scale of the batch norm before it: the gates of that ReLU."""
+    """Records the gates of each ReLU: which features pass, times the scale of the batch norm before it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -85,14 +85,14 @@ class _GateRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Tangents:
-    """What goes through a bias-free network in place of a tensor: features that are zero but for a window.
+    """A stand-in for a tensor that passes through a bias-free network: features that are zero outside of a window.
 
     Args:
         values: the window's features, (n, C, h, w).
         top: its first row.
         left: its first column.
-        size: height and width of the whole.
-        gates: those of the ReLUs ahead, in order.
+        size: height and width of the whole image.
+        gates: gates of the ReLUs ahead, in order.
     """
 
     def __init__(self, values: Tensor, top: int, left: int, size: tuple[int, int], gates: Iterator[Tensor]) -> None:
@@ -155,7 +155,7 @@ def _convolve_window(features: _Tangents, weight: Tensor) -> _Tangents:
     weight, half, values = weight.to(features.values.dtype), weight.shape[2] // 2, features.values
     if weight.shape[0] * 4 < weight.shape[1] and features.is_whole:
         return _Tangents(_convolve_thin(values, weight), 0, 0, features.size, features.gates)
-    # A window that spans the whole needs the border's zeros only.
+    # A window that spans the whole image needs only the zeros of the border.
     pad = [half if values.shape[axis + 2] == features.size[axis] else 2 * half for axis in (0, 1)]
     values = F.conv2d(values, weight, padding=pad)
     top, left = features.top - pad[0] + half, features.left - pad[1] + half
@@ -165,7 +165,7 @@ def _convolve_window(features: _Tangents, weight: Tensor) -> _Tangents:
 
 
 def _convolve_thin(values: Tensor, weight: Tensor) -> Tensor:
-    """The same to few channels, by one matrix product: oneDNN computes 16 channels at a time, wanted or not."""
+    """A convolution to few channels, by one matrix product: oneDNN always computes 16 channels at a time."""
     (n, channels, height, width), kernel = values.shape, weight.shape[2]
     spread = weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, channels)  # (out·kernel², C)
     rows = spread @ values.permute(0, 2, 3, 1).reshape(n, height * width, channels).transpose(1, 2)

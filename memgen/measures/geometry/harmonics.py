@@ -11,12 +11,12 @@ from memgen.models.denoiser import ImageShape
 
 
 def local_frequency(vectors: Tensor, image_shape: ImageShape) -> Tensor:
-    """How fast each vector oscillates: the root mean square of its gradient over that of itself, in cycles.
+    """How fast each vector oscillates: the root mean square of its gradient divided by its own, in cycles per pixel.
 
     f = sqrt(Σ |∇e|² / Σ e²) / 2π, with differences between neighboring pixels as the gradient; a slow cosine of f
     cycles per pixel has f. The mean of f² over all vectors of an orthonormal basis is the same for every basis,
-    (1 - 1/H + 1 - 1/W) / 2π²; bases differ in which of their vectors are slow. A random vector has about its root
-    (see `chance_frequency`).
+    (1 - 1/H + 1 - 1/W) / 2π²; bases differ in which of their vectors are slow. A random vector has about the
+    square root of this mean (see `chance_frequency`).
 
     Args:
         vectors: (d, k), in columns.
@@ -40,7 +40,7 @@ def chance_frequency(image_shape: ImageShape) -> float:
 
 
 def contour_energy(vectors: Tensor, clean: Tensor) -> Tensor:
-    """How much of each vector lies on the contours of an image, as a multiple of what a random vector has there.
+    """How much of each vector lies on the contours of an image, as a multiple of a random vector's share.
 
     Σ_p e(p)² g(p) / mean of g over pixels, for unit vectors e and g = |∇x|² the squared gradient of the clean image,
     summed over channels, by central differences, without the pixels at the border.
@@ -86,29 +86,6 @@ def contour_direction(vectors: Tensor, clean: Tensor) -> Tensor:
     return along.flatten(1).sum(dim=1) / both.flatten(1).sum(dim=1)
 
 
-def principal_angles(a: Tensor, b: Tensor) -> Tensor:
-    """The principal angles between the spans of two sets of vectors, those of twin models say.
-
-    Args:
-        a: (d, k), in columns, linearly independent.
-        b: (d, m), likewise.
-
-    Returns:
-        (min(k, m),) radians in [0, π/2], rising; 0 where the spans share a direction. Precise near 0 too, where
-        arccos of the cosines is not.
-
-    Raises:
-        ShapeError: the vectors differ in length.
-    """
-    first, second = _orthonormal(a, b)
-    if first.shape[1] < second.shape[1]:
-        first, second = second, first
-    product = first.T @ second
-    cosines = torch.linalg.svdvals(product).clamp(max=1)
-    sines = torch.linalg.svdvals(second - first @ product).flip(0).clamp(max=1)
-    return torch.where(cosines.square() < 0.5, cosines.arccos(), sines.arcsin())
-
-
 def overlap(a: Tensor, b: Tensor) -> float:
     """How much of the smaller of two spans lies in the other: the mean of cos² of their principal angles.
 
@@ -136,15 +113,15 @@ def dct(image_shape: ImageShape, count: int | None = None) -> Tensor:
 
     Args:
         image_shape: (C, H, W); d = C·H·W.
-        count: how many of the slowest, at most d; None for all.
+        count: number of vectors, the slowest ones, at most d; None for all.
 
     Returns:
-        (d, count) float64, in columns; the channels of a frequency follow each other, and frequencies are in the order
-        of `local_frequency`.
+        (d, count) float64, in columns, in the order of `local_frequency`; the channels of one frequency follow each
+        other.
     """
     channels, height, width = image_shape
     count = count or channels * height * width
-    # The squared gradient of a cosine between free borders is known, so that the others need not be made.
+    # The squared gradient of a cosine between free borders is known, so only the slowest cosines need be made.
     down, right = (np.sin(np.pi * np.arange(side) / (2 * side)) ** 2 for side in (height, width))
     order = np.argsort((down[:, None] + right).ravel(), kind="stable")[: -(-count // channels)]
     rows, columns = np.divmod(order, width)
@@ -158,21 +135,25 @@ def dct(image_shape: ImageShape, count: int | None = None) -> Tensor:
 def _images(vectors: Tensor, image_shape: tuple[int, ...]) -> Tensor:
     """Vectors in columns as images (k, C, H, W) float64."""
     if vectors.ndim != 2 or len(image_shape) != 3 or len(vectors) != math.prod(image_shape):
-        raise ShapeError(f"vectors of shape {tuple(vectors.shape)}, expected (C·H·W, k) for images of {image_shape}.")
+        raise ShapeError(
+            f"found vectors of shape {tuple(vectors.shape)}, expected (C·H·W, k) for images of {image_shape}."
+        )
     return vectors.double().T.reshape(-1, *image_shape)
 
 
 def _gradient(images: Tensor) -> tuple[Tensor, Tensor]:
     """Central differences down and to the right of (..., H, W): two (..., H - 2, W - 2)."""
     if min(images.shape[-2:]) < 3:
-        raise ShapeError(f"images of {tuple(images.shape[-2:])} pixels, expected sides of at least 3 for contours.")
+        raise ShapeError(
+            f"found images of {tuple(images.shape[-2:])} pixels, expected sides of at least 3 for contours."
+        )
     down = (images[..., 2:, 1:-1] - images[..., :-2, 1:-1]) / 2
     return down, (images[..., 1:-1, 2:] - images[..., 1:-1, :-2]) / 2
 
 
 def _orthonormal(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b):
-        raise ShapeError(f"vectors of shapes {tuple(a.shape)} and {tuple(b.shape)}, expected (d, k) and (d, m).")
+        raise ShapeError(f"found vectors of shapes {tuple(a.shape)} and {tuple(b.shape)}, expected (d, k) and (d, m).")
     return torch.linalg.qr(a.double())[0], torch.linalg.qr(b.double())[0]
 
 

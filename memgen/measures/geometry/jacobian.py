@@ -3,14 +3,15 @@
 For an exact posterior mean J = Cov[x|y] / σ²; for the bias-free networks, which are piecewise linear, f(y) = J(y) y.
 J is never that of the residual, r = y - f(y), which is I - J.
 
-A closed-form denoiser knows its Jacobian. Around y a bias-free network is the same network with each ReLU replaced by
-the gate that it was at y, open or closed; so one run on y records the gates, and plain runs on unit images give the
-columns of J, without automatic differentiation. A unit image is zero but for one pixel, and after a few convolutions
-still zero outside of a window: the runs take a square tile of pixels at a time and compute the window alone. For any
-other denoiser, torch.func's reverse mode gives the rows; where it was measured it was faster than forward mode.
+A closed-form denoiser knows its Jacobian. Near y a bias-free network equals the same network with each ReLU fixed as an
+open or closed gate, as it was at y. So one run on y records the gates, and plain runs on unit images give the columns
+of J, without automatic differentiation. A unit image is zero but for one pixel, and after a few convolutions it is
+still zero outside of a window. The runs take a square tile of pixels at a time and compute only the window. For any
+other denoiser, torch.func's reverse mode gives the rows; in our measurements it was faster than forward mode.
 
-Beyond some thousands of pixels the matrix does not fit, and products J v and Jᵀ v give the largest eigenvalues of the
-symmetric part, the trace, the norm and the asymmetry. benchmarks/jacobian.py measures what all this takes.
+Beyond some thousands of pixels the matrix does not fit into memory. Then products J v and Jᵀ v give the largest
+eigenvalues of the symmetric part, the trace, the norm and the asymmetry. benchmarks/jacobian.py measures time and
+memory.
 
 Source: Mohan, Kadkhodaie, Simoncelli & Fernandez-Granda (ICLR 2020), sections 4 and 5, for J of bias-free networks;
 Kadkhodaie et al. (ICLR 2024), eq. 6 and 9; Musco & Musco (NeurIPS 2015), block Krylov iteration; Parlett, The
@@ -38,11 +39,11 @@ def full(denoiser: Denoiser, noisy: Tensor, sigma: Tensor | None = None, chunk: 
     """The Jacobians ∂f_i/∂y_j of a denoiser at noisy images.
 
     Args:
-        denoiser: in eval mode, on the device of `noisy`; it is left as it is.
-        noisy: (B, C, H, W), float32 or float64: all is computed in this type.
+        denoiser: in eval mode, on the device of `noisy`; it is not changed.
+        noisy: (B, C, H, W), float32 or float64; everything is computed in this type.
         sigma: noise levels (B,), pixel units; may be None for a blind denoiser.
-        chunk: directions at a time, at least 1; None for what suits image and device. No result depends on it beyond
-            rounding, but the memory does.
+        chunk: directions at a time, at least 1; None to fit image and device. It changes the memory needed, and the
+            result only by rounding.
 
     Returns:
         (B, d, d) in the type of `noisy`, d = C·H·W: row i is the gradient of output i.
@@ -73,7 +74,7 @@ def function(denoiser: Denoiser, noisy: Tensor, sigma: Tensor | None, index: int
     A network is run with its weights converted to that type, and detached; the network itself keeps them.
     """
     level = None if sigma is None else sigma[index : index + 1]
-    # A closed form, which has no weights, computes in float64 whatever it is given.
+    # A closed form has no weights and always computes in float64.
     if not isinstance(denoiser, nn.Module) or next(denoiser.parameters(), None) is None:
         return lambda image: denoiser(image[None], level)[0]
     module, state = denoiser, cast_state(denoiser, noisy.dtype)
@@ -90,10 +91,10 @@ class Products:
     """J and Jᵀ at one noisy image, applied to directions without the matrix.
 
     Args:
-        denoiser: in eval mode, on the device of `noisy`; it is left as it is.
-        noisy: (1, C, H, W), float32 or float64: all is computed in this type.
+        denoiser: in eval mode, on the device of `noisy`; it is not changed.
+        noisy: (1, C, H, W), float32 or float64; everything is computed in this type.
         sigma: noise level (1,), pixel units; may be None for a blind denoiser.
-        chunk: directions at a time, at least 1; None for what suits image and device.
+        chunk: directions at a time, at least 1; None to fit image and device.
 
     Raises:
         ShapeError: `noisy` is not one image of the denoiser's shape.
@@ -106,7 +107,7 @@ class Products:
     ) -> None:
         _check(denoiser, noisy, chunk)
         if len(noisy) != 1:
-            raise ShapeError(f"{len(noisy)} noisy images, expected 1: products are taken at one image.")
+            raise ShapeError(f"found {len(noisy)} noisy images, expected 1: products are taken at one image.")
         self.d = noisy.numel()
         self._noisy = noisy
         self._chunk = chunk or max(1, 4 * block_numbers(noisy.device) // self.d)
@@ -132,7 +133,9 @@ class Products:
 
     def _images(self, directions: Tensor) -> Tensor:
         if directions.ndim != 2 or len(directions) != self.d:
-            raise ShapeError(f"directions of shape {tuple(directions.shape)}, expected ({self.d}, k), in columns.")
+            raise ShapeError(
+                f"found directions of shape {tuple(directions.shape)}, expected ({self.d}, k), in columns."
+            )
         return directions.to(self._noisy).T.reshape(-1, *self._noisy.shape[1:])
 
     def _columns(self, images: Tensor) -> Tensor:
@@ -146,9 +149,9 @@ class Eigenpairs:
     Attributes:
         eigenvalues: (k,) falling, float64.
         eigenvectors: (d, k) orthonormal, in columns, float64.
-        residuals: (k,) norms ||S u - θ u||, float64: S has an eigenvalue within that of θ. They do not show that no
-            larger eigenvalue was missed, of which there is a chance only where the iteration was cut short.
-        converged: the residuals are all within the tolerance.
+        residuals: (k,) norms ||S u - θ u||, float64: S has an eigenvalue within this distance of θ. They do not show
+            that no larger eigenvalue was missed, but that can happen only if the iteration was cut short.
+        converged: whether all residuals are within the tolerance.
     """
 
     eigenvalues: Tensor
@@ -160,26 +163,26 @@ class Eigenpairs:
 def largest(products: Products, k: int, seed: int, tolerance: float = 1e-4, max_products: int = 2000) -> Eigenpairs:
     """The k largest eigenvalues of S = (J + Jᵀ) / 2, by block Krylov iteration with full orthogonalization.
 
-    From k + 8 random directions, the space span(Q, S Q, S² Q, ...) grows by as many a step, and S restricted to it
-    gives the eigenpairs (Rayleigh & Ritz).
+    Starting with k + 8 random directions, the space span(Q, S Q, S² Q, ...) grows by as many directions in each step,
+    and S restricted to it gives the eigenpairs (Rayleigh & Ritz).
 
     Args:
-        products: the J.
-        k: how many, from 1 to d.
-        seed: of the random directions.
+        products: products with J.
+        k: number of eigenvalues, from 1 to d.
+        seed: seed of the random directions.
         tolerance: residual norm at which an eigenvalue is accepted, as a share of the largest absolute eigenvalue.
-        max_products: directions that S is applied to before giving up; `converged` says so.
+        max_products: directions that S is applied to at most; `converged` is False if they do not suffice.
 
     Raises:
         ConfigError: k is out of range.
     """
     d = products.d
     if not 1 <= k <= d:
-        raise ConfigError(f"found k = {k} eigenvalues asked of a matrix of {d} x {d}, expected 1 to {d}.")
+        raise ConfigError(f"found k = {k} eigenvalues for a matrix of {d} x {d}, expected 1 to {d}.")
     block = _normals(d, min(d, k + _BLOCK), seed)
     space, image = block.new_empty(d, 0), block.new_empty(d, 0)
     while True:
-        for _ in range(2):  # once leaves a remainder of rounding
+        for _ in range(2):  # doing it once leaves rounding errors
             block = block - space @ (space.T @ block)
         block, triangle = torch.linalg.qr(block)
         block = block[:, triangle.diagonal().abs() > 1e-12 * triangle.abs().max()]  # an invariant space grows no more
@@ -199,13 +202,13 @@ def largest(products: Products, k: int, seed: int, tolerance: float = 1e-4, max_
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over all of a Jacobian J, estimated from random directions.
+    """Sums over a whole Jacobian J, estimated from random directions.
 
     Attributes:
         trace: tr J.
-        trace_error: its standard error; 0 where the span given was the whole space.
+        trace_error: its standard error; 0 if the given span was the whole space.
         squares: tr JᵀJ = ||J||², the sum of the squared singular values.
-        asymmetry: ||J - Jᵀ|| / ||J||, Frobenius norms, in [0, 2]; 0 where J is 0.
+        asymmetry: ||J - Jᵀ|| / ||J||, Frobenius norms, in [0, 2]; 0 if J is 0.
     """
 
     trace: float
@@ -217,14 +220,14 @@ class Moments:
 def moments(products: Products, probes: int, seed: int, item: str = "", span: Tensor | None = None) -> Moments:
     """Trace, norm and asymmetry of J from products with random signs v: E vᵀ J v = tr J, E ||J v||² = ||J||².
 
-    On a span that holds most of J, such as that of its largest eigenvectors, all is computed exactly, and the random
-    directions are left with what is orthogonal to it: so their error is that of the rest alone.
+    On a given span that holds most of J, such as that of its largest eigenvectors, everything is computed exactly.
+    Random directions estimate only what is orthogonal to it, so the error is that of this rest alone.
 
     Args:
-        products: the J.
-        probes: random directions, at least 2.
-        seed: of the signs; probe i depends on (seed, item, i) alone.
-        item: what J is of, an image say; other items have independent signs.
+        products: products with J.
+        probes: number of random directions, at least 2.
+        seed: seed of the signs; probe i depends on (seed, item, i) alone.
+        item: name of what J belongs to, such as an image; other items have independent signs.
         span: (d, k) orthonormal, in columns; None for none.
 
     Raises:
@@ -244,7 +247,7 @@ def moments(products: Products, probes: int, seed: int, item: str = "", span: Te
     k = inside.shape[1]
 
     def total(values: Tensor) -> tuple[float, float]:
-        """Exact on the span, a mean over probes beside it; with its standard error."""
+        """The exact sum on the span plus the mean over probes outside of it, and its standard error."""
         error = 0.0 if k == products.d else float(values[k:].std()) / math.sqrt(probes)
         return float(values[:k].sum() + values[k:].mean()), error
 

@@ -1,18 +1,25 @@
-"""Checkpoints of the authors of Kadkhodaie et al. (ICLR 2024), in both of their layouts."""
+"""Checkpoints of the authors of Kadkhodaie et al. (ICLR 2024), in both of their layouts.
+
+Their files are plain state dicts, written by torch.save or safetensors. The names and shapes of the tensors tell which
+network they belong to, with one exception: whether a ReLU follows the first convolution of a BF-CNN changes no tensor.
+A wrong guess would load without any error and denoise differently, so the user must state it. (Only the legacy layout
+implies it: all files released in that layout have the ReLU.)
+
+Source: Kadkhodaie et al. (ICLR 2024), released code; Kadkhodaie & Simoncelli (arXiv 2007.13640), released checkpoints,
+for the legacy layout.
+"""
 
 import pickle
 import re
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 from torch import Tensor
 
 from memgen.base import files
-from memgen.base.config import Settings
 from memgen.base.errors import ConfigError, DataError, first_line
 from memgen.models.checkpoints import (
     State,
@@ -24,34 +31,27 @@ from memgen.models.checkpoints import (
     read_safetensors,
     shapes_of,
 )
-from memgen.models.networks import ArchitectureSettings, BiasFreeNetwork
+from memgen.models.foreign import ImportedCheckpoint, ImportOptions
+from memgen.models.networks import ArchitectureSettings
+
+ORDER = 1  # it accepts any file of weights, so that a refusal can say what is wrong with the file
+KIND = "the weights of a UNet, BF-CNN or BF_CNN_RF (a state dict, written by torch.save or safetensors)"
+
+# The bytes with which torch.save began its files before it wrote zip archives (torch 1.5 and older).
+_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_ZIP, _PICKLE = b"PK", b"\x80"
+_REMEDY = "save its state_dict where it was made (torch.save(network.state_dict(), file)), and import that"
 
 
-class ImportOptions(Settings):
-    """What the weights of an authors' file do not tell."""
-
-    first_layer_linear: bool | None = Field(
-        None, description="BF-CNN only: true if no ReLU follows the first convolution; its weights do not tell"
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class ImportedCheckpoint:
-    """A network from an authors' file.
-
-    Attributes:
-        network: on the CPU, in eval mode, without gradients.
-        settings: its architecture, as read off the weights.
-        provenance: JSON values for `extra` of `save`: the file, its digest, its layout, and where the one setting
-            that weights do not tell came from.
-    """
-
-    network: BiasFreeNetwork
-    settings: ArchitectureSettings
-    provenance: dict[str, JsonValue]
+def reads(source: Path) -> bool:
+    """Whether a file begins like safetensors, torch.save or a pickle, whatever its suffix."""
+    if not source.is_file():
+        return False
+    head = _head(source)
+    return _is_safetensors(head) or head.startswith((_ZIP, _PICKLE))
 
 
-def import_checkpoint(source: Path, image_size: tuple[int, int], options: ImportOptions) -> ImportedCheckpoint:
+def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> ImportedCheckpoint:
     """The network in an authors' file: a state dict of a UNet, BF-CNN or BF_CNN_RF, in the current or legacy layout.
 
     Args:
@@ -89,7 +89,7 @@ def import_checkpoint(source: Path, image_size: tuple[int, int], options: Import
 
 
 def _first_layer(source: Path, values: dict[str, Any], layout: str, stated: bool | None) -> tuple[bool, str]:
-    """Whether the first layer is linear, and how that is known."""
+    """Whether the first layer is linear, and how this is known."""
     known = {"unet": False, "bf_cnn_rf": True}.get(values["architecture"])
     if known is not None:
         if stated not in (None, known):
@@ -122,31 +122,27 @@ def _current_layout(state: State) -> tuple[State, Literal["current", "legacy"]]:
     return renamed, "current" if renamed.keys() == state.keys() else "legacy"
 
 
-# The bytes with which torch.save began its files before it wrote zip archives (torch 1.5 and older).
-_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_REMEDY = "save its state_dict where it was made (torch.save(network.state_dict(), file)), and import that"
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(32)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{"
 
 
 def _read(path: Path) -> State:
-    """The tensors of a foreign file, whose kind is told by its first bytes, since suffixes are not reliable."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(32)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
-    if not head:
-        raise DataError(f"{path}: the file is empty. Copy it again.")
-    if head[8:9] == b"{":
+    """The tensors of a file; its first bytes tell its kind, since suffixes are not reliable."""
+    head = _head(path)
+    if _is_safetensors(head):
         state = read_safetensors(path)
-    elif head.startswith(b"PK"):
+    elif head.startswith(_ZIP):
         _check_archive(path)
         state = _read_torch(path)
     elif head.startswith(_OLD_TORCH):
         state = _read_torch(path)
-    elif head.startswith(b"\x80"):
-        raise DataError(f"{path}: a pickle, which executes code when opened; {_REMEDY}.")
     else:
-        raise DataError(f"{path}: neither safetensors nor a file of torch.save. Choose the file of the weights.")
+        raise DataError(f"{path}: a pickle, which executes code when opened; {_REMEDY}.")
     odd = [str(key) for key, value in state.items() if not (isinstance(key, str) and _is_plain(value))]
     if odd or not state:
         found = f"values that are not plain tensors ({name_list(odd)})" if odd else "no tensors"
@@ -155,7 +151,7 @@ def _read(path: Path) -> State:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse zip archives that torch.load would read although they are damaged, or that are of another kind."""
+    """Refuse zip archives of another kind, and damaged ones, which torch.load does not always notice."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()}

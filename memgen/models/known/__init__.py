@@ -1,1 +1,1 @@
-"""Denoisers and image classes whose answer is known in closed form."""
+"""Denoisers known in closed form, and classes of generated images whose best denoiser is known."""

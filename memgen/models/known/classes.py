@@ -10,18 +10,20 @@ from memgen.models.known.discs import DiscPrior
 
 
 class _ClassSettings(Settings):
-    """What all classes have."""
+    """Settings that all classes share."""
 
-    n_images: int = Field(10240, ge=1, description="images generated")
-    side: int = Field(16, ge=4, description="side of the square images, pixels")
+    n_images: int = Field(10240, ge=1, description="number of images generated")
+    side: int = Field(16, ge=4, description="side of the square images, in pixels")
 
 
 class TextureSettings(_ClassSettings):
     """Stationary Gaussian images on the torus, of mean 1/2; not clipped."""
 
     kind: Literal["texture"] = "texture"
-    channels: Literal[1, 3] = Field(1, description="independent channels")
-    exponent: float = Field(2.0, ge=0, le=8, description="the power spectrum is |k|^-exponent; that of |k| = 1 at 0")
+    channels: Literal[1, 3] = Field(1, description="number of channels, which are independent")
+    exponent: float = Field(
+        2.0, ge=0, le=8, description="the power spectrum is |k|^-exponent; at |k| = 0, that of |k| = 1"
+    )
     std: PositiveFloat = Field(0.15, description="standard deviation of every pixel")
 
 
@@ -29,26 +31,30 @@ class MixtureSettings(_ClassSettings):
     """A mixture of Gaussians with independent pixels around component images, textures of mean 1/2; not clipped."""
 
     kind: Literal["mixture"] = "mixture"
-    channels: Literal[1, 3] = Field(1, description="independent channels")
-    components: int = Field(16, ge=1, description="Gaussians in the mixture, equally likely")
-    exponent: float = Field(3.0, ge=0, le=8, description="of the power spectrum of the component images")
-    spread: PositiveFloat = Field(0.15, description="standard deviation of every pixel over the component images")
+    channels: Literal[1, 3] = Field(1, description="number of channels, which are independent")
+    components: int = Field(16, ge=1, description="number of Gaussians in the mixture, all equally likely")
+    exponent: float = Field(3.0, ge=0, le=8, description="exponent of the power spectrum of the component images")
+    spread: PositiveFloat = Field(0.15, description="standard deviation of each pixel over the component images")
     std: tuple[PositiveFloat, PositiveFloat] = Field(
         (0.02, 0.1),
-        description="standard deviation of pixels within the first and the last component, geometric between",
+        description="standard deviation of pixels within the first and within the last component; geometric in between",
     )
 
 
 class DiscSettings(_ClassSettings):
-    """One disc of uniform centre and radius; foreground and background uniform where they differ enough."""
+    """One disc of uniform center and radius, with foreground and background uniform where they differ enough."""
 
     kind: Literal["discs"] = "discs"
-    center: tuple[float, float] = Field((0.3, 0.7), description="least and largest row and column, shares of the side")
-    radius: tuple[float, float] = Field((0.15, 0.3), description="least and largest radius, shares of the side")
-    contrast: float = Field(
-        0.3, ge=0.05, le=0.95, description="least difference of foreground and background, which lie in [0, 1]"
+    center: tuple[float, float] = Field(
+        (0.3, 0.7), description="smallest and largest row and column of the center, as shares of the side"
     )
-    edge: float = Field(1.0, ge=1, description="width of the edge, pixels: of a ramp as steep as the edge")
+    radius: tuple[float, float] = Field((0.15, 0.3), description="smallest and largest radius, as shares of the side")
+    contrast: float = Field(
+        0.3, ge=0.05, le=0.95, description="smallest difference between foreground and background, which lie in [0, 1]"
+    )
+    edge: float = Field(
+        1.0, ge=1, description="width of the edge in pixels: that of a linear ramp as steep as the edge"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -66,39 +72,42 @@ class DiscSettings(_ClassSettings):
 
 
 class CAlphaSettings(_ClassSettings):
-    """The paper's C^α images: two backgrounds on the sides of a contour."""
+    """The paper's C^α images: two backgrounds on the two sides of a contour."""
 
     kind: Literal["c_alpha"] = "c_alpha"
     alpha: float = Field(2.0, gt=0, le=16, description="regularity of the contour, whose spectrum is |k|^-alpha")
-    beta: float | None = Field(None, gt=0, le=16, description="regularity of the backgrounds; alpha if absent")
+    beta: float | None = Field(
+        None, gt=0, le=16, description="regularity of the backgrounds; None for that of the contour, alpha"
+    )
     source_range: Literal["code", "paper"] = Field(
-        "code", description="noise behind contour and backgrounds: code = U[-1, 1], paper = U[-1/2, 1/2] (Algorithm 2)"
+        "code",
+        description="noise behind contour and backgrounds: code = U[-1, 1], paper = U[-1/2, 1/2] (Algorithm 2)",
     )
 
 
 class ConeSettings(_ClassSettings):
-    """One image, a texture stretched to [0, 1], times a uniform intensity."""
+    """One image, a texture stretched to [0, 1], multiplied by a uniform intensity."""
 
     kind: Literal["cone"] = "cone"
-    exponent: float = Field(3.0, ge=0, le=8, description="of the power spectrum of the image")
-    low: float = Field(0.0, ge=0, description="least intensity")
+    exponent: float = Field(3.0, ge=0, le=8, description="exponent of the power spectrum of the image")
+    low: float = Field(0.0, ge=0, description="smallest intensity")
     high: float = Field(1.0, gt=0, description="largest intensity")
 
     @model_validator(mode="after")
     def _is_an_interval(self) -> Self:
         if self.low >= self.high:
-            raise ValueError(f"the least intensity is {self.low}, expected less than the largest, {self.high}")
+            raise ValueError(f"the smallest intensity is {self.low}, expected less than the largest, {self.high}")
         return self
 
 
 class SinusoidSettings(_ClassSettings):
-    """mean + a cos + b sin of one frequency, a and b normal: phase uniform, amplitude Rayleigh; not clipped."""
+    """mean + a cos + b sin of one frequency, with a and b normal (uniform phase, Rayleigh amplitude); not clipped."""
 
     kind: Literal["sinusoids"] = "sinusoids"
     frequency: tuple[NonNegativeInt, NonNegativeInt] = Field(
-        (1, 1), description="periods over the rows and over the columns of the image"
+        (1, 1), description="number of periods over the rows and over the columns of the image"
     )
-    mean: float = Field(0.5, ge=0, le=1, description="of every pixel; 0 for the paper's cone of two dimensions")
+    mean: float = Field(0.5, ge=0, le=1, description="mean of every pixel; 0 gives the paper's cone of two dimensions")
     std: PositiveFloat = Field(0.15, description="standard deviation of a and of b, and so of every pixel")
 
     @model_validator(mode="after")

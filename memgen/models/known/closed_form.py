@@ -1,16 +1,8 @@
-"""Denoisers known in closed form: what they have in common, and the posterior mean of a finite set of images.
+"""Denoisers known in closed form: what they have in common.
 
-A denoiser here computes in float64 and answers in the type of what it is given. It is a module without parameters, so
-that it moves between devices like a network, and is never blind. Its Jacobian is known too; for an exact posterior
-mean it is Cov[x|y] / σ².
-
-The posterior mean of a finite set, for x uniform on x_1 ... x_N and y = x + σz, is what a denoiser that has memorized
-its training set computes:
-
-    f(y) = Σ_i w_i x_i,    w_i = exp(-||y - x_i||² / 2σ²) / Σ_j exp(-||y - x_j||² / 2σ²)
-
-It is summed over blocks of the set by a running log-sum-exp, from distances of differences: the expansion
-||y||² + ||x||² - 2 y·x would lose, divided by 2σ², the digits that decide between near images.
+Such a denoiser computes in float64 and returns the type of its input. It is a module without parameters, so it moves
+between devices like a network. It is never blind. Its Jacobian is known too; for an exact posterior mean it is
+Cov[x|y] / σ².
 
 Source: Miyasawa 1961; Kadkhodaie et al. (ICLR 2024), eq. 9 and 22, for the Jacobian.
 """
@@ -25,7 +17,7 @@ from memgen.models.denoiser import ImageShape
 
 
 class ClosedFormDenoiser(nn.Module, ABC):
-    """Base of the denoisers known in closed form; a `memgen.denoisers.Denoiser`.
+    """Base of the denoisers known in closed form; each is a `denoiser.Denoiser`.
 
     Args:
         image_shape: (C, H, W) of the images.
@@ -57,49 +49,53 @@ class ClosedFormDenoiser(nn.Module, ABC):
 
     @abstractmethod
     def _denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """On float64."""
+        """The denoised images, of and in float64."""
 
     @abstractmethod
     def _jacobian(self, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """On float64."""
+        """The derivatives, of and in float64."""
 
     def _levels(self, noisy: Tensor, sigma: Tensor | None) -> Tensor:
         if tuple(noisy.shape[1:]) != tuple(self.image_shape):
-            raise ShapeError(f"noisy images of shape {tuple(noisy.shape)}, expected (B, *{tuple(self.image_shape)}).")
+            raise ShapeError(
+                f"found noisy images of shape {tuple(noisy.shape)}, expected (B, *{tuple(self.image_shape)})."
+            )
         if sigma is None or sigma.shape != noisy.shape[:1]:
             found = None if sigma is None else tuple(sigma.shape)
-            raise ShapeError(f"sigma of shape {found}, expected one noise level for each of {len(noisy)} noisy images.")
+            raise ShapeError(
+                f"found sigma of shape {found}, expected one noise level for each of {len(noisy)} noisy images."
+            )
         if bool((sigma <= 0).any()):
             raise DataError(f"found a noise level of {float(sigma.min())}, expected levels above 0.")
         return sigma.double()
 
 
 def block_numbers(device: torch.device) -> int:
-    """Float64 numbers to compute with at a time: what a CPU's cache holds, or what keeps another device busy."""
+    """How many float64 numbers to process at a time: what a CPU's cache holds, or what keeps another device busy."""
     return 2**17 if device.type == "cpu" else 2**24
 
 
-def floats(pixels: Tensor) -> Tensor:
+def as_float64(pixels: Tensor) -> Tensor:
     """Pixels as float64 in [0, 1]: uint8 divided by 255, floating-point numbers as they are."""
     return pixels.double() / 255 if pixels.dtype == torch.uint8 else pixels.double()
 
 
-def checked(images: Tensor) -> Tensor:
-    """The same images, known to be a set.
+def checked_images(images: Tensor) -> Tensor:
+    """The same images, after a check that they can be a training set.
 
     Raises:
         ShapeError: they are not (N, C, H, W) with at least one image.
         DataError: pixels are neither uint8 nor floating-point numbers.
     """
     if images.ndim != 4 or not images.numel():
-        raise ShapeError(f"images of shape {tuple(images.shape)}, expected (N, C, H, W) with at least one image.")
+        raise ShapeError(f"found images of shape {tuple(images.shape)}, expected (N, C, H, W) with at least one image.")
     if images.dtype != torch.uint8 and not images.dtype.is_floating_point:
-        raise DataError(f"images of type {images.dtype}, expected uint8 or floating-point pixels.")
+        raise DataError(f"found images of type {images.dtype}, expected uint8 or floating-point pixels.")
     return images
 
 
 def squared_distances(queries: Tensor, references: Tensor) -> Tensor:
-    """||q - r||² of rows (..., Q, w) and (..., n, w), summed from differences: (..., Q, n); differentiable in q."""
+    """||q - r||² for rows (..., Q, w) and (..., n, w), summed from differences: (..., Q, n), differentiable in q."""
     fixed = queries.detach()
     squares = torch.cdist(fixed, references, compute_mode="donot_use_mm_for_euclid_dist").square()
     if not torch.is_grad_enabled():

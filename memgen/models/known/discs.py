@@ -1,18 +1,18 @@
 """Images of one disc, which form a curved manifold of five dimensions, and the posterior mean on them.
 
-    x = background + (foreground - background) m,    m = 1 / (1 + exp(-4 (radius - distance from the centre) / edge))
+    x = background + (foreground - background) m,    m = 1 / (1 + exp(-4 (radius - distance from the center) / edge))
 
-Pixel (i, j) stands at (i + 1/2, j + 1/2). The edge is as steep as a ramp of width `edge`. Centre and radius are uniform
+Pixel (i, j) stands at (i + 1/2, j + 1/2). The edge is as steep as a ramp of width `edge`. Center and radius are uniform
 on intervals, (foreground, background) on the two triangles of [0, 1]² where they differ by at least the contrast.
 
 Given the mask m an image is linear in the two intensities, so that their posterior is a bivariate normal cut to the
 triangles: one of the two is integrated in closed form (truncated.py), the other by Gauss-Legendre quadrature where the
-integrand, which is log-concave, is not negligible. Over centre and radius the posterior is summed by the midpoint rule
+integrand, which is log-concave, is not negligible. Over center and radius the posterior is summed by the midpoint rule
 on a grid with corrections of the fifth order at its ends, which for a smooth peak inside converges faster than any
 power of the spacing. The grid is refined where the posterior is: cells are halved until the spacing is a given share of
 the posterior standard deviation, and dropped when no disc in them can explain the image nearly as well as the best one
-does, to five standard deviations of the noise. The weight that was dropped is bounded and given; the bound is for
-images of discs with noise of the stated level, and for others the discs found are the likely ones only.
+does, to five standard deviations of the noise. The dropped weight is bounded, and the bound is returned. It holds for
+images of discs with noise of the stated level; for other images, only the likely discs are found.
 
 At small σ all of this approaches the projection on the tangent space, whose squared error is 5 σ².
 
@@ -46,11 +46,11 @@ _END = (101 / 640, -2213 / 5760, 143 / 384, -349 / 1920, 103 / 2880)
 
 @dataclass(frozen=True)
 class DiscPrior:
-    """Which discs there are.
+    """The distribution of the discs.
 
     Attributes:
         side: of the square images, pixels.
-        center: smallest and largest row, and column, of the centre; pixels from the corner of the image.
+        center: smallest and largest row, and column, of the center; pixels from the corner of the image.
         radius: smallest and largest radius, pixels.
         contrast: least difference of foreground and background, in (0, 1).
         edge: width of the edge, pixels, at least 1.
@@ -118,7 +118,7 @@ class DiscPrior:
         return images.view(-1, 1, self.side, self.side)
 
     def tangents(self, parameters: Tensor) -> Tensor:
-        """The derivatives of discs (n, 5) by their parameters, each of norm 1: (n, 5, side²) float64."""
+        """The derivatives of discs (n, 5) with respect to their parameters, each of norm 1: (n, 5, side²) float64."""
         row, column, radius, foreground, background = parameters.double()[:, :, None].unbind(dim=1)
         grid = torch.arange(self.side, dtype=torch.float64, device=parameters.device) + 0.5
         down = (row - grid)[:, :, None].expand(-1, -1, self.side).flatten(1)
@@ -132,7 +132,7 @@ class DiscPrior:
         return normalized
 
     def project(self, parameters: Tensor, noisy: Tensor) -> Tensor:
-        """Noisy images projected on the tangent spaces at the discs that they are of: an oracle's denoised images.
+        """Noisy images projected on the tangent spaces at their clean discs: the denoised images of an oracle.
 
         Its mean squared error is 5 σ² / d: at small σ that of the posterior mean.
 
@@ -188,8 +188,8 @@ class DiscDenoiser(ClosedFormDenoiser):
     """The posterior mean of images of discs.
 
     Args:
-        prior: which discs.
-        resolution: spacing of the grid over centre and radius in posterior standard deviations of the radius (root mean
+        prior: the distribution of the discs.
+        resolution: spacing of the grid over center and radius in posterior standard deviations of the radius (root mean
             square over the posterior), and in units of 0.33 widths of the edge, at most. Halving it changes the result
             by about the quadrature error.
     """
@@ -200,7 +200,7 @@ class DiscDenoiser(ClosedFormDenoiser):
         self._nodes, self._node_weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(_NODES))
 
     def dropped(self, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """A bound (B,) on the posterior weight of the discs that were left out, for noisy images of discs.
+        """A bound (B,) on the posterior weight of the discs that were dropped, for noisy images of discs.
 
         Raises:
             ShapeError, DataError: as for the denoised images.
@@ -209,7 +209,7 @@ class DiscDenoiser(ClosedFormDenoiser):
         return torch.stack([p.dropped for p in self._posteriors(noisy.double(), levels)])
 
     def variance(self, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """tr Cov[x|y] / d, the mean squared error that is left: (B,) float64, pixel units squared.
+        """tr Cov[x|y] / d, the mean squared error that remains: (B,) float64, pixel units squared.
 
         Raises:
             ShapeError, DataError: as for the denoised images.
@@ -260,7 +260,7 @@ class DiscDenoiser(ClosedFormDenoiser):
             part = slice(start, start + size)
             yield part, self.prior.masks(places[part])
 
-    # The grid over centre and radius, coarse to fine.
+    # The grid over center and radius, coarse to fine.
 
     def _posteriors(self, noisy: Tensor, sigma: Tensor) -> Iterator[_Posterior]:
         for image, level in zip(noisy.flatten(1), sigma.tolist(), strict=True):

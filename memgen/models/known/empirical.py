@@ -1,4 +1,14 @@
-"""The posterior mean of a finite set of images: the denoiser that has memorized it."""
+"""The posterior mean of a finite set of images: the denoiser that has memorized it.
+
+For x uniform on x_1 ... x_N and y = x + σz, a denoiser that has memorized its training set computes
+
+    f(y) = Σ_i w_i x_i,    w_i = exp(-||y - x_i||² / 2σ²) / Σ_j exp(-||y - x_j||² / 2σ²)
+
+The sum runs over blocks of the set by a running log-sum-exp. Distances are computed from differences: the expansion
+||y||² + ||x||² - 2 y·x, divided by 2σ², would lose the digits that decide between near images.
+
+Source: Miyasawa 1961; Kadkhodaie et al. (ICLR 2024), eq. 9 and 22, for the Jacobian.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,19 +18,26 @@ import torch
 from torch import Tensor
 
 from memgen.base.errors import DataError, ShapeError
-from memgen.models.known.closed_form import ClosedFormDenoiser, block_numbers, checked, floats, squared_distances
+from memgen.models.known.closed_form import (
+    ClosedFormDenoiser,
+    as_float64,
+    block_numbers,
+    checked_images,
+    squared_distances,
+)
 
 
 class WeightedMean:
     """Means Σ_i exp(l_i) v_i / Σ_i exp(l_i), one for each of Q queries, of values that arrive in blocks."""
 
     def __init__(self) -> None:
+        # They begin without dimensions, since such tensors go together with those of any device.
         self._peak = torch.tensor(-math.inf, dtype=torch.float64)  # the largest log-weight so far, then (Q,)
         self._total = torch.zeros((), dtype=torch.float64)  # Σ exp(l - peak), then (Q,)
-        self._sum = torch.zeros(1, dtype=torch.float64)  # Σ exp(l - peak) v, then (Q, width)
+        self._sum = torch.zeros((), dtype=torch.float64)  # Σ exp(l - peak) v, then (Q, width)
 
     def add(self, log_weights: Tensor, values: Tensor) -> None:
-        """Take in a block: log-weights (Q, n) of values (n, width), float64."""
+        """Add a block: log-weights (Q, n) of values (n, width), float64."""
         peak = torch.maximum(self._peak, log_weights.detach().amax(dim=1))
         before, weights = (self._peak - peak).exp(), (log_weights - peak[:, None]).exp()
         self._total = self._total * before + weights.sum(dim=1)
@@ -40,7 +57,7 @@ class WeightedMean:
 
 @dataclass(frozen=True)
 class Shortlist:
-    """A way to sum over the nearest images alone, where the others provably do not matter.
+    """A way to sum over the nearest images only, where the others provably do not matter.
 
     Attributes:
         search: maps noisy images (B, C, H, W) float64 to the positions (B, k) of their k nearest images by Euclidean
@@ -57,22 +74,22 @@ class EmpiricalDenoiser(ClosedFormDenoiser):
 
     Args:
         images: (N, C, H, W), uint8 in [0, 255] or floating-point in [0, 1].
-        block: images summed at a time; None for what suits the device. No result depends on it.
-        shortlist: spares the sum over the whole set where the noise is small; None to always sum over it.
+        block: images summed at a time; None to fit the device. No result depends on it.
+        shortlist: avoids the sum over the whole set where the noise is small; None always sums over the whole set.
     """
 
     images: Tensor
 
     def __init__(self, images: Tensor, block: int | None = None, shortlist: Shortlist | None = None) -> None:
-        _, channels, height, width = checked(images).shape
+        _, channels, height, width = checked_images(images).shape
         super().__init__((channels, height, width))
         self.register_buffer("images", images.contiguous())
         self.block, self.shortlist = block, shortlist
-        low, high = floats(torch.stack([*images.aminmax()]))
+        low, high = as_float64(torch.stack([*images.aminmax()]))
         self._span = float(high - low)
 
     def denoise(self, noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The denoised images and what summing over a shortlist may have changed.
+        """The denoised images, and a bound on the error of summing over a shortlist.
 
         With Z the sum of the shortlist's weights and R that of the others, R <= (N - k) exp(-d_k² / 2σ²), the result
         lacks a share R / (Z + R) of another point of the images' range.
@@ -124,16 +141,18 @@ class EmpiricalDenoiser(ClosedFormDenoiser):
         """The set in blocks (n, d), each no larger than what it is compared with allows."""
         size = self.block or max(1, block_numbers(self.images.device) // max(queries, self.images[0].numel()))
         for start in range(0, len(self.images), size):
-            yield floats(self.images[start : start + size]).flatten(1)
+            yield as_float64(self.images[start : start + size]).flatten(1)
 
     def _shortlisted(self, queries: Tensor, sigma: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The posterior means (B, d) over shortlists (B, k), and the bound on their error (B,)."""
         n_images, positions = len(self.images), positions.to(queries.device)
         if positions.ndim != 2 or len(positions) != len(queries) or not positions.numel():
-            raise ShapeError(f"search: positions of shape {tuple(positions.shape)}, expected ({len(queries)}, k).")
+            raise ShapeError(
+                f"search: found positions of shape {tuple(positions.shape)}, expected ({len(queries)}, k)."
+            )
         if bool(((positions < 0) | (positions >= n_images)).any()):
             raise DataError(f"search: found positions outside of 0 to {n_images - 1}, the images of this denoiser.")
-        references = floats(self.images[positions]).flatten(2)  # (B, k, d)
+        references = as_float64(self.images[positions]).flatten(2)  # (B, k, d)
         log_weights = -squared_distances(queries[:, None], references)[:, 0] / (2 * sigma[:, None] ** 2)  # (B, k)
         means = (log_weights.softmax(dim=1)[:, None] @ references)[:, 0]
         left_out = n_images - positions.shape[1]

@@ -1,13 +1,13 @@
-"""Denoisers known in closed form, as architectures: what can be chosen, and how it is fitted to a training set.
+"""Denoisers known in closed form, as architectures: their settings, and how they are fitted to a training set.
 
-    empirical   the posterior mean of the training images: pure memorization (posterior.py)
+    empirical   the posterior mean of the training images: pure memorization (empirical.py)
     gaussian    the Wiener filter of their Gaussian, dense or stationary (gaussian.py)
-    local       the posterior mean of each pixel given the patch around it (locality.py)
+    local       the posterior mean of each pixel given the patch around it (local.py)
 
-Fitting them is no training: no budget, no seed, the same images give the same denoiser.
+Fitting is not training: it has no budget and no seed, and the same images give the same denoiser.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
@@ -31,7 +31,9 @@ class GaussianSettings(Settings):
 
     architecture: Literal["gaussian"] = "gaussian"
     floor: float = Field(1e-4, ge=0, description="least variance in any direction, in pixel units squared")
-    stationary: bool = Field(False, description="a power spectrum, channels independent, instead of a covariance")
+    stationary: bool = Field(
+        False, description="use a power spectrum with independent channels instead of a covariance"
+    )
 
 
 class LocalSettings(Settings):
@@ -39,25 +41,24 @@ class LocalSettings(Settings):
 
     architecture: Literal["local"] = "local"
     patch: int = Field(5, ge=1, description="odd side of the patches")
-    equivariant: bool = Field(True, description="patches of all positions, instead of the same position only")
+    equivariant: bool = Field(True, description="compare with patches at all positions, not only at the same position")
 
     @field_validator("patch")
     @classmethod
     def _is_odd(cls, patch: int) -> int:
         if patch % 2 == 0:
-            raise ValueError("patches have a centre, so their side must be odd")
+            raise ValueError("a patch has a center, so its side must be odd")
         return patch
 
 
 FittedSettings = EmpiricalSettings | GaussianSettings | LocalSettings
-ClosedFormSettings = Annotated[FittedSettings, Field(discriminator="architecture")]
 
 
 def fit(settings: FittedSettings, images: NDArray[Any]) -> ClosedFormDenoiser:
     """The denoiser of the given architecture for a training set, on the CPU.
 
     Args:
-        settings: which one.
+        settings: architecture and its settings.
         images: (N, C, H, W), uint8 in [0, 255] or float32 in [0, 1]; copied.
 
     Raises:

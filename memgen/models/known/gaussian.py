@@ -1,12 +1,11 @@
-"""Denoisers of Gaussians and of mixtures of Gaussians, with their errors and disagreements in closed form.
+"""Denoisers of Gaussians and of mixtures of Gaussians.
 
 For x ~ N(m, Σ) and y = x + σz the posterior mean is the Wiener filter
 
     f(y) = m + M (y - m),    M = Σ (Σ + σ² I)⁻¹,    with eigenvalues λ / (λ + σ²)
 
 whose matrix M is also the Jacobian. A stationary Gaussian has its eigenvectors in Fourier space and the power spectrum
-as its λ. Linear denoisers that see less than they need, a few principal components or a window around each pixel,
-have the same form with another M.
+as its λ.
 
 Source: Wiener 1949; Kay 1993, Fundamentals of Statistical Signal Processing: Estimation Theory, section 12.7.
 """
@@ -18,9 +17,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from memgen.base.errors import ConfigError, DataError, ShapeError
+from memgen.base.errors import DataError, ShapeError
 from memgen.models.denoiser import ImageShape
-from memgen.models.known.closed_form import ClosedFormDenoiser, block_numbers, checked, floats
+from memgen.models.known.closed_form import ClosedFormDenoiser, as_float64, block_numbers, checked_images
 
 
 class AffineDenoiser(ClosedFormDenoiser):
@@ -78,7 +77,7 @@ class GaussianDenoiser(AffineDenoiser):
         d = mean.numel()
         if eigenvalues.shape != (d,) or eigenvectors.shape != (d, d):
             raise ShapeError(
-                f"eigenvalues {tuple(eigenvalues.shape)} and eigenvectors {tuple(eigenvectors.shape)}, expected "
+                f"found eigenvalues {tuple(eigenvalues.shape)} and eigenvectors {tuple(eigenvectors.shape)}, expected "
                 f"({d},) and ({d}, {d}) for images of {d} numbers."
             )
         self.register_buffer("eigenvalues", _variances(eigenvalues))
@@ -88,17 +87,17 @@ class GaussianDenoiser(AffineDenoiser):
     def fit(cls, images: Tensor, floor: float) -> Self:
         """The Gaussian of a set's mean and covariance (divided by N), no eigenvalue of which is below the floor.
 
-        Fewer images than pixels leave directions in which they do not vary at all; the floor is what they vary by
-        there, in the model.
+        With fewer images than pixels there are directions in which the images do not vary at all. The floor is the
+        variance of the model in these directions.
 
         Args:
             images: (N, C, H, W), uint8 or floating-point.
             floor: least variance in any direction, pixel units squared, at least 0.
 
         Raises:
-            ShapeError, DataError: the images are no set.
+            ShapeError, DataError: the images cannot be a training set.
         """
-        mean = _mean(checked(images))
+        mean = _mean(checked_images(images))
         covariance = mean.new_zeros(mean.numel(), mean.numel())
         for block in _blocks(images):
             centered = (block - mean).flatten(1)
@@ -109,10 +108,6 @@ class GaussianDenoiser(AffineDenoiser):
     def shrinkage(self, sigma: Tensor) -> Tensor:
         """The eigenvalues λ / (λ + σ²) of the Jacobian at noise levels (B,): (B, d) in [0, 1], falling."""
         return self.eigenvalues / (self.eigenvalues + sigma.double()[:, None] ** 2)
-
-    def covariance(self) -> Tensor:
-        """(d, d), the covariance of the images."""
-        return (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
 
     def _linear(self, centered: Tensor, sigma: Tensor) -> Tensor:
         coefficients = (centered.flatten(1) @ self.eigenvectors) * self.shrinkage(sigma)  # (B, d)
@@ -137,10 +132,14 @@ class StationaryDenoiser(AffineDenoiser):
     def __init__(self, mean: Tensor, power: Tensor) -> None:
         super().__init__(mean)
         if power.shape != mean.shape:
-            raise ShapeError(f"power spectrum {tuple(power.shape)}, expected the mean's shape {tuple(mean.shape)}.")
+            raise ShapeError(
+                f"found a power spectrum of shape {tuple(power.shape)}, expected that of the mean, {tuple(mean.shape)}."
+            )
         opposite = power.flip((1, 2)).roll((1, 1), (1, 2))
         if not torch.allclose(power, opposite, rtol=1e-6, atol=0):
-            raise DataError("the power spectrum differs between opposite frequencies, as none of real images does.")
+            raise DataError(
+                "the power spectrum differs between opposite frequencies, but that of real images is the same there."
+            )
         self.register_buffer("power", _variances((power + opposite) / 2))
 
     @classmethod
@@ -152,94 +151,17 @@ class StationaryDenoiser(AffineDenoiser):
             floor: least variance of any Fourier coefficient, pixel units squared, at least 0.
 
         Raises:
-            ShapeError, DataError: the images are no set.
+            ShapeError, DataError: the images cannot be a training set.
         """
-        image = _mean(checked(images))
+        image = _mean(checked_images(images))
         mean = image.mean(dim=(1, 2), keepdim=True).expand_as(image).clone()
         power = torch.zeros_like(mean)
         for block in _blocks(images):
             power += torch.fft.fft2(block - mean, norm="ortho").abs().square().sum(dim=0)
         return cls(mean, (power / len(images)).clamp(min=floor))
 
-    def covariance(self) -> Tensor:
-        """(d, d), the covariance of the images: block-circulant in each channel."""
-        basis = torch.eye(self.mean.numel(), dtype=torch.float64, device=self.mean.device)
-        return _filtered(basis.view(-1, *self.image_shape), self.power).flatten(1)
-
     def _linear(self, centered: Tensor, sigma: Tensor) -> Tensor:
         return _filtered(centered, self.power / (self.power + sigma[:, None, None, None] ** 2))
-
-
-Gaussian = GaussianDenoiser | StationaryDenoiser
-
-
-class LinearDenoiser(AffineDenoiser):
-    """The best linear denoiser of a Gaussian that may use a few principal components, or a window, or both.
-
-    Args:
-        prior: the Gaussian.
-        components: principal components kept, the first ones: f(y) lies in their span. None for all.
-        window: odd side of the square window around each pixel, in all channels, from which alone it is estimated;
-            cut off at borders. None for the whole image.
-
-    Raises:
-        ConfigError: the window is even or below 1, or components are below 1.
-    """
-
-    restricted: GaussianDenoiser
-
-    def __init__(self, prior: GaussianDenoiser, components: int | None = None, window: int | None = None) -> None:
-        super().__init__(prior.mean)
-        if components is not None and components < 1:
-            raise ConfigError(f"found {components} components, expected at least 1.")
-        if window is not None and (window < 1 or window % 2 == 0):
-            raise ConfigError(f"found a window of {window}, expected an odd number from 1.")
-        kept = prior.eigenvalues.clone()
-        kept[components or len(kept) :] = 0
-        self.restricted = GaussianDenoiser(prior.mean, kept, prior.eigenvectors)
-        self.window = window
-
-    def matrix(self, sigma: float) -> Tensor:
-        """M at one noise level above 0: (d, d) float64; symmetric only without a window.
-
-        Row i of a windowed one is Σ_iw (Σ_ww + σ² I)⁻¹ on the pixels w of the window of i, and 0 elsewhere.
-        """
-        if self.window is None:
-            return self.restricted.matrix(sigma)
-        covariance, matrix = self.restricted.covariance(), torch.zeros_like(self.restricted.eigenvectors)
-        pixels, inside = self._windows(self.window)  # (d, w)
-        step = max(1, block_numbers(pixels.device) // pixels.shape[1] ** 2)
-        for start in range(0, len(pixels), step):
-            rows = torch.arange(start, min(start + step, len(pixels)), device=pixels.device)
-            seen, valid = pixels[rows], inside[rows].double()
-            # A pixel outside of the image has covariance 0 with all others, and so the coefficient 0.
-            between = covariance[seen[:, :, None], seen[:, None]] * valid[:, :, None] * valid[:, None]
-            between.diagonal(dim1=1, dim2=2).add_(sigma**2)
-            with_center = covariance[rows[:, None], seen] * valid
-            coefficients = torch.linalg.solve(between, with_center)
-            matrix[rows] = torch.zeros_like(matrix[rows]).scatter_add_(1, seen, coefficients)
-        return matrix
-
-    def _windows(self, window: int) -> tuple[Tensor, Tensor]:
-        """For each pixel, the positions of those in its window (d, C·window²), and which lie inside of the image."""
-        channels, height, width = self.image_shape
-        offset = torch.arange(window, device=self.mean.device) - window // 2
-        rows = torch.arange(height, device=offset.device)[:, None] + offset  # (H, window)
-        columns = torch.arange(width, device=offset.device)[:, None] + offset
-        inside = (rows >= 0) & (rows < height)
-        valid = inside[:, None, :, None] & ((columns >= 0) & (columns < width))[None, :, None]  # (H, W, window, window)
-        plane = rows.clamp(0, height - 1)[:, None, :, None] * width + columns.clamp(0, width - 1)[None, :, None]
-        planes = torch.arange(channels, device=offset.device)[:, None] * height * width
-        pixels = (plane.flatten(2)[:, :, None] + planes).flatten(2).flatten(0, 1)  # (H·W, C·window²)
-        seen = valid.flatten(2)[:, :, None].expand(-1, -1, channels, -1).flatten(2).flatten(0, 1)
-        return pixels.repeat(channels, 1), seen.repeat(channels, 1)
-
-    def _linear(self, centered: Tensor, sigma: Tensor) -> Tensor:
-        result = torch.zeros_like(centered)
-        for level in set(sigma.tolist()):
-            at = sigma == level
-            result[at] = (centered[at].flatten(1) @ self.matrix(level).T).view(-1, *self.image_shape)
-        return result
 
 
 class MixtureDenoiser(ClosedFormDenoiser):
@@ -260,22 +182,22 @@ class MixtureDenoiser(ClosedFormDenoiser):
     log_weights: Tensor
 
     def __init__(self, means: Tensor, variances: Tensor, weights: Tensor) -> None:
-        _, channels, height, width = checked(means).shape
+        _, channels, height, width = checked_images(means).shape
         super().__init__((channels, height, width))
         if variances.shape not in (means.shape, means.shape[:1]) or weights.shape != means.shape[:1]:
             raise ShapeError(
-                f"variances {tuple(variances.shape)} and weights {tuple(weights.shape)}, expected "
+                f"found variances {tuple(variances.shape)} and weights {tuple(weights.shape)}, expected "
                 f"({len(means)},) or {tuple(means.shape)}, and ({len(means)},)."
             )
         if not bool((weights > 0).all()):
             raise DataError(f"found a weight of {float(weights.min())}, expected weights above 0.")
         full = variances if variances.ndim == 4 else variances[:, None, None, None].expand_as(means)
-        self.register_buffer("means", floats(means))
+        self.register_buffer("means", as_float64(means))
         self.register_buffer("variances", _variances(full.contiguous()))
         self.register_buffer("log_weights", weights.double().log().log_softmax(dim=0))
 
     def _components(self, noisy: Tensor, sigma: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Of each component: log p(y, k) up to a constant (B,), E[x|y, k] (B, d), and λ / (λ + σ²) (B, d)."""
+        """For each component: log p(y, k) up to a constant (B,), E[x|y, k] (B, d), and λ / (λ + σ²) (B, d)."""
         flat = noisy.flatten(1)
         levels = sigma[:, None] ** 2
         for mean, variance, log_weight in zip(
@@ -306,50 +228,6 @@ class MixtureDenoiser(ClosedFormDenoiser):
         return torch.diag_embed(within) + between / sigma[:, None, None] ** 2
 
 
-def mean_squared_error(denoiser: AffineDenoiser, images: Gaussian, sigma: float) -> float:
-    """E ||f(y) - x||² / d for x of a Gaussian and y = x + σz, in pixel units squared.
-
-    Args:
-        denoiser: the f.
-        images: the Gaussian that the images are of.
-        sigma: noise level above 0, pixel units.
-
-    Raises:
-        ShapeError: denoiser and images differ in shape.
-    """
-    matrix, shift = _at(denoiser, images, sigma)
-    shift = shift - images.mean.flatten()
-    lost = matrix - torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    variance = ((lost @ images.covariance()) * lost).sum() + sigma**2 * matrix.square().sum()
-    return float((shift.square().sum() + variance) / len(matrix))
-
-
-def disagreement(a: AffineDenoiser, b: AffineDenoiser, images: Gaussian, sigma: float) -> float:
-    """V(σ) = E ||f_A(y) - f_B(y)||² / d for x of a Gaussian and y = x + σz, in pixel units squared.
-
-    Args:
-        a: the f_A.
-        b: the f_B.
-        images: the Gaussian that the images are of.
-        sigma: noise level above 0, pixel units.
-
-    Raises:
-        ShapeError: denoisers and images differ in shape.
-    """
-    (first, first_shift), (second, second_shift) = _at(a, images, sigma), _at(b, images, sigma)
-    difference, shift = first - second, first_shift - second_shift
-    variance = ((difference @ images.covariance()) * difference).sum() + sigma**2 * difference.square().sum()
-    return float((shift.square().sum() + variance) / len(first))
-
-
-def _at(denoiser: AffineDenoiser, images: Gaussian, sigma: float) -> tuple[Tensor, Tensor]:
-    """The matrix of a denoiser, and its answer to the mean of the images (d,)."""
-    if tuple(denoiser.image_shape) != tuple(images.image_shape):
-        raise ShapeError(f"a denoiser of images {denoiser.image_shape}, but images of shape {images.image_shape}.")
-    matrix = denoiser.matrix(sigma)
-    return matrix, denoiser.mean.flatten() + matrix @ (images.mean - denoiser.mean).flatten()
-
-
 def _filtered(images: Tensor, gain: Tensor) -> Tensor:
     filtered: Tensor = torch.fft.ifft2(torch.fft.fft2(images) * gain).real
     return filtered
@@ -357,7 +235,7 @@ def _filtered(images: Tensor, gain: Tensor) -> Tensor:
 
 def _blocks(images: Tensor) -> Iterator[Tensor]:
     size = max(1, block_numbers(images.device) // images[0].numel())
-    return (floats(images[start : start + size]) for start in range(0, len(images), size))
+    return (as_float64(images[start : start + size]) for start in range(0, len(images), size))
 
 
 def _mean(images: Tensor) -> Tensor:
@@ -372,6 +250,6 @@ def _variances(values: Tensor) -> Tensor:
 
 def _image_shape(mean: Tensor) -> ImageShape:
     if mean.ndim != 3:
-        raise ShapeError(f"mean of shape {tuple(mean.shape)}, expected (C, H, W).")
+        raise ShapeError(f"found a mean of shape {tuple(mean.shape)}, expected (C, H, W).")
     channels, height, width = mean.shape
     return channels, height, width

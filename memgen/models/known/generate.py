@@ -1,4 +1,4 @@
-"""Classes of images that are generated, most of them with a denoiser that is known to be the best there is.
+"""Classes of generated images, most of them with a known best denoiser.
 
     texture     stationary Gaussian with a power-law spectrum       Wiener filter (gaussian.StationaryDenoiser)
     mixture     Gaussians around a few component images             posterior mean (gaussian.MixtureDenoiser)
@@ -8,8 +8,8 @@
     c_alpha     two backgrounds that meet in a contour, all C^α     not known; the best slope is α / (α + 1)
 
 Image i of a class depends on (seed, i) alone. What all images of a class share, such as the component images, depends
-on the seed alone, and so does the permutation that shuffles the pixels of any images. No pixel is clipped: images of
-Gaussian classes may leave [0, 1], since clipped ones would not have the denoiser that is stated.
+on the seed alone, and so does the permutation that shuffles pixels. No pixel is clipped: images of Gaussian classes may
+leave [0, 1], since the denoiser stated would not be the best one for clipped images.
 
 Source: Kadkhodaie et al. (ICLR 2024), sections 3.2 and D, Algorithm 2, and their synthetic_data_generators.py.
 """
@@ -46,12 +46,12 @@ _BLOCK_PIXELS = 1 << 20
 def generate(
     settings: ClassSettings, seed: int, indices: range, progress: Callable[[int, int], None] | None = None
 ) -> NDArray[np.float32]:
-    """Images of a class by their indices; image i is the same whichever others are asked for.
+    """Images of a class by their indices; image i does not depend on the other indices.
 
     Args:
-        settings: which class.
-        seed: of the class; another seed gives other images, and other component images.
-        indices: which images, from 0.
+        settings: the class.
+        seed: seed of the class; another seed gives other images, and other component images.
+        indices: positions of the images, from 0.
         progress: called with (images done, of how many).
 
     Returns:
@@ -71,12 +71,12 @@ def generate(
 
 
 def reference(settings: ClassSettings, seed: int, shuffle: bool = False) -> ClosedFormDenoiser | None:
-    """The denoiser of least mean squared error on a class, or None where it is not known (c_alpha).
+    """The denoiser of least mean squared error on a class, or None if it is not known (c_alpha).
 
     Args:
-        settings: which class.
-        seed: of the class.
-        shuffle: of images whose pixels were shuffled with this seed (see `permutation`).
+        settings: the class.
+        seed: seed of the class.
+        shuffle: whether the pixels of the images were shuffled with this seed (see `images.shuffle`).
     """
     found = _reference(settings, seed)
     if found is None or not shuffle:
@@ -85,13 +85,13 @@ def reference(settings: ClassSettings, seed: int, shuffle: bool = False) -> Clos
 
 
 def tangents(settings: ClassSettings, seed: int, indices: Iterable[int], shuffle: bool = False) -> Tensor | None:
-    """Directions in which images can move within their class, or None where the class is no manifold of few dimensions.
+    """Directions in which images can move within their class; None if the class is no manifold of few dimensions.
 
     Args:
-        settings: which class.
-        seed: of the class.
-        indices: which of its images, n of them.
-        shuffle: of images whose pixels were shuffled with this seed (see `permutation`).
+        settings: the class.
+        seed: seed of the class.
+        indices: positions of n of its images.
+        shuffle: whether the pixels of the images were shuffled with this seed (see `images.shuffle`).
 
     Returns:
         (n, d, k) float64, in columns: discs 5, cone 1, sinusoids 2.
@@ -145,13 +145,13 @@ class ConeDenoiser(ClosedFormDenoiser):
 
 
 class ShuffledDenoiser(ClosedFormDenoiser):
-    """The best denoiser of shuffled images: it puts the pixels back, denoises, and shuffles again.
+    """The best denoiser of shuffled images: it restores the order of the pixels, denoises, and shuffles again.
 
-    The noise is as white after shuffling as before, so nothing is lost.
+    White noise stays white when it is shuffled, so nothing is lost.
 
     Args:
         plain: the best denoiser of the images before they were shuffled.
-        order: (H·W,) the permutation, as of `permutation`.
+        order: (H·W,), the permutation, from `images.shuffle.permutation`.
     """
 
     order: Tensor
@@ -276,7 +276,7 @@ def _ray(settings: ConeSettings, seed: int) -> Array:
 
 
 def _stretched(images: Array, low: Array, high: Array) -> Array:
-    """Images (..., H, W) moved and scaled to reach from `low` to `high`, one of each an image."""
+    """Images (..., H, W), shifted and scaled to reach from `low` to `high`, which have one value per image."""
     least, most = (end(images, axis=(-2, -1), keepdims=True) for end in (np.min, np.max))
     share = (images - least) / (most - least)
     stretched: Array = low[..., None, None] + (high - low)[..., None, None] * share
@@ -289,11 +289,11 @@ def _c_alpha(settings: CAlphaSettings, streams: list[np.random.Generator]) -> Ar
     amplitude = {"code": 1.0, "paper": 0.5}[settings.source_range]
     noise = amplitude * (2 * _uniform(streams, 2 * side + 1, side) - 1)  # a contour and two backgrounds, in rows
     ends = _uniform(streams, 3)
-    heights = contours(noise[:, 0], settings.alpha)  # outside of the image, all of a column is on one side
+    heights = contours(noise[:, 0], settings.alpha)  # a contour outside of the image leaves all of a column on one side
     below = (np.arange(side)[:, None] >= heights[:, None]).astype(np.float64)
     backgrounds = noise[:, 1:].reshape(-1, 2, side, side)
     backgrounds = np.fft.ifft2(np.fft.fft2(backgrounds) * _frequencies(side) ** -beta).real
-    # One background reaches from a to 1, the other from 0 to b; which one is left to chance.
+    # One background reaches from a to 1, the other from 0 to b; chance decides which one.
     first = ends[:, 2] < 0.5
     low = np.stack([np.where(first, ends[:, 0], 0), np.where(first, 0, ends[:, 0])], axis=1)
     high = np.stack([np.where(first, 1, ends[:, 1]), np.where(first, ends[:, 1], 1)], axis=1)

@@ -1,15 +1,15 @@
 """The denoiser that has memorized patches: each pixel is the posterior mean given the noisy patch around it alone.
 
 With u the noisy patch of side p around pixel i, and patches P_1, P_2, ... of the training images, of which c_n is the
-centre,
+center,
 
     f(y)_i = Σ_n w_n c_n,    w_n ∝ exp(-||u - P_n||² / 2σ²)
 
 A local machine compares with patches at the same position; an equivariant one with patches at all positions. At a
 border a patch reaches beyond the image, where a convolution sees zeros without noise: they tell exactly how far the
-border is, and no patch at another distance from it could have given them. So pixels near a border are compared, over
-the part of the patch that lies inside, with pixels at the same distances from the same borders, and an equivariant
-machine is equivariant in the interior only. With patches that cover the image from every pixel, both are the
+border is, and no patch at another distance from it could have given them. So pixels near a border are compared only
+with pixels at the same distances from the same borders, over the part of the patch that lies inside. An equivariant
+machine is therefore equivariant in the interior only. With patches that cover the image from every pixel, both are the
 posterior mean of the set of images.
 
 Source: Kamb & Ganguli (ICML 2025), the local score machine, and the equivariant one broken by borders.
@@ -23,12 +23,18 @@ import torch
 from torch import Tensor
 
 from memgen.base.errors import ConfigError
-from memgen.models.known.closed_form import ClosedFormDenoiser, block_numbers, checked, floats, squared_distances
+from memgen.models.known.closed_form import (
+    ClosedFormDenoiser,
+    as_float64,
+    block_numbers,
+    checked_images,
+    squared_distances,
+)
 from memgen.models.known.empirical import WeightedMean
 
 
 class _Span(NamedTuple):
-    """Rows, or columns, that see the same borders: their patches reach as far before and after them."""
+    """Rows, or columns, that see the same borders: their patches reach equally far before and after them."""
 
     first: int
     last: int
@@ -72,13 +78,13 @@ class _Group(NamedTuple):
 class LocalDenoiser(ClosedFormDenoiser):
     """The local patch denoiser.
 
-    Its time grows with N·H·W per pixel where it is equivariant, with N where it is not; its memory with neither.
+    Its time per pixel grows with N·H·W if it is equivariant, and with N if it is not. Its memory grows with neither.
 
     Args:
         images: (N, C, H, W), uint8 in [0, 255] or floating-point in [0, 1].
         patch: odd side of the patches.
-        equivariant: compare with patches at all positions, not at the same one only.
-        block: training images at a time; None for what suits the device. No result depends on it.
+        equivariant: whether to compare with patches at all positions, not only at the same position.
+        block: training images at a time; None to fit the device. No result depends on it.
 
     Raises:
         ConfigError: the side is even or below 1.
@@ -87,7 +93,7 @@ class LocalDenoiser(ClosedFormDenoiser):
     images: Tensor
 
     def __init__(self, images: Tensor, patch: int, equivariant: bool, block: int | None = None) -> None:
-        _, channels, height, width = checked(images).shape
+        _, channels, height, width = checked_images(images).shape
         super().__init__((channels, height, width))
         if patch < 1 or patch % 2 == 0:
             raise ConfigError(f"found patches of side {patch}, expected an odd number from 1.")
@@ -152,7 +158,7 @@ class LocalDenoiser(ClosedFormDenoiser):
             part = slice(start, start + step)
             posterior = WeightedMean()
             for first in range(0, len(self.images), size):
-                images = floats(self.images[first : first + size])
+                images = as_float64(self.images[first : first + size])
                 patches = group.patches(images)
                 log_weights = -squared_distances(queries[part], patches) * precision[part]
                 posterior.add(log_weights, values(patches, group.centers(images)))
@@ -161,7 +167,7 @@ class LocalDenoiser(ClosedFormDenoiser):
 
 
 def _spans(size: int, radius: int, shared: bool) -> list[_Span]:
-    """A side of the image cut into spans: one of all that see no border, where those are shared, and single ones."""
+    """A side of the image cut into spans: one for all positions that see no border if `shared`, and single ones."""
     inside = range(radius, size - radius) if shared else range(0)
     ends = [(index, index) for index in range(size) if index not in inside]
     if inside:

@@ -1,4 +1,4 @@
-"""What denoisers could reach: optimal errors in known cases, and the wavelet denoisers to compare with.
+"""Oracles: the best that denoisers could do if they knew the clean image.
 
 In a fixed orthonormal basis, with c_k = ⟨x, e_k⟩, the best shrinkage factors that an oracle who knows x can choose are
 
@@ -6,7 +6,7 @@ In a fixed orthonormal basis, with c_k = ⟨x, e_k⟩, the best shrinkage factor
 
 within a factor 2 of Σ_k min(c_k², σ²). If c_k² falls as k^-(α+1), it falls as σ^(2α/(α+1)), so that output PSNR rises
 with input PSNR at the slope α / (α + 1); no basis does better on C^α images than the one adapted to each. On an
-m-dimensional manifold, as small noise sees it, the optimum is the projection on the tangent space, with the error m σ².
+m-dimensional manifold, at small noise, the optimum is the projection on the tangent space, with the error m σ².
 
 Source: Kadkhodaie et al. (ICLR 2024), sections 3.1 and 3.2 and appendix D.4; Donoho & Johnstone (Biometrika 81, 1994)
 for thresholds; Mallat, A Wavelet Tour of Signal Processing, 2009, sections 7.7 and 11.2.
@@ -36,45 +36,6 @@ def oracle_shrinkage(coefficients: Tensor, sigma: float) -> Tensor:
         raise DataError(f"found a noise level of {sigma}, expected one above 0.")
     squares = coefficients.double().square()
     return squares / (squares + sigma**2)
-
-
-def oracle_error(coefficients: Tensor, sigma: float) -> Tensor:
-    """The oracle's expected squared error per pixel, σ² Σ_k λ_k / d, over the last axis.
-
-    Args:
-        coefficients: of clean images in an orthonormal basis, (..., d), pixel units.
-        sigma: noise level above 0, pixel units.
-
-    Returns:
-        (...), pixel units squared.
-
-    Raises:
-        DataError: the noise level is not above 0.
-    """
-    return sigma**2 * oracle_shrinkage(coefficients, sigma).mean(dim=-1)
-
-
-def oracle_denoise(noisy: Tensor, clean: Tensor, basis: Tensor, sigma: float) -> Tensor:
-    """Noisy images, shrunk by the oracle in an orthonormal basis.
-
-    Args:
-        noisy: (n, C, H, W).
-        clean: the images without noise, of the same shape.
-        basis: (d, d), orthonormal, in columns.
-        sigma: noise level above 0, pixel units.
-
-    Returns:
-        (n, C, H, W) float64.
-
-    Raises:
-        ShapeError: the three do not fit together.
-        DataError: the noise level is not above 0.
-    """
-    y, x = _rows(noisy, clean)
-    _fitting(basis, y.shape[1])
-    axes = basis.double()
-    shrunk = (y @ axes) * oracle_shrinkage(x @ axes, sigma)
-    return (shrunk @ axes.T).view(noisy.shape)
 
 
 def tangent_denoise(noisy: Tensor, clean: Tensor, tangents: Tensor) -> Tensor:
@@ -121,11 +82,11 @@ def oracle_wavelets(noisy: Tensor, clean: Tensor, transform: WaveletTransform, s
 
 
 class Oracle:
-    """What knows the clean image, as a `memgen.denoisers.Denoiser` of noisy images of that one image.
+    """An oracle as a `denoiser.Denoiser`: it knows one clean image, and denoises noisy versions of it.
 
     Args:
         image_shape: (C, H, W).
-        rule: maps noisy images (n, C, H, W) of the image, and their one noise level, to denoised ones.
+        rule: maps noisy versions (n, C, H, W) of the image, and their common noise level, to denoised images.
     """
 
     blind = False
@@ -141,7 +102,9 @@ class Oracle:
         """
         if sigma is None or sigma.shape != noisy.shape[:1]:
             found = None if sigma is None else tuple(sigma.shape)
-            raise ShapeError(f"sigma of shape {found}, expected one noise level for each of {len(noisy)} noisy images.")
+            raise ShapeError(
+                f"found sigma of shape {found}, expected one noise level for each of {len(noisy)} noisy images."
+            )
         denoised = torch.empty_like(noisy)
         for level in set(sigma.tolist()):
             chosen = sigma == level
@@ -151,10 +114,13 @@ class Oracle:
 
 def _rows(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     if noisy.ndim != 4 or noisy.shape != clean.shape:
-        raise ShapeError(f"noisy images {tuple(noisy.shape)} and clean ones {tuple(clean.shape)}, expected the same.")
+        raise ShapeError(
+            f"found noisy images of shape {tuple(noisy.shape)} and clean ones of shape {tuple(clean.shape)}, expected "
+            "the same shape."
+        )
     return noisy.double().flatten(1), clean.double().flatten(1)
 
 
 def _fitting(vectors: Tensor, d: int) -> None:
     if vectors.ndim != 2 or len(vectors) != d:
-        raise ShapeError(f"vectors of shape {tuple(vectors.shape)}, expected ({d}, k), in columns.")
+        raise ShapeError(f"found vectors of shape {tuple(vectors.shape)}, expected ({d}, k), in columns.")

@@ -1,12 +1,12 @@
-"""The normal distribution cut to an interval: its mass, mean, variance and end densities, also far out in a tail.
+"""The truncated normal distribution: mass, mean, variance and end densities, accurate far out in a tail too.
 
 With a and b the ends in standard deviations from the mean, φ and Φ the standard normal density and distribution,
 
     mass Z = Φ(b) - Φ(a),    mean = (φ(a) - φ(b)) / Z,    variance = 1 + (a φ(a) - b φ(b)) / Z - mean²
 
 An interval in the left tail is reflected, and in the right tail all terms are divided by φ(a), where the scaled
-complementary error function takes the place of Φ. What is left of cancellation is an error of about 1e-16 (1 + a²)
-standard deviations squared in the variance, and of 1e-16 (1 + |a|) standard deviations in the mean.
+complementary error function takes the place of Φ. Cancellation leaves an error of about 1e-16 (1 + a²)
+standard deviations squared in the variance, and of about 1e-16 (1 + |a|) standard deviations in the mean.
 
 Source: Johnson, Kotz & Balakrishnan 1994, Continuous Univariate Distributions, volume 1, section 13.10.1.
 """
@@ -39,7 +39,9 @@ class Truncated(NamedTuple):
 
 
 def truncated_normal(mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> Truncated:
-    """The normal of the given mean and standard deviation, cut to low <= x <= high; the arguments broadcast.
+    """The normal distribution of the given mean and standard deviation, truncated to low <= x <= high.
+
+    The arguments are broadcast.
 
     Args:
         mean: float64, of the whole normal.

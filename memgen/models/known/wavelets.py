@@ -14,12 +14,12 @@ from memgen.models.denoiser import ImageShape
 
 @dataclass(frozen=True)
 class WaveletTransform:
-    """An orthonormal wavelet transform of images, each channel for itself, periodic at the borders.
+    """An orthonormal wavelet transform of each channel of images, periodic at the borders.
 
     Attributes:
         image_shape: (C, H, W).
         wavelet: name of an orthogonal wavelet of PyWavelets.
-        levels: how often the low-pass image is split further; None for as often as both sides are divisible by 2.
+        levels: how often the low-pass image is split; None for as often as 2 divides both sides.
 
     Raises:
         ConfigError: the wavelet is not known or not orthogonal, or the sides are not divisible by 2^levels.
@@ -38,7 +38,7 @@ class WaveletTransform:
         if self.depth < 1 or height % 2**self.depth or width % 2**self.depth:
             raise ConfigError(
                 f"found {self.depth} levels of wavelets for images of {height}x{width}, expected at least 1, and "
-                f"sides divisible by 2^levels. Ask for fewer levels, or use images of even sides."
+                f"sides divisible by 2^levels. Use fewer levels, or images with even sides."
             )
 
     @property
@@ -63,7 +63,7 @@ class WaveletTransform:
         import pywt
 
         if tuple(images.shape[1:]) != tuple(self.image_shape):
-            raise ShapeError(f"images of shape {tuple(images.shape)}, expected (n, *{tuple(self.image_shape)}).")
+            raise ShapeError(f"found images of shape {tuple(images.shape)}, expected (n, *{tuple(self.image_shape)}).")
         low, coefficients = images.double().cpu().numpy(), np.empty(tuple(images.shape))
         for _ in range(self.depth):
             low, details = pywt.dwt2(low, self.wavelet, "periodization")
@@ -93,14 +93,14 @@ def _quarters(size: tuple[int, int]) -> tuple[Any, Any, Any]:
 
 
 class WaveletDenoiser:
-    """Thresholding of wavelet coefficients; a `memgen.denoisers.Denoiser`.
+    """Thresholding of wavelet coefficients, as a `denoiser.Denoiser`.
 
     Details below t are set to 0; others are kept (hard) or moved by t towards 0 (soft). The low-pass image is kept.
 
     Args:
         transform: the wavelets.
         rule: hard or soft.
-        threshold: t as a multiple of σ, at least 0; None for sqrt(2 ln d), above which pure noise seldom rises.
+        threshold: t as a multiple of σ, at least 0; None for sqrt(2 ln d), which pure noise seldom exceeds.
 
     Raises:
         ConfigError: the threshold is below 0.
@@ -124,7 +124,9 @@ class WaveletDenoiser:
         """
         if sigma is None or sigma.shape != noisy.shape[:1]:
             found = None if sigma is None else tuple(sigma.shape)
-            raise ShapeError(f"sigma of shape {found}, expected one noise level for each of {len(noisy)} noisy images.")
+            raise ShapeError(
+                f"found sigma of shape {found}, expected one noise level for each of {len(noisy)} noisy images."
+            )
         coefficients = self.transform.analyze(noisy)
         least = self.threshold * sigma.double().view(-1, 1, 1, 1)
         kept = coefficients * (coefficients.abs() > least)

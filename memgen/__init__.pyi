@@ -1,0 +1,18 @@
+from memgen.base.errors import MemgenError as MemgenError
+from memgen.experiment.present import Findings as Findings
+from memgen.experiment.settings import RunSettings as RunSettings
+from memgen.experiment.whole import sweep as sweep
+from memgen.experiment.workspace import Workspace as Workspace
+from memgen.images.imageset import ImageSet as ImageSet
+from memgen.images.importing import read_images as read_images
+from memgen.images.split import Split as Split
+from memgen.measures.copies.examiner import find_copies as find_copies
+from memgen.measures.psnr import measure_psnr as measure_psnr
+from memgen.measures.subject import Subject as Subject
+from memgen.measures.subject import subject as subject
+from memgen.models.denoiser import Denoiser as Denoiser
+from memgen.models.loading import load_denoiser as load_denoiser
+from memgen.spaces.index import Index as Index
+
+__all__: list[str]
+__version__: str

@@ -1,0 +1,323 @@
+"""The subjects of a run: what is kept of each, how it is looked up, and how one is imported.
+
+A run keeps one row of the table SUBJECTS for each subject, written when the subject is complete. A trained cell takes T
+and H from the run's split. An imported subject has image sets of its own, prepared as the run's images were.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from memgen.base import files, schemas, tables
+from memgen.base.errors import DataError, RunError
+from memgen.base.progress import Progress
+from memgen.experiment import runs
+from memgen.experiment.workspace import Workspace
+from memgen.images.imageset import ImageSet
+from memgen.images.importing import Imported, import_images
+from memgen.measures.subject import Identity, Samples, Subject, lacking
+from memgen.models import checkpoints, foreign
+from memgen.models.denoiser import Denoiser
+from memgen.models.foreign import ImportOptions
+from memgen.models.known.fitting import fit
+from memgen.models.networks import NetworkSettings
+
+# Files of these types are taken for plain weights. A torch file can hold images too: then --as samples says so.
+_WEIGHTS = (".safetensors", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run says of a subject: one row of the table SUBJECTS.
+
+    Attributes:
+        identity: the columns that name the subject.
+        has_denoiser: whether it has a denoiser.
+        has_samples: whether its samples were imported; the samples of a denoiser are drawn.
+        train_set: name of the image set T of an imported subject; None if T is not known, and for a cell.
+        held_out_set: name of the image set H of an imported subject; None where H is the run's holdout without T.
+        n_held_out: number of images in H; None where there are none.
+        source: file or folder that it was imported from, or the architecture of a cell.
+    """
+
+    identity: Identity
+    has_denoiser: bool
+    has_samples: bool
+    train_set: str | None
+    held_out_set: str | None
+    n_held_out: int | None
+    source: str
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Record":
+        """The record in a row of the table."""
+        names = Identity("", "cell").columns.keys()
+        identity = Identity(**{name: row[name] for name in names})
+        return cls(identity, **{name: value for name, value in row.items() if name not in names})
+
+    def write(self, run: runs.Run) -> None:
+        """Keep the record in a run: from then on the subject exists."""
+        columns = {name: value for name, value in vars(self).items() if name != "identity"}
+        table = tables.make(schemas.SUBJECTS, self.identity.columns | columns)
+        run.write_table("subjects", self.identity.subject, table)
+
+
+def records(run: runs.Run) -> list[Record]:
+    """All subjects of a run: trained cells, smallest training set first, and then imported subjects by name."""
+    found = [Record.of(row) for row in run.table("subjects").to_pylist()]
+    return sorted(found, key=lambda record: (record.identity.role != "cell", record.identity.n_train or 0))
+
+
+def find(workspace: Workspace, name: str) -> "KeptSubject":
+    """A subject of the run by its name.
+
+    Raises:
+        RunError: there is none of that name.
+    """
+    if not workspace.run.has_table("subjects", name):
+        known = ", ".join(record.identity.subject for record in records(workspace.run)) or "none"
+        raise RunError(
+            f"{workspace.run.path} has no subject {name!r}; its subjects are: {known}. Train a model with memgen "
+            f"train, or import one with memgen import."
+        )
+    (row,) = workspace.run.table("subjects", name).to_pylist()
+    return KeptSubject(workspace, Record.of(row))
+
+
+def require(subject: Subject, *needs: str) -> None:
+    """Check that a subject has what a measure needs; see `memgen.measures.subject.lacking`.
+
+    Raises:
+        RunError: something is missing; the message says what, and how to give it.
+    """
+    if reason := lacking(subject, *needs):
+        remedies = {
+            "samples": "draw some with memgen sample",
+            "denoiser": "import a checkpoint",
+            "train": "import it with --trained-on",
+            "held_out": "import it with --holdout",
+        }
+        remedy = "; ".join(remedies[need] for need in needs if getattr(subject, need) is None)
+        raise RunError(f"{subject.identity.subject}: this cannot be measured, since {reason}. Remedy: {remedy}.")
+
+
+def cell_of(record: Record) -> runs.Cell:
+    """The cell that a record of the role `cell` is of."""
+    identity = record.identity
+    assert identity.n_train is not None
+    assert identity.train_seed is not None
+    assert identity.part is not None
+    return runs.Cell(identity.n_train, identity.train_seed, identity.part)
+
+
+def architecture(workspace: Workspace, name: str) -> dict[str, Any]:
+    """The architecture of an imported denoiser, and its number of parameters."""
+    network, manifest = checkpoints.load(workspace.run.denoiser_path(name))
+    return manifest.architecture.model_dump() | {"parameters": network.parameter_count}
+
+
+@dataclass(frozen=True, eq=False)
+class KeptSubject:
+    """A subject of a run, whose parts are read when they are first needed; see `memgen.measures.subject.Subject`.
+
+    Attributes:
+        workspace: the run.
+        record: what the run says of the subject.
+    """
+
+    workspace: Workspace
+    record: Record
+
+    @property
+    def identity(self) -> Identity:
+        """The columns that name the subject."""
+        return self.record.identity
+
+    @property
+    def name(self) -> str:
+        """The name of the subject."""
+        return self.identity.subject
+
+    @cached_property
+    def train(self) -> ImageSet | None:
+        """T."""
+        if self.identity.role == "cell":
+            assert self.identity.part is not None
+            assert self.identity.n_train is not None
+            chosen = self.workspace.split.training_indices(self.identity.part, self.identity.n_train)
+            return self.workspace.images.take(chosen)
+        return self._image_set(self.record.train_set)
+
+    @cached_property
+    def held_out(self) -> ImageSet | None:
+        """H, in the order in which its images are measured."""
+        if self.record.n_held_out is None:
+            return None
+        if self.record.held_out_set is not None:
+            return self._image_set(self.record.held_out_set)
+        holdout = self.workspace.images.take(self.workspace.split.holdout)
+        return holdout if self.identity.role == "cell" or self.train is None else without(holdout, self.train)
+
+    @cached_property
+    def unseen(self) -> ImageSet | None:
+        """H, preceded by the half of the images that the twin of a cell is trained on."""
+        if self.identity.role != "cell":
+            return self.held_out
+        split = self.workspace.split
+        other = split.b if self.identity.part == "a" else split.a
+        return self.workspace.images.take(np.concatenate([other, split.holdout]))
+
+    @cached_property
+    def samples(self) -> Samples | None:
+        """The samples that were drawn or imported."""
+        return self.workspace.load_samples(self.name) if self.workspace.run.has_table("samples", self.name) else None
+
+    @cached_property
+    def denoiser(self) -> Denoiser | None:
+        """The denoiser; one known in closed form is fitted anew."""
+        if not self.record.has_denoiser:
+            return None
+        settings, device = self.workspace.settings.model, self.workspace.device
+        if self.identity.role == "cell" and not isinstance(settings, NetworkSettings):
+            assert self.train is not None
+            return fit(settings, self.train.pixels).to(device).eval()
+        network, _ = checkpoints.load(self.workspace.run.denoiser_path(self.name))
+        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def _image_set(self, name: str | None) -> ImageSet | None:
+        return None if name is None else ImageSet.load(self.workspace.run.image_set(name))
+
+
+def without(images: ImageSet, others: ImageSet) -> ImageSet | None:
+    """The images whose content is not among others, in their order; None where none is left."""
+    known = set(others.ids)
+    kept = [i for i, image_id in enumerate(images.ids) if image_id not in known]
+    return images.take(kept) if kept else None
+
+
+# ------------------------------------------------------------------------------------------------- importing
+
+
+def prepared(workspace: Workspace, source: Path, progress: Progress | None = None) -> Imported:
+    """A person's images, prepared as the run's were, and the files that were skipped; near-duplicates are kept.
+
+    Raises:
+        DataError: the images cannot be used, or are not of the shape of the run's images.
+    """
+    channels, side, _ = workspace.images.image_shape
+    changes = {"deduplicate": False, "limit": None, "resize": side, "color": "gray" if channels == 1 else "rgb"}
+    settings = workspace.settings.data.model_copy(update=changes)
+    return import_images(source, settings, progress, workspace.settings.seed)
+
+
+def is_denoiser(source: Path) -> bool:
+    """Whether a source is taken for a denoiser, by its format or its suffix; everything else is read as images."""
+    if not source.exists():
+        return source.suffix.lower() in _WEIGHTS
+    identified = any(form.ORDER == 0 and form.reads(source) for form in foreign.all_formats())
+    return identified or (source.is_file() and source.suffix.lower() in _WEIGHTS)
+
+
+def import_subject(
+    workspace: Workspace,
+    source: Path,
+    name: str,
+    as_denoiser: bool,
+    trained_on: Path | None = None,
+    holdout: Path | None = None,
+    options: ImportOptions | None = None,
+    progress: Progress | None = None,
+) -> Record:
+    """Bring a denoiser or a set of samples into the run, with the images that it was trained on.
+
+    Args:
+        workspace: the run, which has images; the caller holds its lock.
+        source: a checkpoint of the paper's authors or of memgen, or images: a folder, a picture or an array file.
+        name: of the subject.
+        as_denoiser: whether the source holds the weights of a denoiser, or samples.
+        trained_on: the images that it was trained on; None if they are not known.
+        holdout: images of the same source that it never saw; None for the run's held-out images. Images that are also
+            in T are left out.
+        options: what the weights of a checkpoint do not tell.
+        progress: called with (images read, of how many).
+
+    Raises:
+        RunError: a subject of that name exists, or the name is reserved.
+        DataError: a file is unusable, or no held-out image is left.
+    """
+    run = workspace.run
+    _check_name(run, name)
+    read = {
+        kind: prepared(workspace, path, progress)
+        for kind, path in (("train", trained_on), ("held_out", holdout), ("samples", None if as_denoiser else source))
+        if path is not None
+    }
+    train = read["train"].images if "train" in read else None
+    own_holdout = read.get("held_out")
+    held_out = own_holdout.images if own_holdout else workspace.images.take(workspace.split.holdout)
+    unseen = held_out if train is None else without(held_out, train)
+    if unseen is None:
+        raise DataError(
+            f"{holdout or run.path}: all of its {len(held_out)} held-out images are also in {trained_on}. Give images "
+            f"that the model never saw with --holdout."
+        )
+    identity = Identity(name, "imported", None if train is None else len(train))
+    if as_denoiser:
+        _import_denoiser(workspace, source, name, options or ImportOptions())
+    else:
+        _keep_samples(run, read["samples"].images, identity)
+    skipped = [schemas.SKIPPED.empty_table(), *(found.skipped for found in read.values())]
+    run.write_table("subject_skipped", name, pa.concat_tables(skipped))
+    record = Record(
+        identity=identity,
+        has_denoiser=as_denoiser,
+        has_samples=not as_denoiser,
+        train_set=None if train is None else _keep(run, train),
+        held_out_set=None if holdout is None else _keep(run, unseen),
+        n_held_out=len(unseen),
+        source=str(source),
+    )
+    record.write(run)  # last: it says that the subject is complete
+    return record
+
+
+def _check_name(run: runs.Run, name: str) -> None:
+    if not runs.is_name(name):
+        raise RunError(f"subject name {name!r}: use letters, digits, '.', '_' and '-' only. Choose one with --name.")
+    if runs.is_cell_name(name):
+        raise RunError(f"{name} is a name that the sweep gives to its cells. Choose another one with --name.")
+    if run.has_table("subjects", name):
+        raise RunError(f"{run.path} already has a subject {name}. Choose another name with --name.")
+
+
+def _keep(run: runs.Run, images: ImageSet) -> str:
+    """Keep an image set in the run under the digest of its content, unless it is there; returns its name."""
+    name = images.digest
+    if not (run.image_set(name) / "images.json").exists():
+        images.save(run.image_set(name))
+    return name
+
+
+def _import_denoiser(workspace: Workspace, source: Path, name: str, options: ImportOptions) -> None:
+    channels, height, width = workspace.images.image_shape
+    imported = foreign.load(source, (height, width), options)
+    found = imported.network.image_shape[0]
+    if found != channels:
+        raise DataError(
+            f"{source}: takes images of {found} channels, but the images of the run have {channels}. Import the "
+            f"images with data.color = {'gray' if channels > 1 else 'rgb'}."
+        )
+    checkpoints.save(workspace.run.denoiser_path(name), imported.network, imported.settings, imported.provenance)
+
+
+def _keep_samples(run: runs.Run, images: ImageSet, identity: Identity) -> None:
+    with files.writing(run.samples_path(identity.subject)) as file:
+        np.save(file, images.floats().numpy())
+    nothing = dict.fromkeys(("noise_seed", "updates", "sigma", "residual_sigma"))
+    columns = {"sample": list(range(len(images))), "status": "given", **nothing}
+    run.write_table("samples", identity.subject, tables.make(schemas.SAMPLES, identity.columns | columns))

@@ -1,0 +1,55 @@
+"""The whole experiment in one call: what the command `memgen sweep` does, without a terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from memgen.base import config as configuration
+from memgen.experiment import make, present, runs, tasks
+from memgen.experiment import sweep as pool
+from memgen.experiment.present import Findings
+from memgen.experiment.settings import RunSettings
+from memgen.experiment.tasks import OnEvent
+from memgen.experiment.workspace import Workspace
+
+
+def sweep(
+    config: str | Path | None = None,
+    outputs: str | Path = runs.OUTPUTS,
+    name: str = "sweep",
+    overrides: Sequence[str] = (),
+    device: str = "cpu",
+    jobs: int = 1,
+    on_event: OnEvent | None = None,
+) -> Findings:
+    """What the models of a sweep do as a function of N; the run is made, or continued if it is there.
+
+    Args:
+        config: TOML file of settings; None for the defaults, which are those of `memgen demo`.
+        outputs: folder that holds the runs.
+        name: of the run.
+        overrides: settings such as "train.images_seen=4096".
+        device: where networks run, cpu or cuda.
+        jobs: worker processes; with more than one, call this under `if __name__ == "__main__":`.
+        on_event: called with news of the work.
+
+    Returns:
+        The verdict, its numbers, and what the test for copies found. Tables, figures and the page stand in the run.
+
+    Raises:
+        ConfigError: a setting is unknown or out of its range, or the run was made with others.
+        DataError: the images cannot be used.
+    """
+    path = None if config is None else Path(config)
+    settings = configuration.load(RunSettings, path, list(overrides))
+    if (Path(outputs) / name / "run.json").exists():
+        workspace = Workspace.of(runs.find(Path(outputs), name), device).extended(settings)
+    else:
+        about = configuration.header(path) if path else ""
+        run = runs.create(Path(outputs), name, settings.model_dump(mode="json"), device, about)
+        workspace = Workspace(run, settings, device)
+    with workspace.run.working():
+        make.import_data(workspace)
+        listed = tasks.tasks(workspace.settings.cells)
+        pool.execute(workspace, listed, jobs, on_event or (lambda event: None))
+        present.write_report(workspace)
+        return present.find(workspace)

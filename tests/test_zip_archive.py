@@ -1,0 +1,69 @@
+"""Pictures in a ZIP archive are read as those of a folder are; what is no picture is listed with its reason."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from memgen.base.errors import DataError
+from memgen.images import readers
+from memgen.images.importing import ImportSettings, import_images
+from memgen.images.readers import zip_archive
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+AS_THEY_ARE = ImportSettings(deduplicate=False)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def archive(path, members: dict[str, bytes]):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    return path
+
+
+def test_pictures_come_in_by_name(tmp_path):
+    """Pixels, order and sources are those of the members, whatever their order in the archive and their folders."""
+    members = {f"deep/{i}.png": png(PIXELS[i]) for i in (2, 0, 1)}
+    found = import_images(archive(tmp_path / "x.zip", members), AS_THEY_ARE)
+    np.testing.assert_array_equal(found.images.pixels[:, 0], PIXELS)
+    assert found.images.sources == ("deep/0.png", "deep/1.png", "deep/2.png")
+    assert found.skipped.num_rows == 0
+
+
+def test_what_is_no_picture_is_listed(tmp_path, monkeypatch):
+    """Damaged pictures, other files, hidden files and bombs are skipped, each with its reason."""
+    monkeypatch.setattr(zip_archive, "_LARGEST", 5000)
+    members = {"a.png": png(PIXELS[0]), "b.png": b"no", "c.txt": b"x", "__MACOSX/d.png": b"x", ".hidden/e.png": b"x"}
+    members |= {"f": b"x", "g.png": b"0" * 5001, "h/": b""}
+    found = import_images(archive(tmp_path / "x.zip", members), AS_THEY_ARE)
+    assert found.images.sources == ("a.png",)
+    reasons = {row["source"]: row["reason"] for row in found.skipped.to_pylist()}
+    assert reasons.keys() == set(members) - {"a.png", "h/"}
+    assert "not an image that can be read" in reasons["b.png"]
+    assert reasons["g.png"] == "too large (5,001 bytes unpacked, expected at most 5,000)"
+    assert reasons["__MACOSX/d.png"] == reasons[".hidden/e.png"] == "not an image (hidden file)"
+
+
+@pytest.mark.parametrize("data", [b"PK\x03\x04 no archive", b"text"])
+def test_a_damaged_archive_is_named(tmp_path, data):
+    """An archive that cannot be opened, and an empty one, are errors that name the file."""
+    path = tmp_path / "x.zip"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"x\.zip: damaged, or not a ZIP archive"):
+        import_images(path)
+    with pytest.raises(DataError, match=r"empty\.zip: the archive is empty"):
+        import_images(archive(tmp_path / "empty.zip", {}))
+
+
+def test_it_is_among_the_readers():
+    """The reader is found without being named anywhere, and follows the interface."""
+    assert zip_archive in readers.all_readers()
+    assert isinstance(zip_archive, readers.Reader)
