@@ -473,6 +473,20 @@ def test_nn_search_of_the_holdout(tiny, printed):
     assert "median of 6 queries: " in printed[-1].note
 
 
+def test_nn_search_compares_with_images_that_the_subject_never_saw(tiny, tmp_path, printed):
+    """A model that was trained on images of the run's holdout is compared with the others of them alone."""
+    split = frame(tiny, "split").query("part == 'holdout'").sort_values("rank")
+    holdout = np.load(tiny / "images" / "pixels.npy")[split["index"]]
+    some = saved(tmp_path / "some.npy", holdout[:3])
+    memgen("import", tiny / "denoisers" / "n4-s0-a.safetensors", "--name", "theirs", "--trained-on", some).done()
+    memgen("sample", "--subject", "theirs", "--jobs", "1").done()
+    memgen("nn-search", "--subject", "theirs").done()
+    unseen, train = (images.reshape(len(images), -1) for images in (holdout[3:], holdout[:3]))
+    nearest = [max(np.corrcoef(image, other)[0, 1] for other in train) for image in unseen]
+    assert printed[-1].title == "nearest images in train (N = 3), the first 6 queries"
+    assert printed[-1].note.endswith(f"median of 5 held-out images: {np.median(nearest):.4f}")
+
+
 def test_nn_search_of_a_subject(theirs, tmp_path):
     """A subject is searched for in its own training images unless another index is named; own images in train_a."""
     memgen("sample", "--subject", "theirs", "--jobs", "1").done()

@@ -67,8 +67,10 @@ def nn_search(
             f"--index {index}: --subject has no effect on a search for your own images there. Leave out "
             f"--subject, or give --index own."
         )
+    owner = None
     if subject is not None and index in (None, "own"):
-        reference = measure.own_reference(subjects.find(workspace, subject))
+        owner = subjects.find(workspace, subject)
+        reference = measure.own_reference(owner)
     else:
         reference = measure.reference(workspace, index or "train_a", n_train or largest_size(workspace))
     with workspace.run.working():
@@ -78,14 +80,17 @@ def nn_search(
         else:
             name = subject or _trained_on(workspace, reference, n_train)
             table = measure.search_samples(workspace, name, reference, metric, k)
-        null = None
-        if reference.name != "holdout":
+        null, unseen = None, None
+        if owner is not None:
+            null = measure.search_held_out(owner, reference, metric, k if lpips else None)
+            unseen = None if owner.identity.role == "cell" else owner.held_out
+        elif reference.name != "holdout":
             null = measure.search_holdout(workspace, reference, metric, k if lpips else None)
         _show_neighbors(table, null, reference)
         result = {"neighbors": table.to_pylist()} if as_json else {}
         if lpips is not None:
             if null is not None:  # as many images as there are queries, since LPIPS costs far more than the search
-                null = measure.rerank(workspace, reference, null.slice(0, len(table)), lpips, lpips_net)
+                null = measure.rerank(workspace, reference, null.slice(0, len(table)), lpips, lpips_net, unseen)
             table = measure.rerank(workspace, reference, table, lpips, lpips_net, images)
             _show_neighbors(table, null, reference)
             result |= {"reranked": table.to_pylist()} if as_json else {}
