@@ -322,7 +322,9 @@ def test_choice_of_subjects(tiny):
     memgen("sample", "--part", "c").failed(2, "--part c", "a or b")
     memgen("sample", "--subject", "n4-s0-a", "--part", "a").failed(2, "--subject", "--part")
     memgen("sample", "--subject", "n4-s0-a", "--n", "4").failed(2, "--subject", "--n")
-    memgen("sample", "--n", "8").failed(4, "N = 8", "N = 1, 4")
+    memgen("sample", "--n", "8").failed(4, "has no N = 8; it has N = 1, 4", "memgen train --run tiny --n 8")
+    (tiny / "tables" / "subjects" / "n4-s0-b.parquet").unlink()
+    memgen("sample", "--part", "b").failed(4, "has no N = 4 of part b; it has N = 1", "memgen train --run tiny --n 4")
     memgen("sample", "--device", "meta").failed(2, "--device meta", "--device cpu")
     shutil.rmtree(tiny / "tables" / "subjects")
     memgen("sample").failed(4, "outputs/tiny has no trained models", "memgen train --run tiny")
@@ -471,6 +473,20 @@ def test_nn_search_of_the_holdout(tiny, printed):
     assert "median of 6 queries: " in printed[-1].note
 
 
+def test_nn_search_compares_with_images_that_the_subject_never_saw(tiny, tmp_path, printed):
+    """A model that was trained on images of the run's holdout is compared with the others of them alone."""
+    split = frame(tiny, "split").query("part == 'holdout'").sort_values("rank")
+    holdout = np.load(tiny / "images" / "pixels.npy")[split["index"]]
+    some = saved(tmp_path / "some.npy", holdout[:3])
+    memgen("import", tiny / "denoisers" / "n4-s0-a.safetensors", "--name", "theirs", "--trained-on", some).done()
+    memgen("sample", "--subject", "theirs", "--jobs", "1").done()
+    memgen("nn-search", "--subject", "theirs").done()
+    unseen, train = (images.reshape(len(images), -1) for images in (holdout[3:], holdout[:3]))
+    nearest = [max(np.corrcoef(image, other)[0, 1] for other in train) for image in unseen]
+    assert printed[-1].title == "nearest images in train (N = 3), the first 6 queries"
+    assert printed[-1].note.endswith(f"median of 5 held-out images: {np.median(nearest):.4f}")
+
+
 def test_nn_search_of_a_subject(theirs, tmp_path):
     """A subject is searched for in its own training images unless another index is named; own images in train_a."""
     memgen("sample", "--subject", "theirs", "--jobs", "1").done()
@@ -487,6 +503,12 @@ def test_nn_search_of_a_subject(theirs, tmp_path):
     found = memgen("nn-search", queries, "--n", "4", "--k", "1", "--json").done().json["neighbors"]
     assert [row["value"] for row in found] == pytest.approx([1, 1])
     assert {row["reference"] for row in found} == {"train_a"}
+    found = memgen("nn-search", queries, "--subject", "theirs", "--k", "4", "--json").done().json["neighbors"]
+    assert {row["query_kind"] for row in found} == {"user"}
+    assert {row["reference_id"] for row in found} == ids
+    assert {row["reference"] for row in found} == {"train"}
+    memgen("nn-search", "--index", "own").failed(2, "--index own", "--subject")
+    memgen("nn-search", queries, "--subject", "theirs", "--index", "train_b").failed(2, "--index train_b", "--subject")
 
 
 def test_compare_draws_what_is_missing_and_prints_the_estimates(tiny, monkeypatch):
@@ -527,7 +549,7 @@ def test_compare_of_two_subjects_prints_its_summary(tiny, printed):
     assert summary["samples from the same noise"]["estimate"] == pytest.approx(pairs["value"].median())
     first = pd.read_parquet(path).query("kind == 'train_train'")
     assert len(first) == 4  # one for each training image of the first
-    memgen("compare", "n4-s0-a").failed(2, "two names")
+    memgen("compare", "n4-s0-a").failed(2, "one subject, n4-s0-a", "two names")
     memgen("compare", "n4-s0-a", "n4-s0-b", "--n", "4").failed(2, "two names", "--n")
 
 
@@ -572,7 +594,7 @@ def test_basis_is_printed_at_the_levels_asked_for(theirs, monkeypatch):
     assert outcome.json["path"] == "outputs/tiny/tables/basis_summary"
     assert {path.stem for path in (theirs / "tables" / "basis_summary").iterdir()} == {"n1-s0-a+n1-s0-b.sigma0.3"}
     memgen("basis", "--subject", "theirs", "--n", "4").failed(2, "--subject theirs", "--n")
-    memgen("basis", "--subject", "n4-s0-a").failed(2, "--subject n4-s0-a", "imported")
+    memgen("basis", "--subject", "n4-s0-a").failed(2, "--subject n4-s0-a", "expected an imported")
 
 
 def test_peers_prints_samples_beside_held_out_images(tiny, printed):

@@ -129,6 +129,7 @@ def test_curves_are_bands_through_points_in_order():
     values = {float(x): [30.0 - x, 32.0 - x] for x in (20, 10, 15)}
     panel = figures.figure_psnr(psnr(cell(4), "holdout", values)).axes[1]
     (line, _), (area, lines) = panel.lines, panel.collections
+    assert {to_hex(found.get_color()) for found in (line, lines)} == {to_hex(area.get_facecolor())} == {DARK}
     assert line.get_xydata().tolist() == [[10, 21], [15, 16], [20, 11]]
     assert line.get_marker() == "o"
     corners = {(float(x), float(y)) for x, y in area.get_paths()[0].vertices}

@@ -14,6 +14,7 @@ import synthetic_run
 from memgen.base import schemas, tables, wording
 from memgen.base.estimates import Estimate
 from memgen.findings import bases, levels, restorations, transition, verdict
+from memgen.report import page as pages
 from memgen.report import style
 from memgen.report.page import ReportInput, render, write
 from memgen.report.sheets import Bases, Copies, Restored, RestoredBy
@@ -131,11 +132,19 @@ def full() -> ReportInput:
 
 
 @pytest.fixture(scope="module")
-def written(full, tmp_path_factory) -> list:
-    """The paths of that report, written once; its figures as SVG alone, which is what the page shows."""
+def made(full, tmp_path_factory) -> tuple[list, dict]:
+    """The paths of that report and its figures by name, written once; as SVG alone, which is what the page shows."""
+    figures = {}
+    draw = pages._figures
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "SUFFIXES", (".svg",))
-        return write(full, tmp_path_factory.mktemp("report"))
+        patch.setattr(pages, "_figures", lambda report: figures.update(draw(report)) or figures)
+        return write(full, tmp_path_factory.mktemp("report")), figures
+
+
+@pytest.fixture(scope="module")
+def written(made) -> list:
+    return made[0]
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +263,34 @@ def test_each_picture_stands_in_its_place(written, read):
     words |= {"restored-low_pass-0.5": "restored images", "bases": "eigenvectors", "spectrum": "local frequency"}
     words |= {"slopes": "fitted lines", "copies": "depend on"}
     assert all(words[name] in alt for name, (_, alt) in shown.items())
+
+
+def test_each_figure_is_drawn_under_its_name(made):
+    """The figure of a name shows what the name says."""
+    signs = {
+        "transition": "Median similarity of two images",
+        "first": "nearest in A",
+        "images": "nearest in B",
+        "histograms": "N = 64",
+        "copies": "training image",
+        "levels": "Distance to pure memorization",
+        "psnr": "Held-out images",
+        "spectrum": "Local frequency of the eigenvectors",
+        "bases": "$f(y)$",
+        "samples": "N = 4   B",
+        "slopes": "Slopes with 95 % intervals",
+        "restored-low_pass-0.5": "measured",
+    }
+    shown = {
+        name: {axes.get_title(loc="left") for axes in figure.axes}
+        | {t.get_text() for axes in figure.axes for t in axes.texts}
+        for name, figure in made[1].items()
+    }
+    assert list(shown) == FIGURES
+    assert all(sign in shown[name] for name, sign in signs.items())
+    assert "nearest in B" not in shown["first"]
+    assert made[1]["histograms"].get_supxlabel() == "correlation of two images"
+    assert "identity + 10 log10 d" in {line.get_label() for line in made[1]["psnr"].axes[0].lines}
 
 
 def test_each_size_has_a_folded_paragraph(full, read):

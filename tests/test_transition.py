@@ -221,7 +221,7 @@ def test_smaller_is_closer_for_rmse():
     run["similarity"] = pa.concat_tables(
         [similarity(10, "same_noise", near, metric="rmse"), similarity(10, "different_noise", far, 3, metric="rmse")]
     )
-    rows = transition.estimates(summarize(run, 0, metric="rmse"))
+    rows = transition.estimates(summarize(run, 0, quantities.Similarity("rmse", "pixel units", larger_is_closer=False)))
     assert rows[10, "cross_minus_nearest"].estimate == pytest.approx(0.19)
     assert rows[10, "cross_minus_null"].estimate == pytest.approx(0.19)
 

@@ -58,8 +58,19 @@ def nn_search(
     from memgen.experiment import measure, subjects
 
     workspace = existing(outputs, run, device)
-    if (index == "own" or index is None) and subject is not None and queries is None:
-        reference = measure.own_reference(subjects.find(workspace, subject))
+    if subject is None and index == "own":
+        raise ConfigError(
+            "--index own: expected --subject with the name of the subject whose training set is searched."
+        )
+    if subject is not None and queries is not None and index not in (None, "own"):
+        raise ConfigError(
+            f"--index {index}: --subject has no effect on a search for your own images there. Leave out "
+            f"--subject, or give --index own."
+        )
+    owner = None
+    if subject is not None and index in (None, "own"):
+        owner = subjects.find(workspace, subject)
+        reference = measure.own_reference(owner)
     else:
         reference = measure.reference(workspace, index or "train_a", n_train or largest_size(workspace))
     with workspace.run.working():
@@ -69,14 +80,17 @@ def nn_search(
         else:
             name = subject or _trained_on(workspace, reference, n_train)
             table = measure.search_samples(workspace, name, reference, metric, k)
-        null = None
-        if reference.name != "holdout":
+        null, unseen = None, None
+        if owner is not None:
+            null = measure.search_held_out(owner, reference, metric, k if lpips else None)
+            unseen = None if owner.identity.role == "cell" else owner.held_out
+        elif reference.name != "holdout":
             null = measure.search_holdout(workspace, reference, metric, k if lpips else None)
         _show_neighbors(table, null, reference)
         result = {"neighbors": table.to_pylist()} if as_json else {}
         if lpips is not None:
             if null is not None:  # as many images as there are queries, since LPIPS costs far more than the search
-                null = measure.rerank(workspace, reference, null.slice(0, len(table)), lpips, lpips_net)
+                null = measure.rerank(workspace, reference, null.slice(0, len(table)), lpips, lpips_net, unseen)
             table = measure.rerank(workspace, reference, table, lpips, lpips_net, images)
             _show_neighbors(table, null, reference)
             result |= {"reranked": table.to_pylist()} if as_json else {}
@@ -131,8 +145,12 @@ def compare(
     if first is None:
         _measure(workspace, sizes, ("sample", "compare"), jobs, as_json, "similarity")
         return
-    if second is None or sizes:
-        raise ConfigError("memgen compare takes two names of subjects and no --n, or --n alone.")
+    if second is None:
+        raise ConfigError(f"found one subject, {first}; expected two names, or none. memgen subjects lists the names.")
+    if sizes:
+        raise ConfigError(
+            "found two names and --n. Leave out --n, or leave out the names to compare the models of an N."
+        )
     from memgen.cli import terminal
     from memgen.experiment import make, measure, tasks
     from memgen.findings import pairs
@@ -240,10 +258,13 @@ def _models(workspace: "Workspace", sizes: list[int] | None, subject: str | None
         pairs = {(cell.n_train, min(cell, cell.twin)) for cell in choose_cells(workspace, sizes, None, trained=True)}
         return [(subject_label("cell", n, None), (cell.name, cell.twin.name)) for n, cell in sorted(pairs)]
     identity = make.require_denoiser(workspace, subject).identity
-    if sizes or identity.role == "cell":
+    if identity.role == "cell":
         raise ConfigError(
-            f"--subject {subject}: expected an imported denoiser and no --n. For trained models give --n alone."
+            f"--subject {subject}: found a model of the sweep, expected an imported denoiser. Choose the models of the "
+            f"sweep with --n."
         )
+    if sizes:
+        raise ConfigError(f"--subject {subject} names one denoiser. Leave out --n, or leave out --subject.")
     return [(subject_label("imported", None, subject), (subject,))]
 
 

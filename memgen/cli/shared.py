@@ -195,11 +195,15 @@ def choose_cells(workspace: "Workspace", sizes: list[int] | None, part: str | No
             f"{workspace.run.path} has no trained models. Train some with: memgen train --run {workspace.run.name}"
         )
     wanted = set(sizes) if sizes else {max(cell.n_train for cell in known)}
-    missing = wanted - {cell.n_train for cell in known}
-    if missing:
-        have = ", ".join(map(str, sorted({cell.n_train for cell in known})))
-        raise RunError(f"{workspace.run.path} has no N = {', '.join(map(str, sorted(missing)))}; it has N = {have}.")
     chosen = [cell for cell in known if cell.n_train in wanted and part in (None, cell.part)]
+    missing = sorted(wanted - {cell.n_train for cell in chosen})
+    if missing:
+        asked, of_part = ", ".join(map(str, missing)), "" if part is None else f" of part {part}"
+        have = ", ".join(map(str, sorted({cell.n_train for cell in known if part in (None, cell.part)}))) or "none"
+        train = " ".join(("memgen train --run", workspace.run.name, *(f"--n {n}" for n in missing)))
+        raise RunError(
+            f"{workspace.run.path} has no N = {asked}{of_part}; it has N = {have}. Train what is missing with: {train}"
+        )
     note(f"N = {', '.join(map(str, sorted(wanted)))}")
     return chosen
 

@@ -129,7 +129,7 @@ def search_own(workspace: Workspace, name: str, metric: str | None = None) -> tu
     subject = subjects.find(workspace, name)
     subjects.require(subject, "samples", "train", "held_out")
     found = own_reference(subject)
-    return search_samples(workspace, name, found, metric), _search_held_out(subject, found, metric, None)
+    return search_samples(workspace, name, found, metric), search_held_out(subject, found, metric)
 
 
 def search_samples(
@@ -177,8 +177,13 @@ def search_holdout(workspace: Workspace, found: Reference, metric: str | None = 
     return _kept(workspace, kind, key, found, metric, k, search)
 
 
-def _search_held_out(subject: KeptSubject, found: Reference, metric: str | None, k: int | None) -> pa.Table:
-    """The same for the held-out images of a subject in its own training set."""
+def search_held_out(
+    subject: KeptSubject, found: Reference, metric: str | None = None, k: int | None = None
+) -> pa.Table:
+    """The same for the held-out images of a subject in its own training set.
+
+    The run's holdout may hold training images of an imported subject, whose held-out images never do.
+    """
     workspace = subject.workspace
     if subject.identity.role == "cell":
         return search_holdout(workspace, found, metric, k)

@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from memgen import spaces
 from memgen.base import schemas, wording
 from memgen.base.errors import RunError
 from memgen.base.progress import Progress
 from memgen.experiment import geometry, measure, runs, subjects
 from memgen.experiment.workspace import Workspace
 from memgen.findings import bases, levels, restorations, slopes, transition, verdict
+from memgen.findings.quantities import Similarity
 from memgen.images.imageset import ImageSet
 from memgen.measures.subject import Identity
 from memgen.models import inverse
@@ -44,11 +46,12 @@ def summary(workspace: Workspace, n_train: int | None = None) -> pa.Table:
 
 def _transition(workspace: Workspace, measured: dict[str, pa.Table]) -> pa.Table:
     settings = workspace.settings
-    sigma_range = (settings.sample.sigma_end, settings.sample.sigma_start)
+    sigma_range, space = (settings.sample.sigma_end, settings.sample.sigma_start), spaces.find(settings.search.metric)
+    similarity = Similarity(space.name, space.unit, space.larger_is_closer)
     return transition.summarize(
         measured,
         settings.seed,
-        settings.search.metric,
+        similarity,
         sigma_range=sigma_range,
         subjects=measured["subjects"],
     )

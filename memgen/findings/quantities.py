@@ -54,8 +54,21 @@ NEEDS = {
     "to_optimum": ("denoiser", "held-out images"),
     "unconverged": ("samples",),
 }
-_SMALLER_IS_CLOSER = frozenset({"rmse"})
-_UNITS = {"correlation": "correlation", "cosine": "cosine", "rmse": "pixel units"}
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """The similarity of images that is read from the tables.
+
+    Attributes:
+        name: in the column `metric`.
+        unit: unit of its values.
+        larger_is_closer: whether a larger value means more alike.
+    """
+
+    name: str = "correlation"
+    unit: str = "correlation"
+    larger_is_closer: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +81,7 @@ class Group:
         references: PSNR of the references by the quantity that compares with them, and by image, noise level and
             noise draw.
         plan: bootstrap draws.
-        metric: measure of similarity: correlation, cosine or rmse.
+        similarity: the similarity of images.
         sigma_range: lowest and highest noise level of the bits, in pixel units; None where they are not known.
         lacks: which of REASONS hold: what the subject does not have.
     """
@@ -77,7 +90,7 @@ class Group:
     tables: Mapping[str, Columns]
     references: Mapping[str, Mapping[tuple[str, float, int], float]]
     plan: Resampling
-    metric: str
+    similarity: Similarity
     sigma_range: tuple[float, float] | None
     lacks: frozenset[str]
 
@@ -112,11 +125,11 @@ class Measured:
 
 def measure(group: Group) -> Measured:
     """Every quantity of a group, with the draws behind those that cross at a transition point."""
-    sign = -1.0 if group.metric in _SMALLER_IS_CLOSER else 1.0
+    sign = 1.0 if group.similarity.larger_is_closer else -1.0
     nearest, holdout = _nearest(group, "sample"), _nearest(group, "holdout")
     same, different = _similarity(group, "same_noise"), _similarity(group, "different_noise")
     halves = _similarity(group, "train_train")
-    unit = _UNITS.get(group.metric, group.metric)
+    unit = group.similarity.unit
     own, of_holdout, twin, unrelated = (each.medians() for each in (nearest, holdout, same, different))
     lead = sign * (twin - own)
     rho, fraction, band = _memorized(group)

@@ -43,7 +43,7 @@ from memgen.base import schemas, tables
 from memgen.base.estimates import Estimate, Status
 from memgen.base.wording import Quantity, listed
 from memgen.findings import quantities
-from memgen.findings.quantities import Columns, Group, Key, Measured
+from memgen.findings.quantities import Columns, Group, Key, Measured, Similarity
 from memgen.findings.resampling import Floats, Resampling, percentile_interval
 
 QUANTITIES = {
@@ -130,11 +130,13 @@ POINTS = {
     "N_half": Quantity("N*_half", "Training-set size at which the memorized fraction falls through 1/2."),
 }
 
+CORRELATION = Similarity()
+
 
 def summarize(
     run: Mapping[str, pa.Table],
     seed: int,
-    metric: str = "correlation",
+    similarity: Similarity = CORRELATION,
     resamples: int = 2000,
     sigma_range: tuple[float, float] | None = None,
     subjects: pa.Table | None = None,
@@ -145,7 +147,7 @@ def summarize(
         run: the run's tables by name: neighbors, similarity, psnr, distances, samples, significance, copies. Any of
             them may be missing.
         seed: seed of the bootstrap.
-        metric: the measure to read from neighbors and similarity. For rmse, for which smaller is closer, differences
+        similarity: the similarity to read from neighbors and similarity. Where a smaller value is closer, differences
             are taken the other way round, so that positive always means closer.
         resamples: number of bootstrap resamples.
         sigma_range: lowest and highest noise level of the bits, pixel units; None if they are not known.
@@ -155,7 +157,7 @@ def summarize(
     Returns:
         A TRANSITION table. What was not measured has a null estimate, a status, and a note that may give the reason.
     """
-    data = {name: _columns(run[name], name, metric) for name in quantities.READ if name in run}
+    data = {name: _columns(run[name], name, similarity.name) for name in quantities.READ if name in run}
     lacks = _lacks(subjects)
     keys = {key for columns in data.values() for key in columns["key"] if key is not None} | lacks.keys()
     references = _references(run.get("psnr"))
@@ -166,7 +168,7 @@ def summarize(
         # An imported subject has draws of its own, so that importing it changes no interval of the sweep.
         plan = of_sweep if isinstance(key, int) else _resampling([own], seed, resamples)
         lacking = lacks.get(key, {"second model"}) if isinstance(key, str) else ()
-        at[key] = quantities.measure(Group(key, own, references, plan, metric, sigma_range, frozenset(lacking)))
+        at[key] = quantities.measure(Group(key, own, references, plan, similarity, sigma_range, frozenset(lacking)))
     found: dict[tuple[Key, str], Estimate] = {
         (key, quantity): row for key, measured in at.items() for quantity, row in measured.rows.items()
     }

@@ -24,6 +24,7 @@ class Space(Protocol):
     Attributes:
         name: the name in settings and in the column `metric` of tables.
         larger_is_closer: whether a larger value means more alike.
+        unit: unit of the values, in words.
     """
 
     @property
@@ -31,6 +32,9 @@ class Space(Protocol):
 
     @property
     def larger_is_closer(self) -> bool: ...  # noqa: D102
+
+    @property
+    def unit(self) -> str: ...  # noqa: D102
 
     def embed(self, images: Tensor) -> Tensor:
         """The vectors of images, rounded to float32.

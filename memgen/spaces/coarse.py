@@ -15,6 +15,7 @@ class CoarseSpace:
 
     name = "coarse"
     larger_is_closer = True
+    unit = "coarse correlation"
     _correlation = next(space for space in PIXEL_SPACES if space.name == "correlation")
 
     def embed(self, images: Tensor) -> Tensor:

@@ -32,12 +32,14 @@ class PixelSpace:
     Attributes:
         name: correlation, cosine or rmse.
         larger_is_closer: whether a larger value means more alike.
+        unit: unit of the values.
         vectors: makes pixels (B, d) into vectors (B, d).
         values: makes the pixels of two batches, (B, d) each, into the value of each pair, (B,).
     """
 
     name: str
     larger_is_closer: bool
+    unit: str
     vectors: Callable[[Rows], Rows]
     values: Callable[[Rows, Rows], Rows]
 
@@ -111,7 +113,13 @@ def _rms_difference(x: Rows, y: Rows) -> Rows:
 
 
 SPACES = (
-    PixelSpace("correlation", True, lambda x: _unit(_centered(x)), lambda x, y: _cosine(_centered(x), _centered(y))),
-    PixelSpace("cosine", True, _unit, _cosine),
-    PixelSpace("rmse", False, lambda x: x - 0.5, _rms_difference),
+    PixelSpace(
+        "correlation",
+        True,
+        "correlation",
+        lambda x: _unit(_centered(x)),
+        lambda x, y: _cosine(_centered(x), _centered(y)),
+    ),
+    PixelSpace("cosine", True, "cosine", _unit, _cosine),
+    PixelSpace("rmse", False, "pixel units", lambda x: x - 0.5, _rms_difference),
 )
