@@ -1,5 +1,7 @@
 """Intervals against scipy, and their coverage."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -131,6 +133,74 @@ def test_grouped_knows_that_one_group_is_one_observation():
     assert (low, high) == (pytest.approx(0.025, abs=1e-4), 1)
     low, high = intervals.grouped([1000], [False], chance=0.5)
     assert (low, high) == (0, pytest.approx(0.975, abs=1e-4))
+
+
+def by_convolution(counts, misses, chance, level):
+    """What `grouped` promises, from the distribution of the number of misses group by group."""
+    sizes, total, missed = np.sort(counts)[::-1], int(np.sum(counts)), int(np.sum(np.asarray(counts)[misses]))
+
+    def tails(shares, spread):
+        density = stats.binom.pmf(np.arange(spread + 1), spread, 0.5) if spread else np.ones(1)
+        for size, share in zip(sizes, shares, strict=True):
+            step = np.zeros(size + 1)
+            step[0], step[size] = 1 - share, share
+            density = np.convolve(density, step)
+        values = np.arange(len(density)) - spread // 2
+        return density[values <= missed].sum(), density[values >= missed].sum()
+
+    def even(share):
+        return tails(np.full(len(sizes), share), 0)
+
+    def lumped(share):
+        by_chance = total * share / (1 - chance)
+        shares = np.zeros(len(sizes))
+        for size in np.unique(sizes):
+            alike = np.flatnonzero(sizes == size)
+            left = min(max(by_chance - sizes[sizes > size].sum(), 0), size * len(alike)) / size
+            shares[alike] = (1 - chance) * np.clip(left - np.arange(len(alike)), 0, 1)
+        variance = (1 - chance) ** 2 * by_chance * (1 - by_chance / total)
+        return tails(shares, 2 * math.ceil(max(0.0, 2 * variance)))
+
+    tail, ends = (1 - level) / 2, []
+    for model, largest in ((even, 1.0), (lumped, 1 - chance)):
+        grid = np.linspace(0, largest, 401)
+        kept = [share for share in grid if min(model(share)) > tail]
+        ends += [min(kept), max(kept)] if kept else []
+    return 1 - max(ends), 1 - min(ends)
+
+
+@pytest.mark.parametrize(
+    ("counts", "misses", "chance", "level"),
+    [
+        ([1, 2, 2, 3, 5], [0], 0.5, 0.95),
+        ([1, 1, 1, 1, 1, 1, 2, 2, 3, 9], [0, 7], 0.3, 0.95),
+        ([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 4, 6, 8], [12, 13], 0.5, 0.8),
+        ([4, 4, 4, 1, 1, 1, 1, 1, 1, 1, 1], [0, 3, 4], 0.2, 0.9),
+    ],
+)
+def test_grouped_agrees_with_convolution(counts, misses, chance, level):
+    """Both ends are those that come from adding up the groups one by one, to the step of a grid."""
+    hits = ~np.isin(np.arange(len(counts)), misses)
+    found = intervals.grouped(counts, hits, chance, level)
+    assert found == pytest.approx(by_convolution(counts, ~hits, chance, level), abs=2.5e-3)
+
+
+def test_no_interval_where_the_data_have_no_statistic():
+    """A statistic that is undefined for the data has no interval, even if it is defined for every resample."""
+    found = bootstrap(np.arange(50.0), lambda draws: np.array([np.nan if len(set(d)) == 50 else 1 for d in draws]), 0)
+    assert found == Estimate.of(None, n=50)
+    assert bootstrap(np.array([1.0, 2.0]), lambda draws: draws.mean(axis=1), 0) == Estimate.of(1.5, 1.0, 2.0, 2)
+
+
+def test_two_thousand_resamples_are_the_default():
+    """The default number of resamples and the default level are part of every interval."""
+    values = np.random.default_rng(0).normal(size=30)
+    found = bootstrap(values, lambda draws: draws.mean(axis=1), 0)
+    assert found == bootstrap(values, lambda draws: draws.mean(axis=1), 0, 2000, 0.95)
+    assert found != bootstrap(values, lambda draws: draws.mean(axis=1), 0, 1999)
+    assert wilson(0.3, 20) == wilson(0.3, 20, 0.95)
+    counts, hits = np.ones(20, dtype=int), np.arange(20) < 7
+    assert intervals.grouped(counts, hits, 0.3) == intervals.grouped(counts, hits, 0.3, 0.95)
 
 
 @pytest.mark.parametrize("chance", [0.5, 0.8, 8 / 9])

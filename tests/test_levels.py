@@ -142,3 +142,48 @@ def test_a_whole_run():
         sizes = [row["n_train"] for row in found.to_pylist() if row["quantity"] == quantity]
         assert sorted(set(sizes)) == list(synthetic_run.COPIES)
         assert sizes == sorted(sizes)
+
+
+def test_sizes_and_names_ascend_whatever_the_order_of_the_rows():
+    """N in ascending order, then imported denoisers by name; each quantity has its unit."""
+    values = np.full((3, 2), 20.0)
+    pairs = [apart("models", values, n_train=n) for n in (64, 8)]
+    pairs += [apart(kind, values, n_train=n) for n in (64, 8) for kind in ("samples_a", "samples_b")]
+    kinds = ("empirical_a", "empirical_b", "empirical")
+    pairs += [apart(kind, values, n_train=n) for n in (64, 8) for kind in kinds]
+    denoisers = [
+        psnr(name, values, n) for name, n in (("n64-s0-a", 64), ("n8-s0-a", 8), ("zebra", None), ("ape", None))
+    ]
+    references = [psnr(name, values - 1, None) for name in schemas.REFERENCES.values()]
+    run = {"distances": pa.concat_tables(pairs), "psnr": pa.concat_tables([*denoisers, *references])}
+    found = levels.summarize(run, 0).to_pylist()
+    keys = {}
+    for row in found:
+        keys.setdefault(row["quantity"], []).append((row["n_train"], row["subject"]))
+    sizes, names = [(8, None), (64, None)], [(None, "ape"), (None, "zebra")]
+    for quantity, of in keys.items():
+        of_one = quantity in ("to_linear", "to_optimum", "excess_error")
+        assert list(dict.fromkeys(of)) == (sizes + names if of_one else sizes)
+    assert {row["quantity"]: row["unit"] for row in found} == {
+        "disagreement": "pixel units^2",
+        "bits_density": "bits per dimension and ln sigma",
+        "to_empirical": "ratio",
+        "to_linear": "dB",
+        "to_optimum": "dB",
+        "excess_error": "share",
+    }
+
+
+def test_small_errors_have_a_share():
+    """The floor is for distances to posterior means alone, and it is a hundredth of a gray level."""
+    least = np.full((3, 2), 110.0)
+    run = {"psnr": pa.concat_tables([psnr("n8-s0-a", least - 3, 8), psnr("exact_optimum", least, None)])}
+    assert [row["estimate"] for row in rows(run, "excess_error")] == pytest.approx([1 - 10**-0.3] * 2)
+    assert levels.FLOOR == (0.01 / 255) ** 2
+    assert [row["estimate"] for row in rows(empirical(0 * least, 0 * least + levels.FLOOR), "to_empirical")] == [0, 0]
+
+
+def test_bits_take_samples_of_both_models():
+    """Samples of one model alone give no bits."""
+    for kind in ("samples_a", "samples_b"):
+        assert levels.summarize({"distances": apart(kind, np.ones((3, 2)))}, 0).num_rows == 0

@@ -65,7 +65,7 @@ def _interval(quantity: str, values: NDArray[np.float64], seed: int) -> Estimate
     defined = values[np.isfinite(values).all(axis=1)]
     if values.shape[1] == 1:
         return bootstrap(defined[:, 0], lambda draws: draws.mean(axis=1), seed)
-    if quantity == "to_empirical" and len(defined) and defined[:, 1].mean() < FLOOR:
+    if quantity == "to_empirical" and defined[:, 1].mean() < FLOOR:
         return Estimate.of(None, n=len(defined))
     return bootstrap(defined, lambda draws: draws[..., 0].mean(axis=1) / draws[..., 1].mean(axis=1), seed)
 
