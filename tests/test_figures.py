@@ -11,15 +11,25 @@ import synthetic_run
 from drawn import bars, curves, histograms, horizontals, legend, panels, styles, verticals
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from memgen.base import schemas, tables, wording
 from memgen.findings import transition
 from memgen.report import figures, spectra, style
 
 BLUE, ORANGE = "#2166ac", "#e08214"
+LAYOUT = Figure.draw_without_rendering
 DARK, LIGHT = (to_hex(mpl.colormaps["viridis"](x)) for x in (0.0, 0.9))  # smallest and largest N
 SUBJECT = {"subject": "n4-s0-a", "role": "cell", "n_train": 4, "part": "a", "train_seed": 0}
 THEIRS = {"subject": "theirs", "role": "imported", "n_train": None, "part": None, "train_seed": None}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """The layout of figures, which no test here reads, is left unsolved."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+        yield
 
 
 def known(name: str) -> dict:
@@ -237,6 +247,29 @@ def test_histograms_show_each_comparison_under_its_name():
     assert {float(line.get_xdata()[0]) for line in panels(other)["N = 4"].lines} == {0.75}
 
 
+def test_imported_subjects_have_histograms_of_their_own():
+    """An imported subject is compared with its own training set in a panel of its name, after those of the sweep."""
+    theirs = neighbors(4, "sample", None, "train", [0.75, 0.85])
+    unseen = neighbors(4, "holdout", None, "train", [0.35])
+    other = neighbors(4, "sample", None, "holdout", [0.45])
+    rows = pa.concat_tables([theirs, unseen, other]).to_pylist()
+    theirs = [row | {"subject": "1st", "role": "imported", "train_seed": None} for row in rows]
+    pairs = [row | {"role": "imported"} for row in similarity(4, "same_noise", [0.2]).to_pylist()]
+    run = {
+        "neighbors": pa.concat_tables(
+            [pa.Table.from_pylist(theirs, schema=schemas.NEIGHBORS), neighbors(16, "sample", "a", "train_a", [0.95])]
+        ),
+        "similarity": pa.Table.from_pylist(pairs, schema=schemas.SIMILARITY),
+    }
+    figure = figures.figure_histograms(run)
+    assert list(panels(figure)) == ["N = 16", "1st"]
+    found = histograms(panels(figure)["1st"])
+    assert found.keys() == {NEAREST, HELD_OUT}
+    assert list(found[NEAREST].values()) == [0.5, 0.5]
+    assert verticals(panels(figure)["1st"]) == [pytest.approx(0.8)]
+    assert histograms(panels(figure)["N = 16"]).keys() == {NEAREST}
+
+
 def test_histograms_have_four_panels_in_a_row():
     """Five sizes take two rows of three; the panel left over is empty."""
     run = {"similarity": pa.concat_tables([similarity(n, "same_noise", [0.5, 0.7]) for n in (1, 4, 16, 64, 1024)])}
@@ -408,6 +441,21 @@ def test_each_panel_of_levels_shows_its_own_quantity():
         at = values[name][0.1]
         assert (0.1, pytest.approx(at - 0.001), pytest.approx(at + 0.002)) in bars(panel)
     assert legend(figure) == {"N = 4": DARK, "N = 16": LIGHT}
+
+
+def test_imported_subjects_have_levels_of_their_own():
+    """An imported subject has a curve of its name, after those of the sweep."""
+    theirs = [
+        row | {"n_train": None, "subject": "1st"} for row in levels("to_linear", 4, {0.1: 0.5, 0.5: 0.75}).to_pylist()
+    ]
+    table = pa.concat_tables(
+        [pa.Table.from_pylist(theirs, schema=schemas.LEVELS), levels("to_linear", 1024, {0.1: 0.25})]
+    )
+    figure = figures.figure_levels(table)
+    assert legend(figure) == {"N = 1,024": DARK, "1st": LIGHT}
+    shown = curves(panels(figure)[LEVELS["to_linear"][0]])
+    assert shown["1st"].tolist() == [[0.1, 0.5], [0.5, 0.75]]
+    assert shown["N = 1,024"].tolist() == [[0.1, 0.25]]
 
 
 def test_levels_without_an_optimum_have_four_panels():
@@ -587,8 +635,9 @@ def test_neighboring_ranks_are_averaged():
 # -------------------------------------------------------------------------------------------------------------- files
 
 
-def test_files_are_the_same_bytes_every_time(tmp_path):
+def test_files_are_the_same_bytes_every_time(tmp_path, monkeypatch):
     """Two drawings of the same table give the same PNG, SVG and PDF, and saving twice changes nothing."""
+    monkeypatch.setattr(Figure, "draw_without_rendering", LAYOUT)
     table = psnr(cell(4), "holdout", {10.0: [22.0, 24.0], 20.0: [26.0, 28.0]})
     first, second = (figures.figure_psnr(table) for _ in range(2))
     one = style.save(first, tmp_path / "one" / "figure.v1")
@@ -602,8 +651,9 @@ def test_files_are_the_same_bytes_every_time(tmp_path):
     assert b"Date" not in one[2].read_bytes()
 
 
-def test_no_global_state():
+def test_no_global_state(monkeypatch):
     """Drawing changes no setting of matplotlib and registers no figure with it."""
+    monkeypatch.setattr(Figure, "draw_without_rendering", LAYOUT)
     before = dict(mpl.rcParams)
     style.encode(figures.figure_psnr(psnr(cell(4), "holdout", {10.0: [22.0], 20.0: [26.0]}), 256), ".png")
     assert dict(mpl.rcParams) == before

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import synthetic_run
+from matplotlib.figure import Figure
 
 from memgen.base import schemas, tables, wording
 from memgen.base.estimates import Estimate
@@ -34,6 +35,16 @@ FIGURES = [
     "slopes",
     "restored-low_pass-0.5",
 ]
+ENCODE = style.encode
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """Figures are neither laid out nor rendered, but stand on the page as texts of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+        patch.setattr(style, "encode", lambda figure, suffix: f"{suffix} {id(figure)}".encode())
+        yield
 
 
 def imported(table: pa.Table, name: str) -> pa.Table:
@@ -507,8 +518,9 @@ def test_the_training_budget_of_every_model():
     assert Page(render(ReportInput("x", {}, {"training": unknown}))).tables["budget"][0][1][3] == ""
 
 
-def test_files(full, tmp_path):
+def test_files(full, tmp_path, monkeypatch):
     """The page and each figure in three formats are written, and their paths returned; the page is the one rendered."""
+    monkeypatch.setattr(style, "encode", ENCODE)
     small = ReportInput("x", {}, {"psnr": full.tables["psnr"].slice(0, 6)})
     paths = write(small, tmp_path)
     names = [path.relative_to(tmp_path).as_posix() for path in paths]
