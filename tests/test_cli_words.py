@@ -774,6 +774,16 @@ def test_verdict_of_imported_subjects(theirs, tmp_path, printed):
     assert (frame(theirs, "neighbors", "theirs.*")["subject"] == "theirs").all()
 
 
+def test_verdict_searches_in_the_space_of_the_settings(theirs):
+    """Where the settings compare images by another value than correlation, neighbors by that value are measured too."""
+    manifest = json.loads((theirs / "run.json").read_text())
+    manifest["config"]["search"]["metric"] = "rmse"
+    (theirs / "run.json").write_text(json.dumps(manifest))
+    for name in ("n4-s0-a", "theirs"):
+        memgen("verdict", "--subject", name, "--jobs", "1").done()
+        assert set(frame(theirs, "neighbors", f"{name}.*-rmse")["subject"]) == {name}
+
+
 def test_standard_output_has_the_path_alone(tiny):
     """Whatever a command says besides its result goes to standard error."""
     for command in (["sample", "--jobs", "1"], ["index"], ["data", "split"], ["subjects"], ["peers"]):
