@@ -220,6 +220,8 @@ def test_train_starts_a_run_only_where_there_is_none(tmp_path, config, asked, mo
     other = memgen("train", "--seed", "5", "--set", "seed=4").done().path.parent
     assert other.name.startswith("run-")
     assert settings_of(other)["seed"] == 5
+    other = memgen("train", "--set", "seed=5", "--seed", "0", "--run", "zero").done().path.parent
+    assert settings_of(other)["seed"] == 0
     other = memgen("train", "-c", config).done().path.parent
     assert other.name.startswith("tiny-")
     assert memgen("train", "--set", "train.batch_size=8").done().path.parent.name.startswith("run-")
