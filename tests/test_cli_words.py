@@ -563,6 +563,10 @@ def test_psnr_is_measured_with_its_references(tiny, monkeypatch):
     """PSNR of the models of an N and of the references is measured, and the gaps of that N are printed."""
     said = []
     monkeypatch.setattr(terminal, "say_estimates", said.append)
+    every = memgen("psnr", "--n", "1", "--jobs", "1", "--json").done().json["summary"]
+    assert {row["n_train"] for row in every} == {1}
+    assert all(row["estimate"] is not None for row in every)
+    said.clear()
     before = {path.name: path.read_bytes() for path in (tiny / "tables" / "psnr").iterdir()}
     shutil.rmtree(tiny / "tables" / "psnr")
     outcome = memgen("psnr", "--n", "1", "--jobs", "1", "--json").done()
