@@ -89,6 +89,13 @@ def set_sweep(run: Path, **changes) -> None:
     (run / "run.json").write_text(json.dumps(manifest))
 
 
+def end(path: Path, ended: list[str]) -> None:
+    """Write into a table how each of its samples ended."""
+    table = pq.read_table(path)
+    position = table.schema.get_field_index("status")
+    pq.write_table(table.set_column(position, table.schema.field(position), [ended]), path)
+
+
 def training_images(run: Path, part: str, n_train: int) -> np.ndarray:
     """The training images of the cells of a part, uint8 (N, 1, 8, 8)."""
     rows = frame(run, "split").query("part == @part and rank < @n_train").sort_values("rank")
@@ -220,6 +227,8 @@ def test_train_starts_a_run_only_where_there_is_none(tmp_path, config, asked, mo
     other = memgen("train", "--seed", "5", "--set", "seed=4").done().path.parent
     assert other.name.startswith("run-")
     assert settings_of(other)["seed"] == 5
+    other = memgen("train", "--set", "seed=5", "--seed", "0", "--run", "zero").done().path.parent
+    assert settings_of(other)["seed"] == 0
     other = memgen("train", "-c", config).done().path.parent
     assert other.name.startswith("tiny-")
     assert memgen("train", "--set", "train.batch_size=8").done().path.parent.name.startswith("run-")
@@ -336,7 +345,7 @@ def test_usage(tiny):
         assert memgen(*wrong).code == 2, wrong
     assert "Usage" in memgen("-h").done().out
     alone = memgen()
-    assert "Usage" in alone.out + alone.err
+    assert "Exit codes" in alone.out + alone.err
     codes = " ".join(memgen("--help").done().out.replace("│", " ").split())
     assert "4 a run that is missing, locked or incomplete; 5 disk full or not writable" in codes
 
@@ -401,11 +410,8 @@ def test_import_says_what_came_in(tiny, tmp_path, printed):
 
 def test_sample_counts_how_the_samples_ended(tiny, printed):
     """The counts of each ending and the fewest, median and most updates are those of the table of samples."""
-    path = tiny / "tables" / "samples" / "n4-s0-a.parquet"
-    table = pq.read_table(path)
     ended = ["converged", "step_cap", "converged", "diverged", "converged", "step_cap"]
-    position = table.schema.get_field_index("status")
-    pq.write_table(table.set_column(position, table.schema.field(position), [ended]), path)
+    end(tiny / "tables" / "samples" / "n4-s0-a.parquet", ended)
     shown = memgen("sample", "--jobs", "1", "--json").done().json["samples"]
     assert shown["n4-s0-a"] == {"converged": 3, "step_cap": 2, "diverged": 1}
     assert printed[0].columns[:4] == ["subject", "converged", "step cap", "diverged"]
@@ -557,6 +563,10 @@ def test_psnr_is_measured_with_its_references(tiny, monkeypatch):
     """PSNR of the models of an N and of the references is measured, and the gaps of that N are printed."""
     said = []
     monkeypatch.setattr(terminal, "say_estimates", said.append)
+    every = memgen("psnr", "--n", "1", "--jobs", "1", "--json").done().json["summary"]
+    assert {row["n_train"] for row in every} == {1}
+    assert all(row["estimate"] is not None for row in every)
+    said.clear()
     before = {path.name: path.read_bytes() for path in (tiny / "tables" / "psnr").iterdir()}
     shutil.rmtree(tiny / "tables" / "psnr")
     outcome = memgen("psnr", "--n", "1", "--jobs", "1", "--json").done()
@@ -664,7 +674,9 @@ def test_slopes_are_printed_with_their_intervals(tmp_path, printed, monkeypatch)
 def test_restore_prints_the_means_of_the_models_named(tiny, printed, monkeypatch):
     """Each model named has the mean PSNR of its images beside those of the starts, and the picture is named."""
     monkeypatch.setattr(present, "draw_restored", lambda workspace, found: [tiny / f"{found.label}.png"])
-    make.restore_images(Workspace.of(Run(tiny), "cpu"), "n4-s0-a", inverse.choose("inpainting", None, (1, 8, 8)))
+    for name in ("n4-s0-a", "n1-s0-a"):
+        make.restore_images(Workspace.of(Run(tiny), "cpu"), name, inverse.choose("inpainting", None, (1, 8, 8)))
+    end(tiny / "tables" / "restored" / "n1-s0-a.inpainting-4.parquet", ["step_cap", *["converged"] * 7])
     outcome = memgen("restore", "--task", "inpainting", "--n", "1", "--json").done()
     table, shown = printed[-1], outcome.json
     assert [row["subject"] for row in shown["restored"]] == table.column("subject") == ["n1-s0-a", "n1-s0-b"]
@@ -772,6 +784,16 @@ def test_verdict_of_imported_subjects(theirs, tmp_path, printed):
     for kind in ("samples", "copies", "psnr"):
         assert (theirs / "tables" / kind / "theirs.parquet").exists()
     assert (frame(theirs, "neighbors", "theirs.*")["subject"] == "theirs").all()
+
+
+def test_verdict_searches_in_the_space_of_the_settings(theirs):
+    """Where the settings compare images by another value than correlation, neighbors by that value are measured too."""
+    manifest = json.loads((theirs / "run.json").read_text())
+    manifest["config"]["search"]["metric"] = "rmse"
+    (theirs / "run.json").write_text(json.dumps(manifest))
+    for name in ("n4-s0-a", "theirs"):
+        memgen("verdict", "--subject", name, "--jobs", "1").done()
+        assert set(frame(theirs, "neighbors", f"{name}.*-rmse")["subject"]) == {name}
 
 
 def test_standard_output_has_the_path_alone(tiny):
