@@ -133,5 +133,5 @@ def test_wrong_input_is_named():
     """Shapes that differ and unknown metrics are refused by name."""
     with pytest.raises(ShapeError, match=r"\(2, 3, 8, 6\) and \(3, 3, 8, 6\)"):
         find("rmse").paired(images(2), images(3))
-    with pytest.raises(ConfigError, match="'l2'; known here: .*correlation, cosine, rmse"):
+    with pytest.raises(ConfigError, match=r"'l2'; known here: .*correlation, cosine, rmse"):
         find("l2")
