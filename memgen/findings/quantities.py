@@ -3,7 +3,7 @@
 See `transition` for what the quantities are, and for what their intervals cover.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -288,18 +288,18 @@ def _estimate(draws: Floats, unit: str, *groups: Observations) -> Estimate:
         return Estimate.of(None, unit=unit, note=undefined)
     # The bootstrap draws depend on the word "holdout", so that only what people read says "held-out".
     counts = {group.what.replace("holdout", "held-out"): group.units for group in groups}
-    units = listed([f"{count:,} {what}{'s' * (count != 1)}" for what, count in counts.items()])
+    units = [f"{count:,} {what}{'s' * (count != 1)}" for what, count in counts.items()]
     note = covers(units, max(group.seeds for group in groups))
     if found.low is None:
-        note = f"There is no interval: {units} are too few."
+        note = f"There is no interval: {listed(units)} are too few."
     return replace(found, unit=unit, note=joined(note, undefined))
 
 
-def covers(units: str, seeds: int) -> str:
+def covers(units: Sequence[str], seeds: int) -> str:
     """What an interval covers, in words."""
     if seeds > 1:
-        return f"The interval covers {units} and {seeds} training seeds."
-    return f"The interval covers {units}. It does not cover what another training would give."
+        return f"The interval covers {listed([*units, f'{seeds} training seeds'])}."
+    return f"The interval covers {listed(units)}. It does not cover what another training would give."
 
 
 def _grouped_means(keys: NDArray[np.str_], values: Floats) -> tuple[Floats, Ints]:

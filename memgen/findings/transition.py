@@ -289,7 +289,7 @@ def _resampling(groups: Sequence[Mapping[str, Columns]], seed: int, resamples: i
 def _points(at: Mapping[int, Measured], plan: Resampling) -> dict[str, Estimate]:
     """Where cross_same overtakes nearest_own, and where the memorized fraction falls through 1/2."""
     seeds = len(plan.train_seeds)
-    covers = quantities.covers("the samples", seeds)
+    covers = quantities.covers(["the samples"], seeds)
     leads = {n: measured.lead for n, measured in at.items() if not np.isnan(measured.lead[0])}
     halves = {n: 0.5 - measured.fraction for n, measured in at.items() if measured.fraction is not None}
     bands = {n: measured.band for n, measured in at.items() if measured.band is not None}
