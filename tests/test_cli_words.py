@@ -515,6 +515,8 @@ def test_nn_search_of_a_subject(theirs, tmp_path):
     assert {row["reference"] for row in found} == {"train"}
     memgen("nn-search", "--index", "own").failed(2, "--index own", "--subject")
     memgen("nn-search", queries, "--subject", "theirs", "--index", "train_b").failed(2, "--index train_b", "--subject")
+    memgen("nn-search", "--subject", "theirs", "--n", "4").failed(2, "--n 4", "theirs")
+    memgen("nn-search", "--index", "nowhere").failed(2, "'nowhere'", "train_a, train_b, holdout")
 
 
 def test_compare_draws_what_is_missing_and_prints_the_estimates(tiny, monkeypatch):

@@ -67,6 +67,8 @@ def nn_search(
             f"--index {index}: --subject has no effect on a search for your own images there. Leave out "
             f"--subject, or give --index own."
         )
+    if subject is not None and index in (None, "own") and n_train is not None:
+        raise ConfigError(f"--n {n_train}: the training set of {subject} has a size of its own. Leave out --n.")
     owner = None
     if subject is not None and index in (None, "own"):
         owner = subjects.find(workspace, subject)
@@ -94,7 +96,7 @@ def nn_search(
             table = measure.rerank(workspace, reference, table, lpips, lpips_net, images)
             _show_neighbors(table, null, reference)
             result |= {"reranked": table.to_pylist()} if as_json else {}
-    finish(as_json, workspace.run.path / "tables" / "neighbors", **result)
+    finish(as_json, workspace.run.path / "tables", **result)
 
 
 def _trained_on(workspace: "Workspace", reference: "Reference", n_train: int | None) -> str:

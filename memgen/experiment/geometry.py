@@ -150,7 +150,7 @@ def measure_basis(
         ConfigError: the noise level is not above 0.
     """
     if not sigma > 0:
-        raise ConfigError(f"found a noise level of {sigma}, expected more than 0 (pixel units, such as 0.1).")
+        raise ConfigError(f"--sigma {sigma:g}: expected more than 0, in pixel units, such as 0.1.")
     run, key = workspace.run, _basis_key(names, sigma, own)
     kinds = ("own_basis", "own_basis_summary") if own else ("basis", "basis_summary")
     if not (all(run.has_table(kind, key) for kind in kinds) and run.bases_path(key).exists()):

@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 
 from memgen.base import files, schemas, tables
-from memgen.base.errors import DataError
+from memgen.base.errors import DataError, first_line
 from memgen.base.progress import Progress
 from memgen.experiment import runs, subjects
 from memgen.experiment.settings import RunSettings
@@ -159,7 +159,8 @@ def _load_state(path: Path, device: str) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
     except Exception as error:  # torch.load raises many kinds for a damaged file
         raise DataError(
-            f"{path}: the state of the training is damaged. Delete the file to train again from the start."
+            f"{path}: the state of the training is damaged ({first_line(error)}). Delete the file to train "
+            f"again from the start."
         ) from error
     return state
 

@@ -16,7 +16,7 @@ import torch
 
 from memgen import spaces
 from memgen.base import files, schemas, tables
-from memgen.base.errors import RunError
+from memgen.base.errors import ConfigError, RunError
 from memgen.base.progress import Progress
 from memgen.experiment import runs, subjects
 from memgen.experiment.subjects import KeptSubject
@@ -62,13 +62,13 @@ def reference(workspace: Workspace, name: str, n_train: int) -> Reference:
         n_train: size of the training set; the holdout is the same for all.
 
     Raises:
-        RunError: there is no reference of that name.
+        ConfigError: there is no reference of that name.
     """
     images, split = workspace.images, workspace.split
     if name == "holdout":
         return Reference(name, name, None, lambda: images.take(split.holdout))
     if name not in REFERENCES:
-        raise RunError(f"found the index {name!r}, expected one of {', '.join(REFERENCES)}.")
+        raise ConfigError(f"found the index {name!r}, expected one of {', '.join(REFERENCES)}.")
     part = name.removeprefix("train_")
     return Reference(name, f"{name}-n{n_train}", n_train, lambda: images.take(split.training_indices(part, n_train)))
 

@@ -224,10 +224,14 @@ def create(outputs: Path, name: str, config: dict[str, Any], device: str, about:
         RunError: a run of that name exists, or the name is no plain folder name.
     """
     if not is_name(name):
-        raise RunError(f"run name {name!r}: use letters, digits, '.', '_' and '-' only.")
+        raise RunError(
+            f"run name {name!r}: expected letters, digits, '.', '_' and '-' only. Choose another with --run."
+        )
     run = Run(outputs / name)
     if (run.path / "run.json").exists():
-        raise RunError(f"{run.path} exists. Choose another name, or remove it (memgen runs remove {name}).")
+        raise RunError(
+            f"{run.path} already exists. Choose another name with --run, or remove it with memgen runs remove {name}."
+        )
     if run.path.is_dir() and any(not path.name.startswith(".") for path in run.path.iterdir()):
         raise RunError(
             f"{run.path} holds files but no run.json, as a removal that was cut short leaves it. Delete the folder, or "
@@ -282,7 +286,9 @@ def find(outputs: Path, name: str | None) -> Run:
         if (path / "run.json").exists():
             return Run(path)
     known = ", ".join(run.name for run in list_runs(outputs)) or "none"
-    raise RunError(f"no run {name!r} in {outputs}; runs there: {known}.")
+    raise RunError(
+        f"{outputs} has no run {name!r}; its runs are: {known}. Choose one with --run, or start one with memgen demo."
+    )
 
 
 def list_runs(outputs: Path) -> list[Run]:

@@ -97,8 +97,8 @@ def require(subject: Subject, *needs: str) -> None:
     """
     if reason := lacking(subject, *needs):
         remedies = {
-            "samples": "draw some with memgen sample",
-            "denoiser": "import a checkpoint",
+            "samples": f"draw some with memgen sample --subject {subject.identity.subject}",
+            "denoiser": "import its checkpoint with memgen import",
             "train": "import it with --trained-on",
             "held_out": "import it with --holdout",
         }
@@ -309,8 +309,8 @@ def _import_denoiser(workspace: Workspace, source: Path, name: str, options: Imp
     found = imported.network.image_shape[0]
     if found != channels:
         raise DataError(
-            f"{source}: takes images of {found} channels, but the images of the run have {channels}. Import the "
-            f"images with data.color = {'gray' if channels > 1 else 'rgb'}."
+            f"{source}: takes images of {found} channels, but the images of the run have {channels}. Start a "
+            f"run for it with memgen data import and --set data.color={'gray' if channels > 1 else 'rgb'}."
         )
     checkpoints.save(workspace.run.denoiser_path(name), imported.network, imported.settings, imported.provenance)
 

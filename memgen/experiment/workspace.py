@@ -85,7 +85,9 @@ class Workspace:
         try:
             return torch.from_numpy(np.load(self.run.holdout_mean, allow_pickle=False)).to(self.device)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{self.run.holdout_mean}: damaged. Delete it and run the command again.") from error
+            raise DataError(
+                f"{self.run.holdout_mean}: damaged ({error}). Delete it and run the command again."
+            ) from error
 
     @cached_property
     def principal(self) -> Tensor:
@@ -121,17 +123,18 @@ class Workspace:
         """
         path = self.run.samples_path(name)
         if not self.run.has_table(kind, name):
-            raise RunError(f"{self.run.path} has no samples of {name}. Draw some with memgen sample.")
+            raise RunError(f"{self.run.path} has no samples of {name}. Draw some with memgen sample --subject {name}.")
         index = self.run.table(kind, name).column("sample").to_numpy()
         try:
             drawn = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
-                f"{path}: damaged ({error}). Delete it and its table and run memgen sample again."
+                f"{path}: damaged ({error}). Delete it and its table, and run memgen sample again."
             ) from error
         if len(drawn) != len(index):
             raise DataError(
-                f"{path}: {len(drawn)} samples, expected {len(index)}. Delete it and run memgen sample again."
+                f"{path}: {len(drawn)} samples, expected {len(index)}. Delete it and its table, and run "
+                f"memgen sample again."
             )
         return Samples(drawn, index)
 
