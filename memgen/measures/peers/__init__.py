@@ -10,12 +10,15 @@ not import each other.
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from memgen.base import schemas, tables
 from memgen.base.discovery import modules_of
 from memgen.base.errors import DataError
 from memgen.base.estimates import Estimate
+from memgen.base.intervals import effective_count, wilson
 from memgen.measures.subject import Subject, lacking
 
 
@@ -30,6 +33,21 @@ class Value:
 
     samples: Estimate
     held_out: Estimate
+
+
+def share(copied: NDArray[np.bool_], nearest: NDArray[np.int64]) -> Estimate:
+    """The share of images that a rule calls copies, with its 95 % interval.
+
+    Images with the same nearest training image tend to be called alike, so the interval is Wilson's at their effective
+    count.
+
+    Args:
+        copied: (M,), what the rule says of each image.
+        nearest: (M,), position of its nearest training image.
+    """
+    _, counts = np.unique(nearest, return_counts=True)
+    value = float(copied.mean())
+    return Estimate.of(value, *wilson(value, effective_count(counts)), len(copied), "share")
 
 
 @runtime_checkable

@@ -13,9 +13,8 @@ import torch
 
 from memgen import spaces
 from memgen.base.estimates import Estimate
-from memgen.base.intervals import effective_count, wilson
 from memgen.images.imageset import ImageSet
-from memgen.measures.peers import Value
+from memgen.measures.peers import Value, share
 from memgen.measures.subject import Subject
 from memgen.spaces.index import Index
 
@@ -37,12 +36,9 @@ def measure(subject: Subject, backend: str, device: str) -> Value:
 
 
 def _share(train: ImageSet, queries: torch.Tensor, backend: str, device: str) -> Estimate:
-    """The share with its Wilson interval, at the effective count of the training images that are nearest to a query."""
+    """The share of queries that fulfil the rule."""
     if len(train) < 2:
         return Estimate.of(None, n=len(queries), unit="share", note="needs two training images")
     index = Index.build(train.pixels, train.ids, spaces.find("rmse"), "train", backend=backend, device=device)
     hits = index.search(queries, 2)
-    near = hits.value[:, 0] < RATIO * hits.value[:, 1]
-    _, counts = torch.unique(torch.from_numpy(hits.reference_index[:, 0]), return_counts=True)
-    low, high = wilson(float(near.mean()), effective_count(counts.numpy()))
-    return Estimate.of(float(near.mean()), low, high, len(queries), "share")
+    return share(hits.value[:, 0] < RATIO * hits.value[:, 1], hits.reference_index[:, 0])
