@@ -8,7 +8,7 @@ from test_transition import examined, neighbors, similarity
 
 from memgen.base import schemas, tables
 from memgen.findings.quantities import Similarity
-from memgen.findings.transition import QUANTITIES, estimates, summarize
+from memgen.findings.transition import POINTS, QUANTITIES, estimates, summarize
 
 CORRELATION, RMSE = Similarity(), Similarity("rmse", "pixel units", larger_is_closer=False)
 SAMPLES = np.arange(20)
@@ -220,3 +220,36 @@ def test_the_share_expected_by_chance_is_that_of_the_pools():
     )
     none = found({"psnr": psnr(np.ones((2, 2)), "train")})["memorized_fraction"]
     assert (none.unit, none.note) == ("share", "The samples were not tested for copies. Run memgen verdict.")
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "said"),
+    [
+        ("nearest_own", "similarity to own training set", "nearest image of the model's own training set"),
+        (
+            "nearest_holdout_to_train",
+            "similarity of held-out images to the training set",
+            "Median, over held-out images",
+        ),
+        ("nearest_minus_holdout", "excess similarity to own training set", "minus that of held-out images"),
+        ("cross_same", "similarity between models (same noise)", "from the same noise."),
+        ("cross_different", "similarity between models (different noise)", "from different noise. It"),
+        ("cross_minus_null", "excess similarity between models", "same noise minus that from different noise"),
+        ("train_train", "similarity of training images across the halves", "training image of the other half"),
+        ("cross_minus_nearest", "similarity to the other model over that to own training set", "other model's sample"),
+        ("memorized_fraction", "memorized fraction", "Share of samples whose nearest image"),
+        ("psnr_gap", "PSNR gap", "PSNR on training images minus that on held-out images"),
+        ("disagreement", "disagreement V", "Mean squared difference per pixel"),
+        ("bits", "score difference", "in bits per dimension"),
+        ("to_linear", "PSNR over the best linear denoiser", "minus that of the best linear denoiser"),
+        ("to_optimum", "PSNR over the exact optimum", "minus that of the exact posterior mean"),
+        ("unconverged", "samples that did not converge", "Number of samples that reached the step cap"),
+        ("N_cross", "N*_cross", "overtakes the similarity to the own training set"),
+        ("N_half", "N*_half", "memorized fraction falls through 1/2"),
+    ],
+)
+def test_each_quantity_has_its_own_words(key, name, said):
+    """The name and the definition that people read are those of the number that stands under the key."""
+    quantity = (QUANTITIES | POINTS)[key]
+    assert quantity.name == name
+    assert said in quantity.definition

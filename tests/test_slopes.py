@@ -10,7 +10,7 @@ from program import memgen
 from synthetic_run import role_of
 
 from memgen.base import noise, schemas, tables, wording
-from memgen.base.errors import ConfigError, ShapeError
+from memgen.base.errors import ConfigError, DataError, ShapeError
 from memgen.experiment import geometry, make, present
 from memgen.experiment.geometry import theory
 from memgen.experiment.runs import create
@@ -71,6 +71,21 @@ def test_the_identity_has_slope_one():
     assert [row[key] for key in ("slope", "low", "high")] == pytest.approx([1, 1, 1])
     assert [row[key] for key in ("gain_db", "gain_low", "gain_high")] == pytest.approx([0, 0, 0], abs=1e-9)
     assert (row["n"], row["n_levels"], row["gain_theory"]) == (7, 8, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("input_psnr", "output_psnr", "error"),
+    [
+        ([0.0, 10.0], np.zeros(2), ShapeError),
+        ([0.0, 10.0], np.zeros((4, 3)), ShapeError),
+        ([10.0, 10.0], np.zeros((4, 2)), ShapeError),
+        ([0.0, 10.0], np.array([[0.0, np.inf]]), DataError),
+    ],
+)
+def test_a_slope_needs_curves(input_psnr, output_psnr, error):
+    """One row for each image, as many columns as there are input PSNRs, two that differ, and finite values."""
+    with pytest.raises(error, match=r"expected|Expected|Leave out"):
+        slopes.slope(input_psnr, output_psnr, 0)
 
 
 def test_curves_are_paired_by_image():

@@ -58,9 +58,8 @@ def slope(input_psnr_db: ArrayLike, output_psnr_db: NDArray[Any], seed: int) -> 
     if not np.isfinite(output_psnr_db).all():
         raise DataError("found an output PSNR that is not finite. Leave out that image or noise level.")
     centered = x - x.mean()
-    slopes = output_psnr_db @ (
-        centered / (centered @ centered)
-    )  # one for each image; their mean is the slope of the mean curve
+    # One slope for each image. Their mean is the slope of the mean curve.
+    slopes = output_psnr_db @ (centered / (centered @ centered))
     return bootstrap(slopes, lambda resamples: resamples.mean(axis=1), seed)
 
 
