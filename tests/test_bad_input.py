@@ -114,7 +114,7 @@ def test_size_that_the_run_cannot_have(tiny):
 def test_more_neighbors_than_images(tiny):
     """k > N is refused with the largest k there is."""
     memgen("nn-search", "--k", "5").failed(3, "k=5", "--k 4")
-    memgen("nn-search", "--index", "train_c").failed(4, "train_c", "train_a, train_b, holdout")
+    memgen("nn-search", "--index", "train_c").failed(2, "train_c", "train_a, train_b, holdout")
     memgen("nn-search", "--metric", "l1").failed(2, "l1", "correlation, cosine, rmse")
 
 

@@ -389,7 +389,7 @@ def test_searches_leave_the_measurements_alone(tiny):
     for more in (
         ["--k", "1"],
         ["--metric", "rmse"],
-        ["--subject", "n4-s0-a", "--n", "1"],
+        ["--subject", "n4-s0-a", "--index", "train_a", "--n", "1"],
         ["--subject", "n1-s0-b"],
         ["--index", "holdout", "--k", "2"],
         [tiny.parent / "tiny" / "images" / "pixels.npy"],

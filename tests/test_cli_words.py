@@ -462,7 +462,7 @@ def test_nn_search_prints_its_table(tiny, printed):
             f"{held.median():.4f}"
         )
         assert {row["subject"] for row in shown["neighbors"]} == {name}
-        assert shown["path"] == "outputs/tiny/tables/neighbors"
+        assert shown["path"] == "outputs/tiny/tables"
         assert max(row["rank"] for row in shown["neighbors"]) == n_train
     default = memgen("nn-search", "--json").done().json["neighbors"]
     assert {(row["subject"], row["reference"], row["n_train"]) for row in default} == {("n4-s0-a", "train_a", 4)}

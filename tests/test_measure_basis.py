@@ -229,7 +229,7 @@ def test_bases_that_did_not_converge_are_counted(wiener):
 
 def test_a_noise_level_of_zero_is_refused(wiener):
     """Without noise there is nothing to shrink."""
-    with pytest.raises(ConfigError, match=r"noise level of 0.0, expected more than 0"):
+    with pytest.raises(ConfigError, match=r"--sigma 0: expected more than 0"):
         geometry.measure_basis(wiener, twins(4), 0.0)
 
 
@@ -258,7 +258,7 @@ def test_command(tiny, monkeypatch):
     outcome = memgen("basis", "--n", "1", "--n", "4").done()
     assert outcome.path.resolve() == (tiny / "tables" / "basis_summary").resolve()
     assert "overlap with the other" in outcome.err
-    assert "In brackets: the value of a random basis." in " ".join(outcome.err.split())
+    assert "In parentheses: the value of a random basis." in " ".join(outcome.err.split())
     run = Run(tiny)
     summary, long = run.table("basis_summary"), run.table("basis")
     assert summary.num_rows == 2 * 2 * 8

@@ -48,7 +48,9 @@ def test_every_reader_follows_the_interface():
     """Every module of the package defines what a reader defines, and says in a few words what it reads."""
     found = readers.all_readers()
     assert all(isinstance(reader, readers.Reader) for reader in found)
-    assert [reader.__name__.rpartition(".")[2] for reader in found] == ["idx", "numpy_file", "torch_file", "pictures"]
+    names = [reader.__name__.rpartition(".")[2] for reader in found]
+    assert {"idx", "numpy_file", "torch_file"} < set(names)
+    assert names[-1] == "pictures"  # it takes every folder, so it is asked last
     assert all(reader.KIND.startswith(("a ", "an ")) for reader in found)
 
 

@@ -89,7 +89,9 @@ def test_a_damaged_table_is_named(tmp_path, damage):
 
 def test_every_field_is_documented():
     """Each column of each schema says what it means."""
-    assert len(schemas.SCHEMAS) == 21
+    assert {id(each) for each in vars(schemas).values() if isinstance(each, pa.Schema)} == {
+        id(each) for each in schemas.SCHEMAS.values()
+    }
     for schema in schemas.SCHEMAS.values():
         for field in schema:
             assert field.metadata[b"doc"], (tables.name(schema), field.name)

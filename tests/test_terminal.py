@@ -68,7 +68,7 @@ def test_every_number_of_the_verdict_stands_under_its_name(said, found):
             assert cells[2] == (f"({wording.value(rows[key, null])})" if null else "")
     text = " ".join(" ".join(lines).split())
     assert (
-        "In brackets: similarity of held-out images to the training set; similarity between models (different noise)."
+        "In parentheses: similarity of held-out images to the training set; similarity between models (different noise)."
         in text
     )
     assert "PSNR over the best linear denoiser, dB" not in text
@@ -187,7 +187,7 @@ def test_bases_in_words(said):
     assert "(.250)" in lines[overlap + 2]
     assert "Overlap of the first m eigenvectors with the first m principal components" in text
     assert "overlap_pca" not in text
-    assert "In brackets: the value of a random basis." in text
+    assert "In parentheses: the value of a random basis." in text
     converged = said(terminal.say_basis, bases.readings(summary(**columns), 0))
     assert not any("did not converge" in line for line in converged)
 

@@ -147,7 +147,7 @@ def say(found: Verdict, summary: pa.Table) -> None:
     nulls = [transition.QUANTITIES[_NULLS[quantity]].name for quantity in measured if quantity in _NULLS]
     drawn = Table(box=box.SIMPLE_HEAD, title="Estimates with their 95 % intervals", title_justify="left")
     drawn.padding = (0, 0, 0, 1)  # so that every interval fits into a line
-    drawn.caption, drawn.caption_justify = f"In brackets: {'; '.join(nulls)}." if nulls else None, "left"
+    drawn.caption, drawn.caption_justify = f"In parentheses: {'; '.join(nulls)}." if nulls else None, "left"
     drawn.add_column("N", justify="right", overflow="fold")
     for quantity in measured:
         unit = {rows[paragraph.key, quantity].unit for paragraph in found.paragraphs} & {"dB", "bits per dimension"}
@@ -253,8 +253,8 @@ def say_basis(readings: Sequence[bases.Reading]) -> None:
             f"[bold red]{unconverged} bases did not converge.[/] See converged and residual in the table basis_summary."
         )
     console.print(
-        "Estimates are means over images and over both models of an N, with 95 % intervals. In brackets: the value of "
-        "a random basis."
+        "Estimates are means over images and over both models of an N, with 95 % intervals. In parentheses: the value "
+        "of a random basis."
     )
 
 
