@@ -257,7 +257,7 @@ def figure_transition(table: pa.Table) -> Figure:
             panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color=GRAY)
     gap.axhline(0, color=GRAY, linewidth=1, linestyle="--")
     for level in (0, 0.5, 1):
-        fraction.axhline(level, color=GRAY, linewidth=1, linestyle="--" if level == 0.5 else ":")
+        fraction.axhline(level, color=GRAY, linewidth=1, linestyle="--" if level == 0.5 else ":", zorder=1)
     if any(rows[n, "bits"].estimate for n in sizes):
         apart.set_yscale("log")
     _mark(similarity, rows.get((None, "N_cross")), r"$N^*_\mathrm{cross}$", sizes)
@@ -295,6 +295,7 @@ def _mark(panel: Axes, point: Estimate | None, name: str, sizes: Sequence[int]) 
         va="bottom",
         fontsize=9.5,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+        zorder=1.5,  # below the curves, which it must not hide
     )
 
 
