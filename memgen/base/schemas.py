@@ -202,7 +202,9 @@ DISTANCES = _schema(
     [
         *_PAIR,
         _field(
-            "kind", _STR, "models, samples_a, samples_b, empirical_a, empirical_b or empirical; see memgen.distances"
+            "kind",
+            _STR,
+            "models, samples_a, samples_b, empirical_a, empirical_b or empirical; see memgen.measures.distances",
         ),
         _field("image_id", _STR, "content id of the clean image, or the sample that noise was added to"),
         _field("sigma", _F64, "standard deviation of the added noise", "pixel units"),
