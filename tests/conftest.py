@@ -1,10 +1,18 @@
 """Fixtures of the tests that run the whole program: one tiny finished sweep, made once, and copies of it."""
 
+import os
 import shutil
 from pathlib import Path
 
 import program
 import pytest
+import torch
+
+
+def pytest_configure() -> None:
+    """One thread for each process of pytest-xdist, since the processes share the cores."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -611,14 +611,14 @@ def test_basis_is_printed_at_the_levels_asked_for(theirs, monkeypatch):
 
 def test_peers_prints_samples_beside_held_out_images(tiny, printed):
     """Each subject of the N named has its estimate and that of held-out images, each with its own interval."""
-    (one,) = memgen("peers", "--n", "1", "--json").done().json["peers"][:1]
+    one = memgen("peers", "--n", "1", "--json").done().json["peers"][0]
     assert (one["subject"], one["estimate"], printed[-1].rows[0][2]) == ("n1-s0-a", None, None)
     shutil.rmtree(tiny / "tables" / "peers")
     memgen("peers", "--n", "4").done()
     path = tiny / "tables" / "peers" / "n4-s0-a.parquet"
     table = pq.read_table(path)
     position = table.schema.get_field_index("estimate")
-    pq.write_table(table.set_column(position, table.schema.field(position), [[0.125]]), path)
+    pq.write_table(table.set_column(position, table.schema.field(position), [[0.125] * len(table)]), path)
     memgen("peers", "--n", "4").done()
     rows = frame(tiny, "peers").to_dict("records")
     assert {row["subject"] for row in rows} == {"n4-s0-a", "n4-s0-b"}
