@@ -64,9 +64,7 @@ def data_inspect(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: 
     counts |= {"mean": float(pixels.mean()), "minimum": float(pixels.min()), "maximum": float(pixels.max())}
     terminal.table("images", ["", "value"], [[key.replace("_", " "), str(value)] for key, value in counts.items()])
     skipped = workspace.run.table("skipped").to_pylist()
-    if skipped:
-        rows = [[row["source"], row["reason"]] for row in skipped[:20]]
-        terminal.table(f"skipped files ({len(rows)} of {len(skipped)})", ["file", "reason"], rows)
+    terminal.say_skipped(skipped)
     finish(as_json, workspace.run.images, **counts, skipped_files=skipped)
 
 

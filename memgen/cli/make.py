@@ -140,9 +140,7 @@ def import_(
     rows = [[key, "not known" if value is None else str(value)] for key, value in shown.items()]
     terminal.table(name, ["", "value"], rows)
     skipped = workspace.run.table("subject_skipped", name).to_pylist()
-    if skipped:
-        title = f"skipped files ({min(len(skipped), 20)} of {len(skipped)})"
-        terminal.table(title, ["file", "reason"], [[row["source"], row["reason"]] for row in skipped[:20]])
+    terminal.say_skipped(skipped)
     finish(as_json, workspace.run.table_path("subjects", name), name=name, **shown, skipped_files=skipped)
 
 

@@ -67,10 +67,10 @@ def nn_search(
             f"--index {index}: --subject has no effect on a search for your own images there. Leave out "
             f"--subject, or give --index own."
         )
-    if subject is not None and index in (None, "own") and n_train is not None:
-        raise ConfigError(f"--n {n_train}: the training set of {subject} has a size of its own. Leave out --n.")
     owner = None
     if subject is not None and index in (None, "own"):
+        if n_train is not None:
+            raise ConfigError(f"--n {n_train}: the training set of {subject} has a size of its own. Leave out --n.")
         owner = subjects.find(workspace, subject)
         reference = measure.own_reference(owner)
     else:

@@ -131,6 +131,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], not
     console.print(drawn)
 
 
+def say_skipped(skipped: Sequence[Mapping[str, Any]]) -> None:
+    """Print the first rows of a SKIPPED table, if it has any."""
+    rows = [[row["source"], row["reason"]] for row in skipped[:20]]
+    if rows:
+        table(f"skipped files ({len(rows)} of {len(skipped)})", ["file", "reason"], rows)
+
+
 _SHOWN = ("nearest_own", "cross_same", "memorized_fraction", "psnr_gap", "bits", "to_linear")
 _NULLS = {"nearest_own": "nearest_holdout_to_train", "cross_same": "cross_different"}
 

@@ -13,7 +13,6 @@ import torch
 
 from memgen import spaces
 from memgen.base.estimates import Estimate
-from memgen.images.imageset import ImageSet
 from memgen.measures.peers import Value, share
 from memgen.measures.subject import Subject
 from memgen.spaces.index import Index
@@ -29,16 +28,14 @@ def measure(subject: Subject, backend: str, device: str) -> Value:
     assert subject.samples is not None
     assert subject.train is not None
     assert subject.held_out is not None
-    return Value(
-        _share(subject.train, torch.from_numpy(subject.samples.images), backend, device),
-        _share(subject.train, subject.held_out.floats(), backend, device),
-    )
-
-
-def _share(train: ImageSet, queries: torch.Tensor, backend: str, device: str) -> Estimate:
-    """The share of queries that fulfil the rule."""
-    if len(train) < 2:
-        return Estimate.of(None, n=len(queries), unit="share", note="needs two training images")
+    train = subject.train
     index = Index.build(train.pixels, train.ids, spaces.find("rmse"), "train", backend=backend, device=device)
+    return Value(_share(index, torch.from_numpy(subject.samples.images)), _share(index, subject.held_out.floats()))
+
+
+def _share(index: Index, queries: torch.Tensor) -> Estimate:
+    """The share of queries that fulfil the rule."""
+    if index.n < 2:
+        return Estimate.of(None, n=len(queries), unit="share", note="needs two training images")
     hits = index.search(queries, 2)
     return share(hits.value[:, 0] < RATIO * hits.value[:, 1], hits.reference_index[:, 0])
