@@ -8,6 +8,7 @@ import functools
 
 import numpy as np
 import pyarrow as pa
+import tested
 
 from memgen.base import schemas, tables
 from memgen.measures.distances import quadrature
@@ -158,32 +159,19 @@ class Run:
         n = trained["n_train"]
         where, value = nearest(images, np.concatenate([self.sets[part][:n], self._unseen(part)]))
         own, of_own = nearest(images, self.sets[part][:n])
-        columns = {
-            "sample": np.arange(len(images)),
-            "nearest_id": [f"pool-{i}" for i in where],
-            "nearest_in": np.where(where < n, "T", "H"),
-            "train_id": [f"{part}-{i}" for i in own],
-            "correlation": of_own,
-            "d1": np.sqrt(np.maximum(0, 2 - 2 * value)),
-            "d2": 1.0,
-            "cluster": where,
-            "W": 0.0,
-            "p": None,
-            "q": None,
-            "discovered": False,
-            "space": "test",
-            "definition": "test",
-        }
-        return tables.make(schemas.SIGNIFICANCE, {**trained, **columns})
+        return tested.significance(
+            trained,
+            where,
+            where < n,
+            train_id=[f"{part}-{i}" for i in own],
+            correlation=of_own,
+            d1=np.sqrt(np.maximum(0, 2 - 2 * value)),
+            d2=1.0,
+        )
 
     def _copies(self, trained: dict) -> pa.Table:
-        counts = dict.fromkeys(
-            ("n_leaks", "discoveries", "alike", "attached", "n_competing", "conformal_discoveries"), 0
-        )
-        shares = dict.fromkeys(("memorized_fraction", "low", "high", "p"), 0.5)
-        columns = {"n_pool_train": trained["n_train"], "n_pool_heldout": len(self._unseen("a")), "samples": SAMPLES}
-        columns |= {"q": 0.05, "answer": "none", "k_min": 1, "conformal_k_min": 1}
-        return tables.make(schemas.COPIES, {**trained, **columns, **counts, **shares})
+        n, n_unseen = trained["n_train"], len(self._unseen("a"))
+        return tested.copies(trained, n_pool_train=n, n_pool_heldout=n_unseen, samples=SAMPLES, n_competing=SAMPLES)
 
     def _psnr(self, trained: dict, part: str, kind: str) -> pa.Table:
         n = trained["n_train"]

@@ -740,15 +740,19 @@ def test_verdict_prints_the_copies_of_the_subjects_asked_for(tiny, printed, monk
         "training images found": "discoveries",
         "of these alike": "alike",
         "further samples": "attached",
-        "fewest that can be found": "k_min",
+        "samples flagged": "flagged",
+        "closest pair": "closest",
         "memorized fraction": "memorized_fraction",
         "low": "low",
         "high": "high",
         "p": "p",
     }
     every = frame(tiny, "copies").set_index("subject", drop=False)
-    discovered = frame(tiny, "significance").query("discovered").sort_values("W", ascending=False)
-    assert set(discovered["subject"]) == {"n1-s0-a"}
+    rows = frame(tiny, "significance")
+    rows = rows.assign(reported=rows["discovered"] | rows["flagged"]).query("reported or W > 0")
+    rows = rows.sort_values(["reported", "W"], ascending=False)
+    reported = rows.query("reported")
+    assert set(reported["subject"]) == {"n1-s0-a"}
     for kind in ("samples", "neighbors", "copies", "significance"):
         for path in (tiny / "tables" / kind).glob("n4-*"):
             path.unlink()
@@ -758,15 +762,15 @@ def test_verdict_prints_the_copies_of_the_subjects_asked_for(tiny, printed, monk
         assert printed[0].columns == list(columns)
         assert printed[0].rows == every.loc[names, list(columns.values())].to_numpy().tolist()
         assert [row["subject"] for row in shown["copies"]] == names
-        pairs = discovered[discovered["subject"].isin(names)]
-        assert len(shown["pairs"]) == len(pairs)
+        pairs = rows[rows["subject"].isin(names)]
+        assert len(shown["pairs"]) == len(pairs) <= 12 * len(names)
         assert len(printed) == (2 if len(pairs) else 1)
         assert said.pop().headline == shown["headline"]
     assert (tiny / "tables" / "neighbors" / "n4-s0-b.train_b-n4-correlation.parquet").exists()
     assert len(frame(tiny, "samples", "n4-*")) == 12
     found = dict(zip(printed[1].columns, printed[1].rows[0], strict=True))
     sources = pd.read_parquet(tiny / "images" / "images.parquet").set_index("image_id")["source"]
-    (pair,) = pairs.to_dict("records")
+    pair = pairs.to_dict("records")[0]
     assert found == {
         "subject": "n1-s0-a",
         "sample": pair["sample"],
@@ -774,8 +778,9 @@ def test_verdict_prints_the_copies_of_the_subjects_asked_for(tiny, printed, monk
         "file": sources[pair["train_id"]],
         "correlation": pair["correlation"],
         "depth": pair["W"],
+        "reported by": "competition",
     }
-    assert printed[1].title.endswith("1 of 1")
+    assert printed[1].title.endswith(f"{len(pairs)} of {len(pairs)} (1 are reported by a test)")
 
 
 def test_verdict_of_imported_subjects(theirs, tmp_path, printed):
@@ -786,7 +791,7 @@ def test_verdict_of_imported_subjects(theirs, tmp_path, printed):
     printed.clear()
     shown = memgen("verdict", "--subject", "copies", "--jobs", "1", "--json").done().json
     assert len(shown["pairs"]) == shown["copies"][0]["discoveries"] == 33
-    assert printed[1].title.endswith("20 of 33")
+    assert printed[1].title.endswith("20 of 33 (33 are reported by a test)")
     assert printed[1].column("sample") == [pair["sample"] for pair in shown["pairs"][:20]]
     assert (frame(theirs, "neighbors", "copies.*")["subject"] == "copies").all()
     assert not (theirs / "tables" / "copies" / "theirs.parquet").exists()

@@ -70,6 +70,68 @@ def test_planted_copies_are_found(images, eps):
     assert np.mean(covered) >= 0.93 - 3 * np.sqrt(0.93 * 0.07 / 12)
 
 
+def smooth(pixels):
+    return torch.nn.functional.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def test_samples_that_are_smoother_than_images_are_not_flagged(images):
+    """Held-out images, and smooth ones, which are more similar to every image: no lead below 1 % in 12 repeats.
+
+    The similarity to T alone would flag the smooth ones (mean of 10 nearest: see benchmarks/verdicts.py).
+    """
+    lows = []
+    for seed in range(6):
+        train, held_out, rest = parts(images, seed, 1000, 1500)
+        examiner, plain = Examiner(train, held_out, 0.99), images.floats(rest[:100])
+        for samples in (plain, smooth(plain)):
+            judged = examiner.judge(examiner.examine(samples, seed))
+            assert judged.judged_by == 1500
+            lows.append(judged.chance)
+    assert min(lows) > 0.001
+    assert np.mean(lows) > 0.25
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+def test_samples_at_one_training_image_are_flagged(images, eps):
+    """30 of 100 samples copy one image, which the competition cannot see: the samples are flagged, and few others."""
+    train, held_out, rest = parts(images, 0, 1000, 1500)
+    copies = noisy(train.floats([5] * 30), eps, 0)
+    examiner = Examiner(train, held_out, 0.99)
+    seen = examiner.examine(torch.cat([copies, images.floats(rest[:70])]), 0)
+    judged = examiner.judge(seen)
+    assert not seen.competition.discovered.any()
+    assert judged.chance < 1e-6
+    assert judged.flagged[:30].all()
+    assert judged.flagged[30:].sum() <= 5
+    assert (judged.q[judged.flagged] <= 0.05).all()
+    assert (judged.p[seen.competition.score <= 0] == 1).all()
+
+
+def test_held_out_images_are_judged_as_if_they_were_not_in_the_pool(images):
+    """The score of a held-out image is that of a sample in a pool without it, whoever represents its cluster."""
+    train, held_out, _ = parts(images, 3, 40, 60)
+    doubled = ImageSet.from_pixels(torch.cat([train.floats(), noisy(held_out.floats(slice(8)), 0.003, 1)]).numpy())
+    for t in (train, doubled):
+        examiner = Examiner(t, held_out, 0.99)
+        order = examiner.pool.order
+        rows = order[order >= len(t)] - len(t)
+        scores = examiner._of_held_out
+        for place, row in enumerate(rows[:25]):
+            rest = held_out.take(np.delete(np.arange(60), row))
+            seen = Examiner(t, rest, 0.99).examine(held_out.floats([row]), 0)
+            # A near-duplicate may stand a little elsewhere than the image that it succeeds.
+            assert scores[place] == pytest.approx(max(0, seen.competition.score[0]), abs=0.05)
+    assert (scores > 0.5).sum() >= 8
+
+
+def test_a_pool_of_two_images_is_judged(images):
+    """With one image on each side no held-out image has two neighbors, and nothing is flagged."""
+    train, held_out, rest = parts(images, 0, 1, 1)
+    examiner = Examiner(train, held_out, 0.99)
+    judged = examiner.judge(examiner.examine(torch.cat([train.floats(), images.floats(rest[:3])]), 0))
+    assert (judged.judged_by, judged.flagged.tolist(), judged.chance) == (1, [False] * 4, pytest.approx(1))
+
+
 def test_duplicated_training_images_count_once(images):
     """T with every image three times, twice exactly: as many clusters, the same chance, and the same images found.
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import synthetic_run
+import tested
 from matplotlib.figure import Figure
 
 from memgen.base import schemas, tables, wording
@@ -272,7 +273,7 @@ def test_each_picture_stands_in_its_place(written, read):
     words = {"transition": "memorized fraction", "first": "one sample of model A", "images": "three noises"}
     words |= {"histograms": "histograms", "samples": "first samples", "psnr": "Output PSNR", "levels": "noise level"}
     words |= {"restored-low_pass-0.5": "restored images", "bases": "eigenvectors", "spectrum": "local frequency"}
-    words |= {"slopes": "fitted lines", "copies": "depend on"}
+    words |= {"slopes": "fitted lines", "copies": "closest to training images"}
     assert all(words[name] in alt for name, (_, alt) in shown.items())
 
 
@@ -449,12 +450,14 @@ def test_the_test_for_copies_of_every_model(full, read):
     """Counts, the rate, and the memorized fraction with its interval stand in the row of their model."""
     columns = {"n_pool_train": 5, "n_pool_heldout": 6, "samples": 7, "answer": "found", "discoveries": 8, "alike": 9}
     columns |= {"attached": 10, "k_min": 11, "memorized_fraction": 0.5, "low": 0.25, "high": 0.75, "p": 0.0125}
-    columns |= {"conformal_discoveries": 12, "q": 0.05, "n_leaks": 13, "n_competing": 14, "conformal_k_min": 15}
-    keys = {"subject": "n1024-s2-b", "role": "cell", "n_train": 1024, "part": "b", "train_seed": 2}
-    found = Page(render(ReportInput("x", {}, {"copies": tables.make(schemas.COPIES, keys | columns)})))
-    fraction = ".500 [.250, .750]"
-    row = ["N = 1,024, model B, seed 2", "5", "6", "found", "8 at 5%", "9", "10", "11", fraction, "0.013", "12 of 7"]
+    columns |= {"competition_p": 0.125, "flagged": 12, "flagged_images": 13, "most_shared": 14, "conformal_p": 1e-6}
+    table = tested.copies(tested.model(1024, "b", 2), **columns, closest=0.987)
+    found = Page(render(ReportInput("x", {}, {"copies": table})))
+    row = ["N = 1,024, model B, seed 2", "5", "6", "8 at 5%", "9", "10", "11", "0.12", "12 of 7", "13", "14", "1e-06"]
+    row += ["0.987", ".500 [.250, .750]", "0.013"]
     assert found.tables["copies"][0][1] == row
+    undecided = Page(render(ReportInput("x", {}, {"copies": tested.copies(tested.model(), answer="cannot decide")})))
+    assert undecided.tables["copies"][0][1][3] == "cannot decide"
     assert [row[0] for row in read.tables["copies"][0][1:]] == [
         *(f"N = {n}, model {part}" for n in (4, 64) for part in "AB"),
         "theirs",

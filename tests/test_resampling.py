@@ -126,6 +126,7 @@ def test_percentile_intervals():
     some = np.concatenate([draws, [np.nan] * 100])
     assert percentile_interval(some, 5) == Estimate.of(7.0, 24.0, 974.0, 5)
     assert percentile_interval(draws, 2).low == 24.0
+    assert percentile_interval(draws, 5, 0.9) == Estimate.of(7.0, 49.0, 949.0, 5)
     assert percentile_interval(draws, 1) == Estimate.of(7.0, n=1)
     assert percentile_interval(np.array([7.0, np.nan]), 5) == Estimate.of(7.0, n=5)
     assert percentile_interval(np.concatenate([[np.nan], draws]), 5) == Estimate.of(None, n=5)

@@ -195,10 +195,10 @@ def test_every_place_of_the_contact_sheet():
 
 def test_samples_stand_above_the_images_that_they_depend_on():
     """In the sheet of copies a sample is above its training image, with their correlation between, if there is one."""
-    first = sheets.Copies("N = 4  A", 5, images(0.1, 0.2), images(0.3, 0.4), np.array([0.99, np.nan]))
+    first = sheets.Copies("N = 4  A", 5000, images(0.1, 0.2), images(0.3, 0.4), np.array([0.99, np.nan]))
     second = sheets.Copies("N = 4  B", 1, images(0.5), images(0.6), np.array([0.97]))
     found = sheet(sheets.figure_copies([first, second]), SIZE)
-    assert found.names == ["N = 4  A\n2 of 5 shown", "training image", "N = 4  B\n1 of 1 shown", "training image"]
+    assert found.names == ["N = 4  A\n5,000 reported", "training image", "N = 4  B\n1 reported", "training image"]
     expected = {(0, 0): 0.1, (0, 1): 0.2, (1, 0): 0.3, (1, 1): 0.4, (2, 0): 0.5, (3, 0): 0.6}
     same(found.tiles, expected)
     assert found.numbers == {(0, 0): (".990", ORANGE), (2, 0): (".970", ORANGE)}

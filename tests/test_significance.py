@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from memgen.base import tables
 from memgen.base.errors import DataError, ShapeError
+from memgen.images.imageset import ImageSet
 from memgen.measures.copies import examiner
 from memgen.measures.copies.competition import DEFINITION, compete, depth, memorized_fraction
 from memgen.measures.copies.conformal import benjamini_hochberg, conformal, conformal_resolution
 from memgen.measures.copies.pool import pool
+from memgen.measures.subject import GivenSubject, Identity, Samples
 
 DIMENSIONS, SAMPLES = 8, 200
 
@@ -295,28 +296,34 @@ def test_conformal_resolution():
         assert benjamini_hochberg(conformal(scores, held_out))[1].sum() == found
 
 
-# ------------------------------------------------------------------------------------------------- table
+# ------------------------------------------------------------------------------------------------- tables
 
 
-def test_table_says_what_it_holds():
-    """A row a sample with its nearest representative; without conformal scores p and q are null, not 0."""
-    in_train, nearest = np.array([True, False]), np.array([0, 1, 0])
-    distances = np.array([[0.0, 1.0], [0.4, 0.5], [0.2, 0.9]])
-    competition = compete(nearest, np.array([np.inf, 0.1, 0.5]), in_train, q=0.5)
-    keys = {"subject": "n4-s0-a", "role": "cell", "n_train": 4, "part": "a", "train_seed": 0}
-    own = (["x", "z", "x"], np.array([1.0, 0.5, np.nan]))
-    arguments = (keys, [7, 8, 9], ("x", "y"), in_train, nearest, distances, competition, *own)
-    rows = examiner.to_table(*arguments, p=None, space="pixels").to_pylist()
-    assert [row["sample"] for row in rows] == [7, 8, 9]
-    assert [(row["nearest_id"], row["nearest_in"], row["cluster"]) for row in rows] == [
-        ("x", "T", 0),
-        ("y", "H", 1),
-        ("x", "T", 0),
+def test_tables_say_what_they_hold():
+    """A row a sample with its nearest representative, and a row of counts that are those of the samples."""
+    images = np.random.default_rng(0).random((60, 1, 6, 6), dtype=np.float32)
+    train, held_out, others = (ImageSet.from_pixels(images[a:b]) for a, b in ((0, 20), (20, 50), (50, 60)))
+    drawn = np.concatenate([train.pixels[[3, 3, 4]], others.pixels])
+    samples = Samples(drawn, np.arange(7, 20))
+    identity = Identity("n4-s0-a", "cell", 4, "a", 0)
+    rows, (summary,) = (
+        table.to_pylist() for table in examiner.find_copies(GivenSubject(identity, samples, None, train, held_out))
+    )
+    assert [row["sample"] for row in rows] == list(range(7, 20))
+    assert [(row["train_id"], row["nearest_id"], row["nearest_in"]) for row in rows[:3]] == [
+        (train.ids[i], train.ids[i], "T") for i in (3, 3, 4)
     ]
-    assert [row["W"] for row in rows] == [None, -0.1, 0.5]
-    assert all(row["p"] is None and row["q"] is None and row["definition"] == DEFINITION for row in rows)
-    assert [row["train_id"] for row in rows] == ["x", "z", "x"]
-    assert [row["correlation"] for row in rows] == [1, 0.5, None]
-    table = examiner.to_table(*arguments, p=np.array([0.01, 0.5, 0.02]), space="pixels")
-    assert table["q"].to_pylist() == pytest.approx([0.03, 0.5, 0.03])
-    assert tables.name(table.schema) == "significance"
+    assert [row["W"] for row in rows[:3]] == pytest.approx([1, 1, 1], abs=1e-5)
+    assert [row["correlation"] for row in rows[:3]] == pytest.approx([1, 1, 1])
+    assert [row["p"] for row in rows[:3]] == pytest.approx([1 / 31] * 3)
+    assert all((row["p"] == 1) == (row["W"] <= 0) or row["W"] > 0 for row in rows)
+    assert {row["definition"] for row in rows} == {DEFINITION}
+    assert {row["subject"] for row in rows} == {"n4-s0-a"}
+    flagged = [row for row in rows if row["flagged"]]
+    assert summary["flagged"] == len(flagged)
+    assert summary["flagged_images"] == len({row["cluster"] for row in flagged})
+    assert summary["most_shared"] == (2 if flagged else 0)
+    assert (summary["samples"], summary["judged_by"], summary["n_pool_train"]) == (13, 30, 20)
+    assert summary["closest"] == pytest.approx(1)
+    assert summary["discoveries"] == sum(row["discovered"] for row in rows)
+    assert summary["conformal_k_min"] == conformal_resolution(13, 30)

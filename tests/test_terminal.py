@@ -120,8 +120,6 @@ def test_rows_of_the_transition_table(said, found):
         "N",
         "quantity",
         "estimate",
-        "95",
-        "%",
         "interval",
         "units",
         "unit",

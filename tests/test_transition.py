@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import synthetic_run
+import tested
 
 from memgen.base import noise, schemas, tables, wording
 from memgen.base.intervals import grouped
@@ -37,17 +38,11 @@ def neighbors(values: np.ndarray, n: int, **more) -> pa.Table:
 
 def examined(n: int, nearest: np.ndarray, hits: np.ndarray, pool: tuple[int, int], part="a", seed=0) -> dict:
     """SIGNIFICANCE and COPIES tables of samples with given nearest images in a pool of given sizes of T and H."""
-    trained = {"subject": f"n{n}-s{seed}-{part}", "role": "cell", "n_train": n, "part": part, "train_seed": seed}
-    columns = {"sample": np.arange(len(nearest)), "nearest_id": [f"image {i}" for i in nearest]}
-    columns |= {"nearest_in": np.where(hits, "T", "H"), "train_id": "x", "cluster": nearest, "discovered": False}
-    columns |= dict.fromkeys(("correlation", "d1", "d2", "W", "p", "q")) | {"space": "test", "definition": "test"}
-    counts = dict.fromkeys(("n_leaks", "discoveries", "alike", "attached", "k_min", "n_competing"), 0)
-    counts |= {"conformal_discoveries": 0, "conformal_k_min": 1, "samples": len(nearest), "q": 0.05, "answer": "none"}
-    counts |= dict.fromkeys(("memorized_fraction", "low", "high", "p"), 0.0)
-    counts |= {"n_pool_train": pool[0], "n_pool_heldout": pool[1]}
+    trained = tested.model(n, part, seed)
+    sizes = {"n_pool_train": pool[0], "n_pool_heldout": pool[1], "samples": len(nearest)}
     return {
-        "significance": tables.make(schemas.SIGNIFICANCE, {**trained, **columns}),
-        "copies": tables.make(schemas.COPIES, {**trained, **counts}),
+        "significance": tested.significance(trained, nearest, hits),
+        "copies": tested.copies(trained, **sizes),
     }
 
 
@@ -440,7 +435,8 @@ def test_the_noise_levels_of_the_bits(small):
 
 def test_regimes_follow_the_planted_answer(rows):
     """Copies at small N, a mixture between, common new images at large N; every sentence carries its numbers."""
-    found = verdict.verdict(summarize(synthetic_run.run().tables, seed=0))
+    tables = synthetic_run.run().tables
+    found = verdict.verdict(summarize(tables, seed=0), tables["copies"])
     assert found.regimes == {
         1: "memorizes", 4: "memorizes", 16: "memorizes", 64: "memorizes", 256: "mixed", 1024: "generalizes",
     }  # fmt: skip

@@ -156,6 +156,32 @@ def grouped(counts: ArrayLike, hits: ArrayLike, chance: float, level: float = 0.
     return 1 - max(ends), 1 - min(ends)
 
 
+def detectable_share(hits: int, trials: int, power: float = 0.95) -> float:
+    """The smallest probability of a hit at which at least `hits` of `trials` independent trials hit with this power.
+
+    Args:
+        hits: number of hits that are needed, at least 1.
+        trials: number of trials.
+        power: in (0, 1).
+
+    Returns:
+        In (0, 1]; 1 if there are fewer trials than hits.
+
+    Source: the upper end of Clopper & Pearson's one-sided interval at hits - 1, Biometrika 26, 1934.
+    """
+    if hits > trials:
+        return 1.0
+
+    def found(share: float) -> bool:
+        if share in (0, 1):
+            return share == 1
+        odds, none = math.log(share) - math.log1p(-share), trials * math.log1p(-share)
+        ways = (math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) for k in range(hits))
+        return 1 - math.fsum(math.exp(way + k * odds + none) for k, way in enumerate(ways)) >= power
+
+    return _bisect(found, 1.0) or 0.0
+
+
 def _tails(
     sizes: NDArray[np.int64], groups: NDArray[Any], shares: NDArray[np.float64], spread: int, x: int
 ) -> tuple[float, float]:

@@ -231,7 +231,7 @@ LEVELS = _schema(
 )
 TRANSITION = _schema(
     "transition",
-    2,
+    3,
     [
         _field(
             "n_train", _INT, "N of the sweep; null for transition points and imported subjects", "images", null=True
@@ -239,8 +239,8 @@ TRANSITION = _schema(
         _field("subject", _STR, "name of an imported subject; null for a size and for a transition point", null=True),
         _field("quantity", _STR, "what is estimated; see memgen.findings.transition"),
         _field("estimate", _F64, "null where it does not exist or is not reached", null=True),
-        _field("low", _F64, "lower end of the 95 % interval; null where there is none", null=True),
-        _field("high", _F64, "upper end of the 95 % interval; null where there is none", null=True),
+        _field("low", _F64, "lower end of the interval; those of a sweep's sizes hold together with 95 %", null=True),
+        _field("high", _F64, "upper end of the interval; null where there is none", null=True),
         _field("n", _INT, "independent units behind the interval (samples or images)"),
         _field("unit", _STR, "unit of the estimate"),
         _field("status", _STR, "whether the estimate and its interval exist; see memgen.base.estimates"),
@@ -251,7 +251,7 @@ TRANSITION = _schema(
 )
 SIGNIFICANCE = _schema(
     "significance",
-    2,
+    3,
     [
         *_SUBJECT,
         _field("sample", _INT, "index of the sample"),
@@ -263,16 +263,17 @@ SIGNIFICANCE = _schema(
         _field("d2", _F64, "distance to the second nearest; null where undefined", null=True),
         _field("cluster", _INT, "number of the representative, and of its cluster of near-duplicates, in the pool"),
         _field("W", _F64, "score in the competition: + in T, - in H; null where infinite", null=True),
-        _field("p", _F64, "conformal p-value against held-out images; null where not computed", null=True),
-        _field("q", _F64, "the same after Benjamini & Hochberg", null=True),
+        _field("p", _F64, "conformal p-value against held-out images"),
+        _field("q", _F64, "the same after Benjamini & Hochberg"),
         _field("discovered", pa.bool_(), "found by the competition at its rate q"),
+        _field("flagged", pa.bool_(), "found by the conformal test at the same rate"),
         _field("space", _STR, "feature space and metric of the distances"),
         _field("definition", _STR, "version of the definitions of these columns"),
     ],
 )
 COPIES = _schema(
     "copies",
-    2,
+    3,
     [
         *_SUBJECT,
         _field("n_pool_train", _INT, "representatives of the training set T in the pool", "images"),
@@ -286,12 +287,18 @@ COPIES = _schema(
         _field("attached", _INT, "further samples at the images found; they have no rate of their own"),
         _field("k_min", _INT, "training images that must be found for any to be found"),
         _field("n_competing", _INT, "images that compete"),
+        _field("competition_p", _F64, "probability that chance gives training images such a lead in the competition"),
         _field("memorized_fraction", _F64, "share of samples nearest to T, less that expected by chance"),
         _field("low", _F64, "lower end of its 95 % interval"),
         _field("high", _F64, "upper end of its 95 % interval"),
         _field("p", _F64, "label-permutation p-value of: the model does not know which images are in T"),
-        _field("conformal_discoveries", _INT, "samples flagged by conformal p-values at the rate q"),
-        _field("conformal_k_min", _INT, "fewest copies that conformal p-values can flag at all"),
+        _field("flagged", _INT, "samples that the conformal test flags at the rate q"),
+        _field("flagged_images", _INT, "training images (clusters) that these are nearest to"),
+        _field("most_shared", _INT, "largest number of flagged samples that are nearest to one training image"),
+        _field("conformal_k_min", _INT, "fewest copies that the conformal test can flag at all"),
+        _field("conformal_p", _F64, "probability that chance gives samples such a lead over held-out images"),
+        _field("judged_by", _INT, "held-out images in the conformal test", "images"),
+        _field("closest", _F64, "largest correlation of a sample with a training image"),
     ],
 )
 PEERS = _schema(

@@ -152,7 +152,9 @@ def say(found: Verdict, summary: pa.Table) -> None:
     rows = transition.estimates(summary)
     measured = [name for name in _SHOWN if any(rows[each.key, name].estimate is not None for each in found.paragraphs)]
     nulls = [transition.QUANTITIES[_NULLS[quantity]].name for quantity in measured if quantity in _NULLS]
-    drawn = Table(box=box.SIMPLE_HEAD, title="Estimates with their 95 % intervals", title_justify="left")
+    drawn = Table(
+        box=box.SIMPLE_HEAD, title="Estimates with intervals that hold together with 95 %", title_justify="left"
+    )
     drawn.padding = (0, 0, 0, 1)  # so that every interval fits into a line
     drawn.caption, drawn.caption_justify = f"In parentheses: {'; '.join(nulls)}." if nulls else None, "left"
     drawn.add_column("N", justify="right", overflow="fold")
@@ -185,7 +187,7 @@ def say_estimates(rows: Sequence[Mapping[str, Any]]) -> None:
         of = row["subject"] if row["n_train"] is None else f"{row['n_train']:,}"
         name = transition.QUANTITIES[row["quantity"]].name
         shown.append([of, name, wording.value(found), wording.interval(found), found.n, found.unit])
-    columns = ["N", "quantity", "estimate", "95 % interval", "units", "unit of the estimate"]
+    columns = ["N", "quantity", "estimate", "interval", "units", "unit of the estimate"]
     table("Medians and means", columns, shown)
 
 

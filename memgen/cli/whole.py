@@ -163,7 +163,7 @@ def verdict(
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
-    """Test every sample for copies at a controlled rate, and say what the measurements of the run support.
+    """Test every sample for copies in two ways, and say what the measurements of the run support.
 
     What is missing is measured first, for the trained models and for imported subjects: samples are drawn, their
     nearest training images are searched, and the PSNR of imported denoisers is measured. Without --n and --subject, all
@@ -190,7 +190,8 @@ def verdict(
         "discoveries": "training images found",
         "alike": "of these alike",
         "attached": "further samples",
-        "k_min": "fewest that can be found",
+        "flagged": "samples flagged",
+        "closest": "closest pair",
         "memorized_fraction": "memorized fraction",
         "low": "low",
         "high": "high",
@@ -199,7 +200,9 @@ def verdict(
     title = "training images that samples depend on, and the memorized fraction of each subject"
     terminal.table(title, list(columns.values()), [[row[key] for key in columns] for row in rows])
     pairs = [row for row in found.pairs if row["subject"] in names]
-    if pairs:
+    reported = sum(bool(row["reported_by"]) for row in pairs)
+    shown = sorted(pairs, key=lambda row: (not row["reported_by"], -row["W"]))[:20]
+    if shown:
         columns = {
             "subject": "subject",
             "sample": "sample",
@@ -207,9 +210,13 @@ def verdict(
             "source": "file",
             "correlation": "correlation",
             "W": "depth",
+            "reported_by": "reported by",
         }
-        title = f"samples and the training images that they depend on, {min(len(pairs), 20)} of {len(pairs)}"
-        terminal.table(title, list(columns.values()), [[row[key] for key in columns] for row in pairs[:20]])
+        title = (
+            f"the closest pairs of a sample and a training image, {len(shown)} of {len(pairs):,} "
+            f"({reported:,} are reported by a test)"
+        )
+        terminal.table(title, list(columns.values()), [[row[key] for key in columns] for row in shown])
     terminal.say(found.verdict, found.transition)
     path = workspace.run.path / "tables" / "copies"
     finish(as_json, path, **said(found.verdict, found.transition), copies=rows, pairs=pairs)

@@ -301,11 +301,10 @@ def find_copies(workspace: Workspace, name: str) -> pa.Table:
     """
     run, search = workspace.run, workspace.settings.search
     if not run.has_table("copies", name):
-        own, null = (table.filter(pc.field("rank") == 1) for table in search_own(workspace, name, "correlation"))
+        own, _ = search_own(workspace, name, "correlation")
         significance, summary = examiner.find_copies(
             subjects.find(workspace, name),
-            own,
-            null,
+            own.filter(pc.field("rank") == 1),
             workspace.settings.seed,
             search.cluster_threshold,
             search.backend,

@@ -23,6 +23,8 @@ from memgen.measures.subject import Identity
 from memgen.models import inverse
 from memgen.report import page, sheets, style
 
+CLOSEST = 12  # pairs of a sample and a training image that are shown of each subject, if no more are reported
+_TESTS = {"competition": "discovered", "conformal test": "flagged"}
 _MADE_HERE = ("images", "transition", "levels", "trajectory")
 
 
@@ -54,7 +56,12 @@ def _transition(workspace: Workspace, measured: dict[str, pa.Table]) -> pa.Table
         similarity,
         sigma_range=sigma_range,
         subjects=measured["subjects"],
+        sizes=len(set(settings.sweep.n_train)),
     )
+
+
+def _verdict(workspace: Workspace, table: pa.Table, copies: pa.Table) -> verdict.Verdict:
+    return verdict.verdict(table, copies, len(workspace.settings.cells))
 
 
 def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
@@ -76,8 +83,7 @@ class Findings:
         verdict: in words.
         transition: a TRANSITION table.
         copies: a COPIES table.
-        pairs: the samples that the test for copies found, each with the training image that it depends on, deepest
-            first.
+        pairs: the closest pairs of a sample and a training image of each subject; see `pairs`.
     """
 
     verdict: verdict.Verdict
@@ -89,23 +95,35 @@ class Findings:
 def find(workspace: Workspace) -> Findings:
     """What the measurements of the run support."""
     table, found = summary(workspace), workspace.run.table("copies")
-    return Findings(verdict.verdict(table, found), table, found, pairs(workspace))
+    return Findings(_verdict(workspace, table, found), table, found, pairs(workspace))
 
 
 def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, Any]]:
-    """The samples that the test for copies found, for one N or for all, the deepest of each subject first."""
-    table = workspace.run.table("significance")
-    table = _at(table, n_train).filter(pc.field("discovered"))
+    """The closest pairs of a sample and a training image of each subject, for one N or for all.
+
+    Samples that a test for copies reports come first, then those that lie deepest in the neighborhood of a training
+    image: all that are reported, and at least CLOSEST of each subject. The column `reported_by` names the tests.
+    """
+    table = _at(workspace.run.table("significance"), n_train)
+    reported = pc.or_(table["discovered"], table["flagged"])
+    table = table.append_column("reported", pc.cast(reported, pa.int8()))
     order = ["role", "n_train", "subject"]
-    table = table.sort_by([*((key, "ascending") for key in order), ("W", "descending")])
-    sources = {}
-    for name in dict.fromkeys(table["subject"].to_pylist()):
+    downward = [("reported", "descending"), ("W", "descending")]
+    table = table.sort_by([*((key, "ascending") for key in order), *downward])
+    columns = ("n_train", "subject", "sample", "train_id", "correlation", "W")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        of_subject = found.setdefault(row["subject"], [])
+        if row["reported"] or (row["W"] > 0 and len(of_subject) < CLOSEST):
+            names = [name for name, column in _TESTS.items() if row[column]]
+            of_subject.append({name: row[name] for name in columns} | {"reported_by": " and ".join(names)})
+    for name, rows in found.items():
         train = subjects.find(workspace, name).train
         assert train is not None
-        sources[name] = dict(zip(train.ids, train.sources, strict=True))
-    columns = ("n_train", "subject", "sample", "train_id", "correlation", "W")
-    rows = table.select(columns).to_pylist()
-    return [row | {"source": sources[row["subject"]][row["train_id"]]} for row in rows]
+        sources = dict(zip(train.ids, train.sources, strict=True))
+        for row in rows:
+            row["source"] = sources[row["train_id"]]
+    return [row for rows in found.values() for row in rows]
 
 
 def _denoisers(run: runs.Run) -> list[str]:
@@ -191,9 +209,10 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
         readings=bases.readings(found["basis_summary"], workspace.settings.seed),
         dimension=int(np.prod(workspace.images.image_shape)),
         metric=metric,
+        models=len(workspace.settings.cells),
     )
     folder = run.report if n_train is None else run.report / f"n{n_train}"
-    return verdict.verdict(found["transition"], found["copies"]), found["transition"], page.write(shown, folder)
+    return _verdict(workspace, found["transition"], found["copies"]), found["transition"], page.write(shown, folder)
 
 
 def restored(workspace: Workspace, n_train: int | None = None, label: str | None = None) -> list[sheets.Restored]:
@@ -265,13 +284,13 @@ def draw_restored(workspace: Workspace, found: sheets.Restored) -> list[Path]:
 
 
 def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
-    """The deepest discoveries of each model with the images that they depend on."""
+    """The closest pairs of each model, as images."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in pairs(workspace, n_train):
         found.setdefault(row["subject"], []).append(row)
     sheet = []
     for name, rows in found.items():
-        rows, total = rows[: sheets.COPIES_SHOWN], len(rows)
+        reported, rows = sum(bool(row["reported_by"]) for row in rows), rows[: sheets.COPIES_SHOWN]
         subject = subjects.find(workspace, name)
         assert subject.samples is not None
         assert subject.train is not None
@@ -281,7 +300,7 @@ def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
         sheet.append(
             sheets.Copies(
                 _model_label(subject.identity),
-                total,
+                reported,
                 workspace.in_place(subject.samples.images[[place[row["sample"]] for row in rows]]),
                 workspace.in_place(trained_on.numpy()),
                 np.array([row["correlation"] for row in rows], dtype=np.float64),

@@ -19,6 +19,7 @@ from memgen.findings.resampling import Floats, Ints, Observations, Resampling, p
 Columns = Mapping[str, NDArray[Any]]
 Key = int | str | None
 
+ALONE = 0.95  # coverage of an interval that holds alone
 # The columns that are read of each table, besides train_seed.
 READ = {
     "neighbors": ("query_kind", "query", "query_id", "part", "reference", "value"),
@@ -84,6 +85,7 @@ class Group:
         similarity: the similarity of images.
         sigma_range: lowest and highest noise level of the bits, in pixel units; None where they are not known.
         lacks: which of REASONS hold: what the subject does not have.
+        level: intended coverage of each interval.
     """
 
     key: int | str
@@ -93,6 +95,7 @@ class Group:
     similarity: Similarity
     sigma_range: tuple[float, float] | None
     lacks: frozenset[str]
+    level: float
 
     def rows(self, name: str, **where: str) -> Columns:
         """The rows of one table in which columns have the given values; no rows where the table is missing."""
@@ -113,8 +116,8 @@ class Measured:
         rows: an estimate for each quantity.
         lead: draws of the similarity between the two models less that to the training set, (R + 1,).
         fraction: draws of the memorized fraction, (R + 1,); None where it was not measured.
-        band: lowest and highest ends that the interval of the memorized fraction has over groups of samples that share
-            a nearest image; None where it was not measured.
+        band: ends of the interval of the memorized fraction that holds alone, for the transition points; None where it
+            was not measured.
     """
 
     rows: Mapping[str, Estimate]
@@ -134,14 +137,14 @@ def measure(group: Group) -> Measured:
     lead = sign * (twin - own)
     rho, fraction, band = _memorized(group)
     rows = {
-        "nearest_own": _estimate(own, unit, nearest),
-        "nearest_holdout_to_train": _estimate(of_holdout, unit, holdout),
-        "nearest_minus_holdout": _estimate(sign * (own - of_holdout), unit, nearest, holdout),
-        "cross_same": _estimate(twin, unit, same),
-        "cross_different": _estimate(unrelated, unit, different),
-        "cross_minus_null": _estimate(sign * (twin - unrelated), unit, same, different),
-        "train_train": _estimate(halves.medians(), unit, halves),
-        "cross_minus_nearest": _estimate(lead, unit, same, nearest),
+        "nearest_own": _estimate(group, own, unit, nearest),
+        "nearest_holdout_to_train": _estimate(group, of_holdout, unit, holdout),
+        "nearest_minus_holdout": _estimate(group, sign * (own - of_holdout), unit, nearest, holdout),
+        "cross_same": _estimate(group, twin, unit, same),
+        "cross_different": _estimate(group, unrelated, unit, different),
+        "cross_minus_null": _estimate(group, sign * (twin - unrelated), unit, same, different),
+        "train_train": _estimate(group, halves.medians(), unit, halves),
+        "cross_minus_nearest": _estimate(group, lead, unit, same, nearest),
         "memorized_fraction": rho,
         "psnr_gap": _gap(group),
         "disagreement": _disagreement(group),
@@ -191,18 +194,23 @@ def _memorized(group: Group) -> tuple[Estimate, Floats | None, tuple[float, floa
     # Samples of one part that share a nearest image hit or miss together.
     shared = _joined(rows["part"], rows["nearest_id"])
     _, first, counts = np.unique(shared, return_index=True, return_counts=True)
-    # c is exact (a model blind to the labels T and H finds T that often), so the ends of P map to those of rho.
-    low, high = ((x - control) / (1 - control) for x in grouped(counts, hits[first], control))
+
+    def ends(level: float) -> tuple[float, float]:
+        # c is exact (a model blind to the labels T and H finds T that often), so the ends of P map to those of rho.
+        low, high = ((x - control) / (1 - control) for x in grouped(counts, hits[first], control, level))
+        wider = percentile_interval(rho, observed.units, level) if observed.seeds > 1 else Estimate.of(None)
+        return (
+            low if wider.low is None else min(low, wider.low),
+            high if wider.high is None else max(high, wider.high),
+        )
+
     note = (
         f"{len(hits):,} samples have {len(counts):,} different nearest images. "
         f"A share of {control:.4f} is expected of a model that does not know its training set."
     )
     if observed.seeds > 1:
-        wider = percentile_interval(rho, observed.units)
-        low = low if wider.low is None else min(low, wider.low)
-        high = high if wider.high is None else max(high, wider.high)
         note += f" The interval is widened to cover {observed.seeds} training seeds."
-    return Estimate.of(float(rho[0]), low, high, observed.units, "share", note), rho, (low, high)
+    return Estimate.of(float(rho[0]), *ends(group.level), observed.units, "share", note), rho, ends(ALONE)
 
 
 def _gap(group: Group) -> Estimate:
@@ -215,7 +223,7 @@ def _gap(group: Group) -> Estimate:
         images, seeds = rows["image_id"][first].astype(str), rows["train_seed"][first]
         sides.append(group.plan.observe(what, np.unique(images), values, [images], seeds))
     train, holdout = sides
-    found = _estimate(train.means() - holdout.means(), "dB", train, holdout)
+    found = _estimate(group, train.means() - holdout.means(), "dB", train, holdout)
     if found.estimate is not None and group.key == 1:
         note = "There is no interval, because each model has a single training image."
         return Estimate.of(found.estimate, n=found.n, unit="dB", note=note)
@@ -226,7 +234,7 @@ def _disagreement(group: Group) -> Estimate:
     rows = group.rows("distances", kind="models")
     images = rows["image_id"].astype(str)
     observed = group.plan.observe("image", np.unique(images), _floats(rows["value"]), [images], rows["train_seed"])
-    return _estimate(observed.means(), "pixel units^2", observed)
+    return _estimate(group, observed.means(), "pixel units^2", observed)
 
 
 def _bits(group: Group) -> Estimate:
@@ -240,7 +248,7 @@ def _bits(group: Group) -> Estimate:
     levels = len(np.unique(rows["sigma"]))
     observed = group.plan.observe("sample", group.plan.samples, means * levels, [units], rows["train_seed"][first])
     low, high = group.sigma_range or (None, None)
-    return replace(_estimate(observed.means(), "bits per dimension", observed), sigma_low=low, sigma_high=high)
+    return replace(_estimate(group, observed.means(), "bits per dimension", observed), sigma_low=low, sigma_high=high)
 
 
 def _to_reference(group: Group, quantity: str) -> Estimate:
@@ -252,7 +260,7 @@ def _to_reference(group: Group, quantity: str) -> Estimate:
     values, first = _grouped_means(_joined(rows["image_id"], rows["subject"]), better)
     images, seeds = rows["image_id"][first].astype(str), rows["train_seed"][first]
     observed = group.plan.observe("holdout image", np.unique(images), values, [images], seeds)
-    return _estimate(observed.means(), "dB", observed)
+    return _estimate(group, observed.means(), "dB", observed)
 
 
 def _unconverged(group: Group) -> Estimate:
@@ -280,16 +288,16 @@ def _own(part: NDArray[Any]) -> NDArray[Any]:
     return np.array(["train" if name is None else f"train_{name}" for name in part], dtype=object)
 
 
-def _estimate(draws: Floats, unit: str, *groups: Observations) -> Estimate:
-    """An estimate from its draws; for a difference the number of units is that of the smaller group of observations."""
-    found = percentile_interval(draws, min(group.units for group in groups))
-    undefined = joined(*dict.fromkeys(group.undefined for group in groups))
+def _estimate(group: Group, draws: Floats, unit: str, *groups: Observations) -> Estimate:
+    """An estimate from its draws; for a difference the number of units is that of the smaller of the observations."""
+    found = percentile_interval(draws, min(each.units for each in groups), group.level)
+    undefined = joined(*dict.fromkeys(each.undefined for each in groups))
     if found.estimate is None:
         return Estimate.of(None, unit=unit, note=undefined)
     # The bootstrap draws depend on the word "holdout", so that only what people read says "held-out".
-    counts = {group.what.replace("holdout", "held-out"): group.units for group in groups}
+    counts = {each.what.replace("holdout", "held-out"): each.units for each in groups}
     units = [f"{count:,} {what}{'s' * (count != 1)}" for what, count in counts.items()]
-    note = covers(units, max(group.seeds for group in groups))
+    note = covers(units, max(each.seeds for each in groups))
     if found.low is None:
         note = f"There is no interval: {listed(units)} are too few."
     return replace(found, unit=unit, note=joined(note, undefined))

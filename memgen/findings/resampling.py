@@ -123,7 +123,7 @@ class Resampling:
         return self._known[what, units]
 
 
-def percentile_interval(draws: Floats, units: int) -> Estimate:
+def percentile_interval(draws: Floats, units: int, level: float = 0.95) -> Estimate:
     """The estimate (entry 0) with the percentile interval of the resamples; fewer than two units give no interval."""
     if np.isnan(draws[0]):
         return Estimate.of(None, n=units)
@@ -131,5 +131,6 @@ def percentile_interval(draws: Floats, units: int) -> Estimate:
     if units < 2 or not len(resampled):
         return Estimate.of(float(draws[0]), n=units)
     # Infinite draws are censored crossings, so no interpolation between draws.
-    low, high = (float(x) for x in np.quantile(resampled, [0.025, 0.975], method="inverted_cdf"))
+    tail = round((1 - level) / 2, 12)  # (1 - .95) / 2 is just above .025, which would be another draw
+    low, high = (float(x) for x in np.quantile(resampled, [tail, 1 - tail], method="inverted_cdf"))
     return Estimate.of(float(draws[0]), low if np.isfinite(low) else None, high if np.isfinite(high) else None, units)

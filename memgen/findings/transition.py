@@ -20,13 +20,15 @@ and for the whole sweep
 
 An imported subject has no second model, so that what compares two models is not measured for it.
 
-Intervals (95 %) are percentile bootstraps over independent units. The units are drawn once for the whole sweep: sample
-i keeps its multiplicity in both models, in both kinds of similarity and at every N, because all of these start from
-the same noise. Differences and crossings are therefore resampled jointly. If there are several training seeds, they are
-resampled too, crossed with the samples. The multiplicity of a pair of samples (i, j) is the product of those of i and
-j, which is conservative if each sample is in few pairs. The memorized fraction has the interval of `intervals.grouped`
-instead, because samples share nearest images. The interval of N_half spans both its bootstrap interval and the points
-at which the ends of that interval fall through 1/2.
+The intervals of the K sizes of a sweep hold together with 95 %: each has the level 1 - .05 / K (Bonferroni). So a model
+that generalizes at every size is seldom accused at any. An imported subject and a transition point are each judged
+alone, at 95 %. Intervals are percentile bootstraps over independent units. The units are drawn once for the whole
+sweep: sample i keeps its multiplicity in both models, in both kinds of similarity and at every N, because all of these
+start from the same noise. Differences and crossings are therefore resampled jointly. If there are several training
+seeds, they are resampled too, crossed with the samples. The multiplicity of a pair of samples (i, j) is the product of
+those of i and j, which is conservative if each sample is in few pairs. The memorized fraction has the interval of
+`intervals.grouped` instead, because samples share nearest images. The interval of N_half spans both its bootstrap
+interval and the points at which the ends of that interval fall through 1/2.
 
 Source: Kadkhodaie et al. 2024, Figs. 1, 2 and 15; residual over a control as in anonymeter (Giomi et al. 2023).
 """
@@ -131,6 +133,9 @@ POINTS = {
 }
 
 CORRELATION = Similarity()
+LEVEL = (
+    0.95  # coverage of all intervals of a sweep together, of those of an imported subject, and of a transition point
+)
 
 
 def summarize(
@@ -140,8 +145,9 @@ def summarize(
     resamples: int = 2000,
     sigma_range: tuple[float, float] | None = None,
     subjects: pa.Table | None = None,
+    sizes: int | None = None,
 ) -> pa.Table:
-    """Every quantity at every N and of every imported subject, and the transition points, with 95 % intervals.
+    """Every quantity at every N and of every imported subject, and the transition points, with their intervals.
 
     Args:
         run: the run's tables by name: neighbors, similarity, psnr, distances, samples, significance, copies. Any of
@@ -153,6 +159,7 @@ def summarize(
         sigma_range: lowest and highest noise level of the bits, pixel units; None if they are not known.
         subjects: a SUBJECTS table. It says what each imported subject has, so that the table can say why something
             was not measured.
+        sizes: number of training-set sizes of the sweep, whose intervals hold together; None for those in the tables.
 
     Returns:
         A TRANSITION table. What was not measured has a null estimate, a status, and a note that may give the reason.
@@ -162,18 +169,21 @@ def summarize(
     keys = {key for columns in data.values() for key in columns["key"] if key is not None} | lacks.keys()
     references = _references(run.get("psnr"))
     of_sweep = _resampling([_chosen(data, key) for key in keys if isinstance(key, int)], seed, resamples)
+    together = sizes or max(1, sum(isinstance(key, int) for key in keys))
     at: dict[int | str, Measured] = {}
     for key in sorted(keys, key=lambda key: (isinstance(key, str), key)):
         own = _chosen(data, key)
         # An imported subject has draws of its own, so that importing it changes no interval of the sweep.
         plan = of_sweep if isinstance(key, int) else _resampling([own], seed, resamples)
         lacking = lacks.get(key, {"second model"}) if isinstance(key, str) else ()
-        at[key] = quantities.measure(Group(key, own, references, plan, similarity, sigma_range, frozenset(lacking)))
+        level = 1 - (1 - LEVEL) / (together if isinstance(key, int) else 1)
+        group = Group(key, own, references, plan, similarity, sigma_range, frozenset(lacking), level)
+        at[key] = quantities.measure(group)
     found: dict[tuple[Key, str], Estimate] = {
         (key, quantity): row for key, measured in at.items() for quantity, row in measured.rows.items()
     }
-    sizes = {key: measured for key, measured in at.items() if isinstance(key, int)}
-    found |= {(None, name): row for name, row in _points(sizes, of_sweep).items()}
+    of_sizes = {key: measured for key, measured in at.items() if isinstance(key, int)}
+    found |= {(None, name): row for name, row in _points(of_sizes, of_sweep).items()}
     return _table(found)
 
 

@@ -1,41 +1,48 @@
 """What a transition table says, in words: a regime by a stated rule, and sentences with the numbers behind it.
 
 There is a paragraph for each training-set size, and one for each imported subject. The rule uses intervals wherever it
-says so. It answers "cannot decide" where they are too wide or missing. It judges copying and agreement, not truth: two
-models can agree and both be wrong (Maillard & Goldt 2026).
+says so, and both tests for copies. The sizes of a sweep are judged as one family: their intervals hold together, and a
+find of a test counts only if chance seldom gives one anywhere in the sweep. So models that generalize at all sizes are
+called so in 95 % of sweeps. The rule answers "cannot decide" where the evidence could not have convicted. It judges
+copying and agreement, not truth: two models can agree and both be wrong (Maillard & Goldt 2026).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from memgen.base.estimates import Estimate
 from memgen.base.wording import estimate, joined, listed, value
+from memgen.findings import copies as of_copies
+from memgen.findings.copies import MOST_UNSEEN, Tested
 from memgen.findings.transition import POINTS, QUANTITIES, estimates
 from memgen.measures.copies import competition
 
 MARGIN = 0.01
 GAP_DB = 0.1
 LINEAR_DB = 0.5
+MOST_UNCONVERGED = 0.05
 RULES = {
     "memorizes": "The memorized fraction is at least 1/2, and its interval lies above 0. Samples are nearer to the "
-    "training set of their own model than held-out images are (the interval lies above 0).",
+    "training set of their own model than held-out images are (the interval lies above 0). At most "
+    f"{MOST_UNCONVERGED:.0%} of the samples did not converge.",
     "generalizes": "Samples that the two models draw from the same noise are more similar than samples from different "
-    "noise (the interval lies above 0). The interval of the memorized fraction reaches down to 0 and lies below 1/2, "
-    "and the test for copies found no training image that samples depend on. Either samples are at most "
-    f"{MARGIN} nearer to their training set than held-out images are (the whole interval), or they are nearer to the "
-    "other model's sample than to their training set (the interval lies above 0). Training images are not shown to be "
-    f"denoised more than {GAP_DB} dB better than held-out images. This takes two models that were trained on "
-    "different images.",
+    "noise (the interval lies above 0). The interval of the memorized fraction reaches down to 0 and lies below 1/2. "
+    "Neither of the two tests for copies finds anything, and at least one of them would have found copies in "
+    f"{MOST_UNSEEN:.0%} of the samples of each model. Either samples are at most {MARGIN} nearer to their training set "
+    "than held-out images are (the whole interval), or they are nearer to the other model's sample than to their "
+    f"training set (the interval lies above 0). Training images are not shown to be denoised more than {GAP_DB} dB "
+    f"better than held-out images. At most {MOST_UNCONVERGED:.0%} of the samples did not converge. This takes two "
+    "models that were trained on different images.",
     "underfits": "All that \N{LEFT DOUBLE QUOTATION MARK}generalizes\N{RIGHT DOUBLE QUOTATION MARK} asks for holds, "
     f"but held-out images are denoised more than {LINEAR_DB} dB worse than by the best linear denoiser (the whole "
     "interval). The models agree, but they have learned too little.",
     "mixed": "None of these holds, and something shows that the models depend on their own training set: a memorized "
-    "fraction above 0, samples that are nearer to the training set than held-out images are, a training image that "
-    f"samples depend on, or a PSNR gap above {GAP_DB} dB. A number counts if its whole interval lies above the bound.",
-    "cannot decide": "None of these holds. The intervals are too wide, or a measurement is missing.",
+    "fraction above 0, samples that are nearer to the training set than held-out images are, a find of either test for "
+    f"copies, or a PSNR gap above {GAP_DB} dB. A number counts if its whole interval lies above the bound.",
+    "cannot decide": "None of these holds. The intervals are too wide, a measurement is missing, the tests for copies "
+    "could not have found them, or samples did not converge.",
 }
 # Similarity above which two images pass for copies, and near-duplicates are removed; the word is used nowhere below it.
 COPY_SIMILARITY = {"correlation": competition.ALIKE}
@@ -114,12 +121,13 @@ class Verdict:
         return (*paragraphs, *self.points, *filter(None, (self.unconverged, self.caveat)))
 
 
-def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:
+def verdict(transition: pa.Table, copies: pa.Table | None = None, models: int | None = None) -> Verdict:
     """The regime at each N and of each imported subject by RULES, with sentences that say what the numbers show.
 
     Args:
         transition: a TRANSITION table.
         copies: a COPIES table, if samples were tested for copies.
+        models: number of models of the sweep, which the tests for copies judge together; None for those in `copies`.
 
     Raises:
         DataError: the table has another schema.
@@ -129,10 +137,9 @@ def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:
     for (key, quantity), row in rows.items():
         if key is not None:
             at.setdefault(key, {})[quantity] = row
-    tested: dict[int | str, list[dict[str, Any]]] = {key: [] for key in at}
-    for found in [] if copies is None else copies.to_pylist():
-        tested.setdefault(found["n_train"] if found["role"] == "cell" else found["subject"], []).append(found)
-    paragraphs = tuple(_paragraph(key, of_key, tested[key]) for key, of_key in at.items())
+    judged = of_copies.judge(copies, models)
+    nothing = Tested((), 0.0)
+    paragraphs = tuple(_paragraph(key, of_key, judged.get(key, nothing)) for key, of_key in at.items())
     several = sum(paragraph.n_train is not None for paragraph in paragraphs) > 1
     agree = any(paragraph.regime in ("generalizes", "underfits") for paragraph in paragraphs)
     return Verdict(
@@ -144,26 +151,46 @@ def verdict(transition: pa.Table, copies: pa.Table | None = None) -> Verdict:
     )
 
 
-def _paragraph(key: int | str, at: Mapping[str, Estimate], tested: Sequence[Mapping[str, Any]]) -> Paragraph:
-    regime = _regime(at, sum(row["discoveries"] for row in tested))
+def _paragraph(key: int | str, at: Mapping[str, Estimate], tested: Tested) -> Paragraph:
+    regime = _regime(at, tested)
     samples, functions = joined(_nearest(at), _fraction(at), _agreement(at)), joined(*_functions(at))
+    copies = joined(*tested.sentences)
     if isinstance(key, int):
         missing = "" if samples or functions else "Nothing was measured."
-        opening, copies = _opening(key, regime, at), _copies(tested)
+        opening = joined(_opening(key, regime, at), _undecided(regime, at, tested))
         return Paragraph(f"N = {key:,}", key, None, regime, opening, copies, samples, functions, missing)
-    opening, copies = _opening_of_one(key, regime, at), _copies(tested)
+    opening = joined(_opening_of_one(key, regime, at, tested), _undecided(regime, at, tested))
     return Paragraph(key, None, key, regime, opening, copies, samples, functions, _missing(at))
 
 
-def _regime(at: Mapping[str, Estimate], discoveries: int) -> str:
+def _regime(at: Mapping[str, Estimate], tested: Tested) -> str:
     rho, nearness = at["memorized_fraction"], at["nearest_minus_holdout"]
-    depends = rho.above(0) or discoveries > 0 or at["psnr_gap"].above(GAP_DB)
+    depends = rho.above(0) or tested.competition or tested.conformal or at["psnr_gap"].above(GAP_DB)
     agreement, lead = at["cross_minus_null"], at["cross_minus_nearest"]
-    if rho.estimate is not None and rho.estimate >= 0.5 and rho.above(0) and nearness.above(0):
-        return "memorizes"
-    if agreement.above(0) and rho.below(0.5) and not depends and (_near(nearness) or lead.above(0)):
-        return "underfits" if at["to_linear"].below(-LINEAR_DB) else "generalizes"
+    if _converged(at):
+        if rho.estimate is not None and rho.estimate >= 0.5 and rho.above(0) and nearness.above(0):
+            return "memorizes"
+        acquitted = not depends and rho.below(0.5) and tested.unseen <= MOST_UNSEEN
+        if acquitted and agreement.above(0) and (_near(nearness) or lead.above(0)):
+            return "underfits" if at["to_linear"].below(-LINEAR_DB) else "generalizes"
     return "mixed" if depends or nearness.above(0) else "cannot decide"
+
+
+def _converged(at: Mapping[str, Estimate]) -> bool:
+    """Whether nearly all samples that were drawn here converged."""
+    unconverged = at["unconverged"]
+    return not unconverged.estimate or unconverged.estimate <= MOST_UNCONVERGED * unconverged.n
+
+
+def _undecided(regime: str, at: Mapping[str, Estimate], tested: Tested) -> str:
+    """Why the measurements do not decide, where it is not the width of an interval."""
+    if regime in ("memorizes", "generalizes", "underfits"):
+        return ""
+    if not _converged(at):
+        return f"A regime needs samples of which at most {MOST_UNCONVERGED:.0%} did not converge."
+    if regime == "cannot decide" and tested.rows and tested.unseen > MOST_UNSEEN:
+        return f"The tests would not have found copies in {MOST_UNSEEN:.0%} of the samples; more samples are needed."
+    return ""
 
 
 def _near(nearness: Estimate) -> bool:
@@ -188,13 +215,13 @@ def _opening(n: int, regime: str, at: Mapping[str, Estimate]) -> str:
     }[regime]
 
 
-def _opening_of_one(name: str, regime: str, at: Mapping[str, Estimate]) -> str:
+def _opening_of_one(name: str, regime: str, at: Mapping[str, Estimate], tested: Tested) -> str:
     """The regime of an imported subject, as a sentence; those that rest on agreement take a second model."""
     if regime == "memorizes":
         return f"The model {name} {'copies' if _copy(at) else 'memorizes'} its training set."
     if regime == "mixed":
         return f"The model {name} depends in part on its training set."
-    if at["memorized_fraction"].below(0.5) and _near(at["nearest_minus_holdout"]):
+    if at["memorized_fraction"].below(0.5) and _near(at["nearest_minus_holdout"]) and tested.unseen <= MOST_UNSEEN:
         return f"No copying is shown for the model {name}, but the measurements do not decide whether it generalizes."
     return f"The measurements do not decide whether the model {name} memorizes its training set."
 
@@ -262,28 +289,6 @@ def _gap(at: Mapping[str, Estimate]) -> str:
     if gap.above(0):
         return f"Training images are denoised {estimate(gap)} dB better than held-out images."
     return f"Training images are not shown to be denoised better than held-out images ({estimate(gap)} dB)."
-
-
-def _copies(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the test for copies found, over the models of a paragraph."""
-    if not rows:
-        return ""
-    discoveries, alike, attached = (sum(row[name] for row in rows) for name in ("discoveries", "alike", "attached"))
-    samples, q = sum(row["samples"] for row in rows), rows[0]["q"]
-    models = f"{len(rows)} models" if len(rows) > 1 else "the model"
-    start = f"{samples:,} samples of {models} were tested image by image, at a false-discovery rate of {q:.0%}."
-    if discoveries:
-        each = listed([f"{row['discoveries']:,} for {row['subject']}" for row in rows])
-        images = "1 training image" if discoveries == 1 else f"{discoveries:,} training images"
-        return (
-            f"{start} The test found {images} that samples depend on ({each}). {alike:,} of {discoveries:,} look like "
-            f"the sample, with a correlation of at least {competition.ALIKE:g}. For {attached:,} further samples, the "
-            f"nearest image is one of these."
-        )
-    undecided = [row["k_min"] for row in rows if row["answer"] == "cannot decide"]
-    if undecided:
-        return f"{start} The test cannot decide: it reports images only if it finds {max(undecided):,} or more."
-    return f"{start} The test found no training image that samples depend on."
 
 
 def _points(rows: Mapping[tuple[int | str | None, str], Estimate]) -> tuple[str, ...]:

@@ -44,10 +44,11 @@ class ReportInput:
         pairs: the first samples of each N with their nearest training images, in ascending order of N.
         dimension: number of pixel values of an image, d = C H W; it places a reference line in the PSNR figure.
         metric: the measure of similarity to show, one of those in the tables.
-        copies: for each model the samples that the test for copies found.
+        copies: for each model its samples closest to training images.
         restored: for each restoration task the images that models restored.
         bases: for each N and each imported denoiser, the basis in which it shrinks a noisy image.
         readings: for each of these and each noise level, what the Jacobians say.
+        models: number of models of the sweep, which the tests for copies judge together; None for those in the tables.
     """
 
     title: str
@@ -60,6 +61,7 @@ class ReportInput:
     restored: Sequence[Restored] = field(default=())
     bases: Sequence[Bases] = field(default=())
     readings: Sequence[Reading] = field(default=())
+    models: int | None = None
 
 
 def render(report: ReportInput) -> str:
@@ -152,7 +154,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         lstrip_blocks=True,
     )
     summary = report.tables.get("transition")
-    found = verdict.verdict(summary, report.tables.get("copies")) if summary is not None else None
+    found = verdict.verdict(summary, report.tables.get("copies"), report.models) if summary is not None else None
     paragraphs = () if found is None else found.paragraphs
     sizes = [paragraph for paragraph in paragraphs if paragraph.subject is None]
     imported = [paragraph for paragraph in paragraphs if paragraph.subject is not None]

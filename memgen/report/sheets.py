@@ -175,18 +175,18 @@ COPIES_SHOWN = 12
 
 @dataclass(frozen=True, eq=False)
 class Copies:
-    """Samples of one model that depend on a training image, as the test for copies found them.
+    """The samples of one model that are closest to training images, those first that a test for copies reports.
 
     Attributes:
         name: label of the model shown to the reader.
-        total: number of training images found; the first K are shown.
+        reported: number of samples that a test reports; the first K pairs are shown.
         samples: (K, C, H, W), uint8, or float in pixel units.
         images: the training images, same shape.
         values: correlation of each sample with its training image, (K,); NaN where undefined.
     """
 
     name: str
-    total: int
+    reported: int
     samples: NDArray[Any]
     images: NDArray[Any]
     values: NDArray[np.float64]
@@ -194,14 +194,14 @@ class Copies:
 
 @styled
 def figure_copies(found: Sequence[Copies]) -> Figure:
-    """Samples above the training images that they depend on, with their correlation between them.
+    """Samples above the training images that they are closest to, with their correlation between them.
 
     Args:
-        found: one entry for each model with discoveries.
+        found: one entry for each model.
     """
     page = _Page(found[0].samples.shape[-2:], COPIES_SHOWN, 0.27)
     for place, copies in enumerate(found):
-        page.row(f"{copies.name}\n{len(copies.samples)} of {copies.total} shown", 0.2 if place else 0.0)
+        page.row(f"{copies.name}\n{copies.reported:,} reported", 0.2 if place else 0.0)
         for column, (image, value) in enumerate(zip(copies.samples, copies.values, strict=True)):
             page.put(column, image, float(value), ORANGE)
         page.row("training image", 0.0)

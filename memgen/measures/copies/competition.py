@@ -34,9 +34,10 @@ from numpy.typing import NDArray
 from memgen.base import noise
 from memgen.base.errors import DataError, ShapeError
 from memgen.base.intervals import grouped
+from memgen.measures.copies.lead import lead, probability, standings
 
 Q = 0.05  # the false-discovery rate aimed at, unless told otherwise
-DEFINITION = "significance/3"
+DEFINITION = "significance/4"
 # Correlation above which a sample and a training image look like one picture; images this alike are near-duplicates.
 ALIKE = 0.95
 Floats = NDArray[np.float64]
@@ -88,6 +89,8 @@ class Competition:
         n_attached: further samples at the representatives that were found. They did not compete, so they have no rate
             of their own.
         answer: found, none, or cannot decide: the competitors are fewer than k_min, so nothing could have been found.
+        p: exact probability that the competitors in T lead by as much if labels are exchangeable (see `lead`). Whoever
+            tests many subjects judges each by it, since q is the rate of one.
     """
 
     q: float
@@ -99,6 +102,7 @@ class Competition:
     n_competing: int
     n_attached: int
     answer: Literal["found", "none", "cannot decide"]
+    p: float
 
 
 def compete(nearest: Ints, magnitude: Floats, in_train: Bools, q: float = Q) -> Competition:
@@ -141,6 +145,7 @@ def compete(nearest: Ints, magnitude: Floats, in_train: Bools, q: float = Q) -> 
         n_competing=len(contest),
         n_attached=int(np.isin(nearest, nearest[discovered]).sum() - discovered.sum()),
         answer="found" if threshold is not None else "none" if reachable else "cannot decide",
+        p=probability(lead(np.abs(contest), contest > 0), n_t, n_h, len(contest)),
     )
 
 
@@ -165,13 +170,10 @@ def _deepest(nearest: Ints, magnitude: Floats) -> Bools:
 
 def _threshold(contest: Floats, n_t: int, n_h: int, q: float) -> float | None:
     """The smallest t that satisfies the rule; None where none does."""
-    size, sign = np.abs(contest), np.sign(contest)
-    candidates, group = np.unique(-size, return_inverse=True)  # from the largest size down, equal ones together
-    targets = np.cumsum(np.bincount(group[sign > 0], minlength=len(candidates)))
-    decoys = np.cumsum(np.bincount(group[sign < 0], minlength=len(candidates)))
+    thresholds, targets, decoys = standings(np.abs(contest), contest > 0)
     allowed = np.flatnonzero(n_t * (1 + decoys) <= q * n_h * np.maximum(1, targets) * (1 + 1e-12))
     # The rule can hold at a decoy too; the discoveries are the same.
-    return float(-candidates[allowed[-1]]) if len(allowed) else None
+    return float(thresholds[allowed[-1]]) if len(allowed) else None
 
 
 @dataclass(frozen=True)

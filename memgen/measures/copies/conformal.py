@@ -2,6 +2,13 @@
 
     p(g) = (1 + #{h: s(h) >= s(g)}) / (1 + number of h)
 
+The score s is W of the competition where it is above 0, and 0 elsewhere: how deep g lies in the cell of a training
+image. Unlike the competition, the p-values compare samples with other images, not training images with held-out ones.
+So they see several samples at one image, and few copies. In return they assume more: that samples which are no copies
+lie no deeper in the cells of training images than held-out images do. Depth makes this mild. Smooth samples are more
+similar to all images than real images are, and the similarity to T then takes them for copies; their depth does not
+grow.
+
 Source: Bates et al., Ann. Statist. 51, 2023; Benjamini & Hochberg, J. R. Statist. Soc. B 57, 1995.
 """
 
@@ -16,10 +23,8 @@ from memgen.measures.copies.competition import Bools, Floats, Q
 def conformal(scores: Floats, held_out: Floats) -> Floats:
     """Conformal p-values: how rare a score as high as that of the sample is among held-out images. Ties count.
 
-    They are valid only if samples are distributed like real images. The competition does not assume that.
-
     Args:
-        scores: of the samples, such as minus the distance to the nearest training image, (m,); large = suspicious.
+        scores: of the samples, (m,); large = suspicious.
         held_out: scores of held-out images, (n,), n >= 1.
     Returns:
         (m,) in [1 / (n + 1), 1].

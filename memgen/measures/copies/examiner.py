@@ -6,6 +6,7 @@ of T and H is clustered and indexed once. Then any number of sample sets can be 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,14 @@ from memgen.images.imageset import ImageSet
 from memgen.measures.copies import competition
 from memgen.measures.copies.competition import ALIKE, DEFINITION, Bools, Competition, Floats, Ints, MemorizedFraction, Q
 from memgen.measures.copies.conformal import benjamini_hochberg, conformal, conformal_resolution
+from memgen.measures.copies.lead import lead, probability
 from memgen.measures.copies.pool import Pool, pool
 from memgen.measures.subject import Samples, Subject, lacking
 from memgen.spaces import index
 
 SPACE = "pixels, centered and scaled; Euclidean"
+# Samples are judged by at most so many held-out images. More would sharpen p-values below 1/4,000, at a cost in time.
+JUDGED_BY = 4096
 _NEIGHBORS = 10  # number of neighbors from which the depth of a sample is computed
 
 
@@ -44,6 +48,25 @@ class Examination:
     distances: NDArray[np.float64]
     competition: Competition
     fraction: MemorizedFraction
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """The samples of an examination, judged by held-out images.
+
+    Attributes:
+        p: conformal p-value of each sample, (M,).
+        q: the same after Benjamini & Hochberg, (M,).
+        flagged: samples that are discoveries at the rate of the competition, (M,).
+        chance: exact probability that samples lead held-out images by as much if both are exchangeable (see `lead`).
+        judged_by: number of held-out images.
+    """
+
+    p: Floats
+    q: Floats
+    flagged: Bools
+    chance: float
+    judged_by: int
 
 
 class Examiner:
@@ -69,6 +92,7 @@ class Examiner:
         space = spaces.find("correlation")
         rows_t, rows_h = (space.embed(images.floats()).numpy() for images in (train, held_out))
         self.pool: Pool = pool(rows_t, rows_h, train.ids, held_out.ids, threshold)
+        self._held_out, self._n_train = held_out, len(train)
         chosen = self.pool.representatives
         self._rows = np.concatenate([rows_t, rows_h])[chosen].astype(np.float64)
         pixels = np.concatenate([train.pixels, held_out.pixels])[chosen]
@@ -87,82 +111,71 @@ class Examiner:
             ShapeError: the samples are not of the shape of the images.
             DataError: a sample has a pixel that is not finite.
         """
-        hits = self._index.search(samples, min(_NEIGHBORS, self._index.n))
+        near, distances = self._neighbors(samples, _NEIGHBORS)
+        nearest, in_train = near[:, 0], self.pool.in_train
+        contest = competition.compete(nearest, self._depth(near, distances), in_train, q)
+        return Examination(nearest, distances, contest, competition.memorized_fraction(nearest, in_train, seed))
+
+    def judge(self, found: Examination) -> Judgement:
+        """Judge the samples of an examination by held-out images; at most JUDGED_BY of them, whose ids choose them."""
+        scores, others = np.maximum(found.competition.score, 0), self._of_held_out
+        p = conformal(scores, others)
+        q, flagged = benjamini_hochberg(p, found.competition.q)
+        is_sample = np.arange(len(scores) + len(others)) < len(scores)
+        ahead = lead(np.concatenate([scores, others]), is_sample)
+        return Judgement(p, q, flagged, probability(ahead, len(scores), len(others)), len(others))
+
+    @cached_property
+    def _of_held_out(self) -> Floats:
+        """The score of held-out images, as if each had not been in the pool; 0 where the nearest is not in T."""
+        order = self.pool.order
+        rows = order[order >= self._n_train][:JUDGED_BY]
+        numbers = self.pool.cluster[rows]
+        represents = self.pool.representatives[numbers] == rows
+        heir = self.pool.successors()[numbers]
+        near, distances = self._neighbors(self._held_out.floats(rows - self._n_train), _NEIGHBORS + 1)
+        # An image that represents itself alone leaves the pool; any other cluster stays, with the label of its heir.
+        own = near == numbers[:, None]
+        own[~(represents & (heir < 0))] = False
+        own[~own.any(axis=1), -1] = True  # one of each row is left out: itself, or the farthest
+        shape = len(rows), near.shape[1] - 1
+        near, distances = near[~own].reshape(shape), distances[~own].reshape(shape)
+        in_train = self.pool.in_train[near[:, 0]]
+        inherited = represents & (heir >= 0) & (near[:, 0] == numbers)
+        in_train[inherited] = heir[inherited] < self._n_train
+        return np.where(in_train, self._depth(near, distances), 0.0)
+
+    def _neighbors(self, images: Tensor, k: int) -> tuple[Ints, Floats]:
+        """The nearest representatives and the distances to them, nearest first; (M, K) each, K at most k."""
+        hits = self._index.search(images, min(k, self._index.n))
         # A constant image is the zero vector here, at distance 1 from every other.
         distances = np.sqrt(np.maximum(0, 2 - 2 * np.nan_to_num(hits.value, nan=0.5)))
         order = np.argsort(distances, axis=1, kind="stable")
-        near = np.take_along_axis(hits.reference_index, order, axis=1)
-        distances = np.take_along_axis(distances, order, axis=1)
+        return np.take_along_axis(hits.reference_index, order, axis=1), np.take_along_axis(distances, order, axis=1)
+
+    def _depth(self, near: Ints, distances: Floats) -> Floats:
+        if near.shape[1] < 2:
+            return np.full(len(near), np.inf)  # a single cell is all of space
         apart = np.linalg.norm(self._rows[near[:, :1]] - self._rows[near[:, 1:]], axis=2)
-        nearest, in_train = near[:, 0], self.pool.in_train
-        contest = competition.compete(nearest, competition.depth(distances, apart), in_train, q)
-        return Examination(nearest, distances, contest, competition.memorized_fraction(nearest, in_train, seed))
-
-
-def to_table(
-    trained: Mapping[str, Any],
-    samples: Sequence[int],
-    ids: Sequence[str],
-    in_train: Bools,
-    nearest: Ints,
-    distances: Floats,
-    competition: Competition,
-    train_ids: Sequence[str],
-    correlation: Floats,
-    p: Floats | None,
-    space: str,
-) -> pa.Table:
-    """A row for each sample: a table SIGNIFICANCE.
-
-    Args:
-        trained: values of the columns subject, role, n_train, part and train_seed.
-        samples: their indices, (m,).
-        ids: content ids of the representatives, (n,).
-        in_train: whether each is in T, (n,).
-        nearest: number of each sample's nearest representative, (m,).
-        distances: (m, K), nearest first, K >= 2.
-        competition: of these samples.
-        train_ids: content id of the training image nearest to each sample, (m,); it may be a near-duplicate of another.
-        correlation: of each sample with that image, (m,).
-        p: conformal p-values, (m,); None where not computed. q-values come from `benjamini_hochberg`.
-        space: name of the feature space and metric.
-    """
-    columns = {
-        "sample": list(samples),
-        "nearest_id": [ids[i] for i in nearest],
-        "nearest_in": np.where(in_train[nearest], "T", "H"),
-        "train_id": list(train_ids),
-        "correlation": correlation,
-        "d1": distances[:, 0],
-        "d2": distances[:, 1],
-        "cluster": nearest,
-        "W": competition.score,
-        "p": p,
-        "q": None if p is None else benjamini_hochberg(p, competition.q)[0],
-        "discovered": competition.discovered,
-        "space": space,
-        "definition": DEFINITION,
-    }
-    return tables.make(schemas.SIGNIFICANCE, {**trained, **columns})
+        return competition.depth(distances, apart)
 
 
 def find_copies(
     subject: Subject,
     own: pa.Table | None = None,
-    null: pa.Table | None = None,
     seed: int = 0,
     threshold: float = 0.99,
     backend: str = "auto",
     device: str = "cpu",
 ) -> tuple[pa.Table, pa.Table]:
-    """Test the samples of a subject for copies of its training images.
+    """Test the samples of a subject for copies of its training images, in two ways.
 
-    T is compared with everything that the subject never saw. Conformal p-values are judged against H alone.
+    The competition compares T with everything that the subject never saw, and finds training images. The conformal test
+    compares samples with images of that, and finds samples. See `competition` and `conformal` for what each assumes.
 
     Args:
         subject: one that has samples, T and H.
         own: the nearest training image, by correlation, to each sample: a NEIGHBORS table of rank 1. None: searched.
-        null: the same to each image of H.
         seed: of the label permutations.
         threshold: correlation above which two images are near-duplicates and count as one.
         backend: faiss, torch or auto.
@@ -178,31 +191,47 @@ def find_copies(
         raise DataError(f"{subject.identity.subject}: cannot be tested for copies, since {reason}.")
     assert subject.samples is not None
     assert subject.train is not None
-    assert subject.held_out is not None
     assert subject.unseen is not None
-    samples = subject.samples
-    if own is None or null is None:
-        own, null = _nearest(subject.train, samples, subject.held_out, threshold, backend, device)
-    examining = Examiner(subject.train, subject.unseen, threshold, backend, device)
-    found = examining.examine(torch.from_numpy(samples.images), seed)
-    pooled, contest, share = examining.pool, found.competition, found.fraction
-    closeness, of_held_out = (np.nan_to_num(table["value"].to_numpy(), nan=-1) for table in (own, null))
-    p = conformal(closeness, of_held_out)
-    keys = subject.identity.columns
-    significance = to_table(
-        keys,
-        [int(i) for i in samples.index],
-        pooled.ids,
-        pooled.in_train,
-        found.nearest,
-        found.distances,
-        contest,
-        own["reference_id"].to_pylist(),
-        closeness,
-        p,
-        SPACE,
-    )
-    _, flagged = benjamini_hochberg(p, contest.q)
+    if own is None:
+        own = _nearest(subject.train, subject.samples, threshold, backend, device)
+    examiner = Examiner(subject.train, subject.unseen, threshold, backend, device)
+    found = examiner.examine(torch.from_numpy(subject.samples.images), seed)
+    return to_tables(subject.identity.columns, [int(i) for i in subject.samples.index], examiner, found, own)
+
+
+def to_tables(
+    keys: Mapping[str, Any], samples: Sequence[int], examiner: Examiner, found: Examination, own: pa.Table
+) -> tuple[pa.Table, pa.Table]:
+    """A SIGNIFICANCE table of a row for each sample, and a COPIES table of one row.
+
+    Args:
+        keys: values of the columns subject, role, n_train, part and train_seed.
+        samples: their indices, (m,).
+        examiner: the one that examined them.
+        found: of these samples.
+        own: the nearest training image, by correlation, to each sample: a NEIGHBORS table of rank 1.
+    """
+    pooled, contest, share, judged = examiner.pool, found.competition, found.fraction, examiner.judge(found)
+    closeness = own["value"].to_numpy(zero_copy_only=False).astype(np.float64)
+    columns = {
+        "sample": list(samples),
+        "nearest_id": [pooled.ids[i] for i in found.nearest],
+        "nearest_in": np.where(pooled.in_train[found.nearest], "T", "H"),
+        "train_id": own["reference_id"].to_pylist(),
+        "correlation": closeness,
+        "d1": found.distances[:, 0],
+        "d2": found.distances[:, 1],
+        "cluster": found.nearest,
+        "W": contest.score,
+        "p": judged.p,
+        "q": judged.q,
+        "discovered": contest.discovered,
+        "flagged": judged.flagged,
+        "space": SPACE,
+        "definition": DEFINITION,
+    }
+    significance = tables.make(schemas.SIGNIFICANCE, {**keys, **columns})
+    sharing = np.bincount(found.nearest[judged.flagged])
     columns = {
         "n_pool_train": int(pooled.in_train.sum()),
         "n_pool_heldout": int((~pooled.in_train).sum()),
@@ -215,22 +244,24 @@ def find_copies(
         "attached": contest.n_attached,
         "k_min": contest.k_min,
         "n_competing": contest.n_competing,
+        "competition_p": contest.p,
         "memorized_fraction": share.estimate,
         "low": share.low,
         "high": share.high,
         "p": share.p,
-        "conformal_discoveries": int(flagged.sum()),
-        "conformal_k_min": conformal_resolution(len(samples), len(null), contest.q),
+        "flagged": int(judged.flagged.sum()),
+        "flagged_images": int(np.count_nonzero(sharing)),
+        "most_shared": int(sharing.max(initial=0)),
+        "conformal_k_min": conformal_resolution(len(samples), judged.judged_by, contest.q),
+        "conformal_p": judged.chance,
+        "judged_by": judged.judged_by,
+        "closest": float(np.nan_to_num(closeness, nan=-1).max(initial=-1)),
     }
-    return significance, tables.make(schemas.COPIES, keys | columns)
+    return significance, tables.make(schemas.COPIES, {**keys, **columns})
 
 
-def _nearest(
-    train: ImageSet, samples: Samples, held_out: ImageSet, threshold: float, backend: str, device: str
-) -> tuple[pa.Table, pa.Table]:
-    """The nearest training image to each sample and to each held-out image: two NEIGHBORS tables of rank 1."""
+def _nearest(train: ImageSet, samples: Samples, threshold: float, backend: str, device: str) -> pa.Table:
+    """The nearest training image to each sample: a NEIGHBORS table of rank 1."""
     space, nothing = spaces.find("correlation"), dict.fromkeys(("subject", "role", "n_train", "part", "train_seed"))
     searched = index.Index.build(train.pixels, train.ids, space, "train", threshold, backend, device)
-    queries = (("sample", torch.from_numpy(samples.images), samples.ids), ("holdout", held_out.floats(), held_out.ids))
-    own, null = (searched.to_table(searched.search(images, 1), kind, ids, nothing) for kind, images, ids in queries)
-    return own, null
+    return searched.to_table(searched.search(torch.from_numpy(samples.images), 1), "sample", samples.ids, nothing)

@@ -25,6 +25,7 @@ class Pool:
         ids: (n,) content ids of the representatives.
         in_train: (n,) whether the representative is in T.
         cluster: (|T| + |H|,) the number of each row's representative, in [0, n).
+        order: (|T| + |H|,) all rows in the order of that hash.
         n_mixed: clusters with members in both T and H: leaks of the split.
     """
 
@@ -32,7 +33,15 @@ class Pool:
     ids: tuple[str, ...]
     in_train: NDArray[np.bool_]
     cluster: NDArray[np.int64]
+    order: NDArray[np.int64]
     n_mixed: int
+
+    def successors(self) -> NDArray[np.int64]:
+        """The row that would represent each cluster if its representative were not in the pool, (n,); -1 for none."""
+        found = np.full(len(self.representatives), -1)
+        others = self.order[~np.isin(self.order, self.representatives)][::-1]
+        found[self.cluster[others]] = others  # of equal places the last one is kept: the first in the order
+        return found
 
     @property
     def chance(self) -> float:
@@ -76,7 +85,7 @@ def pool(
     in_train = np.arange(len(ids)) < len(ids_t)
     mixed = np.intersect1d(cluster[in_train], cluster[~in_train])
     chosen = order[first]
-    return Pool(chosen, tuple(ids[i] for i in chosen), in_train[chosen], cluster, len(mixed))
+    return Pool(chosen, tuple(ids[i] for i in chosen), in_train[chosen], cluster, order, len(mixed))
 
 
 def _label_free_order(ids: Sequence[str]) -> NDArray[np.int64]:

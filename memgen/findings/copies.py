@@ -1,0 +1,154 @@
+"""What the two tests for copies say of a sweep, judged over all of its models, and of imported subjects.
+
+Each test gives a model the probability that chance leads as far (columns `competition_p` and `conformal_p`). A test
+finds something if it reports anything at its rate q and this probability is at most LEVEL, divided by the number of
+models in the sweep (Bonferroni). An imported subject is judged alone. The other half of the error that a sweep may make
+goes to the memorized fraction, whose intervals hold together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from memgen.base.intervals import detectable_share
+from memgen.base.wording import listed, number
+from memgen.findings.transition import LEVEL as TOGETHER
+from memgen.measures.copies import competition, lead
+
+LEVEL = (1 - TOGETHER) / 4  # of each test, over all models: together, the tests have half of the error of a sweep
+# The tests must be able to see copies in this share of the samples before a model is said to generalize.
+MOST_UNSEEN = 0.05
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What the tests say of one or more models.
+
+    Attributes:
+        rows: of a COPIES table, one for each model.
+        limit: largest probability by chance at which a find counts.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    limit: float
+
+    @property
+    def competition(self) -> bool:
+        """Whether the competition finds training images."""
+        return any(self._counts(row, "discoveries", "competition_p") for row in self.rows)
+
+    @property
+    def conformal(self) -> bool:
+        """Whether the conformal test finds samples."""
+        return any(self._counts(row, "flagged", "conformal_p") for row in self.rows)
+
+    @property
+    def unseen(self) -> float:
+        """The share of samples below which copies could have gone unseen in some model; 1 without any test.
+
+        A larger share of exact copies of different images would have been found with a probability of 95 %.
+        """
+        return max(map(self._unseen_in, self.rows), default=1.0)
+
+    def _unseen_in(self, row: Mapping[str, Any]) -> float:
+        return min((share for _, share in self._needed(row)), default=1.0)
+
+    def _counts(self, row: Mapping[str, Any], found: str, chance: str) -> bool:
+        return bool(row[found] > 0 and row[chance] <= self.limit)
+
+    def _needed(self, row: Mapping[str, Any]) -> list[tuple[str, float]]:
+        """What each test needs in order to find something in a model, in words, and the share of copies it sees."""
+        m, q, n_t, n_h = row["samples"], row["q"], row["n_pool_train"], row["n_pool_heldout"]
+        images = lead.fewest(n_t / (q * n_h), self.limit, n_t, n_h, row["n_competing"])
+        samples = lead.fewest(m / (q * (row["judged_by"] + 1)), self.limit, m, row["judged_by"])
+        needed = [(images, "training image"), (samples, "sample")]
+        return [
+            (f"{count:,} {what}{'s' * (count != 1)}", detectable_share(count, m)) for count, what in needed if count
+        ]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What was tested and found, and what could have gone unseen; empty if nothing was tested."""
+        if not self.rows:
+            return []
+        models = f"{len(self.rows)} models" if len(self.rows) > 1 else "the model"
+        start = f"{self._sum('samples'):,} samples of {models} were tested for copies in two ways."
+        found = [start, self._competition(), self._conformal(), self._closest()]
+        return found if self.competition or self.conformal else [*found, self._unseen()]
+
+    def _competition(self) -> str:
+        assumes = "The competition, which assumes only that training and held-out images were divided at random,"
+        discoveries = self._sum("discoveries")
+        if not discoveries:
+            return f"{assumes} found no training image that samples depend on."
+        if not self.competition:
+            return f"{assumes} reports {_count(discoveries, 'training image')}, which {self._too_few('competition_p')}"
+        several = len(self.rows) > 1
+        each = listed([f"{row['discoveries']:,} for {row['subject']}" for row in self.rows])
+        return (
+            f"{assumes} found {_count(discoveries, 'training image')} that samples depend on"
+            f"{f' ({each})' if several else ''}, at a false-discovery rate of {self.rows[0]['q']:.0%} for each model. "
+            f"{self._sum('alike'):,} of {discoveries:,} look like the sample, with a correlation of at least "
+            f"{competition.ALIKE:g}. For {self._sum('attached'):,} further samples, the nearest image is one of these."
+        )
+
+    def _conformal(self) -> str:
+        assumes = (
+            "The conformal test, which assumes that samples other than copies lie no deeper in the neighborhoods of "
+            "training images than held-out images do,"
+        )
+        flagged = self._sum("flagged")
+        if not flagged:
+            return f"{assumes} flags no sample."
+        if not self.conformal:
+            return f"{assumes} flags {_count(flagged, 'sample')}, which {self._too_few('conformal_p')}"
+        shared = max(row["most_shared"] for row in self.rows)
+        return (
+            f"{assumes} flags {_count(flagged, 'sample')}, at the same rate. They belong to "
+            f"{_count(self._sum('flagged_images'), 'training image')}, and up to {_count(shared, 'sample')} share one."
+        )
+
+    def _too_few(self, chance: str) -> str:
+        smallest = min(row[chance] for row in self.rows)
+        return (
+            f"chance alone does too often to count: the probability is {smallest:.2g}, and it must be at most "
+            f"{self.limit:.2g} among so many models."
+        )
+
+    def _closest(self) -> str:
+        closest = number(max(row["closest"] for row in self.rows), "correlation")
+        return f"The closest pair of a sample and a training image has a correlation of {closest}."
+
+    def _unseen(self) -> str:
+        needed = self._needed(max(self.rows, key=self._unseen_in))
+        if not needed:
+            return "Neither test could have found copies, however many there are: there are too few held-out images."
+        enough = " or ".join(what for what, _ in needed)
+        return (
+            f"Copies in fewer than {self.unseen:.1%} of the samples could have gone unseen: it takes {enough} for the "
+            "tests to find something."
+        )
+
+    def _sum(self, column: str) -> int:
+        return sum(row[column] for row in self.rows)
+
+
+def judge(copies: pa.Table | None, models: int | None = None) -> dict[int | str, Tested]:
+    """What the tests say at each training-set size, and of each imported subject by its name.
+
+    Args:
+        copies: a COPIES table, if samples were tested.
+        models: number of models of the sweep, over which they are judged; None for those in the table.
+    """
+    rows = [] if copies is None else copies.to_pylist()
+    models = models or max(1, sum(row["role"] == "cell" for row in rows))
+    found: dict[int | str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["n_train"] if row["role"] == "cell" else row["subject"], []).append(row)
+    return {key: Tested(of_key, LEVEL / (models if isinstance(key, int) else 1)) for key, of_key in found.items()}
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
