@@ -216,14 +216,14 @@ def test_train_starts_a_run_only_where_there_is_none(tmp_path, config, asked, mo
     """Without settings the newest run goes on; with some, or without any run, one is made, named after them."""
     monkeypatch.chdir(tmp_path)
     outcome = memgen("train").done()
-    assert "new run outputs/demo" in outcome.err
-    assert outcome.out == "outputs/demo/denoisers\n"
+    assert "new run outputs/default" in outcome.err
+    assert outcome.out == "outputs/default/denoisers\n"
     assert [verbs for _, _, verbs in asked] == [("train",)] * 14
     asked.clear()
-    assert memgen("train", "--n", "4", "--part", "b").done().out == "outputs/demo/denoisers\n"
-    assert asked == [("outputs/demo", ("n4-s0-b",), ("train",))]
+    assert memgen("train", "--n", "4", "--part", "b").done().out == "outputs/default/denoisers\n"
+    assert asked == [("outputs/default", ("n4-s0-b",), ("train",))]
     other = memgen("train", "--seed", "0").done().path.parent  # a seed is a setting, even the default one
-    assert other == Path("outputs/demo")
+    assert other == Path("outputs/default")
     other = memgen("train", "--seed", "5", "--set", "seed=4").done().path.parent
     assert other.name.startswith("run-")
     assert settings_of(other)["seed"] == 5
@@ -232,7 +232,7 @@ def test_train_starts_a_run_only_where_there_is_none(tmp_path, config, asked, mo
     other = memgen("train", "-c", config).done().path.parent
     assert other.name.startswith("tiny-")
     assert memgen("train", "--set", "train.batch_size=8").done().path.parent.name.startswith("run-")
-    assert len(Run(tmp_path / "outputs" / "demo").manifest["config"]["sweep"]["n_train"]) == 7
+    assert len(Run(tmp_path / "outputs" / "default").manifest["config"]["sweep"]["n_train"]) == 7
 
 
 def test_train_of_a_further_size_extends_the_run(tiny, asked):
@@ -282,12 +282,17 @@ def test_dry_run_prints_the_estimate(tmp_path, config, digits, printed, monkeypa
 
 
 def test_demo_with_another_seed(tmp_path, asked, monkeypatch):
-    """The demo with a seed is a run of its own, with every other setting at its default."""
+    """The demo with a seed is a run of its own; both have the sizes and the header of the config that memgen carries."""
     monkeypatch.setattr("memgen.cli.whole.write_report", lambda workspace, as_json: print(workspace.run.path))
     run = memgen("demo", "--seed", "5", "--outputs", tmp_path).done().path
     assert settings_of(run)["seed"] == 5
-    assert len([verbs for _, _, verbs in asked if "train" in verbs]) == 14
-    assert memgen("demo", "--outputs", tmp_path).done().path == tmp_path / "demo"
+    assert run.name.startswith("demo-")
+    assert len([verbs for _, _, verbs in asked if "train" in verbs]) == 10
+    other = memgen("demo", "--outputs", tmp_path).done().path
+    assert other == tmp_path / "demo"
+    assert settings_of(other)["sweep"]["n_train"] == settings_of(run)["sweep"]["n_train"] == [1, 8, 64, 512, 4096]
+    assert "Kadkhodaie" in Run(other).manifest["about"]
+    assert memgen("demo", "--outputs", tmp_path).done().path == other  # it goes on
 
 
 def test_faiss_is_only_missed_where_it_would_be_used(tiny, monkeypatch):

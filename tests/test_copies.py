@@ -8,7 +8,7 @@ from memgen.base.errors import DataError, ShapeError
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.competition import compete
-from memgen.measures.copies.examiner import Examiner
+from memgen.measures.copies.examiner import Examiner, judge
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_samples_that_are_smoother_than_images_are_not_flagged(images):
         train, held_out, rest = parts(images, seed, 1000, 1500)
         examiner, plain = Examiner(train, held_out, 0.99), images.floats(rest[:100])
         for samples in (plain, smooth(plain)):
-            judged = examiner.judge(examiner.examine(samples, seed))
+            judged = judge(examiner.examine(samples, seed), examiner.held_out_depths)
             assert judged.judged_by == 1500
             lows.append(judged.chance)
     assert min(lows) > 0.001
@@ -98,7 +98,7 @@ def test_samples_at_one_training_image_are_flagged(images, eps):
     copies = noisy(train.floats([5] * 30), eps, 0)
     examiner = Examiner(train, held_out, 0.99)
     seen = examiner.examine(torch.cat([copies, images.floats(rest[:70])]), 0)
-    judged = examiner.judge(seen)
+    judged = judge(seen, examiner.held_out_depths)
     assert not seen.competition.discovered.any()
     assert judged.chance < 1e-6
     assert judged.flagged[:30].all()
@@ -115,12 +115,12 @@ def test_held_out_images_are_judged_as_if_they_were_not_in_the_pool(images):
         examiner = Examiner(t, held_out, 0.99)
         order = examiner.pool.order
         rows = order[order >= len(t)] - len(t)
-        scores = examiner._of_held_out
+        scores = examiner.held_out_depths
         for place, row in enumerate(rows[:25]):
             rest = held_out.take(np.delete(np.arange(60), row))
             seen = Examiner(t, rest, 0.99).examine(held_out.floats([row]), 0)
             # A near-duplicate may stand a little elsewhere than the image that it succeeds.
-            assert scores[place] == pytest.approx(max(0, seen.competition.score[0]), abs=0.05)
+            assert scores[place] == pytest.approx(seen.competition.score[0], abs=0.05)
     assert (scores > 0.5).sum() >= 8
 
 
@@ -128,7 +128,7 @@ def test_a_pool_of_two_images_is_judged(images):
     """With one image on each side no held-out image has two neighbors, and nothing is flagged."""
     train, held_out, rest = parts(images, 0, 1, 1)
     examiner = Examiner(train, held_out, 0.99)
-    judged = examiner.judge(examiner.examine(torch.cat([train.floats(), images.floats(rest[:3])]), 0))
+    judged = judge(examiner.examine(torch.cat([train.floats(), images.floats(rest[:3])]), 0), examiner.held_out_depths)
     assert (judged.judged_by, judged.flagged.tolist(), judged.chance) == (1, [False] * 4, pytest.approx(1))
 
 

@@ -68,11 +68,11 @@ class New:
 
 
 def _default_name(config: Path | None, settings: "RunSettings", default: "RunSettings") -> str:
-    """`demo` for the default settings, or else the name of the config file and a hash of the settings."""
+    """`default` for the default settings, or else the name of the config file and a hash of the settings."""
     from memgen.base import files
 
     if settings == default:
-        return "demo"
+        return "default"
     return f"{config.stem if config else 'run'}-{files.digest_json(settings.model_dump(mode='json'))[:6]}"
 
 
@@ -145,14 +145,48 @@ def execute(workspace: "Workspace", listed: "list[Task]", jobs: int | None) -> N
     from memgen.cli import terminal
     from memgen.experiment import present, sweep
 
-    def on_pair(names: Sequence[str]) -> str:
-        medians = present.pair_medians(workspace, names)
-        return f"median {workspace.settings.search.metric}: " + ", ".join(
-            f"{name} {value:.3f}" for name, value in medians.items()
-        )
+    metric, drawn = workspace.settings.search.metric, set[int]()
 
-    with prepared(workspace), terminal.bars(listed, on_pair) as on_event:
-        sweep.execute(workspace, listed, worker_count(jobs, workspace.device, len(listed)), on_event)
+    def told(task: "Task", verb: "Verb") -> str:
+        if verb == "compare":
+            medians = present.pair_medians(workspace, task.subjects)
+            return f"median {metric}: " + ", ".join(f"{name} {value:.3f}" for name, value in medians.items())
+        if verb != "search" or task.cell is None or task.cell.part != "a":
+            return ""
+        median = present.nearest_median(workspace, task.name)
+        found = f"median {metric} of samples with their nearest training images {median:.3f}"
+        if "train" not in task.verbs or task.cell.n_train in drawn:
+            return found
+        drawn.add(task.cell.n_train)
+        return f"{found}; pictures: {present.draw_first(workspace)}"
+
+    workers = worker_count(jobs, workspace.device, len(listed))
+    with prepared(workspace):
+        _announce(workspace, listed, workers)
+        with terminal.bars(listed, told) as on_event:
+            sweep.execute(workspace, listed, workers, on_event)
+
+
+def _announce(workspace: "Workspace", listed: "list[Task]", workers: int) -> None:
+    """Say how many networks are to be trained, and how long it may take."""
+    from memgen.experiment.cost import estimate
+
+    made, settings = set(workspace.run.cells()), workspace.settings
+    rest = [task.cell for task in listed if task.cell and "train" in task.verbs and task.cell not in made]
+    if not rest:
+        return
+    cost = estimate(settings, workspace.images, workspace.device, workers)
+    kept = f" ({len(made)} more are made)" if made else ""
+    several = f" in {workers} processes" if workers > 1 else ""
+    note(
+        f"{len(rest)} networks to train{kept}{several}. With all that is measured, this takes about "
+        f"{in_minutes(cost.seconds * len(rest) / len(settings.cells))} on this machine."
+    )
+
+
+def in_minutes(seconds: float) -> str:
+    """A time as people read it: minutes, or hours from two hours on."""
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def tasks_of(workspace: "Workspace", names: Sequence[str], verbs: "Sequence[Verb]") -> "list[Task]":

@@ -3,6 +3,7 @@
 All of it goes to stderr; stdout is for results that scripts read.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,7 @@ from rich.table import Table
 
 from memgen.base import wording
 from memgen.base.estimates import Estimate
-from memgen.experiment.tasks import Event, Task
+from memgen.experiment.tasks import Event, Task, Verb
 from memgen.findings import bases, transition
 from memgen.findings.calibration import Control
 from memgen.findings.quantities import Key
@@ -51,15 +52,14 @@ class Bars:
     """One bar for all tasks and one for each task under way.
 
     Args:
-        progress: what draws them; None prints a line for each finished task instead.
+        progress: what draws them; None prints a line for each task that begins and ends instead, with the time.
         listed: the tasks.
-        on_pair: gives the line to print when the comparison of a pair is finished, from the names of both.
+        told: gives the line to print when a step of a task is finished, such as what it found; empty for none.
     """
 
-    def __init__(
-        self, progress: Progress | None, listed: Sequence[Task], on_pair: Callable[[Sequence[str]], str]
-    ) -> None:
-        self._progress, self._on_pair = progress, on_pair
+    def __init__(self, progress: Progress | None, listed: Sequence[Task], told: Callable[[Task, Verb], str]) -> None:
+        self._progress, self._told, self._start = progress, told, time.monotonic()
+        self._begun: set[str] = set()
         self._tasks = {task.name: task for task in listed}
         self._bars: dict[str, TaskID] = {}
         self._all = progress.add_task("all cells", total=len(listed), note="") if progress else None
@@ -70,12 +70,21 @@ class Bars:
         ended = event.done == event.total == 1 and event.verb == self._tasks[event.task].verbs[-1]
         if self._progress:
             self._draw(self._progress, event, ended)
+        elif event.task not in self._begun:
+            self._line(f"{event.task} {_DOING[event.verb]}")
+        self._begun.add(event.task)
+        told = self._told(self._tasks[event.task], event.verb) if event.done == event.total == 1 else ""
+        if told:
+            console.print(f"  [bold]{event.task}[/bold]  {escape(told)}")
         if ended:
             self._finished += 1
-            if event.verb == "compare":
-                console.print(f"  [bold]{event.task}[/bold]  {self._on_pair(self._tasks[event.task].subjects)}")
-            elif not self._progress:
-                console.print(f"  {event.task} done ({self._finished} of {self._total})")
+            self._line(f"{event.task} done ({self._finished} of {self._total})")
+
+    def _line(self, text: str) -> None:
+        """Print a line with the time since the start, unless bars show the same."""
+        if not self._progress:
+            minutes, seconds = divmod(round(time.monotonic() - self._start), 60)
+            console.print(f"  {minutes}:{seconds:02} {text}")
 
     def _draw(self, progress: Progress, event: Event, ended: bool) -> None:
         assert self._all is not None
@@ -95,13 +104,13 @@ class Bars:
 
 
 @contextmanager
-def bars(listed: Sequence[Task], on_pair: Callable[[Sequence[str]], str]) -> Iterator[Bars]:
+def bars(listed: Sequence[Task], told: Callable[[Task, Verb], str]) -> Iterator[Bars]:
     """Bars for the tasks of a sweep."""
     if not console.is_terminal:
-        yield Bars(None, listed, on_pair)
+        yield Bars(None, listed, told)
         return
     with _progress(TextColumn("{task.fields[note]}")) as progress:
-        yield Bars(progress, listed, on_pair)
+        yield Bars(progress, listed, told)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Commands that do the whole experiment, and report it."""
 
+import importlib.resources
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,7 @@ from memgen.cli.shared import (
     existing,
     finish,
     flat_rows,
+    in_minutes,
     largest_size,
     tasks_of,
     worker_count,
@@ -73,11 +75,13 @@ def demo(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Run the whole experiment on the embedded images, with all settings at their defaults.
+    """Run a small version of the whole experiment on the embedded images, in some minutes on two CPU cores.
 
-    It takes some minutes on two CPU cores.
+    It shows copies at small N and new images at large N. For all sizes and the whole training budget, run memgen sweep.
     """
-    _sweep(New(outputs, None, None, None, seed, device), jobs, dry_run, as_json)
+    config = importlib.resources.files("memgen") / "embedded" / "demo.toml"
+    with importlib.resources.as_file(config) as path:
+        _sweep(New(outputs, "demo" if seed is None else None, path, None, seed, device), jobs, dry_run, as_json)
 
 
 def _sweep(new: New, jobs: int | None, dry_run: bool, as_json: bool) -> None:
@@ -105,7 +109,7 @@ def _estimate(new: New, jobs: int | None, as_json: bool) -> None:
     shown = {
         "images": len(images),
         "cells (trainings)": cost.cells,
-        "time, about": f"{cost.seconds / 60:.1f} min" if cost.seconds < 7200 else f"{cost.seconds / 3600:.1f} h",
+        "time, about": in_minutes(cost.seconds),
         "disk, about": f"{cost.disk_bytes / 1e6:.0f} MB",
     }
     values = settings.model_dump(mode="json")

@@ -41,6 +41,21 @@ def pair_medians(workspace: Workspace, names: Sequence[str]) -> dict[str, float]
     return {name: float(np.nanmedian(np.array(found, dtype=float))) for name, found in values.items() if found}
 
 
+def draw_first(workspace: Workspace) -> Path:
+    """Draw the first sample at each N that was searched so far beside its nearest training image; the PNG.
+
+    It is the sheet with which the report opens, so that people see copies long before the end of a sweep.
+    """
+    found = {kind: workspace.run.table(kind) for kind in ("neighbors", "samples", "similarity")}
+    return style.save(sheets.figure_first(_specimens(workspace, found)), workspace.run.report / "figures" / "first")[0]
+
+
+def nearest_median(workspace: Workspace, name: str) -> float:
+    """The median similarity of a subject's samples to their nearest training images."""
+    found, _ = measure.search_own(workspace, name)
+    return float(np.nanmedian(found.filter(pc.field("rank") == 1)["value"].to_numpy()))
+
+
 def summary(workspace: Workspace, n_train: int | None = None) -> pa.Table:
     """The TRANSITION table of what the run has measured so far, of one N or of all."""
     return _transition(workspace, _measured(workspace, n_train))

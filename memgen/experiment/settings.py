@@ -118,7 +118,7 @@ class ComputeSettings(Settings):
 
 
 class RunSettings(Settings):
-    """All settings of a run; the defaults are those of `memgen demo`."""
+    """All settings of a run; the defaults are those of `memgen sweep`."""
 
     seed: int = Field(0, ge=0, description="seed of the split and of the noise")
     data: DataSettings = DataSettings()

@@ -24,7 +24,7 @@ def sweep(
     """What the models of a sweep do as a function of N; the run is made, or continued if it is there.
 
     Args:
-        config: TOML file of settings; None for the defaults, which are those of `memgen demo`.
+        config: TOML file of settings; None for the defaults.
         outputs: folder that holds the runs.
         name: of the run.
         overrides: settings such as "train.images_seen=4096".

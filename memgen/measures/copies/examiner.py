@@ -4,7 +4,7 @@ Distances are Euclidean, between images that are centered and scaled to length 1
 of T and H is clustered and indexed once. Then any number of sample sets can be examined against it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -116,18 +116,9 @@ class Examiner:
         contest = competition.compete(nearest, self._depth(near, distances), in_train, q)
         return Examination(nearest, distances, contest, competition.memorized_fraction(nearest, in_train, seed))
 
-    def judge(self, found: Examination) -> Judgement:
-        """Judge the samples of an examination by held-out images; at most JUDGED_BY of them, whose ids choose them."""
-        scores, others = np.maximum(found.competition.score, 0), self._of_held_out
-        p = conformal(scores, others)
-        q, flagged = benjamini_hochberg(p, found.competition.q)
-        is_sample = np.arange(len(scores) + len(others)) < len(scores)
-        ahead = lead(np.concatenate([scores, others]), is_sample)
-        return Judgement(p, q, flagged, probability(ahead, len(scores), len(others)), len(others))
-
     @cached_property
-    def _of_held_out(self) -> Floats:
-        """The score of held-out images, as if each had not been in the pool; 0 where the nearest is not in T."""
+    def held_out_depths(self) -> Floats:
+        """W of at most JUDGED_BY held-out images, whose ids choose them, each as if it had not been in the pool."""
         order = self.pool.order
         rows = order[order >= self._n_train][:JUDGED_BY]
         numbers = self.pool.cluster[rows]
@@ -143,7 +134,8 @@ class Examiner:
         in_train = self.pool.in_train[near[:, 0]]
         inherited = represents & (heir >= 0) & (near[:, 0] == numbers)
         in_train[inherited] = heir[inherited] < self._n_train
-        return np.where(in_train, self._depth(near, distances), 0.0)
+        depths = self._depth(near, distances)
+        return np.where(in_train, depths, -depths)
 
     def _neighbors(self, images: Tensor, k: int) -> tuple[Ints, Floats]:
         """The nearest representatives and the distances to them, nearest first; (M, K) each, K at most k."""
@@ -158,6 +150,16 @@ class Examiner:
             return np.full(len(near), np.inf)  # a single cell is all of space
         apart = np.linalg.norm(self._rows[near[:, :1]] - self._rows[near[:, 1:]], axis=2)
         return competition.depth(distances, apart)
+
+
+def judge(found: Examination, held_out: Floats) -> Judgement:
+    """Judge the samples of an examination by the scores W of held-out images, (n,)."""
+    scores, others = np.maximum(found.competition.score, 0), np.maximum(held_out, 0)
+    p = conformal(scores, others)
+    q, flagged = benjamini_hochberg(p, found.competition.q)
+    is_sample = np.arange(len(scores) + len(others)) < len(scores)
+    ahead = lead(np.concatenate([scores, others]), is_sample)
+    return Judgement(p, q, flagged, probability(ahead, len(scores), len(others)), len(others))
 
 
 def find_copies(
@@ -196,25 +198,27 @@ def find_copies(
         own = _nearest(subject.train, subject.samples, threshold, backend, device)
     examiner = Examiner(subject.train, subject.unseen, threshold, backend, device)
     found = examiner.examine(torch.from_numpy(subject.samples.images), seed)
-    return to_tables(subject.identity.columns, [int(i) for i in subject.samples.index], examiner, found, own)
+    judged = judge(found, examiner.held_out_depths)
+    return to_tables(subject.identity.columns, subject.samples.index, examiner.pool, found, judged, own)
 
 
 def to_tables(
-    keys: Mapping[str, Any], samples: Sequence[int], examiner: Examiner, found: Examination, own: pa.Table
+    keys: Mapping[str, Any], samples: Ints, pooled: Pool, found: Examination, judged: Judgement, own: pa.Table
 ) -> tuple[pa.Table, pa.Table]:
     """A SIGNIFICANCE table of a row for each sample, and a COPIES table of one row.
 
     Args:
         keys: values of the columns subject, role, n_train, part and train_seed.
         samples: their indices, (m,).
-        examiner: the one that examined them.
-        found: of these samples.
+        pooled: T and H.
+        found: of these samples in the competition.
+        judged: by held-out images.
         own: the nearest training image, by correlation, to each sample: a NEIGHBORS table of rank 1.
     """
-    pooled, contest, share, judged = examiner.pool, found.competition, found.fraction, examiner.judge(found)
+    contest, share = found.competition, found.fraction
     closeness = own["value"].to_numpy(zero_copy_only=False).astype(np.float64)
     columns = {
-        "sample": list(samples),
+        "sample": samples,
         "nearest_id": [pooled.ids[i] for i in found.nearest],
         "nearest_in": np.where(pooled.in_train[found.nearest], "T", "H"),
         "train_id": own["reference_id"].to_pylist(),
