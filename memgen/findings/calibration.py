@@ -7,8 +7,6 @@ Holm's method. Redraws are independent, given the images.
 
 What a few redraws do not contradict may still be wrong. Therefore a calibration also says which rate of errors would
 have been noticed, and the test is called calibrated only if that rate is small.
-
-Source: Holm, Scand. J. Statist. 6, 1979, 65-70.
 """
 
 from collections.abc import Sequence
@@ -30,7 +28,7 @@ SHOWN = 0.2  # the test is called calibrated only if a rate of errors of this si
 
 
 BANDS = {"in": "not contradicted", "out": "broken", "none": "not judged"}  # what people read for `Control.band`
-_Key = tuple[str, float | None, float | None]  # name of a control, share of copies, and noise on them
+Key = tuple[str, float | None, float | None]  # name of a control, share of copies, and noise on them
 
 
 @dataclass(frozen=True)
@@ -127,14 +125,14 @@ def summarize(table: pa.Table) -> Calibration:
     Args:
         table: a CALIBRATION table of one N.
     """
-    found: dict[_Key, _Redraws] = {}
+    found: dict[Key, _Redraws] = {}
     for row in table.sort_by([("repeat", "ascending")]).to_pylist():
         key = (row["control"], row["share"], row["eps"])
         found.setdefault(key, _Redraws(key, [])).rows.append(row)
     promises = [promise for redraws in found.values() for promise in redraws.promises]
-    broken = {promise.of for promise, out in zip(promises, _holm([each.p for each in promises]), strict=True) if out}
+    contradicted = {promise.of for promise, is_broken in zip(promises, broken(promises), strict=True) if is_broken}
     judged = {promise.of for promise in promises}
-    controls = [redraws.control(key in judged, key in broken) for key, redraws in found.items()]
+    controls = [redraws.control(key in judged, key in contradicted) for key, redraws in found.items()]
     level = LEVEL / max(1, len(promises))
     noticed, misses = (_noticed([each for each in promises if each.at == at], level) for at in (Q, MISSES))
     answer: Literal["calibrated", "not calibrated", "not contradicted", "cannot decide"] = "not contradicted"
@@ -148,7 +146,7 @@ def summarize(table: pa.Table) -> Calibration:
 
 
 @dataclass(frozen=True)
-class _Promise:
+class Promise:
     """A promise of the test on one control, held against its redraws.
 
     Attributes:
@@ -158,7 +156,7 @@ class _Promise:
         binary: whether a redraw can only err wholly or not at all.
     """
 
-    of: _Key
+    of: Key
     at: float
     errors: Sequence[float]
     binary: bool
@@ -181,7 +179,7 @@ class _Promise:
         return None if (first := next(enough, None)) is None else least_share(first, n, POWER)
 
 
-def _noticed(promises: Sequence[_Promise], level: float) -> float | None:
+def _noticed(promises: Sequence[Promise], level: float) -> float | None:
     """The smallest rate of errors that each of some promises would have shown; None if one shows none."""
     alike = {(len(each.errors), each.binary): each for each in promises}.values()
     rates = [each.noticed(level) for each in alike]
@@ -189,21 +187,24 @@ def _noticed(promises: Sequence[_Promise], level: float) -> float | None:
     return max(known) if known and len(known) == len(rates) else None
 
 
-def _holm(p: Sequence[float]) -> list[bool]:
-    """Which of several hypotheses are rejected, with an error in at most LEVEL of all cases (Holm 1979)."""
-    rejected = [False] * len(p)
+def broken(promises: Sequence[Promise]) -> list[bool]:
+    """Which promises are not kept. If all are kept, any is said to be broken with a probability of at most LEVEL.
+
+    Source: Holm, Scand. J. Statist. 6, 1979, 65-70.
+    """
+    p, found = [promise.p for promise in promises], [False] * len(promises)
     for rank, i in enumerate(np.argsort(p, kind="stable")):
         if p[i] > LEVEL / (len(p) - rank):
             break
-        rejected[i] = True
-    return rejected
+        found[i] = True
+    return found
 
 
 @dataclass(frozen=True)
 class _Redraws:
     """The rows of one control."""
 
-    of: _Key
+    of: Key
     rows: list[dict[str, Any]]
 
     @property
@@ -224,11 +225,11 @@ class _Redraws:
         return any(row["copies"] for row in self.rows)
 
     @property
-    def promises(self) -> list[_Promise]:
+    def promises(self) -> list[Promise]:
         """What is tested in this control. Nothing is in the memorizer, which must be read as one in every redraw."""
         if self.of[0] in ("mirrored", "empirical"):
             return []
-        found = (_Promise(self.of, Q, self.false, not self.planted), _Promise(self.of, MISSES, self.missed, True))
+        found = (Promise(self.of, Q, self.false, not self.planted), Promise(self.of, MISSES, self.missed, True))
         return [promise for promise in found if promise.errors]
 
     def control(self, judged: bool, broken: bool) -> Control:
