@@ -153,11 +153,11 @@ def test_what_too_few_redraws_would_not_have_shown(redraws, answer):
     assert f"judged by {redraws} redraws" in said
     if answer == "cannot decide":
         assert found.noticed is None
-        assert "too few to show a false-discovery rate in every control" in said
+        assert "in some control, no false-discovery rate would have been noticed for sure" in said
         assert "is calibrated" not in said.replace("whether the test is calibrated", "")
     else:
-        assert f"a false-discovery rate of {found.noticed:.0%}" in said
-        assert f"a rate of intervals without the truth of {found.noticed_misses:.0%}" in said
+        assert f"A false-discovery rate of {found.noticed:.0%} or more in any control would have been noticed" in said
+        assert f"So would intervals that miss the truth in {found.noticed_misses:.0%} of redraws or more." in said
     if redraws == 4:  # 3 errors of 4 are enough, and happen with a chance of .8 at this rate
         assert stats.binom.sf(2, 4, found.noticed_misses) == pytest.approx(0.8, abs=1e-5)
         assert found.noticed == found.noticed_misses

@@ -157,14 +157,14 @@ def test_calibration_in_words(said):
     assert lines[0] == "The test for copies on sample sets with known answers, N = 1,024"
     assert "The test is not calibrated on these images in: copies. This is judged by 20 redraws." in text
     row = next(line for line in lines if line.startswith("  copies"))
-    assert row.split() == ["copies", "10%", "=", "12", "0.05", "7", ".250", ".500", ".750", "broken"]
+    assert row.split() == ["copies", "10%", "=", "12", "0.05", "7", ".250", ".500", ".750", "yes"]
     row = next(line for line in lines if line.startswith("  held-out")).split()
-    assert row[:5] == ["held-out", "7", ".250", ".500", "not"]
+    assert row == ["held-out", "7", ".250", ".500", "no"]
     assert "not judged" in text
     found = Calibration(controls[:1], 20, "not contradicted", 0.4, 0.3)
     fine = " ".join(" ".join(said(terminal.say_calibration, found, 8)).split())
-    assert f"{found.headline} This is judged by 20 redraws. With 80% chance they would have shown a false-" in fine
-    assert "discovery rate of 40% in any one control, where at most 5% is promised." in fine
+    assert f"{found.headline} {' '.join(found.sentences)}" in fine
+    assert "A false-discovery rate of 40% or more in any control" in fine
     assert "not calibrated" not in fine
 
 

@@ -371,7 +371,7 @@ def calibrate(
     The command measures how often the test finds something where nothing was copied (its size), how many of the planted
     copies it finds (its power), and how often its intervals contain the truth, all at one N. A test that keeps its
     promises is called not calibrated in at most 5 % of calibrations, however few the redraws; choose their number
-    beforehand. It is called calibrated only by enough redraws, such as --repeats 120. The report carries the result.
+    beforehand. It is called calibrated only by enough redraws, such as --repeats 100. The report carries the result.
     """
     from memgen.cli import terminal
     from memgen.experiment import measure, tasks

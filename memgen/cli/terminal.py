@@ -210,10 +210,11 @@ def say_calibration(found: Calibration, n_train: int) -> None:
     title = f"The test for copies on sample sets with known answers, N = {n_train:,}"
     drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     drawn.add_column("control")
-    numbers = ("copies planted", "noise on them", "fewest that can be found", "anything found", "false share", "power")
-    for column in (*numbers, "coverage"):
-        drawn.add_column(column, justify="right", min_width=9)
-    drawn.add_column("promises")
+    for column in ("copies planted", "noise on them", "fewest that can be found"):
+        drawn.add_column(column, justify="right", min_width=7)
+    for column in ("anything found", "false share", "power", "coverage"):
+        drawn.add_column(column, justify="right", min_width=12)
+    drawn.add_column("contradicts")
     for control in found.controls:
         rates = (control.any_found, control.false_share, control.power, control.covered)
         planted = "" if control.share is None else f"{control.share:.0%} = {control.copies:.0f}"
@@ -226,8 +227,8 @@ def say_calibration(found: Calibration, n_train: int) -> None:
     console.print(
         "The controls from held-out to correlated contain no copies, so that all that is found there is false. The "
         "test promises a false share of at most 5 % in every control, and intervals that contain the truth in 95 % of "
-        "the redraws. In the control empirical, every sample should be nearest to a training image. The control "
-        "mirrored shows what a comparison of pixels does not see.\n"
+        "the redraws. The last column says whether a control contradicts that. In the control empirical, every sample "
+        "should be nearest to a training image. The control mirrored shows what a comparison of pixels does not see.\n"
     )
     color = "bold red" if found.answer == "not calibrated" else "bold"
     console.print(f"[{color}]{escape(found.headline)}[/] {escape(' '.join(found.sentences))}")

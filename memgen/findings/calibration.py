@@ -27,7 +27,7 @@ POWER = 0.8  # chance with which a rate of errors must be noticed to count as on
 SHOWN = 0.2  # the test is called calibrated only if a rate of errors of this size would have been noticed everywhere
 
 
-BANDS = {"in": "not contradicted", "out": "broken", "none": "not judged"}  # what people read for `Control.band`
+BANDS = {"in": "no", "out": "yes", "none": "not judged"}  # whether a control contradicts a promise
 Key = tuple[str, float | None, float | None]  # name of a control, share of copies, and noise on them
 
 
@@ -101,22 +101,20 @@ class Calibration:
         """What the answer rests on, and which errors would have gone unseen."""
         said = [f"This is judged by {self.repeats} redraws."]
         if self.answer == "not calibrated":
-            said.append(f"If the test keeps its promises everywhere, this is said at most {LEVEL:.0%} of the time.")
+            said.append(f"Of a test that keeps all its promises, this is said at most {LEVEL:.0%} of the time.")
+        elif self.noticed is None:
+            said.append("They are too few: in some control, no false-discovery rate would have been noticed for sure.")
         else:
-            said.append(_unseen("a false-discovery rate", self.noticed, f"at most {Q:.0%} is promised"))
-            said.append(_unseen("a rate of intervals without the truth", self.noticed_misses, "5% is promised"))
+            said.append(
+                f"A false-discovery rate of {self.noticed:.0%} or more in any control would have been noticed with a "
+                f"chance of {POWER:.0%}; at most {Q:.0%} is promised."
+            )
+            if self.noticed_misses is not None:
+                said.append(f"So would intervals that miss the truth in {self.noticed_misses:.0%} of redraws or more.")
         mute = dict.fromkeys(each.control for each in self.controls if each.false_share.estimate is None)
         if mute:
             said.append(f"The samples were too few for the test to find anything in: {', '.join(mute)}.")
         return [*said, "More redraws (--repeats) show smaller rates of errors."]
-
-
-def _unseen(what: str, noticed: float | None, promised: str) -> str:
-    if noticed is None:
-        return f"They are too few to show {what} in every control, however large it is."
-    return (
-        f"With {POWER:.0%} chance they would have shown {what} of {noticed:.0%} in any one control, where {promised}."
-    )
 
 
 def summarize(table: pa.Table) -> Calibration:
