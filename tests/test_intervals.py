@@ -16,8 +16,8 @@ from memgen.base.intervals import (
     bootstrap,
     bounded_mean,
     clopper_pearson,
+    detectable_share,
     effective_count,
-    least_share,
     mean_p,
     wilson,
 )
@@ -104,7 +104,7 @@ def test_clopper_pearson_agrees_with_scipy(hits, n, level):
     assert clopper_pearson(hits, n, level) == pytest.approx((expected.low, expected.high), abs=1e-6)
     assert binomial_p(hits, n, 0.05) == pytest.approx(stats.binom.sf(hits - 1, n, 0.05), abs=1e-12)
     if hits:
-        assert stats.binom.sf(hits - 1, n, least_share(hits, n, 0.8)) == pytest.approx(0.8, abs=1e-4)
+        assert stats.binom.sf(hits - 1, n, detectable_share(hits, n, 0.8)) == pytest.approx(0.8, abs=1e-4)
 
 
 def test_clopper_pearson_without_observations():

@@ -96,17 +96,6 @@ def binomial_p(hits: int, n: int, share: float) -> float:
     return max(0.0, _tails(np.array([1]), np.array([n]), np.array([share]), 0, hits)[1])
 
 
-def least_share(hits: int, n: int, chance: float) -> float:
-    """The probability of a hit at which at least so many of n independent observations hit with this chance.
-
-    Args:
-        hits: from 0 to n; at 0 the result is 0.
-        n: independent observations.
-        chance: in (0, 1).
-    """
-    return _bisect(lambda share: binomial_p(hits, n, share) > chance, 1.0) or 0.0
-
-
 def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Interval of a share: the values that neither of the exact one-sided tests at (1 - level) / 2 rejects.
 
@@ -121,7 +110,8 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
     Source: Clopper & Pearson, Biometrika 26, 1934, 404-413.
     """
     tail = (1 - level) / 2
-    return least_share(hits, n, tail), 1 - least_share(n - hits, n, tail)
+    low, misses = (detectable_share(count, n, tail) if count else 0.0 for count in (hits, n - hits))
+    return low, 1 - misses
 
 
 # Shares of the largest bet, denser near 0, where small excesses are best bet on. A finite mixture is as exact as any.
@@ -233,6 +223,32 @@ def grouped(counts: ArrayLike, hits: ArrayLike, chance: float, level: float = 0.
             from_above = _bisect(lambda h, f=tails: f(h)[0] <= tail, largest)  # type: ignore[misc]
             ends += [from_below, largest if from_above is None else from_above]
     return 1 - max(ends), 1 - min(ends)
+
+
+def detectable_share(hits: int, trials: int, power: float = 0.95) -> float:
+    """The smallest probability of a hit at which at least `hits` of `trials` independent trials hit with this power.
+
+    Args:
+        hits: number of hits that are needed, at least 1.
+        trials: number of trials.
+        power: in (0, 1).
+
+    Returns:
+        In (0, 1]; 1 if there are fewer trials than hits.
+
+    Source: the upper end of Clopper & Pearson's one-sided interval at hits - 1, Biometrika 26, 1934.
+    """
+    if hits > trials:
+        return 1.0
+
+    def found(share: float) -> bool:
+        if share in (0, 1):
+            return share == 1
+        odds, none = math.log(share) - math.log1p(-share), trials * math.log1p(-share)
+        ways = (math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) for k in range(hits))
+        return 1 - math.fsum(math.exp(way + k * odds + none) for k, way in enumerate(ways)) >= power
+
+    return _bisect(found, 1.0) or 0.0
 
 
 def _tails(

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from memgen.base.estimates import Estimate
-from memgen.base.intervals import binomial_p, bounded_mean, clopper_pearson, least_share, mean_p
+from memgen.base.intervals import binomial_p, bounded_mean, clopper_pearson, detectable_share, mean_p
 from memgen.measures.copies.competition import Q
 
 MISSES = 0.07  # intervals meant to miss the truth in 5 % of redraws are too short if they miss it more often than this
@@ -174,7 +174,7 @@ class Promise:
         """
         n = len(self.errors)
         enough = (wrong for wrong in range(n + 1) if self._p([1.0] * wrong + [0.0] * (n - wrong)) <= level)
-        return None if (first := next(enough, None)) is None else least_share(first, n, POWER)
+        return None if (first := next(enough, None)) is None else detectable_share(first, n, POWER)
 
 
 def _noticed(promises: Sequence[Promise], level: float) -> float | None:
