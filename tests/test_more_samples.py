@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,19 +16,29 @@ from memgen.experiment.workspace import Workspace
 OF_SAMPLES = ("neighbors", "significance", "copies", "similarity", "distances", "transition", "levels")
 
 
-@pytest.fixture
-def imported(tiny, tmp_path) -> Run:
-    """The finished run with a denoiser, the weights of a cell, and with given samples, both measured."""
-    run = Run(tiny)
-    np.save("seen.npy", np.load(tiny / "images" / "pixels.npy")[:, 0][:20])
-    given = ("--trained-on", "seen.npy")
-    memgen("import", tiny / "denoisers" / "n4-s0-a.safetensors", "--name", "theirs", *given).done()
-    memgen("import", "seen.npy", "--as", "samples", "--name", "pictures", *given).done()
-    memgen("verdict", "--jobs", "1").done()
-    memgen("peers", "--subject", "theirs").done()
-    memgen("nn-search", "--subject", "theirs", "--k", "2").done()
-    memgen("calibrate", "--n", "8", "--repeats", "2").done()
+@pytest.fixture(scope="module")
+def measured(finished, tmp_path_factory) -> Path:
+    """The finished run with a denoiser, the weights of a cell, and with given samples, both measured; only to be read."""
+    outputs = tmp_path_factory.mktemp("measured")
+    run, seen, there = outputs / "tiny", outputs / "seen.npy", ("--outputs", outputs)
+    shutil.copytree(finished, run)
+    np.save(seen, np.load(run / "images" / "pixels.npy")[:, 0][:20])
+    given = ("--trained-on", seen, *there)
+    memgen("import", run / "denoisers" / "n4-s0-a.safetensors", "--name", "theirs", *given).done()
+    memgen("import", seen, "--as", "samples", "--name", "pictures", *given).done()
+    memgen("verdict", "--jobs", "1", *there).done()
+    memgen("peers", "--subject", "theirs", *there).done()
+    memgen("nn-search", "--subject", "theirs", "--k", "2", *there).done()
+    memgen("calibrate", "--n", "8", "--repeats", "2", *there).done()
     return run
+
+
+@pytest.fixture
+def imported(measured, tmp_path, monkeypatch) -> Run:
+    """A copy of that run, the only one under outputs/ in the current folder."""
+    shutil.copytree(measured, tmp_path / "outputs" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    return Run(tmp_path / "outputs" / "tiny")
 
 
 def samples(run: Run, name: str) -> np.ndarray:
@@ -151,4 +162,3 @@ def test_samples_whose_file_is_gone_are_drawn_again(tiny):
     memgen("sample", "--count", "9", "--jobs", "1").done()
     np.testing.assert_array_equal(samples(Run(tiny), "n4-s0-a")[:6], whole)
     assert Run(tiny).table("samples", "n4-s0-a")["sample"].to_pylist() == list(range(9))
-    shutil.rmtree(tiny)

@@ -203,11 +203,9 @@ def sample(
     from memgen.experiment import make, subjects, tasks
 
     workspace = existing(outputs, run, device)
-    everything = [record.identity.subject for record in subjects.records(workspace.run) if record.has_denoiser]
-    if count is None or sizes or part or subject or not everything:
-        names = choose_subjects(workspace, sizes, part, subject)
-    else:
-        names = everything
+    every = [record.identity.subject for record in subjects.records(workspace.run) if record.has_denoiser]
+    chosen = bool(count is None or sizes or part or subject)
+    names = choose_subjects(workspace, sizes, part, subject) if chosen or not every else every
     for name in names:
         make.require_denoiser(workspace, name)
     if count is not None:

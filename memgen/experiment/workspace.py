@@ -70,10 +70,10 @@ class Workspace:
         return Workspace.of(self.run, self.device).with_samples(count)
 
     def with_samples(self, count: int) -> "Workspace":
-        """The workspace with another number of samples of each model, none of which has more by now.
+        """The workspace with another number of samples for each model, at least as many as any has by now.
 
-        Samples are kept. What was measured of samples is removed first, so that no table is ever about another number
-        of samples than the settings say, and each is made again when it is asked for.
+        Samples are kept. What was measured of samples is removed before the settings change, so that no table is ever
+        about another number of samples than the settings say. Each is made again when it is asked for.
 
         Raises:
             ConfigError: a model has more samples.

@@ -25,8 +25,6 @@ MISSES = 0.07  # intervals meant to miss the truth in 5 % of redraws are too sho
 LEVEL = 0.05  # how often a test that keeps all its promises is said not to, at most
 POWER = 0.8  # chance with which a rate of errors must be noticed to count as one that would have been
 SHOWN = 0.2  # the test is called calibrated only if a rate of errors of this size would have been noticed everywhere
-
-
 BANDS = {"in": "no", "out": "yes", "none": "not judged"}  # whether a control contradicts a promise
 Key = tuple[str, float | None, float | None]  # name of a control, share of copies, and noise on them
 
