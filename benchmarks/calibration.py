@@ -26,7 +26,7 @@ import pyarrow as pa
 from scipy import optimize, stats
 
 from memgen.base.intervals import clopper_pearson, wilson
-from memgen.findings.calibration import MISSES, Promise, broken, of_size, summarize
+from memgen.findings.calibration import MISSES, Promise, broken, summarize
 from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies import controls
 from memgen.measures.copies.competition import Q
@@ -126,11 +126,11 @@ def real(repeats):
         table = redrawn(repeats, aimed)
         repeat = table["repeat"].to_numpy()
         print(f"REAL: {repeats} redraws of a test that aims at {aimed:.0%}, in separate groups")
-        for control in summarize(of_size(table, 64)).controls:
+        for control in summarize(table).controls:
             print(
                 f"    {control.control} {control.share or ''} {control.eps or ''}  {control.false_share.estimate:.4f}"
             )
-        for redraws in SIZES:
+        for redraws in [size for size in SIZES if size <= repeats]:
             groups = [table.filter(repeat // redraws == group) for group in range(repeats // redraws)]
             old = sum(said_before(group) for group in groups)
             answers = Counter(summarize(group).answer for group in groups)
