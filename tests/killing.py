@@ -2,7 +2,7 @@
 
 Loads memgen once, then runs it with these arguments in one forked child after the other, on the same run. Each child
 kills itself with SIGKILL at the first of the moments at which none was killed before: just before or just after a kind of
-file is renamed to its final name, or in the middle of training, sampling or importing. The child that reaches no new
+file is renamed to its final name, after a kind of table is removed, or in the middle of training, sampling or importing. The child that reaches no new
 moment finishes; the moments are then written to KILLED.json in their order.
 """
 
@@ -59,18 +59,23 @@ def work(run: Path, planned: set[str], writer: int, arguments: list[str]) -> Non
 
 
 def watch(run: Path, reach) -> None:
-    from memgen.experiment import make
+    from memgen.experiment import make, runs
     from memgen.images import importing
     from memgen.models import sampling, training
 
     make._SAVE_EVERY_S = 0.0  # keep the state of a training at every record
-    rename, update, draw, read = os.replace, sampling._State.update, training._draw, importing.readers.read
+    rename, remove = os.replace, runs.Run.remove_table
+    update, draw, read = sampling._State.update, training._draw, importing.readers.read
 
     def replace(source, target) -> None:
         kind = kind_of(Path(target).relative_to(run))
         reach(f"before {kind}")
         rename(source, target)
         reach(f"after {kind}")
+
+    def removed(run, kind, name):
+        remove(run, kind, name)
+        reach(f"removed {kind}")
 
     def updated(state, step):
         if step == 5:
@@ -87,6 +92,7 @@ def watch(run: Path, reach) -> None:
         reach("importing")
         return images
 
+    runs.Run.remove_table = removed
     os.replace, sampling._State.update, training._draw, importing.readers.read = replace, updated, drawn, found
 
 

@@ -644,12 +644,13 @@ def test_peers_prints_samples_beside_held_out_images(tiny, printed):
 def test_calibration_is_of_the_size_and_repeats_asked_for(tiny, monkeypatch):
     """The controls are printed for the N asked for, by as many redraws as were asked for; the default N is trained."""
     said = []
-    monkeypatch.setattr(terminal, "say_calibration", lambda controls, n_train: said.append((controls, n_train)))
+    monkeypatch.setattr(terminal, "say_calibration", lambda found, n_train: said.append((found, n_train)))
     shown = memgen("calibrate", "--n", "8", "--repeats", "2", "--json").done().json
-    ((controls, n_train),) = said
+    ((found, n_train),) = said
     assert (n_train, shown["n_train"]) == (8, 8)
-    assert max(control.repeats for control in controls) == 2
-    assert len(shown["readings"]) == len(controls)
+    assert found.repeats == shown["repeats"] == 2
+    assert len(shown["controls"]) == len(found.controls)
+    assert (shown["headline"], shown["sentences"]) == (found.headline, found.sentences)
     assert shown["path"] == "outputs/tiny/tables/calibration"
     monkeypatch.setattr("memgen.experiment.measure.calibrate", lambda workspace, size, *_: pytest.fail(f"at {size}"))
     with pytest.raises(pytest.fail.Exception, match="at 4"):

@@ -1,5 +1,6 @@
 """Intervals against scipy, and their coverage."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,16 @@ from scipy import stats
 
 from memgen.base import intervals
 from memgen.base.estimates import Estimate
-from memgen.base.intervals import bootstrap, effective_count, wilson
+from memgen.base.intervals import (
+    binomial_p,
+    bootstrap,
+    bounded_mean,
+    clopper_pearson,
+    detectable_share,
+    effective_count,
+    mean_p,
+    wilson,
+)
 
 
 def median(values):
@@ -84,6 +94,81 @@ def test_wilson_agrees_with_scipy(hits, n, level):
     hits = min(hits, n)
     expected = stats.binomtest(hits, n).proportion_ci(level, method="wilson")
     assert wilson(hits / n, n, level) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@given(hits=st.integers(0, 120), n=st.integers(1, 120), level=st.sampled_from([0.8, 0.95, 0.99]))
+def test_clopper_pearson_agrees_with_scipy(hits, n, level):
+    """The interval, the p-value behind it and the least share are scipy's for every whole count."""
+    hits = min(hits, n)
+    expected = stats.binomtest(hits, n).proportion_ci(level, method="exact")
+    assert clopper_pearson(hits, n, level) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert binomial_p(hits, n, 0.05) == pytest.approx(stats.binom.sf(hits - 1, n, 0.05), abs=1e-12)
+    if hits:
+        assert stats.binom.sf(hits - 1, n, detectable_share(hits, n, 0.8)) == pytest.approx(0.8, abs=1e-4)
+
+
+def test_clopper_pearson_without_observations():
+    """Nothing is known."""
+    assert clopper_pearson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_the_p_value_of_a_bounded_mean_is_valid(n):
+    """Over all outcomes of n numbers of a law with the mean of the hypothesis, P(p <= level) is at most the level.
+
+    The laws have two or three values; the probabilities are summed, not simulated.
+    """
+    laws = [{0: 0.95, 1: 0.05}, {0: 0.5, 0.1: 0.5}, {0: 0.9, 0.5: 0.1}, {0.04: 0.99, 1: 0.01 + 1e-18}]
+    laws += [{0: 0.8, 0.2: 0.175, 0.6: 0.025}]
+    for law in laws:
+        mean = sum(value * share for value, share in law.items())
+        p, weight = [], []
+        for outcome in itertools.product(law.items(), repeat=n):
+            values, shares = zip(*outcome, strict=True)
+            p.append(mean_p(values, mean))
+            weight.append(math.prod(shares))
+        p, weight = np.array(p), np.array(weight)
+        assert weight.sum() == pytest.approx(1)
+        for level in (0.5, 0.1, 0.05, 0.0025):
+            assert weight[p <= level].sum() <= level
+
+
+def test_the_p_value_of_a_bounded_mean_has_power():
+    """It falls with the excess and with the number of values, is 1 below the mean, and knows no order."""
+    assert mean_p([0.05] * 50, 0.05) == 1.0
+    assert mean_p([0.0] * 50, 0.05) == 1.0
+    assert mean_p([0.1] * 20, 0.05) < 0.001 < mean_p([0.1] * 8, 0.05)
+    assert mean_p([0.2] * 8, 0.05) < 0.001
+    assert mean_p([0.3, 0.0, 0.1], 0.05) == pytest.approx(mean_p([0.0, 0.1, 0.3], 0.05))
+    assert (mean_p([0.0, 0.2], 0.0), mean_p([0.0], 0.0), mean_p([1.0], 1.0)) == (0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("n", [2, 4, 20])
+def test_the_interval_of_a_bounded_mean_covers(n):
+    """At least 95 % of the intervals hold the mean, of laws that defeat two standard errors; 600 sets of each.
+
+    Coverage of .95 has a standard error of .009: a right interval fails here less than once in 100 seeds, and far less
+    often since it is conservative.
+    """
+    generator = np.random.default_rng(n)
+    for mean, draw in (
+        (0.05, lambda: generator.beta(0.1, 1.9, n)),
+        (0.04, lambda: generator.binomial(5, 0.04, n) / 5),
+        (0.9, lambda: generator.beta(18, 2, n)),
+    ):
+        ends = [bounded_mean(draw()) for _ in range(600 // n + 50)]
+        assert np.mean([low <= mean <= high for low, high in ends]) > 0.93
+
+
+def test_the_interval_of_a_bounded_mean():
+    """It holds the mean of the numbers, mirrors with them, narrows with more of them, and never leaves [0, 1]."""
+    few, many = [0.1, 0.0, 0.2, 0.1], [0.1, 0.0, 0.2, 0.1] * 20
+    (low, high), (lower, higher) = bounded_mean(many), bounded_mean(few)
+    assert 0 <= lower < low < 0.1 < high < higher < 1
+    assert bounded_mean([1 - x for x in few]) == pytest.approx((1 - higher, 1 - lower))
+    assert bounded_mean([0.0] * 5)[0] == 0.0
+    assert bounded_mean([1.0] * 5)[1] == 1.0
+    assert bounded_mean([]) == (0.0, 1.0)
 
 
 @given(n=st.floats(0.5, 1e6))

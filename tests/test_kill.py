@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,16 +29,41 @@ ALL = FEW | {f"{when} {kind}" for kind in (*killing.KINDS, *killing.REPORTED) fo
 @pytest.mark.parametrize("planned", [FEW, pytest.param(ALL, marks=pytest.mark.slow)], ids=["few", "all"])
 def test_killed_again_and_again(config, finished, tmp_path, planned):
     """SIGKILL during import, training, sampling, indexing, table writing: nothing stays behind and nothing changes."""
-    run, killed, moments = tmp_path / "tiny", tmp_path / "killed.json", tmp_path / "moments.json"
+    killed_at(planned, tmp_path / "tiny", "sweep", "--config", config)
+    program.assert_same_runs(tmp_path / "tiny", finished)
+
+
+def killed_at(planned: set[str], run: Path, command: str, *arguments: str | Path) -> None:
+    """Give a command on a run again and again, each time until one of the moments, and at last to its end."""
+    killed, moments = run.parent / "killed.json", run.parent / "moments.json"
     moments.write_text(json.dumps(sorted(planned)))
-    arguments = ["sweep", "--config", config, "--outputs", tmp_path, "--run", "tiny", "--jobs", "1"]
-    command = [sys.executable, killing.__file__, run, killed, moments, *arguments]
-    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=program.environment())
+    given = [command, "--outputs", run.parent, "--run", run.name, "--jobs", "1", *arguments]
+    process = [sys.executable, killing.__file__, run, killed, moments, *given]
+    ended = subprocess.run(list(map(str, process)), capture_output=True, text=True, env=program.environment())
     assert ended.returncode == 0, ended.stderr
     assert sorted(json.loads(killed.read_text())) == sorted(planned)
-    program.assert_same_runs(run, finished)
     assert not list(run.rglob("*.tmp*"))
     assert json.loads((run / "run.json").read_text())["status"] == "idle"
+
+
+# A run that is extended to more samples: measures are removed, settings changed, images written, and then their table.
+GROWING = {"removed similarity", "removed levels", "removed neighbors", "sampling"}
+GROWING |= {"before samples/*.npy", "after samples/*.npy", "after tables/samples"}
+
+
+def test_killed_while_a_run_is_extended(config, finished, tmp_path, monkeypatch):
+    """More samples of a finished run: it ends as a run that was made with their number, whenever it is killed."""
+    run, nine = tmp_path / "tiny", ("--set", "sample.n_samples=9", "--config", config, "--outputs")
+    shutil.copytree(finished, run)
+    killed_at(GROWING, run, "sample", "--count", "9")
+    monkeypatch.setattr("memgen.cli.whole.write_report", lambda workspace, as_json: print(workspace.run.path))
+    again = ("sweep", "--run", "tiny", "--jobs", "1")
+    memgen(*again, *nine, tmp_path).done()
+    memgen(*again, *nine, tmp_path / "whole").done()
+    monkeypatch.undo()
+    for outputs in (tmp_path, tmp_path / "whole"):
+        memgen("report", "--sweep", "--outputs", outputs).done()
+    program.assert_same_runs(run, tmp_path / "whole" / "tiny")
 
 
 def start(config: Path, folder: Path) -> subprocess.Popen:

@@ -470,16 +470,18 @@ def test_calibration_of_the_test_for_copies(read):
     assert len(head) == 9
     assert none[:4] == ["held-out", "", "", "7"]
     assert none[4].startswith(".000 [")
-    assert (none[6], none[8]) == ("", "yes")
+    assert (none[6], none[8]) == ("", "no")
     assert none[7].startswith("1.000 [")
     assert copies[:4] == ["copies", "30% = 29", "0.1", "7"]
     assert copies[4].startswith("1.000 [")
-    assert (copies[5], copies[7], copies[8]) == (".500 [.500, .500]", "", "no")
+    assert (copies[5][:6], copies[7], copies[8]) == (".500 [", "", "yes")
     assert copies[6].startswith(".172 [")
-    assert (mirrored[1], mirrored[8]) == ("5% = 4", "")
-    assert "N = 64: not calibrated (copies), by 20 redraws" in read.words["calibration"]
+    assert (mirrored[1], mirrored[8]) == ("5% = 4", "not judged")
+    assert "N = 64: not calibrated" in read.words["calibration"]
+    assert "not calibrated on these images in: copies. This is judged by 20 redraws." in read.words["calibration"]
     fine = Page(render(ReportInput("x", {}, {"calibration": calibration("held-out", 0, 0)})))
-    assert "N = 64: calibrated, by 20 redraws" in fine.words["calibration"]
+    assert "N = 64: not contradicted" in fine.words["calibration"]
+    assert "A false-discovery rate of 26% or more in any control" in fine.words["calibration"]
 
 
 def test_restored_images_of_every_model(read):

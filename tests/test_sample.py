@@ -7,6 +7,7 @@ from truth import GaussianDenoiser, IdealDenoiser, ZeroDenoiser
 
 from memgen.base import noise
 from memgen.base.errors import ShapeError
+from memgen.models.known.fitting import EmpiricalSettings, GaussianSettings, LocalSettings, fit
 from memgen.models.networks import UNetSettings, build
 from memgen.models.sampling import SampleSettings, expected_updates, sample
 
@@ -137,6 +138,20 @@ def test_cutting_the_sample_set_changes_no_bit():
         np.testing.assert_array_equal(drawn.images, whole.images[part])
         np.testing.assert_array_equal(drawn.updates, whole.updates[part])
         np.testing.assert_array_equal(drawn.sigma, whole.sigma[part])
+
+
+@pytest.mark.parametrize(
+    "settings", [EmpiricalSettings(), GaussianSettings(), LocalSettings()], ids=lambda s: s.architecture
+)
+def test_cutting_the_samples_of_closed_forms_changes_no_bit(settings):
+    """So it is with denoisers that are matrix products, at a micro-batch that fits no block of the processor."""
+    images = torch.rand((40, *SHAPE), generator=torch.Generator().manual_seed(0)).numpy()
+    denoiser, few = fit(settings, images), SampleSettings(micro_batch=7, max_steps=15)
+    whole = sample(denoiser, mean(), range(20), 0, few)
+    for first in (1, 7, 13):
+        drawn = sample(denoiser, mean(), range(first, 20), 0, few)
+        np.testing.assert_array_equal(drawn.images, whole.images[first:])
+        np.testing.assert_array_equal(drawn.residual_sigma, whole.residual_sigma[first:])
 
 
 def test_micro_batch_size_changes_rounding_only():

@@ -12,7 +12,7 @@ from memgen.base import wording
 from memgen.base.estimates import Estimate
 from memgen.cli import terminal
 from memgen.findings import bases, transition, verdict
-from memgen.findings.calibration import Control
+from memgen.findings.calibration import Calibration, Control
 
 
 @pytest.fixture
@@ -150,22 +150,19 @@ def test_calibration_in_words(said):
         control("copies", "out", Estimate.of(0.75, 0.6, 0.9)),
         control("mirrored", "none"),
     ]
-    lines = said(terminal.say_calibration, controls, 1024)
+    lines = said(terminal.say_calibration, Calibration(controls, 20, "not calibrated", 0.4, 0.3), 1024)
     text = " ".join(" ".join(lines).split())
     assert lines[0] == "The test for copies on sample sets with known answers, N = 1,024"
     assert "The test is not calibrated on these images in: copies. This is judged by 20 redraws." in text
     row = next(line for line in lines if line.startswith("  copies"))
-    assert row.split() == ["copies", "10%", "=", "12", "0.05", "7", ".250", ".500", ".750", "no"]
-    assert next(line for line in lines if line.startswith("  held-out")).split() == [
-        "held-out",
-        "7",
-        ".250",
-        ".500",
-        "yes",
-    ]
+    assert row.split() == ["copies", "10%", "=", "12", "0.05", "7", ".250", ".500", ".750", "yes"]
+    row = next(line for line in lines if line.startswith("  held-out")).split()
+    assert row == ["held-out", "7", ".250", ".500", "no"]
     assert "not judged" in text
-    fine = " ".join(" ".join(said(terminal.say_calibration, controls[:1], 8)).split())
-    assert "The test is calibrated on these images. This is judged by 20 redraws." in fine
+    found = Calibration(controls[:1], 20, "not contradicted", 0.4, 0.3)
+    fine = " ".join(" ".join(said(terminal.say_calibration, found, 8)).split())
+    assert f"{found.headline} {' '.join(found.sentences)}" in fine
+    assert "A false-discovery rate of 40% or more in any control" in fine
     assert "not calibrated" not in fine
 
 

@@ -1,9 +1,11 @@
-"""Confidence intervals: the percentile bootstrap over independent units, and two intervals of a share.
+"""Confidence intervals: the percentile bootstrap over independent units, and intervals of shares and bounded means.
 
 Bootstrap: the statistic is recomputed on resamples of the units drawn with replacement. The interval runs from the
 (1 - level)/2 quantile to the (1 + level)/2 quantile of those values (Efron & Tibshirani 1993, chapter 13).
 Wilson: the interval holds every p for which the observed share lies within z standard errors sqrt(p (1 - p) / n) of p
 (Wilson 1927). Unlike the textbook interval, it has a width at zero hits.
+Clopper-Pearson: exact for a share of independent observations, however few.
+Bounded: the mean of independent numbers in [0, 1], of any distribution. It too holds for however few.
 Grouped: where the observations of a group hit or miss together, a test of the share is inverted, as Clopper and Pearson
 do for single observations. Two models describe how hits may be spread over groups of unequal size.
 """
@@ -87,6 +89,73 @@ def wilson(share: float, n_effective: float, level: float = 0.95) -> tuple[float
     low = 0.0 if share <= 0 else (center - half) / scale
     high = 1.0 if share >= 1 else (center + half) / scale
     return low, high
+
+
+def binomial_p(hits: int, n: int, share: float) -> float:
+    """Probability of at least so many hits among n independent observations that each hit with probability `share`."""
+    return max(0.0, _tails(np.array([1]), np.array([n]), np.array([share]), 0, hits)[1])
+
+
+def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share: the values that neither of the exact one-sided tests at (1 - level) / 2 rejects.
+
+    Args:
+        hits: observations that hit.
+        n: independent observations.
+        level: least coverage, in (0, 1), whatever the share and n.
+
+    Returns:
+        (low, high). Without observations the interval is (0, 1).
+
+    Source: Clopper & Pearson, Biometrika 26, 1934, 404-413.
+    """
+    tail = (1 - level) / 2
+    low, misses = (detectable_share(count, n, tail) if count else 0.0 for count in (hits, n - hits))
+    return low, 1 - misses
+
+
+# Shares of the largest bet, denser near 0, where small excesses are best bet on. A finite mixture is as exact as any.
+_BETS = ((np.arange(200) + 0.5) / 200) ** 2
+
+
+def mean_p(values: ArrayLike, mean: float) -> float:
+    """p-value of the hypothesis that numbers in [0, 1] have an expectation of at most `mean`, for any distribution.
+
+    Whoever bets a share b of the capital on each value x at fair odds multiplies it by 1 + b (x / mean - 1), whose
+    expectation is at most 1 under the hypothesis. So is that of the capital of many who bet different shares, and by
+    Markov's inequality it exceeds 1 / p with a probability of at most p.
+
+    Args:
+        values: independent numbers in [0, 1], (n,).
+        mean: in [0, 1].
+
+    Source: betting, Waudby-Smith & Ramdas, J. R. Stat. Soc. B 86, 2024, 1-27, here with a fixed mixture of bets.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if mean <= 0:
+        return 0.0 if (numbers > 0).any() else 1.0
+    capital = np.log1p(_BETS[:, None] * (numbers / mean - 1)).sum(axis=1)
+    largest = capital.max()
+    return float(min(1.0, np.exp(-largest) / np.exp(capital - largest).mean()))
+
+
+def bounded_mean(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Interval of the expectation of numbers in [0, 1], which covers it for any distribution and however few numbers.
+
+    Args:
+        values: independent numbers in [0, 1], (n,).
+        level: least coverage, in (0, 1).
+
+    Returns:
+        (low, high): the values that `mean_p` rejects on neither side at (1 - level) / 2. Without numbers, (0, 1).
+    """
+    numbers, tail = np.asarray(values, dtype=np.float64), (1 - level) / 2
+    return _least_mean(numbers, tail), 1 - _least_mean(1 - numbers, tail)
+
+
+def _least_mean(numbers: NDArray[np.float64], p: float) -> float:
+    """The smallest mean that is not rejected at p as too small."""
+    return _bisect(lambda mean: mean_p(numbers, mean) > p, 1.0) or 0.0
 
 
 def effective_count(counts: ArrayLike) -> float:

@@ -31,6 +31,7 @@ from memgen.cli.shared import (
     execute,
     existing,
     finish,
+    grown,
     note,
     prepared,
     tasks_of,
@@ -174,6 +175,14 @@ def sample(
     sizes: Sizes = None,
     part: Part = None,
     subject: SubjectName = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Change the number of samples of every model in the run. Finished samples are kept, and only the "
+            "missing ones are drawn: for all models, or for those chosen with --n, --part or --subject.",
+        ),
+    ] = None,
     trajectories: Annotated[
         int | None, typer.Option(min=1, help="Also keep the denoised images after every so many updates.")
     ] = None,
@@ -185,14 +194,22 @@ def sample(
 ) -> None:
     """Draw samples by stochastic reverse diffusion. The two models of each N start from the same noise.
 
-    The number of samples and the settings of the sampler are fixed when the run is made, for example with
-    --set sample.n_samples=256.
+    The settings of the sampler are fixed when the run is made. The number of samples can grow: memgen sample --count
+    256 extends a run to 256 samples of each model, as if it had been made with --set sample.n_samples=256. What was
+    measured of fewer samples is removed, and memgen sweep --run NAME measures it again. (memgen verdict does so for
+    imported models.) Samples are never removed.
     """
     from memgen.cli import terminal
-    from memgen.experiment import make, tasks
+    from memgen.experiment import make, subjects, tasks
 
     workspace = existing(outputs, run, device)
-    names = choose_subjects(workspace, sizes, part, subject)
+    every = [record.identity.subject for record in subjects.records(workspace.run) if record.has_denoiser]
+    chosen = bool(count is None or sizes or part or subject)
+    names = choose_subjects(workspace, sizes, part, subject) if chosen or not every else every
+    for name in names:
+        make.require_denoiser(workspace, name)
+    if count is not None:
+        workspace = grown(workspace, workspace.with_samples(count))
     if trajectories:
         total = workspace.settings.sample.n_samples
         for name in names:
@@ -203,8 +220,6 @@ def sample(
             ):
                 make.sample_subject(workspace, name, lambda ended, _: progress(ended, total), trajectories)
     else:
-        for name in names:
-            make.require_denoiser(workspace, name)
         execute(workspace, tasks_of(workspace, names, ("sample",)), jobs)
     rows, counts = [], {}
     for name in names:

@@ -64,7 +64,23 @@ class New:
             return Workspace(run, settings, device)
         workspace = Workspace.of(runs.find(self.outputs, name), device)
         note(f"run {workspace.run.path}")
-        return workspace if self.plain else workspace.extended(settings)
+        if self.plain:
+            return workspace
+        asked, found = settings.sample.n_samples, grown(workspace, workspace.extended(settings))
+        if (kept := found.settings.sample.n_samples) > asked:
+            note(f"The run keeps {kept:,} samples of each model; sample.n_samples = {asked:,} removes none.")
+        return found
+
+
+def grown(before: "Workspace", after: "Workspace") -> "Workspace":
+    """The second of two states of a run, after a word on what was removed if the number of samples has changed."""
+    old, new = (workspace.settings.sample.n_samples for workspace in (before, after))
+    if new != old:
+        note(
+            f"The run now has {new:,} samples of each model instead of {old:,}. What was measured of {old:,} is "
+            f"removed. To measure again: memgen sweep --run {after.run.name}, and memgen verdict for imported models."
+        )
+    return after
 
 
 def _default_name(config: Path | None, settings: "RunSettings", default: "RunSettings") -> str:

@@ -27,8 +27,8 @@ from rich.table import Table
 from memgen.base import wording
 from memgen.base.estimates import Estimate
 from memgen.experiment.tasks import Event, Task, Verb
-from memgen.findings import bases, transition
-from memgen.findings.calibration import Control
+from memgen.findings import bases, calibration, transition
+from memgen.findings.calibration import Calibration
 from memgen.findings.quantities import Key
 from memgen.findings.verdict import Verdict
 
@@ -216,39 +216,33 @@ def _cell(found: Estimate, judged_by: str = "") -> str:
     return "\n".join(filter(None, (wording.value(found), escape(interval), judged_by and f"({judged_by})")))
 
 
-def say_calibration(controls: Sequence[Control], n_train: int) -> None:
+def say_calibration(found: Calibration, n_train: int) -> None:
     """Print what the test for copies found in sample sets with known answers, and whether it is calibrated."""
     title = f"The test for copies on sample sets with known answers, N = {n_train:,}"
     drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     drawn.add_column("control")
-    numbers = ("copies planted", "noise on them", "fewest that can be found", "anything found", "false share", "power")
-    for column in (*numbers, "coverage"):
-        drawn.add_column(column, justify="right", min_width=9)
-    drawn.add_column("as promised")
-    for control in controls:
+    for column in ("copies planted", "noise on them", "fewest that can be found"):
+        drawn.add_column(column, justify="right", min_width=7)
+    for column in ("anything found", "false share", "power", "coverage"):
+        drawn.add_column(column, justify="right", min_width=12)
+    drawn.add_column("contradicts")
+    for control in found.controls:
         rates = (control.any_found, control.false_share, control.power, control.covered)
         planted = "" if control.share is None else f"{control.share:.0%} = {control.copies:.0f}"
         noise = "" if control.eps is None else f"{control.eps:g}"
         cells = [control.control, planted, noise, str(control.k_min)]
         cells += ["" if rate is None else _cell(rate) for rate in rates]
         color = {"in": "green", "out": "bold red"}.get(control.band, "dim")
-        drawn.add_row(*cells, f"[{color}]{_BANDS[control.band]}[/]")
+        drawn.add_row(*cells, f"[{color}]{calibration.BANDS[control.band]}[/]")
     console.print(drawn)
     console.print(
-        "The controls from held-out to correlated contain no copies, so that the test should find nothing. In the "
-        "control copies, the false share should be at most 5 %. In the control empirical, every sample should be "
-        "nearest to a training image. The control mirrored shows what a comparison of pixels does not see.\n"
+        "The controls from held-out to correlated contain no copies, so that all that is found there is false. The "
+        "test promises a false share of at most 5 % in every control, and intervals that contain the truth in 95 % of "
+        "the redraws. The last column says whether a control contradicts that. In the control empirical, every sample "
+        "should be nearest to a training image. The control mirrored shows what a comparison of pixels does not see.\n"
     )
-    out = dict.fromkeys(control.control for control in controls if control.band == "out")
-    repeats = max(control.repeats for control in controls)
-    judged = f"This is judged by {repeats} redraws. More redraws (--repeats) give shorter intervals."
-    if out:
-        console.print(f"[bold red]The test is not calibrated on these images[/] in: {', '.join(out)}. {judged}")
-    else:
-        console.print(f"[bold]The test is calibrated on these images.[/] {judged}")
-
-
-_BANDS = {"in": "yes", "out": "no", "none": "not judged"}
+    color = "bold red" if found.answer == "not calibrated" else "bold"
+    console.print(f"[{color}]{escape(found.headline)}[/] {escape(' '.join(found.sentences))}")
 
 
 def say_basis(readings: Sequence[bases.Reading]) -> None:

@@ -168,45 +168,50 @@ def _load_state(path: Path, device: str) -> dict[str, Any]:
 def sample_subject(
     workspace: Workspace, name: str, on_step: Progress | None = None, path_every: int | None = None
 ) -> Path:
-    """Draw the samples of a subject that has a denoiser; returns the path of the images.
+    """Draw those samples of a subject that are missing; returns the path of the images.
+
+    Samples that are finished stay as they are. With `path_every` they are drawn again, for their path alone.
 
     Args:
         workspace: the run.
-        name: of the subject.
+        name: of the subject, which has a denoiser.
         on_step: called with (samples finished, updates made).
         path_every: number of updates after which the denoised images are kept each time; None keeps none.
     """
-    run, settings = workspace.run, workspace.settings
-    finished = run.has_table("samples", name) and run.samples_path(name).exists()
-    if finished and (path_every is None or _path_interval(run, name) == path_every):
-        return run.samples_path(name)
-    subject = require_denoiser(workspace, name)
+    run, settings, path = workspace.run, workspace.settings, workspace.run.samples_path(name)
+    kept = len(run.table("samples", name)) if run.has_table("samples", name) and path.exists() else 0
+    total, first = settings.sample.n_samples, 0 if path_every else kept
+    if kept == total and (path_every is None or _path_interval(run, name) == path_every):
+        return path
+    subject, before = require_denoiser(workspace, name), [workspace.kept_samples(name).images] if kept else []
     assert subject.denoiser is not None
-    drawn = sampling.sample(
-        subject.denoiser,
-        workspace.mean,
-        range(settings.sample.n_samples),
-        settings.seed,
-        settings.sample,
-        path_every,
-        on_step,
-    )
-    with files.writing(run.samples_path(name)) as file:
-        np.save(file, drawn.images)
+
+    def report(ended: int, step: int) -> None:
+        if on_step:
+            on_step(first + ended, step)
+
+    chosen, start = range(first, total), workspace.mean
+    drawn = sampling.sample(subject.denoiser, start, chosen, settings.seed, settings.sample, path_every, report)
+    new = slice(kept - first, None)
+    with files.writing(path) as file:
+        np.save(file, np.concatenate([*before, drawn.images[new]]))
     if drawn.path is not None:
         with files.writing(run.trajectory_path(name)) as file:
             np.savez(file, path=drawn.path, steps=np.array(drawn.path_steps), interval=np.array(path_every))
         run.write_table("trajectory", name, _trajectory(name, drawn))
     columns = {
-        "sample": drawn.samples,
+        "sample": drawn.samples[new],
         "noise_seed": settings.seed,
-        "updates": drawn.updates,
-        "sigma": drawn.sigma,
-        "residual_sigma": drawn.residual_sigma,
-        "status": drawn.status,
+        "updates": drawn.updates[new],
+        "sigma": drawn.sigma[new],
+        "residual_sigma": drawn.residual_sigma[new],
+        "status": drawn.status[new],
     }
-    run.write_table("samples", name, tables.make(schemas.SAMPLES, subject.identity.columns | columns))
-    return run.samples_path(name)
+    listed = tables.make(schemas.SAMPLES, subject.identity.columns | columns)
+    if kept:
+        listed = pa.concat_tables([run.table("samples", name), listed]).combine_chunks()
+    run.write_table("samples", name, listed)
+    return path
 
 
 def restore_images(

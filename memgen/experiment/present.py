@@ -82,6 +82,8 @@ def _verdict(workspace: Workspace, table: pa.Table, copies: pa.Table) -> verdict
 def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
     """The run's tables, stacked; only the rows of one N where one is given."""
     found = {kind: workspace.run.table(kind) for kind in schemas.SCHEMAS if kind not in _MADE_HERE}
+    # Nothing else is measured of a subject whose samples are not all there.
+    found["samples"] = found["samples"].filter(pc.field("subject").isin(workspace.complete(found["samples"])))
     if n_train is None:
         return found
     return {
@@ -251,7 +253,7 @@ def _restored(workspace: Workspace, by_model: list[pa.Table]) -> sheets.Restored
     task = inverse.choose(first["task"], first["amount"], workspace.images.image_shape)
     names = [rows["subject"][0].as_py() for rows in by_model]
     images = {
-        name: workspace.in_place(workspace.load_samples(f"{name}.{task.label}", "restored").images) for name in names
+        name: workspace.in_place(workspace.kept_samples(f"{name}.{task.label}", "restored").images) for name in names
     }
     models = []
     for name, rows in zip(names, by_model, strict=True):
@@ -372,8 +374,8 @@ def draw_bases(
 def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.Specimens]:
     """The first samples at each N, of the smallest training seed, with their nearest training images."""
     position = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
-    sampled = [cell for cell in workspace.run.cells() if workspace.run.has_table("samples", cell.name)]
-    sampled = [cell for cell in sampled if cell.n_train in found["samples"].column("n_train").to_pylist()]
+    named = found["samples"]["subject"].unique().to_pylist()
+    sampled = [cell for cell in workspace.run.cells() if cell.name in named]
     pairs = []
     for n_train in sorted({cell.n_train for cell in sampled}):
         seed = min(cell.train_seed for cell in sampled if cell.n_train == n_train)

@@ -12,7 +12,8 @@
       indexes/NAME/         FAISS indexes
       report/               the page and its figures
 
-A run has one configuration, fixed when it is created. A cell is one (N, training seed, part) of it. A subject, whether
+A run has one configuration, made with it; only the sizes and seeds of its sweep and the number of samples can grow (see
+`Workspace.extended`). A cell is one (N, training seed, part) of it. A subject, whether
 a trained cell or imported, exists exactly when its table of the kind `subjects` does. An artifact is finished exactly
 when its file exists, since every file appears whole or not at all. Resuming needs no other state: a finished artifact
 is never made again. This module does not import PyTorch.
@@ -200,9 +201,17 @@ class Run:
         schema = schemas.KINDS[kind]
         if name is not None:
             return tables.read(self.table_path(kind, name), schema)
-        paths = sorted((self.path / "tables" / kind).glob("*.parquet"), key=_natural)
-        stacked = [tables.read(path, schema) for path in paths if not path.name.startswith(".")]
+        stacked = [tables.read(self.table_path(kind, name), schema) for name in self.table_names(kind)]
         return pa.concat_tables(stacked) if stacked else schema.empty_table()
+
+    def table_names(self, kind: str) -> list[str]:
+        """The names of the finished tables of a kind, in order (numbers by value)."""
+        paths = sorted((self.path / "tables" / kind).glob("*.parquet"), key=_natural)
+        return [path.stem for path in paths if not path.name.startswith(".")]
+
+    def remove_table(self, kind: str, name: str) -> None:
+        """Remove one table of a kind, if it is there."""
+        self.table_path(kind, name).unlink(missing_ok=True)
 
     def cells(self) -> list[Cell]:
         """The cells that are trained, smallest training set first."""

@@ -5,6 +5,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -40,25 +42,54 @@ class Workspace:
         return cls(run, validate(RunSettings, run.manifest["config"], source=str(run.path / "run.json")), device)
 
     def extended(self, settings: RunSettings) -> "Workspace":
-        """The workspace with the sizes and training seeds of `settings` added; all other settings must be equal.
+        """The workspace grown to what `settings` ask for; settings that cannot grow must be equal.
+
+        The sizes and training seeds of the sweep are added, and the number of samples is the larger of the two.
 
         Raises:
             ConfigError: another setting differs.
             DataError: the run has too few images for the largest of the sizes.
         """
         old, new = self.settings.model_dump(mode="json"), settings.model_dump(mode="json")
-        differing = [text for key, text in _differences(old, new) if not key.startswith("sweep.")]
+        differing = [
+            text for key, text in _differences(old, new) if not key.startswith("sweep.") and key != "sample.n_samples"
+        ]
         if differing:
             raise ConfigError(
-                f"{self.run.path} was made with other settings: {'; '.join(differing)}. Only sweep.n_train and "
-                f"sweep.train_seeds of a run can grow. Choose another name with --run to start a new run."
+                f"{self.run.path} was made with other settings: {'; '.join(differing)}. Only sweep.n_train, "
+                f"sweep.train_seeds and sample.n_samples of a run can grow. Choose another name with --run to start a "
+                f"new run."
             )
-        grown = {key: sorted({*old["sweep"][key], *new["sweep"][key]}) for key in ("n_train", "train_seeds")}
-        if grown != old["sweep"]:
+        sweep = {key: sorted({*old["sweep"][key], *new["sweep"][key]}) for key in ("n_train", "train_seeds")}
+        count = max(settings.sample.n_samples, self.settings.sample.n_samples)
+        if sweep != old["sweep"]:
             with self.run.working():
                 if has_data(self.run):  # say what is missing before anything is written
-                    self.split.training_indices("a", max(grown["n_train"]))
-                self.run.update(config=old | {"sweep": grown})
+                    self.split.training_indices("a", max(sweep["n_train"]))
+                self.run.update(config=old | {"sweep": sweep})
+        return Workspace.of(self.run, self.device).with_samples(count)
+
+    def with_samples(self, count: int) -> "Workspace":
+        """The workspace with another number of samples for each model, at least as many as any has by now.
+
+        Samples are kept. What was measured of samples is removed before the settings change, so that no table is ever
+        about another number of samples than the settings say. Each is made again when it is asked for.
+
+        Raises:
+            ConfigError: a model has more samples.
+        """
+        settings = self.settings.model_dump(mode="json")
+        if count != settings["sample"]["n_samples"]:
+            with self.run.working():
+                drawn = self.run.table("samples").filter(~pc.field("noise_seed").is_null())["subject"].value_counts()
+                most = max(drawn.to_pylist(), key=lambda row: row["counts"], default=None)
+                if most and count < most["counts"]:
+                    raise ConfigError(
+                        f"found {most['counts']:,} samples of {most['values']}, but {count:,} were asked for. Samples "
+                        f"are never removed: ask for at least {most['counts']:,}."
+                    )
+                _forget_samples(self.run)
+                self.run.update(config=settings | {"sample": settings["sample"] | {"n_samples": count}})
         return Workspace.of(self.run, self.device)
 
     @cached_property
@@ -110,33 +141,75 @@ class Workspace:
         order = shuffle.permutation(self.settings.seed, images.shape[-2] * images.shape[-1])
         return shuffle.shuffled(images, np.argsort(order))
 
-    def load_samples(self, name: str, kind: str = "samples") -> Samples:
+    def load_samples(self, name: str) -> Samples:
         """The samples of a subject.
+
+        Raises:
+            RunError: there are none, or some that the settings ask for are missing.
+            DataError: the file is damaged.
+        """
+        draw = f"with memgen sample --subject {name}."
+        if not self.run.has_table("samples", name):
+            raise RunError(f"{self.run.path} has no samples of {name}. Draw some {draw}")
+        if name not in self.complete(self.run.table("samples", name)):
+            count, total = len(self.run.table("samples", name)), self.settings.sample.n_samples
+            raise RunError(f"{self.run.path} has {count:,} of {total:,} samples of {name}. Draw the others {draw}")
+        return self.kept_samples(name)
+
+    def complete(self, samples: pa.Table) -> list[str]:
+        """The subjects in a SAMPLES table whose samples were imported, or drawn in the number that the settings say."""
+        given = pc.field("noise_seed").is_null()
+        imported: list[str] = samples.filter(given)["subject"].unique().to_pylist()
+        drawn = samples.filter(~given)["subject"].value_counts().to_pylist()
+        return imported + [row["values"] for row in drawn if row["counts"] == self.settings.sample.n_samples]
+
+    def kept_samples(self, name: str, kind: str = "samples") -> Samples:
+        """The images that a table lists, be they all that the settings ask for or not.
 
         Args:
             name: of the subject; for restored images that of the subject and the label of the task (NAME.LABEL).
             kind: the table that lists them, samples or restored.
 
         Raises:
-            RunError: there are none.
             DataError: the file is damaged.
         """
-        path = self.run.samples_path(name)
-        if not self.run.has_table(kind, name):
-            raise RunError(f"{self.run.path} has no samples of {name}. Draw some with memgen sample --subject {name}.")
-        index = self.run.table(kind, name).column("sample").to_numpy()
+        path, index = self.run.samples_path(name), self.run.table(kind, name).column("sample").to_numpy()
         try:
             drawn = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"{path}: damaged ({error}). Delete it and its table, and run memgen sample again."
             ) from error
-        if len(drawn) != len(index):
+        if len(drawn) < len(index):
             raise DataError(
                 f"{path}: {len(drawn)} samples, expected {len(index)}. Delete it and its table, and run "
                 f"memgen sample again."
             )
-        return Samples(drawn, index)
+        return Samples(drawn[: len(index)], index)  # a process that was killed may not have listed its new ones
+
+
+# Tables about samples that models have drawn, or about as many images in their place.
+_OF_SAMPLES = ("trajectory", "similarity", "distances", "calibration", "transition", "levels")
+_OF_SUBJECTS = ("significance", "copies", "peers")  # those of imported samples stay
+_OF_QUERIES = ("neighbors", "searches")  # those of imported samples and of other images stay
+
+
+def _forget_samples(run: runs.Run) -> None:
+    """Remove all that was measured of samples that models have drawn; the samples themselves stay."""
+    drawn = [row["subject"] for row in run.table("subjects").to_pylist() if not row["has_samples"]]
+    for kind in _OF_SAMPLES:
+        for name in run.table_names(kind):
+            run.remove_table(kind, name)
+    for kind in _OF_SUBJECTS:
+        for name in drawn:
+            run.remove_table(kind, name)
+    for kind in _OF_QUERIES:
+        for name in run.table_names(kind):
+            (query,) = run.table(kind, name).slice(0, 1).to_pylist()
+            if query["query_kind"] == "sample" and query["subject"] in drawn:
+                run.remove_table(kind, name)
+    for name in drawn:
+        run.trajectory_path(name).unlink(missing_ok=True)
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, str]]:

@@ -174,6 +174,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         copies=_copies(report.tables.get("copies")),
         restored=report.restored,
         calibrated=_calibrated(report.tables.get("calibration")),
+        bands=calibration.BANDS,
         geometry=list(_geometry(report.readings)),
         meanings=bases.QUANTITIES.values(),
         slopes=_slopes(report.tables.get("slopes")),
@@ -262,8 +263,8 @@ def _slopes(table: pa.Table | None) -> list[dict[str, Any]]:
     return [] if table is None else [row | {"label": slopes.label(row)} for row in table.to_pylist()]
 
 
-def _calibrated(table: pa.Table | None) -> dict[int, list[calibration.Control]]:
-    """For each N, how the test for copies did on each control."""
+def _calibrated(table: pa.Table | None) -> dict[int, calibration.Calibration]:
+    """For each N, how the test for copies did on the controls."""
     sizes = [] if table is None else sorted(set(table["n_train"].to_pylist()))
     return {n: calibration.summarize(calibration.of_size(table, n)) for n in sizes}
 

@@ -14,7 +14,7 @@ samples, in the sizes of the test itself. A control makes samples from G and T w
     mirrored     copies that are mirrored, which a comparison of pixels cannot see: only the power is of interest
     empirical    samples of the posterior mean of T, which is a perfect memorizer: every sample must be nearest to T
 
-If a control is outside of its band, the test is not calibrated on these images.
+Whether the test is calibrated on these images follows from all controls together: see `findings.calibration`.
 
 Source: target-decoy practice of entrapment experiments (Granholm, Noble & Kall 2011), here with images.
 """
