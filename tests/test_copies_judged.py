@@ -132,3 +132,14 @@ def test_words_where_chance_does_as_much():
     assert found[1] == f"{COMPETITION} reports 1 training image, which chance alone does {limit.format('0.028')}"
     assert found[2] == f"{CONFORMAL} flags 2 samples, which chance alone does {limit.format('0.011')}"
     assert found[-1].startswith("Copies in fewer than")
+
+
+def test_samples_that_would_be_enough():
+    """With the number given a clean table sees enough, and with a tenth less it does not; few images never see enough."""
+    scarce = {"judged_by": 100, "n_pool_train": 6400}
+    enough = one(**scarce, samples=50).samples_needed
+    assert enough % 32 == 0
+    assert one(**scarce, samples=enough, n_competing=enough).unseen <= MOST_UNSEEN
+    fewer = 32 * int(enough / 1.1 / 32 - 1)
+    assert one(**scarce, samples=fewer, n_competing=fewer).unseen > MOST_UNSEEN
+    assert one(judged_by=3, n_pool_train=6400, n_pool_heldout=4, samples=50).samples_needed is None

@@ -219,9 +219,10 @@ def test_nothing_is_acquitted_by_tests_that_see_too_little():
     paragraph = only(table(), copies(judged_by=100, n_pool_train=6400))
     assert paragraph.regime == "cannot decide"
     assert paragraph.opening == (
-        "At N = 64 the measurements do not decide. The tests would not have found copies in 5% of the samples; more "
-        "samples are needed."
+        "At N = 64 the measurements do not decide. The tests would not have found copies in 5% of the samples. It "
+        "takes about 608 samples of each model."
     )
+    assert only(table(), copies(judged_by=100, n_pool_train=6400, samples=608, n_competing=608)).regime == "generalizes"
     assert only(table(), copies(judged_by=100)).regime == "generalizes"  # the competition sees enough
     assert only(table(), copies(n_pool_train=6400)).regime == "generalizes"  # the conformal test sees enough
 
@@ -414,7 +415,7 @@ def test_copies_of_an_imported_model():
     unseen = judged(made(rows("theirs", ONE)), tested.copies(tested.imported(), samples=20))
     assert unseen.paragraphs[0].opening == (
         "The measurements do not decide whether the model theirs memorizes its training set. The tests would not have "
-        "found copies in 5% of the samples; more samples are needed."
+        "found copies in 5% of the samples. It takes about 64 samples of each model."
     )
 
 

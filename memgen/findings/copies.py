@@ -6,7 +6,9 @@ models in the sweep (Bonferroni). An imported subject is judged alone. The other
 goes to the memorized fraction, whose intervals hold together.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +53,18 @@ class Tested:
         A larger share of exact copies of different images would have been found with a probability of 95 %.
         """
         return max(map(self._unseen_in, self.rows), default=1.0)
+
+    @property
+    def samples_needed(self) -> int | None:
+        """The number of samples of each model, a multiple of 32, with which few enough copies go unseen; None for none.
+
+        It looks up to 100 times the samples that there are, and takes them to be nearest to different images.
+        """
+        for samples in itertools.takewhile(lambda m: m <= 100 * self.rows[0]["samples"], _steps()):
+            larger = [dict(row) | {"samples": samples, "n_competing": samples} for row in self.rows]
+            if Tested(larger, self.limit).unseen <= MOST_UNSEEN:
+                return samples
+        return None
 
     def _unseen_in(self, row: Mapping[str, Any]) -> float:
         return min((share for _, share in self._needed(row)), default=1.0)
@@ -148,6 +162,14 @@ def judge(copies: pa.Table | None, models: int | None = None) -> dict[int | str,
     for row in rows:
         found.setdefault(row["n_train"] if row["role"] == "cell" else row["subject"], []).append(row)
     return {key: Tested(of_key, LEVEL / (models if isinstance(key, int) else 1)) for key, of_key in found.items()}
+
+
+def _steps() -> Iterator[int]:
+    """Multiples of 32 that grow by about a tenth."""
+    samples = 32
+    while True:
+        yield samples
+        samples = 32 * math.ceil(1.1 * samples / 32)
 
 
 def _count(number: int, what: str) -> str:

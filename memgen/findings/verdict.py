@@ -189,7 +189,9 @@ def _undecided(regime: str, at: Mapping[str, Estimate], tested: Tested) -> str:
     if not _converged(at):
         return f"A regime needs samples of which at most {MOST_UNCONVERGED:.0%} did not converge."
     if regime == "cannot decide" and tested.rows and tested.unseen > MOST_UNSEEN:
-        return f"The tests would not have found copies in {MOST_UNSEEN:.0%} of the samples; more samples are needed."
+        enough = tested.samples_needed
+        needed = "more held-out images" if enough is None else f"about {enough:,} samples of each model"
+        return f"The tests would not have found copies in {MOST_UNSEEN:.0%} of the samples. It takes {needed}."
     return ""
 
 
