@@ -51,6 +51,11 @@ def bars(panel: Axes) -> list[tuple[float, float, float]]:
     return sorted(bar for bar in found if not np.isnan(bar[1:]).any())
 
 
+def numbered(figure: Figure) -> bool:
+    """Whether every panel that is shown has numbers along its lower side."""
+    return all(axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes if axes.axison)
+
+
 def horizontals(panel: Axes) -> list[float]:
     """The heights of the lines that cross a panel from side to side."""
     return [float(line.get_ydata()[0]) for line in panel.lines if list(line.get_xdata()) == [0, 1]]
@@ -84,12 +89,14 @@ class Sheet:
         titles: column and title.
         tiles: by row and column, (H, W, 3), 8 bits; a tile that was left out is white.
         numbers: below the tile of a row and column, with their colors.
+        groups: numbers of rows that stand together, with more space between groups.
     """
 
     names: list[str]
     titles: dict[int, str]
     tiles: dict[tuple[int, int], np.ndarray]
     numbers: dict[tuple[int, int], tuple[str, str]]
+    groups: list[int]
 
 
 def sheet(figure: Figure, size: tuple[int, int]) -> Sheet:
@@ -119,4 +126,7 @@ def sheet(figure: Figure, size: tuple[int, int]) -> Sheet:
             assert y < axes.get_ylim()[0], "a number stands outside of the sheet"
             numbers[row, round((x - 0.5) / STEP)] = (text, color)
     titles = {round((x - 0.5) / STEP): text for x, y, text, _ in words if x > 0 and y < 0}
-    return Sheet([name for _, name in rows], titles, tiles, numbers)
+    steps = np.diff(tops)
+    apart = np.flatnonzero(steps > steps.min(initial=np.inf) + 0.1) + 1
+    groups = np.diff([0, *apart, len(tops)]).tolist()
+    return Sheet([name for _, name in rows], titles, tiles, numbers, groups)

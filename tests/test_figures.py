@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import synthetic_run
-from drawn import bars, curves, histograms, horizontals, legend, panels, styles, verticals
+from drawn import bars, curves, histograms, horizontals, legend, numbered, panels, styles, verticals
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -278,6 +278,7 @@ def test_histograms_have_four_panels_in_a_row():
     shapes = {axes.get_subplotspec().get_gridspec().get_geometry() for axes in figure.axes}
     assert shapes == {(2, 3)}
     assert [axes.axison for axes in figure.axes] == [True] * 5 + [False]
+    assert numbered(figure)
     four = {"similarity": pa.concat_tables([similarity(n, "same_noise", [0.5, 0.7]) for n in (1, 4, 16, 64)])}
     assert figures.figure_histograms(four).axes[0].get_subplotspec().get_gridspec().get_geometry() == (1, 4)
 
@@ -340,6 +341,7 @@ def test_transition_panels_say_what_their_axes_are(shown):
     assert [line.get_linestyle() for line in fraction.lines if list(line.get_xdata()) == [0, 1]] == [":", "--", ":"]
     assert horizontals(gap) == [0]
     assert [panel.get_yscale() for panel in (fraction, gap, apart)] == ["linear", "linear", "log"]
+    assert numbered(shown)
     assert legend(shown) == {label: color for label, color, _ in TRANSITION["Median similarity of two images"].values()}
 
 
@@ -441,6 +443,7 @@ def test_each_panel_of_levels_shows_its_own_quantity():
         at = values[name][0.1]
         assert (0.1, pytest.approx(at - 0.001), pytest.approx(at + 0.002)) in bars(panel)
     assert legend(figure) == {"N = 4": DARK, "N = 16": LIGHT}
+    assert numbered(figure)
 
 
 def test_imported_subjects_have_levels_of_their_own():
@@ -623,6 +626,7 @@ def test_each_panel_of_the_spectrum_shows_its_own_column():
         "linear",
     ]
     assert {(panel.get_xscale(), panel.get_xlabel()) for panel in figure.axes} == {("log", "rank k of the eigenvector")}
+    assert numbered(figure)
 
 
 def test_neighboring_ranks_are_averaged():

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pytest
 import synthetic_run
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from memgen.base import schemas, tables, wording
 from memgen.base.estimates import Estimate
@@ -302,6 +303,14 @@ def test_each_figure_is_drawn_under_its_name(made):
     assert "nearest in B" not in shown["first"]
     assert made[1]["histograms"].get_supxlabel() == "correlation of two images"
     assert "identity + 10 log10 d" in {line.get_label() for line in made[1]["psnr"].axes[0].lines}
+
+
+def test_every_figure_is_drawn_in_the_same_style(made):
+    """Words stand in the font that every machine has, and no layout is left for a save to solve again."""
+    for name, figure in made[1].items():
+        words = [text for axes in figure.axes for text in (axes.title, axes.xaxis.label, *axes.texts)]
+        assert {text.get_fontfamily()[0] for text in words} == {"DejaVu Sans"}, name
+        assert not isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine), name
 
 
 def test_each_size_has_a_folded_paragraph(full, read):

@@ -1,5 +1,7 @@
 """The sheets of images: which image and which number stands in each place, and that pixels are shown as they are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -127,6 +129,7 @@ def test_every_place_of_the_sheet_of_pairs():
     found = sheet(sheets.figure_images(pairs), SIZE)
     assert found.titles == {0: "N = 1", 1: "N = 1,000"}
     assert found.names == ["nearest in A", "sample A", "sample B", "nearest in B"] * 2
+    assert found.groups == [4, 4]
     grays, numbers = {}, {}
     for column, start in ((0, 0.0), (1, 0.5)):
         for noise in (0, 1):
@@ -188,6 +191,7 @@ def test_every_place_of_the_contact_sheet():
     alone = sheets.Specimens(1024, alone.samples_a, alone.nearest_a, alone.value_a)
     found = sheet(sheets.figure_samples([whole, alone]), SIZE)
     assert found.names == ["N = 4   A", "N = 4   B", "N = 1,024   A"]
+    assert found.groups == [2, 1]
     same(found.tiles, {(0, 0): 0, (0, 1): 0.04, (1, 0): 0.16, (1, 1): 0.2, (2, 0): 0.5, (2, 1): 0.54})
     assert (found.titles, found.numbers) == ({}, {})
     same(sheet(sheets.figure_samples([whole], count=1), SIZE).tiles, {(0, 0): 0, (1, 0): 0.16})
@@ -199,6 +203,7 @@ def test_samples_stand_above_the_images_that_they_depend_on():
     second = sheets.Copies("N = 4  B", 1, images(0.5), images(0.6), np.array([0.97]))
     found = sheet(sheets.figure_copies([first, second]), SIZE)
     assert found.names == ["N = 4  A\n2 of 5 shown", "training image", "N = 4  B\n1 of 1 shown", "training image"]
+    assert found.groups == [2, 2]
     expected = {(0, 0): 0.1, (0, 1): 0.2, (1, 0): 0.3, (1, 1): 0.4, (2, 0): 0.5, (3, 0): 0.6}
     same(found.tiles, expected)
     assert found.numbers == {(0, 0): (".990", ORANGE), (2, 0): (".970", ORANGE)}
@@ -214,8 +219,10 @@ def test_restored_images_stand_below_what_was_measured():
     ]
     task = sheets.Restored("low_pass-0.1", images(0.9, 1.0), images(0.1, 0.2), models)
     assert task.dimension == 8
+    assert replace(task, clean=task.clean.repeat(3, axis=1)).dimension == 24
     found = sheet(sheets.figure_restored(task), SIZE)
     assert found.names == ["clean", "measured", "N = 4  A", "N = 4  B", "theirs"]
+    assert found.groups == [2, 2, 1]
     grays = [0.9, 1.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
     same(found.tiles, {(i // 2, i % 2): gray for i, gray in enumerate(grays)})
     assert found.numbers == {
@@ -237,6 +244,7 @@ def test_every_place_of_the_sheet_of_bases():
     one = sheets.Bases("theirs", 0.25, clean, noisy, images(0.4), values[:1], vectors[:1])
     found = sheet(sheets.figure_bases([twins, one]), SIZE)
     assert found.names == ["N = 4   A\n$\\sigma$ = 0.5", "N = 4   B\n$\\sigma$ = 0.5", "theirs\n$\\sigma$ = 0.25"]
+    assert found.groups == [2, 1]
     assert list(found.titles.values()) == ["$x$", "$y$", "$f(y)$", *(f"$e_{{{k}}}$" for k in range(1, 7))]
     assert found.numbers == {
         (row, 3 + k): (f"{values[part, k]:.3f}".removeprefix("0"), INK)
@@ -254,6 +262,25 @@ def test_every_place_of_the_sheet_of_bases():
     assert list(whole.titles.values())[3:] == [f"$e_{{{k}}}$" for k in (1, 2, 3, 4, 5, 6, 10, 20, 40, 64)]
     few = sheets.Bases("few", 0.5, clean, noisy, images(0.4), values[:1, :2], vectors[:1, :2])
     assert list(sheet(sheets.figure_bases([twins, few]), SIZE).titles.values())[3:] == ["$e_{1}$", "$e_{2}$"]
+
+
+@pytest.mark.parametrize("columns", [1, 12])
+def test_a_sheet_fits_a_page(columns):
+    """Pixels are squares, tiles are at most 0.85 inches wide, and canvas, names and titles lie within the figure."""
+    figure = sheets.figure_images([pair(4, 0.1)] * columns)
+    (axes,) = figure.axes
+    place, (wide, high) = axes.get_position(), figure.get_size_inches()
+    across, down = axes.get_xlim()[1], axes.get_ylim()[0]
+    assert place.width * wide / across == pytest.approx(place.height * high / down)
+    assert place.width * wide / across <= 0.85
+    assert wide < 9.5
+    assert min(place.x0 * wide, place.y0 * high, (1 - place.x1) * wide) > 0.05
+    figure.draw_without_rendering()
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert min(box.x0, box.y0) >= 0, text
+        assert box.x1 <= wide * figure.dpi, text
+        assert box.y1 <= high * figure.dpi, text
 
 
 def test_eigenvectors_are_drawn_around_gray():
