@@ -579,18 +579,20 @@ def test_each_panel_of_the_spectrum_shows_its_own_column():
     """Factors are means, coefficients and frequencies root mean squares, over images and binned over k; twins differ."""
     ones = {"coefficient_clean": [3.0, 1.0], "local_frequency": [0.1, 0.2], "contour_energy": [1.5, 1.0]}
     twos = {"coefficient_clean": [-4.0, 1.0], "local_frequency": [0.7, 0.2], "contour_energy": [2.5, 1.0]}
+    third = 0.1 + 0.2  # which is not .3 to the last bit
     table = pa.concat_tables(
         [
             basis(cell(4), 0.1, "x", eigenvalue=[0.9, 0.2], **ones),
             basis(cell(4), 0.1, "y", eigenvalue=[0.7, 0.4], **twos),
-            basis(cell(4), 0.5, "x", eigenvalue=[0.6, 0.1], **ones),
+            basis(cell(4), third, "x", eigenvalue=[0.6, 0.1], **ones),
+            basis(cell(4), 0.9, "x", eigenvalue=[0.5, 0.0], **ones),
             basis(cell(4, "b"), 0.1, "x", eigenvalue=[0.5, 0.3], **twos),
-            basis(cell(16), 0.1, "x", eigenvalue=[0.95, 0.45], **ones),
+            basis(cell(1024), 0.1, "x", eigenvalue=[0.95, 0.45], **ones),
             basis(THEIRS, 0.1, "x", eigenvalue=[1.0, 0.0], **ones),
         ]
     )
     figure = spectra.figure_spectrum(table)
-    assert len(figure.axes) == 8
+    assert len(figure.axes) == 12
     factors, coefficients, frequencies, contours = figure.axes[:4]
     assert curves(factors)["N = 4  A"] == pytest.approx(np.array([[1, 0.8], [2, 0.3]]))
     assert curves(factors)["N = 4  B"] == pytest.approx(np.array([[1, 0.5], [2, 0.3]]))
@@ -599,18 +601,20 @@ def test_each_panel_of_the_spectrum_shows_its_own_column():
     assert curves(frequencies)["N = 4  A"] == pytest.approx(np.array([[1, 0.5], [2, 0.2]]))
     assert curves(contours)["N = 4  A"] == pytest.approx(np.array([[1, 2.0], [2, 1.0]]))
     assert curves(figure.axes[4])["N = 4  A"] == pytest.approx(np.array([[1, 0.6], [2, 0.1]]))
+    assert curves(figure.axes[8])["N = 4  A"] == pytest.approx(np.array([[1, 0.5], [2, 0.0]]))
     assert list(curves(figure.axes[4])) == ["N = 4  A"]
     middle = to_hex(mpl.colormaps["viridis"](0.45))
-    lines = {"N = 4  A": (DARK, "-"), "N = 4  B": (DARK, "--"), "N = 16  A": (middle, "-"), "theirs": (LIGHT, "-.")}
+    lines = {"N = 4  A": (DARK, "-"), "N = 4  B": (DARK, "--"), "N = 1,024  A": (middle, "-"), "theirs": (LIGHT, "-.")}
     assert [styles(panel) for panel in (factors, frequencies, contours)] == [lines] * 3
     assert styles(coefficients) == lines | {r"noise level $\sigma$": ("#7a7a7a", ":")}
     assert legend(figure) == {label: color for label, (color, _) in styles(coefficients).items()}
     assert horizontals(factors) == [0, 1]
     assert horizontals(contours) == [1]
-    assert [horizontals(figure.axes[place]) for place in (1, 5)] == [[0.1], [0.5]]
+    assert [horizontals(figure.axes[place]) for place in (1, 5, 9)] == [[0.1], [third], [0.9]]
     titles = [panel.get_title(loc="left") for panel in figure.axes]
     assert titles[0] == r"Shrinkage factors at $\sigma$ = 0.1"
-    assert titles[5] == r"Coefficients of the clean image at $\sigma$ = 0.5"
+    assert titles[4] == r"Shrinkage factors at $\sigma$ = 0.3"
+    assert titles[5] == r"Coefficients of the clean image at $\sigma$ = 0.3"
     assert titles[2:4] == ["Local frequency of the eigenvectors", "Energy of the eigenvectors on contours"]
     units = [
         r"eigenvalue $\lambda_k$",
@@ -618,7 +622,7 @@ def test_each_panel_of_the_spectrum_shows_its_own_column():
         "cycles per pixel",
         "1 = random vectors",
     ]
-    assert [panel.get_ylabel() for panel in figure.axes] == units * 2
+    assert [panel.get_ylabel() for panel in figure.axes] == units * 3
     assert [panel.get_yscale() for panel in (factors, coefficients, frequencies, contours)] == [
         "linear",
         "log",
@@ -627,6 +631,7 @@ def test_each_panel_of_the_spectrum_shows_its_own_column():
     ]
     assert {(panel.get_xscale(), panel.get_xlabel()) for panel in figure.axes} == {("log", "rank k of the eigenvector")}
     assert numbered(figure)
+    assert figure.axes[0].get_shared_x_axes().joined(figure.axes[0], figure.axes[-1])
 
 
 def test_neighboring_ranks_are_averaged():
