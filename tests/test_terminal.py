@@ -6,11 +6,13 @@ import itertools
 import pytest
 import synthetic_run
 from rich.console import Console
+from rich.progress import Progress
 from test_bases import stacked, summary
 
 from memgen.base import wording
 from memgen.base.estimates import Estimate
 from memgen.cli import terminal
+from memgen.experiment.tasks import Event, Task
 from memgen.findings import bases, transition, verdict
 from memgen.findings.calibration import Control
 
@@ -190,6 +192,82 @@ def test_bases_in_words(said):
     assert "In parentheses: the value of a random basis." in text
     converged = said(terminal.say_basis, bases.readings(summary(**columns), 0))
     assert not any("did not converge" in line for line in converged)
+
+
+LISTED = [
+    Task("n4-s0-a", ("n4-s0-a",), ("train", "sample")),
+    Task("n4-s0-a+n4-s0-b", ("n4-s0-a", "n4-s0-b"), ("compare",)),
+    Task("theirs", ("theirs",), ("sample", "search")),
+]
+
+
+def medians(names):
+    return f"median of {' and '.join(names)}"
+
+
+def test_a_line_for_each_finished_task(said):
+    """Off a terminal a task is said once, when its last step is done, with its place among all; a pair says its median."""
+
+    def work():
+        with terminal.bars(LISTED, medians) as on_event:
+            for verb, done in (("train", 5), ("train", 10), ("sample", 3), ("sample", 10)):
+                on_event(Event("n4-s0-a", verb, done, 10))
+            on_event(Event("n4-s0-a", "train", 1, 1))
+            on_event(Event("n4-s0-a", "sample", 1, 1))
+            on_event(Event("n4-s0-a+n4-s0-b", "compare", 0, 1))
+            on_event(Event("n4-s0-a+n4-s0-b", "compare", 1, 1))
+            on_event(Event("theirs", "search", 1, 1))
+        with terminal.bar("importing") as progress:
+            progress(1, 2)
+
+    assert said(work) == [
+        "  n4-s0-a done (1 of 3)",
+        "  n4-s0-a+n4-s0-b  median of n4-s0-a and n4-s0-b",
+        "  theirs done (3 of 3)",
+    ]
+
+
+def test_a_bar_for_each_task_under_way():
+    """On a terminal each task has a bar with its step, its work and its note, until its last step is done."""
+    progress = Progress(console=Console(file=io.StringIO()), auto_refresh=False)
+    on_event = terminal.Bars(progress, LISTED, medians)
+
+    def drawn():
+        return [(task.description, task.completed, task.total, task.fields["note"]) for task in progress.tasks]
+
+    assert drawn() == [("all cells", 0, 3, "")]
+    for verb, said in (
+        ("train", "training"),
+        ("sample", "sampling"),
+        ("search", "searching neighbors"),
+        ("copies", "testing for copies"),
+        ("psnr", "measuring PSNR"),
+        ("references", "measuring references"),
+        ("compare", "comparing twins"),
+    ):
+        on_event(Event("n4-s0-a", verb, 2, 10, f"loss of {verb}"))
+        assert drawn() == [("all cells", 0, 3, ""), (f"n4-s0-a {said}", 2, 10, f"loss of {verb}")]
+    on_event(Event("theirs", "sample", 1, 1))
+    assert drawn()[1:] == [("n4-s0-a comparing twins", 2, 10, "loss of compare"), ("theirs sampling", 1, 1, "")]
+    on_event(Event("n4-s0-a", "sample", 1, 1))
+    assert drawn() == [("all cells", 1, 3, ""), ("theirs sampling", 1, 1, "")]
+
+
+def test_bars_on_a_terminal(monkeypatch):
+    """A bar has the name of the work, how much is done, the times and the note, and is gone at the end."""
+    for work, parts in (
+        (lambda: terminal.bar("importing"), ("importing", "3/10", "0:00:00")),
+        (lambda: terminal.bars(LISTED, medians), ("all cells", "0/3", "theirs sampling", "3/10", "loss 0.5")),
+    ):
+        file = io.StringIO()
+        monkeypatch.setattr(terminal, "console", Console(file=file, width=116, force_terminal=True))
+        with work() as update:
+            if "importing" in parts:
+                update(3, 10)
+            else:
+                update(Event("theirs", "sample", 3, 10, "loss 0.5"))
+        assert all(part in file.getvalue() for part in parts), file.getvalue()
+        assert file.getvalue().endswith("\x1b[2K")  # the last line is erased
 
 
 def test_tables_of_plain_values(said):
