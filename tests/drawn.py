@@ -126,7 +126,10 @@ def sheet(figure: Figure, size: tuple[int, int]) -> Sheet:
             assert y < axes.get_ylim()[0], "a number stands outside of the sheet"
             numbers[row, round((x - 0.5) / STEP)] = (text, color)
     titles = {round((x - 0.5) / STEP): text for x, y, text, _ in words if x > 0 and y < 0}
+    columns = 1 + max(column for _, column in tiles)
+    assert abs(canvas.shape[1] / width - (columns * STEP - 0.08)) < 0.02, "the last column is not at the side"
     steps = np.diff(tops)
+    assert (steps < tall + 1).all(), "rows stand far apart"
     apart = np.flatnonzero(steps > steps.min(initial=np.inf) + 0.1) + 1
     groups = np.diff([0, *apart, len(tops)]).tolist()
     return Sheet([name for _, name in rows], titles, tiles, numbers, groups)

@@ -81,6 +81,9 @@ def test_specimens_need_nearest_training_images():
     assert sheets.specimens({"neighbors": of_a}, 4, samples, run.image_of).samples_b is None
     alone = {"neighbors": run.tables["neighbors"]}
     assert np.isnan(sheets.specimens(alone, 4, samples, run.image_of, count=2).cross).all()
+    undefined = [row | {"value": None} for row in of_a.filter(pc.equal(of_a["n_train"], 4)).to_pylist()]
+    found = {"neighbors": pa.Table.from_pylist(undefined, schema=of_a.schema)}
+    assert np.isnan(sheets.specimens(found, 4, samples, run.image_of, count=2).value_a).all()
 
 
 def test_specimens_are_those_of_the_smallest_training_seed():
@@ -240,10 +243,10 @@ def test_every_place_of_the_sheet_of_bases():
     vectors = np.stack([images(*(1 + np.arange(7.0))), -images(*(1 + np.arange(7.0)))])
     vectors[:, 2, :, :, 0] = 0
     values = np.array([np.arange(7) / 10 + 0.001, np.arange(7) / 10 + 0.002])
-    twins = sheets.Bases("N = 4", 0.5, clean, noisy, images(0.2, 0.3), values, vectors)
+    twins = sheets.Bases("N = 4", 0.1 + 0.2, clean, noisy, images(0.2, 0.3), values, vectors)
     one = sheets.Bases("theirs", 0.25, clean, noisy, images(0.4), values[:1], vectors[:1])
     found = sheet(sheets.figure_bases([twins, one]), SIZE)
-    assert found.names == ["N = 4   A\n$\\sigma$ = 0.5", "N = 4   B\n$\\sigma$ = 0.5", "theirs\n$\\sigma$ = 0.25"]
+    assert found.names == ["N = 4   A\n$\\sigma$ = 0.3", "N = 4   B\n$\\sigma$ = 0.3", "theirs\n$\\sigma$ = 0.25"]
     assert found.groups == [2, 1]
     assert list(found.titles.values()) == ["$x$", "$y$", "$f(y)$", *(f"$e_{{{k}}}$" for k in range(1, 7))]
     assert found.numbers == {
@@ -265,22 +268,30 @@ def test_every_place_of_the_sheet_of_bases():
 
 
 @pytest.mark.parametrize("columns", [1, 12])
-def test_a_sheet_fits_a_page(columns):
-    """Pixels are squares, tiles are at most 0.85 inches wide, and canvas, names and titles lie within the figure."""
-    figure = sheets.figure_images([pair(4, 0.1)] * columns)
+@pytest.mark.parametrize("draw", [sheets.figure_images, sheets.figure_samples])
+def test_a_sheet_fits_a_page(draw, columns):
+    """Pixels are squares, margins are narrow, names stand beside the canvas, and titles and numbers over their column."""
+    figure = draw([pair(4, 0.1)] * columns)
     (axes,) = figure.axes
     place, (wide, high) = axes.get_position(), figure.get_size_inches()
     across, down = axes.get_xlim()[1], axes.get_ylim()[0]
     assert place.width * wide / across == pytest.approx(place.height * high / down)
-    assert place.width * wide / across <= 0.85
+    assert 0.5 < place.width * wide / across < 0.86
     assert wide < 9.5
-    assert min(place.x0 * wide, place.y0 * high, (1 - place.x1) * wide) > 0.05
+    margins = [place.x0 * wide, place.y0 * high, (1 - place.x1) * wide, (1 - place.y1) * high]
+    assert min(margins) > 0.04
+    assert max(margins) < 1.5
+    assert margins[3] < 0.5
     figure.draw_without_rendering()
+    canvas = axes.get_window_extent()
     for text in axes.texts:
-        box = text.get_window_extent()
+        box, (x, _) = text.get_window_extent(), axes.transData.transform(text.get_position())
         assert min(box.x0, box.y0) >= 0, text
-        assert box.x1 <= wide * figure.dpi, text
         assert box.y1 <= high * figure.dpi, text
+        if text.get_position()[0] < 0:
+            assert box.x1 < canvas.x0, text
+        else:
+            assert (box.x0 + box.x1) / 2 == pytest.approx(x, abs=2), text
 
 
 def test_eigenvectors_are_drawn_around_gray():
@@ -303,6 +314,8 @@ def test_images_are_enlarged_without_smoothing():
     assert sheets._enlarged(color, 1)[0, 0].tolist() == [0, 0, 9]
     assert sheets._enlarged(np.full((1, 1, 1), np.nan), 1).max() == 0
     assert sheets._enlarged(np.full((2, 1, 1), 7, dtype=np.uint8), 1)[0, 0].tolist() == [7, 7, 7]
+    large = sheets.Specimens(4, *([np.zeros((1, 1, 3, 200))] * 2), np.zeros(1))
+    assert sheets.figure_samples([large]).axes[0].images[0].get_array().shape[:2] == (3, 200)
     figure = sheets.figure_samples([pair(4, 0.0)])
     canvas = figure.axes[0].images[0]
     assert canvas.get_interpolation() == "none"
