@@ -249,6 +249,8 @@ def test_every_place_of_the_sheet_of_bases():
     assert found.names == ["N = 4   A\n$\\sigma$ = 0.3", "N = 4   B\n$\\sigma$ = 0.3", "theirs\n$\\sigma$ = 0.25"]
     assert found.groups == [2, 1]
     assert list(found.titles.values()) == ["$x$", "$y$", "$f(y)$", *(f"$e_{{{k}}}$" for k in range(1, 7))]
+    assert max(column for _, column in found.tiles) == 8
+    assert sheet(sheets.figure_bases([one, twins]), SIZE).groups == [1, 2]
     assert found.numbers == {
         (row, 3 + k): (f"{values[part, k]:.3f}".removeprefix("0"), INK)
         for row, part in ((0, 0), (1, 1), (2, 0))
