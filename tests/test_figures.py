@@ -369,6 +369,10 @@ def test_transition_names_stand_where_there_is_room(summary):
         found = [row | ({"estimate": estimate} if row["quantity"] == "N_half" else {}) for row in marked]
         panel = figures.figure_transition(pa.Table.from_pylist(found, schema=summary.schema)).axes[1]
         assert (panel.texts[0].get_ha(), panel.texts[0].xyann) == (side, (offset, 0))
+        words, area = panel.texts[0].get_window_extent(), panel.get_window_extent()
+        at = panel.transData.transform((estimate, 0.5))[0]
+        assert 0 < (words.x0 - at if side == "left" else at - words.x1) < 15
+        assert area.y0 < words.y0 < words.y1 < area.y0 + 0.2 * area.height
 
 
 def test_a_transition_figure_of_one_measure_says_what_is_missing(summary):
