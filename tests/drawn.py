@@ -51,6 +51,12 @@ def bars(panel: Axes) -> list[tuple[float, float, float]]:
     return sorted(bar for bar in found if not np.isnan(bar[1:]).any())
 
 
+def grid(figure: Figure) -> tuple[int, int]:
+    """The numbers of rows and columns in which the panels of a figure stand."""
+    (found,) = {axes.get_subplotspec().get_gridspec().get_geometry() for axes in figure.axes}
+    return found
+
+
 def numbered(figure: Figure) -> bool:
     """Whether every panel that is shown has numbers along its lower side."""
     return all(axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes if axes.axison)
