@@ -57,6 +57,16 @@ def grid(figure: Figure) -> tuple[int, int]:
     return found
 
 
+def words(panel: Axes) -> list[str]:
+    """What is written in a panel; it must lie within."""
+    area = panel.get_window_extent()
+    for text in panel.texts:
+        box = text.get_window_extent()
+        assert area.x0 <= box.x0 < box.x1 <= area.x1, text
+        assert area.y0 <= box.y0 < box.y1 <= area.y1, text
+    return [text.get_text() for text in panel.texts]
+
+
 def numbered(figure: Figure) -> bool:
     """Whether every panel that is shown has numbers along its lower side."""
     return all(axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes if axes.axison)

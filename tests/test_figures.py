@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import synthetic_run
-from drawn import bars, curves, grid, histograms, horizontals, legend, numbered, panels, styles, verticals
+from drawn import bars, curves, grid, histograms, horizontals, legend, numbered, panels, styles, verticals, words
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -282,7 +282,9 @@ def test_histograms_have_four_panels_in_a_row():
     assert numbered(figure)
     four = {"similarity": pa.concat_tables([similarity(n, "same_noise", [0.5, 0.7]) for n in (1, 4, 16, 64)])}
     assert grid(figures.figure_histograms(four)) == (1, 4)
-    assert grid(figures.figure_histograms({"similarity": similarity(4, "same_noise", [0.5])})) == (1, 1)
+    one = figures.figure_histograms({"similarity": similarity(4, "same_noise", [0.5, 0.5])})
+    assert grid(one) == (1, 1)
+    assert list(histograms(one.axes[0])[SAME].values()) == [1.0]  # of values that do not differ
 
 
 @pytest.fixture(scope="module")
@@ -345,6 +347,7 @@ def test_transition_panels_say_what_their_axes_are(shown):
     assert [panel.get_yscale() for panel in (fraction, gap, apart)] == ["linear", "linear", "log"]
     assert numbered(shown)
     assert grid(shown) == (2, 2)
+    assert shown.axes[0].get_shared_x_axes().joined(shown.axes[0], shown.axes[-1])
     assert legend(shown) == {label: color for label, color, _ in TRANSITION["Median similarity of two images"].values()}
 
 
@@ -384,8 +387,7 @@ def test_a_transition_figure_of_one_measure_says_what_is_missing(summary):
     one = {"similarity": run["similarity"].filter(pc.equal(run["similarity"]["n_train"], 16))}
     table = transition.summarize(one, 0, resamples=50)
     figure = figures.figure_transition(table)
-    words = [[text.get_text() for text in axes.texts] for axes in figure.axes]
-    assert words == [[], ["not measured"], ["not measured"], ["not measured"]]
+    assert [words(axes) for axes in figure.axes] == [[], ["not measured"], ["not measured"], ["not measured"]]
     assert figure.axes[0].get_xlim() == (8, 32)
     assert list(curves(figure.axes[0])) == [SAME, OTHER]
     assert figure.axes[3].get_yscale() == "linear"
@@ -473,15 +475,14 @@ def test_levels_without_an_optimum_have_four_panels():
     """Panels that compare with an optimum are left out where there is none; others say that they are missing."""
     figure = figures.figure_levels(levels("to_empirical", 4, {0.1: 0.5, 0.5: 30.0}))
     assert list(panels(figure)) == [title for title, *_ in list(LEVELS.values())[:4]]
-    words = ["".join(text.get_text() for text in axes.texts) for axes in figure.axes]
-    assert words == ["not measured", "not measured", "", "not measured"]
+    assert [words(axes) for axes in figure.axes] == [["not measured"], ["not measured"], [], ["not measured"]]
     assert figure.axes[0].get_yscale() == "linear"
     assert figure.axes[2].get_ylim() == (-0.1, 2.0)
     low = figures.figure_levels(levels("to_empirical", 4, {0.1: 0.5, 0.5: 0.6})).axes[2]
     assert low.get_ylim()[0] == -0.1
     assert low.get_ylim()[1] == 1.1
     undefined = figures.figure_levels(levels("to_empirical", 4, {0.1: None})).axes[2]
-    assert [text.get_text() for text in undefined.texts] == ["not measured"]
+    assert words(undefined) == ["not measured"]
     wide = figures.figure_levels(levels("to_linear", 4, {0.1: 5.0, 0.5: 30.0})).axes[3]
     assert wide.get_ylim()[1] > 30
 
@@ -543,6 +544,7 @@ def test_slopes_stand_beside_their_lines():
     assert verticals(right) == [0.75]
     points = {to_hex(line.get_color()): line.get_xydata().tolist() for line in right.lines if line.get_marker() == "o"}
     assert points == {DARK: [[0.5, 0]], LIGHT: [[0.6, 1]], BLUE: [[0.8, 3]], "#222222": [[0.9, 4]]}
+    assert [to_hex(found.get_color()[0]) for found in right.collections] == [DARK, LIGHT, "#222222"]
     ranges = sorted((*s[:, 0], s[0, 1]) for c in right.collections for s in c.get_segments())
     assert ranges == [(0.4, 0.7, 0), (0.5, pytest.approx(0.8), 1), (0.8, pytest.approx(1.1), 4)]
     labels = [tick.get_text() for tick in right.get_yticklabels()]
@@ -555,6 +557,15 @@ def test_slopes_stand_beside_their_lines():
         "Slopes with 95 % intervals",
     ]
     assert left.get_legend() is not None
+
+
+def test_each_baseline_has_a_color_of_its_own():
+    """Baselines and the best linear denoiser differ in color from each other and from imported denoisers."""
+    names = [known(name) for name in (*schemas.BASELINES, "best_linear")] + [THEIRS]
+    measured = pa.concat_tables([psnr(name, "holdout", {10.0: [22.0], 20.0: [26.0]}) for name in names])
+    rows = [slope(name, place / 10) for place, name in enumerate(names)]
+    right = figures.figure_slopes(pa.Table.from_pylist(rows, schema=schemas.SLOPES), measured).axes[1]
+    assert len({to_hex(line.get_color()) for line in right.lines}) == len(names) == 6
 
 
 def test_the_line_of_theory_runs_through_the_tangent_space():
