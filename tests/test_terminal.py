@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from dataclasses import replace
 
 import pytest
 import synthetic_run
@@ -59,6 +60,8 @@ def test_every_number_of_the_verdict_stands_under_its_name(said, found):
     starts = [0, *ends]
     parts = [[" ".join(line[start:end].split()) for line in head] for start, end in itertools.pairwise(starts)]
     names = [wording.joined(*part) for part in parts]
+    assert lines[0] == "Estimates with their 95 % intervals"
+    assert lines[ruler - 1].split()[-1] == "verdict"
     assert names[:-1] == ["N", *(name for name, _ in SHOWN.values())]
     for key, first in ((4, "       4 "), (1024, "   1,024 ")):
         at = next(i for i, line in enumerate(lines) if i > ruler and line.split()[0] == first.split()[0])
@@ -106,6 +109,11 @@ def test_colors_follow_the_regime(found, monkeypatch):
     assert "At \x1b[31mN = 4\x1b[0m the models" in text
     assert "At \x1b[32mN = 1,024\x1b[0m the two" in text
     assert "The model \x1b[31mtheir [model]\x1b[0m" in text
+    words, table = found
+    for regime, color in (("mixed", "33"), ("underfits", "35"), ("cannot decide", "1")):
+        file.truncate(0)
+        terminal.say(replace(words, paragraphs=[replace(words.paragraphs[0], regime=regime)]), table)
+        assert f"\x1b[{color}m{regime}\x1b[0m" in file.getvalue()
 
 
 def test_a_verdict_of_nothing(said):
@@ -118,6 +126,7 @@ def test_rows_of_the_transition_table(said, found):
     """Each row has its N or its subject, the name of its quantity, its interval, its units and the unit."""
     rows = [row for row in found[1].to_pylist() if row["quantity"] == "psnr_gap"]
     lines = said(terminal.say_estimates, rows)
+    assert lines[0].strip() == "Medians and means"
     assert lines[2].split() == [
         "N",
         "quantity",
@@ -157,6 +166,10 @@ def test_calibration_in_words(said):
     lines = said(terminal.say_calibration, controls, 1024)
     text = " ".join(" ".join(lines).split())
     assert lines[0] == "The test for copies on sample sets with known answers, N = 1,024"
+    assert text.partition(" \N{BOX DRAWINGS LIGHT HORIZONTAL}")[0].removeprefix(lines[0]) == (
+        " fewest copies noise on that can anything control planted them be found found false share power coverage as "
+        "promised"
+    )
     assert "The test is not calibrated on these images in: copies. This is judged by 20 redraws." in text
     row = next(line for line in lines if line.startswith("  copies"))
     assert row.split() == ["copies", "10%", "=", "12", "0.05", "7", ".250", ".500", ".750", "no"]
@@ -176,7 +189,10 @@ def test_calibration_in_words(said):
         "intervals."
     )
     fine = " ".join(" ".join(said(terminal.say_calibration, controls[:1], 8)).split())
-    assert "The test is calibrated on these images. This is judged by 20 redraws." in fine
+    assert fine.endswith(
+        "does not see. The test is calibrated on these images. This is judged by 20 redraws. More redraws (--repeats) "
+        "give shorter intervals."
+    )
     assert "not calibrated" not in fine
 
 
@@ -185,6 +201,7 @@ def test_intervals_of_the_calibration_fit_into_their_columns(said):
     controls = [control("correlated", "none"), control("copies", "out", Estimate.of(0.75, 0.0, 1.0))]
     lines = said(terminal.say_calibration, controls, 1024)
     assert max(len(line.rstrip()) for line in lines[:8]) <= 116
+    assert not any(line.strip().startswith("(") for line in lines)
     under = [line.split() for line in lines if line.strip().startswith("[")]
     assert under == [["[.100,.400]", "[.300,.700]"], ["[.100,.400]", "[.300,.700]", "[.000,1.000]"]]
 
@@ -192,12 +209,18 @@ def test_intervals_of_the_calibration_fit_into_their_columns(said):
 def test_bases_in_words(said):
     """A table for each noise level, with names and definitions, intervals, and the value of a random basis."""
     columns = {"trace": [3.0, 5.0, 7.0], "overlap_pca": 0.5, "overlap_chance": 0.25}
-    table = stacked(summary(**columns), summary("theirs", None, 0.2, 1, role="imported", trace=2.0, converged=False))
+    table = stacked(
+        summary(**columns), summary("theirs", None, 0.1 + 0.2, 1, role="imported", trace=2.0, converged=False)
+    )
     lines = said(terminal.say_basis, bases.readings(table, 0))
     text = " ".join(" ".join(lines).split())
     assert "noise of standard deviation 0.1, on 3 images" in text
-    assert "noise of standard deviation 0.2, on 1 image " in text
-    assert "1 bases did not converge." in text
+    assert "noise of standard deviation 0.3, on 1 image " in text
+    assert text.endswith(
+        "1 bases did not converge. See converged and residual in the table basis_summary. Estimates are means over "
+        "images and over both models of an N, with 95 % intervals. In parentheses: the value of a random basis."
+    )
+    assert lines[2].split() == ["quantity", "N", "=", "4"]
     row = next(line for line in lines if line.strip().startswith("dimensions kept "))
     assert row.split() == ["dimensions", "kept", "5.0"]
     overlap = lines.index(next(line for line in lines if "overlap with the principal components" in line))
@@ -288,12 +311,27 @@ def test_bars_on_a_terminal(monkeypatch):
 
 def test_tables_of_plain_values(said):
     """Numbers stand to the right with four digits, counts with commas, null as a dash; brackets are no markup."""
-    rows = [["[red]a", 1.0, 12345], ["b", 0.00123456, 7], ["c", 123.456, 8], ["d", 0.0, 9]]
+    rows = [
+        ["[red]a", 1.0, 12345],
+        ["b", 0.00123456, 7],
+        ["c", 123.456, 8],
+        ["d", 0.0, 9],
+        ["e", 0.01, 9],
+        ["f", -100.0, 9],
+    ]
     lines = said(terminal.table, "title", ["name", "number", "count"], rows, "a note")
-    assert [line.split() for line in lines[4:8]] == [
+    assert [line.split() for line in lines[4:10]] == [
         ["[red]a", "1.0000", "12,345"], ["b", "0.001235", "7"], ["c", "123.5", "8"], ["d", "0.0000", "9"],
+        ["e", "0.0100", "9"], ["f", "-100", "9"],
     ]  # fmt: skip
-    assert len({len(line.rstrip()) for line in lines[4:8]}) == 1
+    assert len({len(line.rstrip()) for line in lines[4:10]}) == 1
     assert any("a note" in line for line in lines)
     assert lines[0].strip() == "title"
-    assert "-" in " ".join(said(terminal.table, "title", ["x", "y"], [[None, True]])).split()
+    plain = " ".join(said(terminal.table, "title", ["x", "y"], [[None, True]])).split()
+    assert [word for word in plain if "\N{BOX DRAWINGS LIGHT HORIZONTAL}" not in word] == [
+        "title",
+        "x",
+        "y",
+        "-",
+        "True",
+    ]
