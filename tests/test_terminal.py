@@ -182,7 +182,7 @@ def test_calibration_in_words(said):
     ]
     assert "not judged" in text
     assert text.endswith(
-        "The controls from held-out to correlated contain no copies, so that the test should find nothing. In the "
+        "[.300,.700] The controls from held-out to correlated contain no copies, so that the test should find nothing. In the "
         "control copies, the false share should be at most 5 %. In the control empirical, every sample should be "
         "nearest to a training image. The control mirrored shows what a comparison of pixels does not see. The test is "
         "not calibrated on these images in: copies. This is judged by 20 redraws. More redraws (--repeats) give shorter "
