@@ -1,5 +1,6 @@
 """The figures: the data that each panel, curve and color shows, files that do not change, and no global state."""
 
+import itertools
 import math
 
 import matplotlib as mpl
@@ -679,6 +680,15 @@ def test_files_are_the_same_bytes_every_time(tmp_path, monkeypatch):
     starts = [path.read_bytes()[:5] for path in one]
     assert starts == [b"\x89PNG\r", b"<?xml", b"%PDF-"]
     assert b"Date" not in one[2].read_bytes()
+
+
+def test_panels_and_legend_have_room(monkeypatch):
+    """Once a figure is drawn, no panel with its words lies over another one, over the legend or over the margin."""
+    monkeypatch.setattr(Figure, "draw_without_rendering", LAYOUT)
+    figure = figures.figure_psnr(psnr(cell(4), "holdout", {10.0: [22.0, 24.0], 20.0: [26.0, 28.0]}), 256)
+    boxes = [*(axes.get_tightbbox() for axes in figure.axes), figure.legends[0].get_window_extent()]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert all(figure.bbox.containsx(x) and figure.bbox.containsy(y) for box in boxes for x, y in (box.min, box.max))
 
 
 def test_no_global_state(monkeypatch):
