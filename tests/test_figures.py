@@ -13,6 +13,7 @@ from drawn import bars, curves, grid, histograms, horizontals, legend, numbered,
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from PIL import Image
 
 from memgen.base import schemas, tables, wording
 from memgen.findings import transition
@@ -680,6 +681,8 @@ def test_files_are_the_same_bytes_every_time(tmp_path, monkeypatch):
     starts = [path.read_bytes()[:5] for path in one]
     assert starts == [b"\x89PNG\r", b"<?xml", b"%PDF-"]
     assert b"Date" not in one[2].read_bytes()
+    with Image.open(one[0]) as picture:
+        assert picture.size == tuple(150 * first.get_size_inches())
 
 
 def test_panels_and_legend_have_room(monkeypatch):
