@@ -339,6 +339,46 @@ def test_choice_of_subjects(tiny):
     memgen("sample").failed(4, "outputs/tiny has no trained models", "memgen train --run tiny")
 
 
+REFUSALS = {
+    "report --sweep --n 1": "--sweep reports every N. Leave out --n, or leave out --sweep.",
+    "nn-search --index own": "--index own: expected --subject with the name of the subject whose training set is searched.",
+    "nn-search mine.npy --subject n4-s0-a --index train_b": (
+        "--index train_b: --subject has no effect on a search for your own images there. Leave out --subject, or give "
+        "--index own."
+    ),
+    "nn-search --subject n4-s0-a --n 4": "--n 4: the training set of n4-s0-a has a size of its own. Leave out --n.",
+    "compare n4-s0-a": "found one subject, n4-s0-a; expected two names, or none. memgen subjects lists the names.",
+    "compare n4-s0-a n4-s0-b --n 4": (
+        "found two names and --n. Leave out --n, or leave out the names to compare the models of an N."
+    ),
+    "psnr --subject n4-s0-a --n 4": "--subject names one subject. Leave out --n, or leave out --subject.",
+    "basis --subject n4-s0-a": (
+        "--subject n4-s0-a: found a model of the sweep, expected an imported denoiser. Choose the models of the sweep "
+        "with --n."
+    ),
+    "sample --part c": "--part c: expected a or b.",
+    "sample --subject n4-s0-a --n 4": (
+        "--subject names one subject. Leave out --n and --part, or leave out --subject."
+    ),
+    "sample --n 8 --n 9": (
+        "outputs/tiny has no N = 8, 9; it has N = 1, 4. Train what is missing with: memgen train --run tiny --n 8 --n 9"
+    ),
+    "sample --n 8 --part b": (
+        "outputs/tiny has no N = 8 of part b; it has N = 1, 4. Train what is missing with: memgen train --run tiny --n 8"
+    ),
+    "sample --device meta": ("--device meta: memgen computes on cpu and cuda only. Use --device cpu or --device auto."),
+    "import mine.npy --as x": "--as x: expected denoiser or samples.",
+}
+
+
+def test_options_that_do_not_fit_together_are_refused_in_words(tiny):
+    """The message says what was given, what was expected and what to do; nothing is measured."""
+    for command, message in REFUSALS.items():
+        outcome = memgen(*command.split())
+        assert outcome.code == (4 if "outputs/tiny has no" in message else 2), command
+        assert outcome.err.removeprefix("run outputs/tiny\n") == f"error: {message}\n", command
+
+
 def test_usage(tiny):
     """A size or a number of workers below 1 is a usage error; -h is help, as is memgen alone; a table of exit codes."""
     for wrong in (["compare", "--n", "0"], ["calibrate", "--n", "0"], ["train", "--n", "0"], ["sample", "--jobs", "0"]):
