@@ -1,10 +1,12 @@
 """What the commands print and give as JSON, held against the run's own tables; which subjects, sizes and paths."""
 
+import inspect
 import io
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,7 @@ from PIL import Image
 from program import memgen
 
 from memgen.base import schemas
-from memgen.cli import shared, terminal
+from memgen.cli import app, shared, terminal
 from memgen.experiment import make, present
 from memgen.experiment.cost import Cost
 from memgen.experiment.runs import Run
@@ -270,6 +272,10 @@ def test_dry_run_prints_the_estimate(tmp_path, config, digits, printed, monkeypa
         arguments = ("-c", config, "--outputs", tmp_path / "outputs", "--seed", "5", "--jobs", "3", "--device", "cpu")
         said = memgen("sweep", *arguments, "--dry-run", "--json").done().json
         settings, cost = printed[-2:]
+        assert [(table.title, table.columns) for table in (settings, cost)] == [
+            ("settings", ["key", "value"]),
+            ("cost", ["", ""]),
+        ]
         images = len(np.load(digits))
         assert cost.rows[1:] == [["cells (trainings)", 12], ["time, about", shown], ["disk, about", "34 MB"]]
         assert images - 10 < dict(cost.rows)["images"] <= images
@@ -377,6 +383,22 @@ def test_options_that_do_not_fit_together_are_refused_in_words(tiny):
         outcome = memgen(*command.split())
         assert outcome.code == (4 if "outputs/tiny has no" in message else 2), command
         assert outcome.err.removeprefix("run outputs/tiny\n") == f"error: {message}\n", command
+
+
+def test_options_are_off_unless_given():
+    """No command prints JSON, skips a question or chooses anything by itself but the device and the folder of runs."""
+    given = {"outputs": Path("outputs"), "device": "auto", "lpips_net": "alex", "low_db": 0.0, "high_db": 34.0}
+    required = {("import_", "source"), ("runs_remove", "run"), ("restore", "task")}
+    apps = [app, *(group.typer_instance for group in app.registered_groups)]
+    commands = [command.callback for each in apps for command in each.registered_commands]
+    assert len(commands) > 20
+    for command in commands:
+        for name, parameter in inspect.signature(command).parameters.items():
+            if (command.__name__, name) in required:
+                assert parameter.default is inspect.Parameter.empty
+            else:
+                flag = get_args(parameter.annotation)[0] is bool
+                assert parameter.default == given.get(name, False if flag else None), (command.__name__, name)
 
 
 def test_usage(tiny):
@@ -795,6 +817,9 @@ def test_verdict_prints_the_copies_of_the_subjects_asked_for(tiny, printed, monk
     for given, names in ((("--n", "4"), ["n4-s0-a", "n4-s0-b"]), (("--subject", "n1-s0-a"), ["n1-s0-a"])):
         printed.clear()
         shown = memgen("verdict", *given, "--jobs", "1", "--json").done().json
+        assert printed[0].title == (
+            "training images that samples depend on, and the memorized fraction of each subject"
+        )
         assert printed[0].columns == list(columns)
         assert printed[0].rows == every.loc[names, list(columns.values())].to_numpy().tolist()
         assert [row["subject"] for row in shown["copies"]] == names
@@ -815,7 +840,7 @@ def test_verdict_prints_the_copies_of_the_subjects_asked_for(tiny, printed, monk
         "correlation": pair["correlation"],
         "depth": pair["W"],
     }
-    assert printed[1].title.endswith("1 of 1")
+    assert printed[1].title == "samples and the training images that they depend on, 1 of 1"
 
 
 def test_verdict_of_imported_subjects(theirs, tmp_path, printed):
