@@ -218,7 +218,7 @@ def test_train_starts_a_run_only_where_there_is_none(tmp_path, config, asked, mo
     """Without settings the newest run goes on; with some, or without any run, one is made, named after them."""
     monkeypatch.chdir(tmp_path)
     outcome = memgen("train").done()
-    assert "new run outputs/demo" in outcome.err
+    assert outcome.err.startswith("new run outputs/demo\n")
     assert outcome.out == "outputs/demo/denoisers\n"
     assert [verbs for _, _, verbs in asked] == [("train",)] * 14
     asked.clear()
@@ -253,7 +253,7 @@ def test_a_wrong_part_starts_no_run(tmp_path, asked, monkeypatch):
 
 def test_commands_without_settings_take_the_run_as_it_is(tiny, asked):
     """A run that is named goes on with its own settings, and with a seed only if it is the run's."""
-    memgen("train", "--run", "tiny").done()
+    assert memgen("train", "--run", "tiny").done().err.startswith("run outputs/tiny\n")
     assert len(asked) == 4
     memgen("train", "--run", "tiny", "--seed", "7").failed(2, "seed is 0, but 7 was given")
     memgen("train", "--run", "tiny", "--set", "train.batch_size=8").failed(2, "train.batch_size is 4")
@@ -780,7 +780,9 @@ def test_report_is_of_the_size_asked_for(tiny, undrawn, monkeypatch):
         (("--n", "1"), {1}, "report/n1"),
         (("--sweep",), {1, 4}, "report"),
     ):
-        shown = memgen("report", *given, "--json").done().json
+        outcome = memgen("report", *given, "--json").done()
+        assert outcome.err == "run outputs/tiny\n" + ("" if given else "N = 4\n"), given
+        shown = outcome.json
         assert {row["n_train"] for row in shown["summary"]} - {None} == sizes, given
         assert shown["path"] == f"outputs/tiny/{folder}/report.html"
         found, summary = said.pop()
