@@ -197,6 +197,7 @@ def test_every_place_of_the_contact_sheet():
     assert found.groups == [2, 1]
     same(found.tiles, {(0, 0): 0, (0, 1): 0.04, (1, 0): 0.16, (1, 1): 0.2, (2, 0): 0.5, (2, 1): 0.54})
     assert (found.titles, found.numbers) == ({}, {})
+    assert sheet(sheets.figure_samples([alone, whole]), SIZE).groups == [1, 2]
     same(sheet(sheets.figure_samples([whole], count=1), SIZE).tiles, {(0, 0): 0, (1, 0): 0.16})
 
 
