@@ -337,7 +337,8 @@ def test_choice_of_subjects(tiny):
     memgen("sample", "--part", "c").failed(2, "--part c", "a or b")
     memgen("sample", "--subject", "n4-s0-a", "--part", "a").failed(2, "--subject", "--part")
     memgen("sample", "--subject", "n4-s0-a", "--n", "4").failed(2, "--subject", "--n")
-    memgen("sample", "--n", "8").failed(4, "has no N = 8; it has N = 1, 4", "memgen train --run tiny --n 8")
+    for command in ("sample", "psnr", "basis"):
+        memgen(command, "--n", "8").failed(4, "has no N = 8; it has N = 1, 4", "memgen train --run tiny --n 8")
     (tiny / "tables" / "subjects" / "n4-s0-b.parquet").unlink()
     memgen("sample", "--part", "b").failed(4, "has no N = 4 of part b; it has N = 1", "memgen train --run tiny --n 4")
     memgen("sample", "--device", "meta").failed(2, "--device meta", "--device cpu")
@@ -608,7 +609,7 @@ def test_compare_of_two_subjects_prints_its_summary(tiny, printed):
     """The table has the rows of the summary under their headings; one name, or names beside --n, is refused."""
     outcome = memgen("compare", "n4-s0-b", "n1-s0-a", "--json").done()
     summary = outcome.json["summary"]
-    assert printed[-1].title.startswith("n4-s0-b and n1-s0-a")
+    assert printed[-1].title == "n4-s0-b and n1-s0-a, with 95 % intervals"
     assert printed[-1].columns == ["", "estimate", "low", "high", "n", "unit"]
     rows = [[name, *(row[key] for key in ("estimate", "low", "high", "n", "unit"))] for name, row in summary.items()]
     assert printed[-1].rows == rows
