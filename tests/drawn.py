@@ -51,6 +51,27 @@ def bars(panel: Axes) -> list[tuple[float, float, float]]:
     return sorted(bar for bar in found if not np.isnan(bar[1:]).any())
 
 
+def grid(figure: Figure) -> tuple[int, int]:
+    """The numbers of rows and columns in which the panels of a figure stand."""
+    (found,) = {axes.get_subplotspec().get_gridspec().get_geometry() for axes in figure.axes}
+    return found
+
+
+def words(panel: Axes) -> list[str]:
+    """What is written in a panel; it must lie within."""
+    area = panel.get_window_extent()
+    for text in panel.texts:
+        box = text.get_window_extent()
+        assert area.x0 <= box.x0 < box.x1 <= area.x1, text
+        assert area.y0 <= box.y0 < box.y1 <= area.y1, text
+    return [text.get_text() for text in panel.texts]
+
+
+def numbered(figure: Figure) -> bool:
+    """Whether every panel that is shown has numbers along its lower side."""
+    return all(axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes if axes.axison)
+
+
 def horizontals(panel: Axes) -> list[float]:
     """The heights of the lines that cross a panel from side to side."""
     return [float(line.get_ydata()[0]) for line in panel.lines if list(line.get_xdata()) == [0, 1]]
@@ -84,12 +105,14 @@ class Sheet:
         titles: column and title.
         tiles: by row and column, (H, W, 3), 8 bits; a tile that was left out is white.
         numbers: below the tile of a row and column, with their colors.
+        groups: numbers of rows that stand together, with more space between groups.
     """
 
     names: list[str]
     titles: dict[int, str]
     tiles: dict[tuple[int, int], np.ndarray]
     numbers: dict[tuple[int, int], tuple[str, str]]
+    groups: list[int]
 
 
 def sheet(figure: Figure, size: tuple[int, int]) -> Sheet:
@@ -119,4 +142,10 @@ def sheet(figure: Figure, size: tuple[int, int]) -> Sheet:
             assert y < axes.get_ylim()[0], "a number stands outside of the sheet"
             numbers[row, round((x - 0.5) / STEP)] = (text, color)
     titles = {round((x - 0.5) / STEP): text for x, y, text, _ in words if x > 0 and y < 0}
-    return Sheet([name for _, name in rows], titles, tiles, numbers)
+    columns = 1 + max(column for _, column in tiles)
+    assert abs(canvas.shape[1] / width - (columns * STEP - 0.08)) < 0.02, "the last column is not at the side"
+    steps = np.diff(tops)
+    assert (steps < tall + 1).all(), "rows stand far apart"
+    apart = np.flatnonzero(steps > steps.min(initial=np.inf) + 0.1) + 1
+    groups = np.diff([0, *apart, len(tops)]).tolist()
+    return Sheet([name for _, name in rows], titles, tiles, numbers, groups)

@@ -1,10 +1,12 @@
 """What the commands print and give as JSON, held against the run's own tables; which subjects, sizes and paths."""
 
+import inspect
 import io
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,7 @@ from PIL import Image
 from program import memgen
 
 from memgen.base import schemas
-from memgen.cli import shared, terminal
+from memgen.cli import app, shared, terminal
 from memgen.experiment import make, present
 from memgen.experiment.cost import Cost
 from memgen.experiment.runs import Run
@@ -251,7 +253,7 @@ def test_a_wrong_part_starts_no_run(tmp_path, asked, monkeypatch):
 
 def test_commands_without_settings_take_the_run_as_it_is(tiny, asked):
     """A run that is named goes on with its own settings, and with a seed only if it is the run's."""
-    memgen("train", "--run", "tiny").done()
+    assert memgen("train", "--run", "tiny").done().err.startswith("run outputs/tiny\n")
     assert len(asked) == 4
     memgen("train", "--run", "tiny", "--seed", "7").failed(2, "seed is 0, but 7 was given")
     memgen("train", "--run", "tiny", "--set", "train.batch_size=8").failed(2, "train.batch_size is 4")
@@ -270,6 +272,10 @@ def test_dry_run_prints_the_estimate(tmp_path, config, digits, printed, monkeypa
         arguments = ("-c", config, "--outputs", tmp_path / "outputs", "--seed", "5", "--jobs", "3", "--device", "cpu")
         said = memgen("sweep", *arguments, "--dry-run", "--json").done().json
         settings, cost = printed[-2:]
+        assert [(table.title, table.columns) for table in (settings, cost)] == [
+            ("settings", ["key", "value"]),
+            ("cost", ["", ""]),
+        ]
         images = len(np.load(digits))
         assert cost.rows[1:] == [["cells (trainings)", 12], ["time, about", shown], ["disk, about", "34 MB"]]
         assert images - 10 < dict(cost.rows)["images"] <= images
@@ -336,12 +342,69 @@ def test_choice_of_subjects(tiny):
     memgen("sample", "--part", "c").failed(2, "--part c", "a or b")
     memgen("sample", "--subject", "n4-s0-a", "--part", "a").failed(2, "--subject", "--part")
     memgen("sample", "--subject", "n4-s0-a", "--n", "4").failed(2, "--subject", "--n")
-    memgen("sample", "--n", "8").failed(4, "has no N = 8; it has N = 1, 4", "memgen train --run tiny --n 8")
+    for command in ("sample", "psnr", "basis"):
+        memgen(command, "--n", "8").failed(4, "has no N = 8; it has N = 1, 4", "memgen train --run tiny --n 8")
     (tiny / "tables" / "subjects" / "n4-s0-b.parquet").unlink()
     memgen("sample", "--part", "b").failed(4, "has no N = 4 of part b; it has N = 1", "memgen train --run tiny --n 4")
     memgen("sample", "--device", "meta").failed(2, "--device meta", "--device cpu")
     shutil.rmtree(tiny / "tables" / "subjects")
     memgen("sample").failed(4, "outputs/tiny has no trained models", "memgen train --run tiny")
+
+
+REFUSALS = {
+    "report --sweep --n 1": "--sweep reports every N. Leave out --n, or leave out --sweep.",
+    "nn-search --index own": "--index own: expected --subject with the name of the subject whose training set is searched.",
+    "nn-search mine.npy --subject n4-s0-a --index train_b": (
+        "--index train_b: --subject has no effect on a search for your own images there. Leave out --subject, or give "
+        "--index own."
+    ),
+    "nn-search --subject n4-s0-a --n 4": "--n 4: the training set of n4-s0-a has a size of its own. Leave out --n.",
+    "compare n4-s0-a": "found one subject, n4-s0-a; expected two names, or none. memgen subjects lists the names.",
+    "compare n4-s0-a n4-s0-b --n 4": (
+        "found two names and --n. Leave out --n, or leave out the names to compare the models of an N."
+    ),
+    "psnr --subject n4-s0-a --n 4": "--subject names one subject. Leave out --n, or leave out --subject.",
+    "basis --subject n4-s0-a": (
+        "--subject n4-s0-a: found a model of the sweep, expected an imported denoiser. Choose the models of the sweep "
+        "with --n."
+    ),
+    "sample --part c": "--part c: expected a or b.",
+    "sample --subject n4-s0-a --n 4": (
+        "--subject names one subject. Leave out --n and --part, or leave out --subject."
+    ),
+    "sample --n 8 --n 9": (
+        "outputs/tiny has no N = 8, 9; it has N = 1, 4. Train what is missing with: memgen train --run tiny --n 8 --n 9"
+    ),
+    "sample --n 8 --part b": (
+        "outputs/tiny has no N = 8 of part b; it has N = 1, 4. Train what is missing with: memgen train --run tiny --n 8"
+    ),
+    "sample --device meta": ("--device meta: memgen computes on cpu and cuda only. Use --device cpu or --device auto."),
+    "import mine.npy --as x": "--as x: expected denoiser or samples.",
+}
+
+
+def test_options_that_do_not_fit_together_are_refused_in_words(tiny):
+    """The message says what was given, what was expected and what to do; nothing is measured."""
+    for command, message in REFUSALS.items():
+        outcome = memgen(*command.split())
+        assert outcome.code == (4 if "outputs/tiny has no" in message else 2), command
+        assert outcome.err.removeprefix("run outputs/tiny\n") == f"error: {message}\n", command
+
+
+def test_options_are_off_unless_given():
+    """No command prints JSON, skips a question or chooses anything by itself but the device and the folder of runs."""
+    given = {"outputs": Path("outputs"), "device": "auto", "lpips_net": "alex", "low_db": 0.0, "high_db": 34.0}
+    required = {("import_", "source"), ("runs_remove", "run"), ("restore", "task")}
+    apps = [app, *(group.typer_instance for group in app.registered_groups)]
+    commands = [command.callback for each in apps for command in each.registered_commands]
+    assert len(commands) > 20
+    for command in commands:
+        for name, parameter in inspect.signature(command).parameters.items():
+            if (command.__name__, name) in required:
+                assert parameter.default is inspect.Parameter.empty
+            else:
+                flag = get_args(parameter.annotation)[0] is bool
+                assert parameter.default == given.get(name, False if flag else None), (command.__name__, name)
 
 
 def test_usage(tiny):
@@ -551,7 +614,7 @@ def test_compare_of_two_subjects_prints_its_summary(tiny, printed):
     """The table has the rows of the summary under their headings; one name, or names beside --n, is refused."""
     outcome = memgen("compare", "n4-s0-b", "n1-s0-a", "--json").done()
     summary = outcome.json["summary"]
-    assert printed[-1].title.startswith("n4-s0-b and n1-s0-a")
+    assert printed[-1].title == "n4-s0-b and n1-s0-a, with 95 % intervals"
     assert printed[-1].columns == ["", "estimate", "low", "high", "n", "unit"]
     rows = [[name, *(row[key] for key in ("estimate", "low", "high", "n", "unit"))] for name, row in summary.items()]
     assert printed[-1].rows == rows
@@ -724,7 +787,9 @@ def test_report_is_of_the_size_asked_for(tiny, undrawn, monkeypatch):
         (("--n", "1"), {1}, "report/n1"),
         (("--sweep",), {1, 4}, "report"),
     ):
-        shown = memgen("report", *given, "--json").done().json
+        outcome = memgen("report", *given, "--json").done()
+        assert outcome.err == "run outputs/tiny\n" + ("" if given else "N = 4\n"), given
+        shown = outcome.json
         assert {row["n_train"] for row in shown["summary"]} - {None} == sizes, given
         assert shown["path"] == f"outputs/tiny/{folder}/report.html"
         found, summary = said.pop()
@@ -765,6 +830,9 @@ def test_verdict_prints_the_copies_of_the_subjects_asked_for(tiny, printed, monk
     for given, names in ((("--n", "4"), ["n4-s0-a", "n4-s0-b"]), (("--subject", "n1-s0-a"), ["n1-s0-a"])):
         printed.clear()
         shown = memgen("verdict", *given, "--jobs", "1", "--json").done().json
+        assert printed[0].title == (
+            "training images that samples depend on, and the memorized fraction of each subject"
+        )
         assert printed[0].columns == list(columns)
         assert printed[0].rows == every.loc[names, list(columns.values())].to_numpy().tolist()
         assert [row["subject"] for row in shown["copies"]] == names

@@ -1,5 +1,6 @@
 """The figures: the data that each panel, curve and color shows, files that do not change, and no global state."""
 
+import itertools
 import math
 
 import matplotlib as mpl
@@ -8,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import synthetic_run
-from drawn import bars, curves, histograms, horizontals, legend, panels, styles, verticals
+from drawn import bars, curves, grid, histograms, horizontals, legend, numbered, panels, styles, verticals, words
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from PIL import Image
 
 from memgen.base import schemas, tables, wording
 from memgen.findings import transition
@@ -97,6 +99,7 @@ def test_each_denoising_panel_shows_its_own_images():
     figure = figures.figure_psnr(table, 100)
     left, right = figure.axes
     assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("Training images", "Held-out images")
+    assert grid(figure) == (1, 2)
     assert curves(left)["N = 4"].tolist() == [[10, 35.5], [20, 41.5]]
     assert curves(left)["N = 64"].tolist() == [[10, 25.5], [20, 31.5]]
     assert curves(right)["N = 4"].tolist() == [[10, 14.25], [20, 15.25]]
@@ -234,6 +237,7 @@ def test_histograms_show_each_comparison_under_its_name():
     assert sorted(verticals(first)) == [0.1, 0.95]
     assert {to_hex(line.get_color()): line.get_xdata()[0] for line in first.lines} == {BLUE: 0.1, ORANGE: 0.95}
     assert histograms(second).keys() == {SAME}
+    assert not len(first.get_yticks())
     assert verticals(second) == [pytest.approx(0.55)]
     assert legend(figure) == {OTHER: "#7a7a7a", HELD_OUT: "#222222", NEAREST: ORANGE, SAME: BLUE}
     assert (figure.get_supxlabel(), figure.get_supylabel()) == ("correlation of two images", "share of pairs")
@@ -275,11 +279,14 @@ def test_histograms_have_four_panels_in_a_row():
     run = {"similarity": pa.concat_tables([similarity(n, "same_noise", [0.5, 0.7]) for n in (1, 4, 16, 64, 1024)])}
     figure = figures.figure_histograms(run)
     assert list(panels(figure)) == ["N = 1", "N = 4", "N = 16", "N = 64", "N = 1,024"]
-    shapes = {axes.get_subplotspec().get_gridspec().get_geometry() for axes in figure.axes}
-    assert shapes == {(2, 3)}
+    assert grid(figure) == (2, 3)
     assert [axes.axison for axes in figure.axes] == [True] * 5 + [False]
+    assert numbered(figure)
     four = {"similarity": pa.concat_tables([similarity(n, "same_noise", [0.5, 0.7]) for n in (1, 4, 16, 64)])}
-    assert figures.figure_histograms(four).axes[0].get_subplotspec().get_gridspec().get_geometry() == (1, 4)
+    assert grid(figures.figure_histograms(four)) == (1, 4)
+    one = figures.figure_histograms({"similarity": similarity(4, "same_noise", [0.5, 0.5])})
+    assert grid(one) == (1, 1)
+    assert list(histograms(one.axes[0])[SAME].values()) == [1.0]  # of values that do not differ
 
 
 @pytest.fixture(scope="module")
@@ -340,6 +347,9 @@ def test_transition_panels_say_what_their_axes_are(shown):
     assert [line.get_linestyle() for line in fraction.lines if list(line.get_xdata()) == [0, 1]] == [":", "--", ":"]
     assert horizontals(gap) == [0]
     assert [panel.get_yscale() for panel in (fraction, gap, apart)] == ["linear", "linear", "log"]
+    assert numbered(shown)
+    assert grid(shown) == (2, 2)
+    assert shown.axes[0].get_shared_x_axes().joined(shown.axes[0], shown.axes[-1])
     assert legend(shown) == {label: color for label, color, _ in TRANSITION["Median similarity of two images"].values()}
 
 
@@ -367,6 +377,10 @@ def test_transition_names_stand_where_there_is_room(summary):
         found = [row | ({"estimate": estimate} if row["quantity"] == "N_half" else {}) for row in marked]
         panel = figures.figure_transition(pa.Table.from_pylist(found, schema=summary.schema)).axes[1]
         assert (panel.texts[0].get_ha(), panel.texts[0].xyann) == (side, (offset, 0))
+        words, area = panel.texts[0].get_window_extent(), panel.get_window_extent()
+        at = panel.transData.transform((estimate, 0.5))[0]
+        assert 0 < (words.x0 - at if side == "left" else at - words.x1) < 15
+        assert area.y0 < words.y0 < words.y1 < area.y0 + 0.2 * area.height
 
 
 def test_a_transition_figure_of_one_measure_says_what_is_missing(summary):
@@ -375,8 +389,7 @@ def test_a_transition_figure_of_one_measure_says_what_is_missing(summary):
     one = {"similarity": run["similarity"].filter(pc.equal(run["similarity"]["n_train"], 16))}
     table = transition.summarize(one, 0, resamples=50)
     figure = figures.figure_transition(table)
-    words = [[text.get_text() for text in axes.texts] for axes in figure.axes]
-    assert words == [[], ["not measured"], ["not measured"], ["not measured"]]
+    assert [words(axes) for axes in figure.axes] == [[], ["not measured"], ["not measured"], ["not measured"]]
     assert figure.axes[0].get_xlim() == (8, 32)
     assert list(curves(figure.axes[0])) == [SAME, OTHER]
     assert figure.axes[3].get_yscale() == "linear"
@@ -429,6 +442,7 @@ def test_each_panel_of_levels_shows_its_own_quantity():
     found += [levels(name, 16, {0.5: value[0.5] / 2}) for name, value in values.items()]
     figure = figures.figure_levels(pa.concat_tables(found))
     assert list(panels(figure)) == [title for title, *_ in LEVELS.values()]
+    assert grid(figure) == (3, 2)
     for name, (title, unit, scale, lines) in LEVELS.items():
         panel = panels(figure)[title]
         drawn = curves(panel)
@@ -441,6 +455,7 @@ def test_each_panel_of_levels_shows_its_own_quantity():
         at = values[name][0.1]
         assert (0.1, pytest.approx(at - 0.001), pytest.approx(at + 0.002)) in bars(panel)
     assert legend(figure) == {"N = 4": DARK, "N = 16": LIGHT}
+    assert numbered(figure)
 
 
 def test_imported_subjects_have_levels_of_their_own():
@@ -462,15 +477,14 @@ def test_levels_without_an_optimum_have_four_panels():
     """Panels that compare with an optimum are left out where there is none; others say that they are missing."""
     figure = figures.figure_levels(levels("to_empirical", 4, {0.1: 0.5, 0.5: 30.0}))
     assert list(panels(figure)) == [title for title, *_ in list(LEVELS.values())[:4]]
-    words = ["".join(text.get_text() for text in axes.texts) for axes in figure.axes]
-    assert words == ["not measured", "not measured", "", "not measured"]
+    assert [words(axes) for axes in figure.axes] == [["not measured"], ["not measured"], [], ["not measured"]]
     assert figure.axes[0].get_yscale() == "linear"
     assert figure.axes[2].get_ylim() == (-0.1, 2.0)
     low = figures.figure_levels(levels("to_empirical", 4, {0.1: 0.5, 0.5: 0.6})).axes[2]
     assert low.get_ylim()[0] == -0.1
     assert low.get_ylim()[1] == 1.1
     undefined = figures.figure_levels(levels("to_empirical", 4, {0.1: None})).axes[2]
-    assert [text.get_text() for text in undefined.texts] == ["not measured"]
+    assert words(undefined) == ["not measured"]
     wide = figures.figure_levels(levels("to_linear", 4, {0.1: 5.0, 0.5: 30.0})).axes[3]
     assert wide.get_ylim()[1] > 30
 
@@ -511,6 +525,7 @@ def test_slopes_stand_beside_their_lines():
     )
     figure = figures.figure_slopes(table, measured)
     left, right = figure.axes
+    assert grid(figure) == (1, 2)
     dots = {to_hex(line.get_color()): line.get_xydata().tolist() for line in left.lines if line.get_marker() == "o"}
     assert [sorted(at) for at in dots.values() if at] == [
         [[10, 23], [20, 27], [40, 30]],
@@ -531,6 +546,7 @@ def test_slopes_stand_beside_their_lines():
     assert verticals(right) == [0.75]
     points = {to_hex(line.get_color()): line.get_xydata().tolist() for line in right.lines if line.get_marker() == "o"}
     assert points == {DARK: [[0.5, 0]], LIGHT: [[0.6, 1]], BLUE: [[0.8, 3]], "#222222": [[0.9, 4]]}
+    assert [to_hex(found.get_color()[0]) for found in right.collections] == [DARK, LIGHT, "#222222"]
     ranges = sorted((*s[:, 0], s[0, 1]) for c in right.collections for s in c.get_segments())
     assert ranges == [(0.4, 0.7, 0), (0.5, pytest.approx(0.8), 1), (0.8, pytest.approx(1.1), 4)]
     labels = [tick.get_text() for tick in right.get_yticklabels()]
@@ -543,6 +559,15 @@ def test_slopes_stand_beside_their_lines():
         "Slopes with 95 % intervals",
     ]
     assert left.get_legend() is not None
+
+
+def test_each_baseline_has_a_color_of_its_own():
+    """Baselines and the best linear denoiser differ in color from each other and from imported denoisers."""
+    names = [known(name) for name in (*schemas.BASELINES, "best_linear")] + [THEIRS]
+    measured = pa.concat_tables([psnr(name, "holdout", {10.0: [22.0], 20.0: [26.0]}) for name in names])
+    rows = [slope(name, place / 10) for place, name in enumerate(names)]
+    right = figures.figure_slopes(pa.Table.from_pylist(rows, schema=schemas.SLOPES), measured).axes[1]
+    assert len({to_hex(line.get_color()) for line in right.lines}) == len(names) == 6
 
 
 def test_the_line_of_theory_runs_through_the_tangent_space():
@@ -576,18 +601,20 @@ def test_each_panel_of_the_spectrum_shows_its_own_column():
     """Factors are means, coefficients and frequencies root mean squares, over images and binned over k; twins differ."""
     ones = {"coefficient_clean": [3.0, 1.0], "local_frequency": [0.1, 0.2], "contour_energy": [1.5, 1.0]}
     twos = {"coefficient_clean": [-4.0, 1.0], "local_frequency": [0.7, 0.2], "contour_energy": [2.5, 1.0]}
+    third = 0.1 + 0.2  # which is not .3 to the last bit
     table = pa.concat_tables(
         [
             basis(cell(4), 0.1, "x", eigenvalue=[0.9, 0.2], **ones),
             basis(cell(4), 0.1, "y", eigenvalue=[0.7, 0.4], **twos),
-            basis(cell(4), 0.5, "x", eigenvalue=[0.6, 0.1], **ones),
+            basis(cell(4), third, "x", eigenvalue=[0.6, 0.1], **ones),
+            basis(cell(4), 0.9, "x", eigenvalue=[0.5, 0.0], **ones),
             basis(cell(4, "b"), 0.1, "x", eigenvalue=[0.5, 0.3], **twos),
-            basis(cell(16), 0.1, "x", eigenvalue=[0.95, 0.45], **ones),
+            basis(cell(1024), 0.1, "x", eigenvalue=[0.95, 0.45], **ones),
             basis(THEIRS, 0.1, "x", eigenvalue=[1.0, 0.0], **ones),
         ]
     )
     figure = spectra.figure_spectrum(table)
-    assert len(figure.axes) == 8
+    assert len(figure.axes) == 12
     factors, coefficients, frequencies, contours = figure.axes[:4]
     assert curves(factors)["N = 4  A"] == pytest.approx(np.array([[1, 0.8], [2, 0.3]]))
     assert curves(factors)["N = 4  B"] == pytest.approx(np.array([[1, 0.5], [2, 0.3]]))
@@ -596,18 +623,20 @@ def test_each_panel_of_the_spectrum_shows_its_own_column():
     assert curves(frequencies)["N = 4  A"] == pytest.approx(np.array([[1, 0.5], [2, 0.2]]))
     assert curves(contours)["N = 4  A"] == pytest.approx(np.array([[1, 2.0], [2, 1.0]]))
     assert curves(figure.axes[4])["N = 4  A"] == pytest.approx(np.array([[1, 0.6], [2, 0.1]]))
+    assert curves(figure.axes[8])["N = 4  A"] == pytest.approx(np.array([[1, 0.5], [2, 0.0]]))
     assert list(curves(figure.axes[4])) == ["N = 4  A"]
     middle = to_hex(mpl.colormaps["viridis"](0.45))
-    lines = {"N = 4  A": (DARK, "-"), "N = 4  B": (DARK, "--"), "N = 16  A": (middle, "-"), "theirs": (LIGHT, "-.")}
+    lines = {"N = 4  A": (DARK, "-"), "N = 4  B": (DARK, "--"), "N = 1,024  A": (middle, "-"), "theirs": (LIGHT, "-.")}
     assert [styles(panel) for panel in (factors, frequencies, contours)] == [lines] * 3
     assert styles(coefficients) == lines | {r"noise level $\sigma$": ("#7a7a7a", ":")}
     assert legend(figure) == {label: color for label, (color, _) in styles(coefficients).items()}
     assert horizontals(factors) == [0, 1]
     assert horizontals(contours) == [1]
-    assert [horizontals(figure.axes[place]) for place in (1, 5)] == [[0.1], [0.5]]
+    assert [horizontals(figure.axes[place]) for place in (1, 5, 9)] == [[0.1], [third], [0.9]]
     titles = [panel.get_title(loc="left") for panel in figure.axes]
     assert titles[0] == r"Shrinkage factors at $\sigma$ = 0.1"
-    assert titles[5] == r"Coefficients of the clean image at $\sigma$ = 0.5"
+    assert titles[4] == r"Shrinkage factors at $\sigma$ = 0.3"
+    assert titles[5] == r"Coefficients of the clean image at $\sigma$ = 0.3"
     assert titles[2:4] == ["Local frequency of the eigenvectors", "Energy of the eigenvectors on contours"]
     units = [
         r"eigenvalue $\lambda_k$",
@@ -615,7 +644,7 @@ def test_each_panel_of_the_spectrum_shows_its_own_column():
         "cycles per pixel",
         "1 = random vectors",
     ]
-    assert [panel.get_ylabel() for panel in figure.axes] == units * 2
+    assert [panel.get_ylabel() for panel in figure.axes] == units * 3
     assert [panel.get_yscale() for panel in (factors, coefficients, frequencies, contours)] == [
         "linear",
         "log",
@@ -623,6 +652,9 @@ def test_each_panel_of_the_spectrum_shows_its_own_column():
         "linear",
     ]
     assert {(panel.get_xscale(), panel.get_xlabel()) for panel in figure.axes} == {("log", "rank k of the eigenvector")}
+    assert numbered(figure)
+    assert grid(figure) == (6, 2)
+    assert figure.axes[0].get_shared_x_axes().joined(figure.axes[0], figure.axes[-1])
 
 
 def test_neighboring_ranks_are_averaged():
@@ -649,6 +681,17 @@ def test_files_are_the_same_bytes_every_time(tmp_path, monkeypatch):
     starts = [path.read_bytes()[:5] for path in one]
     assert starts == [b"\x89PNG\r", b"<?xml", b"%PDF-"]
     assert b"Date" not in one[2].read_bytes()
+    with Image.open(one[0]) as picture:
+        assert picture.size == tuple(150 * first.get_size_inches())
+
+
+def test_panels_and_legend_have_room(monkeypatch):
+    """Once a figure is drawn, no panel with its words lies over another one, over the legend or over the margin."""
+    monkeypatch.setattr(Figure, "draw_without_rendering", LAYOUT)
+    figure = figures.figure_psnr(psnr(cell(4), "holdout", {10.0: [22.0, 24.0], 20.0: [26.0, 28.0]}), 256)
+    boxes = [*(axes.get_tightbbox() for axes in figure.axes), figure.legends[0].get_window_extent()]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert all(figure.bbox.containsx(x) and figure.bbox.containsy(y) for box in boxes for x, y in (box.min, box.max))
 
 
 def test_no_global_state(monkeypatch):

@@ -52,7 +52,12 @@ def test_medians_and_means():
     """A median for each kind of similarity; V of the models; bits: the mean over both models' samples, summed over the
     noise levels with their weights."""
     found = pairs.summarize(similarity(SIMILARITIES), distances(), 0)
-    assert list(found) == ["samples from the same noise", "samples from different noise", pairs.APART, pairs.BITS]
+    assert list(found) == [
+        "samples from the same noise",
+        "samples from different noise",
+        "V, mean squared difference of the denoisers",
+        "bits per dimension",
+    ]
     same, different = found["samples from the same noise"], found["samples from different noise"]
     assert (same.estimate, same.n, same.unit) == (0.8, 3, "rmse")
     assert same.low == 0.7

@@ -71,7 +71,7 @@ def test_similarities_and_their_differences(of, sign):
     for quantity, value in expected.items():
         row = rows[quantity]
         assert (row.estimate, row.low, row.high) == pytest.approx((value, value, value)), quantity
-        assert (row.unit, row.n) == (of.unit, counts.get(quantity, 20)), quantity
+        assert (row.unit, row.n) == ({1: "correlation", -1: "pixel units"}[sign], counts.get(quantity, 20)), quantity
     assert rows["nearest_minus_holdout"].note.startswith("The interval covers 20 samples and 30 held-out images.")
     assert rows["cross_minus_nearest"].note.startswith("The interval covers 20 samples.")
     assert rows["train_train"].note.startswith("The interval covers 8 training images.")
@@ -114,6 +114,12 @@ def test_the_gap_averages_images_first():
     assert (gap.n, gap.unit, gap.status) == (2, "dB", "measured")
     assert gap.low < gap.estimate < gap.high
     assert gap.note.startswith("The interval covers 2 training images and 3 held-out images.")
+    undefined = psnr(np.array([[20.0, 10.0], [22.0, 14.0], [24.0, 18.0], [np.nan, np.nan]]), "holdout")
+    same = found({"psnr": pa.concat_tables([train, more, undefined])})["psnr_gap"]
+    assert same.estimate == gap.estimate
+    assert same.note.endswith(" 1 of 4 values are undefined and left out.")
+    none = found({"psnr": pa.concat_tables([train, psnr(np.full((3, 2), np.nan), "holdout")])})["psnr_gap"]
+    assert (none.estimate, none.note) == (None, "3 of 3 values are undefined and left out.")
     alone = found({"psnr": psnr(np.ones((2, 2)), "train")})["psnr_gap"]
     assert (alone.estimate, alone.status, alone.unit, alone.note) == (None, "not measured", "dB", "")
     one = found({"psnr": pa.concat_tables([psnr(np.full((1, 2), 30.0), "train"), held])})["psnr_gap"]
@@ -186,6 +192,7 @@ def test_a_reference_is_compared_at_the_same_noisy_images():
     train = psnr(known + 50, "train")
     rows = found({"psnr": pa.concat_tables([train, own, elsewhere, linear, other_draw, optimum])})
     assert (rows["to_linear"].estimate, rows["to_linear"].n, rows["to_linear"].unit) == (2.5, 2, "dB")
+    assert rows["to_linear"].note.startswith("The interval covers 2 held-out images.")
     assert rows["to_linear"].note.endswith(" 1 of 3 values are undefined and left out.")
     assert rows["to_optimum"].estimate == -2.5
     alone = found({"psnr": pa.concat_tables([own, optimum])})
@@ -204,6 +211,12 @@ def test_samples_that_did_not_converge_are_counted_by_kind():
     assert row.note == "Of 10 samples, 2 stopped at the step cap and 3 diverged. All are kept."
     given = tables.make(schemas.SAMPLES, columns | {"sample": np.arange(2), "status": ["given", "diverged"]})
     assert found({"samples": given})["unconverged"].n == 1
+    given = tables.make(schemas.SAMPLES, columns | {"sample": np.arange(2), "status": ["given", "given"]})
+    row = found({"samples": given})["unconverged"]
+    assert (row.estimate, row.unit) == (None, "samples")
+    assert row.note == "The samples were imported. None was drawn here."
+    row = found({"psnr": psnr(np.ones((2, 2)), "train")})["unconverged"]
+    assert (row.estimate, row.unit, row.note) == (None, "samples", "")
 
 
 def test_the_share_expected_by_chance_is_that_of_the_pools():
@@ -218,6 +231,9 @@ def test_the_share_expected_by_chance_is_that_of_the_pools():
         "40 samples have 40 different nearest images. A share of 0.3750 is expected of a model that does not know its "
         "training set."
     )
+    many = found(examined(8, np.arange(2200) % 1100, np.arange(2200) % 2 < 1, (10, 10)))["memorized_fraction"]
+    assert many.estimate == 0
+    assert many.note.startswith("2,200 samples have 1,100 different nearest images. A share of 0.5000 is expected")
     none = found({"psnr": psnr(np.ones((2, 2)), "train")})["memorized_fraction"]
     assert (none.unit, none.note) == ("share", "The samples were not tested for copies. Run memgen verdict.")
 

@@ -1,5 +1,7 @@
 """The sheets of images: which image and which number stands in each place, and that pixels are shown as they are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -79,6 +81,9 @@ def test_specimens_need_nearest_training_images():
     assert sheets.specimens({"neighbors": of_a}, 4, samples, run.image_of).samples_b is None
     alone = {"neighbors": run.tables["neighbors"]}
     assert np.isnan(sheets.specimens(alone, 4, samples, run.image_of, count=2).cross).all()
+    undefined = [row | {"value": None} for row in of_a.filter(pc.equal(of_a["n_train"], 4)).to_pylist()]
+    found = {"neighbors": pa.Table.from_pylist(undefined, schema=of_a.schema)}
+    assert np.isnan(sheets.specimens(found, 4, samples, run.image_of, count=2).value_a).all()
 
 
 def test_specimens_are_those_of_the_smallest_training_seed():
@@ -127,6 +132,7 @@ def test_every_place_of_the_sheet_of_pairs():
     found = sheet(sheets.figure_images(pairs), SIZE)
     assert found.titles == {0: "N = 1", 1: "N = 1,000"}
     assert found.names == ["nearest in A", "sample A", "sample B", "nearest in B"] * 2
+    assert found.groups == [4, 4]
     grays, numbers = {}, {}
     for column, start in ((0, 0.0), (1, 0.5)):
         for noise in (0, 1):
@@ -188,8 +194,10 @@ def test_every_place_of_the_contact_sheet():
     alone = sheets.Specimens(1024, alone.samples_a, alone.nearest_a, alone.value_a)
     found = sheet(sheets.figure_samples([whole, alone]), SIZE)
     assert found.names == ["N = 4   A", "N = 4   B", "N = 1,024   A"]
+    assert found.groups == [2, 1]
     same(found.tiles, {(0, 0): 0, (0, 1): 0.04, (1, 0): 0.16, (1, 1): 0.2, (2, 0): 0.5, (2, 1): 0.54})
     assert (found.titles, found.numbers) == ({}, {})
+    assert sheet(sheets.figure_samples([alone, whole]), SIZE).groups == [1, 2]
     same(sheet(sheets.figure_samples([whole], count=1), SIZE).tiles, {(0, 0): 0, (1, 0): 0.16})
 
 
@@ -199,6 +207,7 @@ def test_samples_stand_above_the_images_that_they_depend_on():
     second = sheets.Copies("N = 4  B", 1, images(0.5), images(0.6), np.array([0.97]))
     found = sheet(sheets.figure_copies([first, second]), SIZE)
     assert found.names == ["N = 4  A\n5,000 reported", "training image", "N = 4  B\n1 reported", "training image"]
+    assert found.groups == [2, 2]
     expected = {(0, 0): 0.1, (0, 1): 0.2, (1, 0): 0.3, (1, 1): 0.4, (2, 0): 0.5, (3, 0): 0.6}
     same(found.tiles, expected)
     assert found.numbers == {(0, 0): (".990", ORANGE), (2, 0): (".970", ORANGE)}
@@ -214,8 +223,10 @@ def test_restored_images_stand_below_what_was_measured():
     ]
     task = sheets.Restored("low_pass-0.1", images(0.9, 1.0), images(0.1, 0.2), models)
     assert task.dimension == 8
+    assert replace(task, clean=task.clean.repeat(3, axis=1)).dimension == 24
     found = sheet(sheets.figure_restored(task), SIZE)
     assert found.names == ["clean", "measured", "N = 4  A", "N = 4  B", "theirs"]
+    assert found.groups == [2, 2, 1]
     grays = [0.9, 1.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
     same(found.tiles, {(i // 2, i % 2): gray for i, gray in enumerate(grays)})
     assert found.numbers == {
@@ -233,11 +244,14 @@ def test_every_place_of_the_sheet_of_bases():
     vectors = np.stack([images(*(1 + np.arange(7.0))), -images(*(1 + np.arange(7.0)))])
     vectors[:, 2, :, :, 0] = 0
     values = np.array([np.arange(7) / 10 + 0.001, np.arange(7) / 10 + 0.002])
-    twins = sheets.Bases("N = 4", 0.5, clean, noisy, images(0.2, 0.3), values, vectors)
+    twins = sheets.Bases("N = 4", 0.1 + 0.2, clean, noisy, images(0.2, 0.3), values, vectors)
     one = sheets.Bases("theirs", 0.25, clean, noisy, images(0.4), values[:1], vectors[:1])
     found = sheet(sheets.figure_bases([twins, one]), SIZE)
-    assert found.names == ["N = 4   A\n$\\sigma$ = 0.5", "N = 4   B\n$\\sigma$ = 0.5", "theirs\n$\\sigma$ = 0.25"]
+    assert found.names == ["N = 4   A\n$\\sigma$ = 0.3", "N = 4   B\n$\\sigma$ = 0.3", "theirs\n$\\sigma$ = 0.25"]
+    assert found.groups == [2, 1]
     assert list(found.titles.values()) == ["$x$", "$y$", "$f(y)$", *(f"$e_{{{k}}}$" for k in range(1, 7))]
+    assert max(column for _, column in found.tiles) == 8
+    assert sheet(sheets.figure_bases([one, twins]), SIZE).groups == [1, 2]
     assert found.numbers == {
         (row, 3 + k): (f"{values[part, k]:.3f}".removeprefix("0"), INK)
         for row, part in ((0, 0), (1, 1), (2, 0))
@@ -254,6 +268,33 @@ def test_every_place_of_the_sheet_of_bases():
     assert list(whole.titles.values())[3:] == [f"$e_{{{k}}}$" for k in (1, 2, 3, 4, 5, 6, 10, 20, 40, 64)]
     few = sheets.Bases("few", 0.5, clean, noisy, images(0.4), values[:1, :2], vectors[:1, :2])
     assert list(sheet(sheets.figure_bases([twins, few]), SIZE).titles.values())[3:] == ["$e_{1}$", "$e_{2}$"]
+
+
+@pytest.mark.parametrize("columns", [1, 12])
+@pytest.mark.parametrize("draw", [sheets.figure_images, sheets.figure_samples])
+def test_a_sheet_fits_a_page(draw, columns):
+    """Pixels are squares, margins are narrow, names stand beside the canvas, and titles and numbers over their column."""
+    figure = draw([pair(4, 0.1)] * columns)
+    (axes,) = figure.axes
+    place, (wide, high) = axes.get_position(), figure.get_size_inches()
+    across, down = axes.get_xlim()[1], axes.get_ylim()[0]
+    assert place.width * wide / across == pytest.approx(place.height * high / down)
+    assert 0.5 < place.width * wide / across < 0.86
+    assert wide < 9.5
+    margins = [place.x0 * wide, place.y0 * high, (1 - place.x1) * wide, (1 - place.y1) * high]
+    assert min(margins) > 0.04
+    assert max(margins) < 1.5
+    assert margins[3] < 0.5
+    figure.draw_without_rendering()
+    canvas = axes.get_window_extent()
+    for text in axes.texts:
+        box, (x, _) = text.get_window_extent(), axes.transData.transform(text.get_position())
+        assert min(box.x0, box.y0) >= 0, text
+        assert box.y1 <= high * figure.dpi, text
+        if text.get_position()[0] < 0:
+            assert box.x1 < canvas.x0, text
+        else:
+            assert (box.x0 + box.x1) / 2 == pytest.approx(x, abs=2), text
 
 
 def test_eigenvectors_are_drawn_around_gray():
@@ -276,6 +317,8 @@ def test_images_are_enlarged_without_smoothing():
     assert sheets._enlarged(color, 1)[0, 0].tolist() == [0, 0, 9]
     assert sheets._enlarged(np.full((1, 1, 1), np.nan), 1).max() == 0
     assert sheets._enlarged(np.full((2, 1, 1), 7, dtype=np.uint8), 1)[0, 0].tolist() == [7, 7, 7]
+    large = sheets.Specimens(4, *([np.zeros((1, 1, 3, 200))] * 2), np.zeros(1))
+    assert sheets.figure_samples([large]).axes[0].images[0].get_array().shape[:2] == (3, 200)
     figure = sheets.figure_samples([pair(4, 0.0)])
     canvas = figure.axes[0].images[0]
     assert canvas.get_interpolation() == "none"

@@ -2,15 +2,18 @@
 
 import io
 import itertools
+from dataclasses import replace
 
 import pytest
 import synthetic_run
 from rich.console import Console
+from rich.progress import Progress
 from test_bases import stacked, summary
 
 from memgen.base import wording
 from memgen.base.estimates import Estimate
 from memgen.cli import terminal
+from memgen.experiment.tasks import Event, Task
 from memgen.findings import bases, transition, verdict
 from memgen.findings.calibration import Calibration, Control
 
@@ -57,6 +60,8 @@ def test_every_number_of_the_verdict_stands_under_its_name(said, found):
     starts = [0, *ends]
     parts = [[" ".join(line[start:end].split()) for line in head] for start, end in itertools.pairwise(starts)]
     names = [wording.joined(*part) for part in parts]
+    assert lines[0] == "Estimates with intervals that hold together with 95 %"
+    assert lines[ruler - 1].split()[-1] == "verdict"
     assert names[:-1] == ["N", *(name for name, _ in SHOWN.values())]
     for key, first in ((4, "       4 "), (1024, "   1,024 ")):
         at = next(i for i, line in enumerate(lines) if i > ruler and line.split()[0] == first.split()[0])
@@ -104,6 +109,11 @@ def test_colors_follow_the_regime(found, monkeypatch):
     assert "At \x1b[31mN = 4\x1b[0m the models" in text
     assert "At \x1b[32mN = 1,024\x1b[0m the two" in text
     assert "The model \x1b[31mtheir [model]\x1b[0m" in text
+    words, table = found
+    for regime, color in (("mixed", "33"), ("underfits", "35"), ("cannot decide", "1")):
+        file.truncate(0)
+        terminal.say(replace(words, paragraphs=[replace(words.paragraphs[0], regime=regime)]), table)
+        assert f"\x1b[{color}m{regime}\x1b[0m" in file.getvalue()
 
 
 def test_a_verdict_of_nothing(said):
@@ -116,6 +126,7 @@ def test_rows_of_the_transition_table(said, found):
     """Each row has its N or its subject, the name of its quantity, its interval, its units and the unit."""
     rows = [row for row in found[1].to_pylist() if row["quantity"] == "psnr_gap"]
     lines = said(terminal.say_estimates, rows)
+    assert lines[0].strip() == "Medians and means"
     assert lines[2].split() == [
         "N",
         "quantity",
@@ -169,12 +180,18 @@ def test_calibration_in_words(said):
 def test_bases_in_words(said):
     """A table for each noise level, with names and definitions, intervals, and the value of a random basis."""
     columns = {"trace": [3.0, 5.0, 7.0], "overlap_pca": 0.5, "overlap_chance": 0.25}
-    table = stacked(summary(**columns), summary("theirs", None, 0.2, 1, role="imported", trace=2.0, converged=False))
+    table = stacked(
+        summary(**columns), summary("theirs", None, 0.1 + 0.2, 1, role="imported", trace=2.0, converged=False)
+    )
     lines = said(terminal.say_basis, bases.readings(table, 0))
     text = " ".join(" ".join(lines).split())
     assert "noise of standard deviation 0.1, on 3 images" in text
-    assert "noise of standard deviation 0.2, on 1 image " in text
-    assert "1 bases did not converge." in text
+    assert "noise of standard deviation 0.3, on 1 image " in text
+    assert text.endswith(
+        "1 bases did not converge. See converged and residual in the table basis_summary. Estimates are means over "
+        "images and over both models of an N, with 95 % intervals. In parentheses: the value of a random basis."
+    )
+    assert lines[2].split() == ["quantity", "N", "=", "4"]
     row = next(line for line in lines if line.strip().startswith("dimensions kept "))
     assert row.split() == ["dimensions", "kept", "5.0"]
     overlap = lines.index(next(line for line in lines if "overlap with the principal components" in line))
@@ -187,14 +204,109 @@ def test_bases_in_words(said):
     assert not any("did not converge" in line for line in converged)
 
 
+LISTED = [
+    Task("n4-s0-a", ("n4-s0-a",), ("train", "sample")),
+    Task("n4-s0-a+n4-s0-b", ("n4-s0-a", "n4-s0-b"), ("compare",)),
+    Task("theirs", ("theirs",), ("sample", "search")),
+]
+
+
+def medians(task, verb):
+    return f"median of {' and '.join(task.subjects)}" if verb == "compare" else ""
+
+
+def test_a_line_for_each_task_that_begins_and_ends(said):
+    """Off a terminal a task is said when it begins and when its last step is done, with its place; a pair, its median."""
+
+    def work():
+        with terminal.bars(LISTED, medians) as on_event:
+            for verb, done in (("train", 5), ("train", 10), ("sample", 3), ("sample", 10)):
+                on_event(Event("n4-s0-a", verb, done, 10))
+            on_event(Event("n4-s0-a", "train", 1, 1))
+            on_event(Event("n4-s0-a", "sample", 1, 1))
+            on_event(Event("n4-s0-a+n4-s0-b", "compare", 0, 1))
+            on_event(Event("n4-s0-a+n4-s0-b", "compare", 1, 1))
+            on_event(Event("theirs", "search", 1, 1))
+        with terminal.bar("importing") as progress:
+            progress(1, 2)
+
+    assert said(work) == [
+        "  0:00 n4-s0-a training",
+        "  0:00 n4-s0-a done (1 of 3)",
+        "  0:00 n4-s0-a+n4-s0-b comparing twins",
+        "  n4-s0-a+n4-s0-b  median of n4-s0-a and n4-s0-b",
+        "  0:00 n4-s0-a+n4-s0-b done (2 of 3)",
+        "  0:00 theirs searching neighbors",
+        "  0:00 theirs done (3 of 3)",
+    ]
+
+
+def test_a_bar_for_each_task_under_way():
+    """On a terminal each task has a bar with its step, its work and its note, until its last step is done."""
+    progress = Progress(console=Console(file=io.StringIO()), auto_refresh=False)
+    on_event = terminal.Bars(progress, LISTED, medians)
+
+    def drawn():
+        return [(task.description, task.completed, task.total, task.fields["note"]) for task in progress.tasks]
+
+    assert drawn() == [("all cells", 0, 3, "")]
+    for verb, said in (
+        ("train", "training"),
+        ("sample", "sampling"),
+        ("search", "searching neighbors"),
+        ("copies", "testing for copies"),
+        ("psnr", "measuring PSNR"),
+        ("references", "measuring references"),
+        ("compare", "comparing twins"),
+    ):
+        on_event(Event("n4-s0-a", verb, 2, 10, f"loss of {verb}"))
+        assert drawn() == [("all cells", 0, 3, ""), (f"n4-s0-a {said}", 2, 10, f"loss of {verb}")]
+    on_event(Event("theirs", "sample", 1, 1))
+    assert drawn()[1:] == [("n4-s0-a comparing twins", 2, 10, "loss of compare"), ("theirs sampling", 1, 1, "")]
+    on_event(Event("n4-s0-a", "sample", 1, 1))
+    assert drawn() == [("all cells", 1, 3, ""), ("theirs sampling", 1, 1, "")]
+
+
+def test_bars_on_a_terminal(monkeypatch):
+    """A bar has the name of the work, how much is done, the times and the note, and is gone at the end."""
+    for work, parts in (
+        (lambda: terminal.bar("importing"), ("importing", "3/10", "0:00:00")),
+        (lambda: terminal.bars(LISTED, medians), ("all cells", "0/3", "theirs sampling", "3/10", "loss 0.5")),
+    ):
+        file = io.StringIO()
+        monkeypatch.setattr(terminal, "console", Console(file=file, width=116, force_terminal=True))
+        with work() as update:
+            if "importing" in parts:
+                update(3, 10)
+            else:
+                update(Event("theirs", "sample", 3, 10, "loss 0.5"))
+        assert all(part in file.getvalue() for part in parts), file.getvalue()
+        assert file.getvalue().endswith("\x1b[2K")  # the last line is erased
+
+
 def test_tables_of_plain_values(said):
     """Numbers stand to the right with four digits, counts with commas, null as a dash; brackets are no markup."""
-    rows = [["[red]a", 1.0, 12345], ["b", 0.00123456, 7], ["c", 123.456, 8], ["d", 0.0, 9]]
+    rows = [
+        ["[red]a", 1.0, 12345],
+        ["b", 0.00123456, 7],
+        ["c", 123.456, 8],
+        ["d", 0.0, 9],
+        ["e", 0.01, 9],
+        ["f", -100.0, 9],
+    ]
     lines = said(terminal.table, "title", ["name", "number", "count"], rows, "a note")
-    assert [line.split() for line in lines[4:8]] == [
+    assert [line.split() for line in lines[4:10]] == [
         ["[red]a", "1.0000", "12,345"], ["b", "0.001235", "7"], ["c", "123.5", "8"], ["d", "0.0000", "9"],
+        ["e", "0.0100", "9"], ["f", "-100", "9"],
     ]  # fmt: skip
-    assert len({len(line.rstrip()) for line in lines[4:8]}) == 1
+    assert len({len(line.rstrip()) for line in lines[4:10]}) == 1
     assert any("a note" in line for line in lines)
     assert lines[0].strip() == "title"
-    assert "-" in " ".join(said(terminal.table, "title", ["x", "y"], [[None, True]])).split()
+    plain = " ".join(said(terminal.table, "title", ["x", "y"], [[None, True]])).split()
+    assert [word for word in plain if "\N{BOX DRAWINGS LIGHT HORIZONTAL}" not in word] == [
+        "title",
+        "x",
+        "y",
+        "-",
+        "True",
+    ]

@@ -11,6 +11,8 @@ import synthetic_run
 import tested
 
 from memgen.base import noise, schemas, tables, wording
+from memgen.base.errors import DataError
+from memgen.base.estimates import Estimate
 from memgen.base.intervals import grouped
 from memgen.findings import quantities, transition, verdict
 from memgen.findings.transition import crossings, summarize
@@ -186,13 +188,12 @@ def test_samples_at_one_image_count_as_one():
 def test_training_seeds_widen_the_memorized_fraction():
     """Seeds of which one copies and one does not give an interval that says that a third might do either."""
     none, every = np.zeros(60, bool), np.ones(60, bool)
-    run = synthetic_run.stacked(
-        *(examined(8, np.arange(60), hits, (50, 50), seed=s) for s, hits in enumerate((none, every, none, every)))
-    )
-    rho = transition.estimates(summarize(run, 0))[8, "memorized_fraction"]
-    assert rho.low <= -0.9
-    assert rho.high >= 0.9
-    assert rho.note.endswith(" The interval is widened to cover 4 training seeds.")
+    for seeds in ((none, every, none, every), (every, none, every, none)):
+        sets = [examined(8, np.arange(60), hits, (50, 50), seed=s) for s, hits in enumerate(seeds)]
+        rho = transition.estimates(summarize(synthetic_run.stacked(*sets), 0))[8, "memorized_fraction"]
+        assert rho.low <= -0.9
+        assert rho.high >= 0.9
+        assert rho.note.endswith(" The interval is widened to cover 4 training seeds.")
 
 
 def test_the_interval_of_n_half_covers_shared_images():
@@ -207,6 +208,19 @@ def test_the_interval_of_n_half_covers_shared_images():
     assert 10 < distinct.low < distinct.high < 1000
     assert shared.low is None or shared.low < 0.8 * distinct.low
     assert shared.high > 1.2 * distinct.high
+
+
+def test_the_interval_of_n_half_is_open_where_shared_images_leave_it_open():
+    """An end is open if the interval of the memorized fraction does not pass 1/2, though no resample lies there."""
+    nearest = np.arange(400) * 10 // 400
+    sets = [examined(n, nearest, nearest < hits, (50, 50)) for n, hits in ((10, 9), (1000, 6))]
+    half = transition.estimates(summarize(synthetic_run.stacked(*sets), 0))[None, "N_half"]
+    assert 10 < half.estimate < 1000
+    assert (half.low, half.high, half.status) == (None, None, "no interval")
+    assert half.note == (
+        "The interval covers the samples. It does not cover what another training would give. It allows for samples "
+        "that share a nearest image."
+    )
 
 
 def test_smaller_is_closer_for_rmse():
@@ -254,14 +268,72 @@ def _crossing(level: float, spread: float):
     return transition.estimates(summarize(run, 0))[None, "N_cross"]
 
 
+def _crossings_of(cross: dict[int, float], spread: float = 0.0):
+    """N_cross where each sample has a similarity of .5 to its training set, and of a given median to its twin."""
+    around = spread * np.linspace(-1, 1, 51)
+    run = {
+        "neighbors": pa.concat_tables([neighbors(np.full(51, 0.5), n) for n in cross]),
+        "similarity": pa.concat_tables([similarity(n, "same_noise", value + around) for n, value in cross.items()]),
+    }
+    return transition.estimates(summarize(run, 0))[None, "N_cross"]
+
+
 def test_a_crossing_that_is_not_reached_is_an_answer():
     """Without a crossing the estimate is null and the note says up to where it was looked for."""
     row = _crossing(0.9, 0.1)
     assert (row.estimate, row.status, row.n) == (None, "not reached", 50)
     assert row.note == "It is not reached up to N = 100. 2,000 of 2,000 resamples do not cross up to N = 100."
+    far = _crossings_of({1: 0.25, 10: 0.3, 100: 0.4})
+    assert far.note == row.note
     before = _crossing(-0.1, 0.1)
     assert (before.estimate, before.status) == (None, "below range")
     assert before.note == "It lies below N = 1. 2,000 of 2,000 resamples lie below N = 1."
+
+
+def test_of_several_crossings_the_first_is_given():
+    """The estimate is the first crossing, and the note names every one; of a single crossing it says nothing."""
+    covers = "The interval covers the samples. It does not cover what another training would give."
+    row = _crossings_of({1: 0.375, 10: 0.625, 100: 0.375, 1000: 0.625}, spread=0.1)
+    assert row.estimate == pytest.approx(10**0.5)
+    assert 1 < row.low < row.estimate < row.high < 10
+    assert (row.n, row.unit, row.status) == (51, "images", "measured")
+    assert row.note == f"{covers} The curve crosses more than once, at N = 3.16 and 316. The first crossing is given."
+    assert _crossings_of({1: 0.375, 10: 0.625}).note == covers
+    assert _crossings_of({1: 0.5, 10: 0.625}).status == "below range"
+    point = _crossings_of({10: 0.5})
+    assert (point.status, point.n) == ("too few sizes", 0)
+    assert point.note == "It cannot be located from a single training-set size."
+
+
+def test_sizes_without_a_measurement_move_no_crossing():
+    """An N at which one side of a comparison was not measured is left out of the points, and of nothing else."""
+    nearest = np.arange(50)
+    tested = synthetic_run.stacked(
+        *(examined(n, nearest, nearest < hits, (50, 50)) for n, hits in ((1, 48), (100, 30)))
+    )
+    pairs = [similarity(n, "same_noise", np.full(50, value)) for n, value in ((1, 0.25), (100, 0.75))]
+    run = tested | {"neighbors": pa.concat_tables([neighbors(np.full(50, 0.5), n) for n in (1, 100)])}
+    run["similarity"] = pa.concat_tables(pairs)
+    expected = transition.estimates(summarize(run, 0))
+    assert expected[None, "N_cross"].estimate == pytest.approx(10)
+    assert 1 < expected[None, "N_half"].estimate < 100
+    run["neighbors"] = pa.concat_tables([run["neighbors"], neighbors(np.full(50, 0.9), 10)])
+    rows = transition.estimates(summarize(run, 0))
+    assert rows[10, "nearest_own"].estimate == 0.9
+    for point in ("N_cross", "N_half"):
+        assert rows[None, point] == expected[None, point]
+
+
+def test_training_images_are_no_samples():
+    """Similarities of training images across the halves change no interval of the samples."""
+    values = np.random.default_rng(0).normal(size=20)
+    same = similarity(8, "same_noise", values)
+    across = similarity(8, "train_train", np.linspace(0, 1, 60))
+    alone, both = (
+        transition.estimates(summarize({"similarity": pa.concat_tables(found)}, 0))[8, "cross_same"]
+        for found in ([same], [same, across])
+    )
+    assert alone == both
 
 
 def test_draws_without_a_crossing_are_censored_not_dropped():
@@ -283,6 +355,9 @@ def test_training_seeds_are_resampled_when_there_are_several():
     assert several.high - several.low > 0.1 > single.high - single.low
     assert several.note == "The interval covers 30 samples and 4 training seeds."
     assert single.note == "The interval covers 30 samples. It does not cover what another training would give."
+    alone = pa.concat_tables([neighbors(values + 0.1 * k, 8, train_seed=k) for k in range(4)])
+    row = transition.estimates(summarize({"neighbors": alone}, 0))[8, "nearest_own"]
+    assert row.note == "The interval covers 30 samples and 4 training seeds."
 
 
 def reference(psnr: pa.Table, name: str, better: float) -> pa.Table:
@@ -464,6 +539,9 @@ def test_nothing_measured_gives_a_table_and_a_verdict():
     summary = summarize({}, 0)
     assert summary["quantity"].to_pylist() == list(transition.POINTS)
     assert verdict.verdict(summary).headline == "Nothing was measured."
+    assert transition.estimates(summary)[None, "N_half"] == Estimate(None, None, None, 0, "images", "not measured")
+    with pytest.raises(DataError, match=r"^transition table: found columns"):
+        transition.estimates(schemas.LEVELS.empty_table())
 
 
 def test_no_torch():
