@@ -83,7 +83,8 @@ def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
     """The run's tables, stacked; only the rows of one N where one is given."""
     found = {kind: workspace.run.table(kind) for kind in schemas.SCHEMAS if kind not in _MADE_HERE}
     # Nothing else is measured of a subject whose samples are not all there.
-    found["samples"] = found["samples"].filter(pc.field("subject").isin(workspace.complete(found["samples"])))
+    complete = workspace.complete(found["samples"])
+    found["samples"] = found["samples"].filter(pc.field("subject").isin(pa.array(complete, pa.string())))
     if n_train is None:
         return found
     return {
