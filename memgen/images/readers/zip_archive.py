@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from memgen.base.errors import DataError
 from memgen.base.progress import Progress
-from memgen.images.decoding import from_pictures, is_picture_name
+from memgen.images.decoding import from_pictures, is_hidden, is_picture_name
 from memgen.images.prepare import FoundImages, ReadSettings
 
 ORDER = 0
@@ -45,8 +45,8 @@ def _unfit(info: zipfile.ZipInfo) -> str:
     name = PurePosixPath(info.filename)
     if info.is_dir():
         return ""
-    if any(part.startswith(".") or part == "__MACOSX" for part in name.parts):
-        return "not an image (hidden file)"
+    if any(map(is_hidden, name.parts)):
+        return "not an image (hidden, or one of the system)"
     if not is_picture_name(name.name):
         return f"not an image (suffix {name.suffix})" if name.suffix else "not an image (no suffix)"
     if info.flag_bits & _ENCRYPTED:
