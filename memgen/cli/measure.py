@@ -8,18 +8,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memgen.base.errors import ConfigError
-from memgen.cli.options import Device, Jobs, Json, OneSize, Outputs, OwnImages, RunName, Sizes, SubjectName
+from memgen.cli.options import Device, Jobs, Json, OneSize, Outputs, OwnImages, Range, RunName, Sizes, SubjectName
 from memgen.cli.root import app
-from memgen.cli.shared import choose_cells, choose_subjects, execute, existing, finish, largest_size, prepared
+from memgen.cli.shared import (
+    choose_cells,
+    choose_subjects,
+    execute,
+    existing,
+    finish,
+    largest_size,
+    prepared,
+    say_warnings,
+)
 from memgen.experiment import runs
 
 if TYPE_CHECKING:
     from memgen.experiment.measure import Reference
     from memgen.experiment.tasks import Verb
     from memgen.experiment.workspace import Workspace
+    from memgen.images.imageset import ImageSet
 
 
 PANEL = "Measures"
+_QUERIES_SHOWN = 20
 
 
 @app.command("nn-search", rich_help_panel=PANEL)
@@ -41,6 +52,7 @@ def nn_search(
         ),
     ] = None,
     subject: SubjectName = None,
+    value_range: Range = None,
     lpips: Annotated[
         Path | None, typer.Option(help="Also rank the neighbors by LPIPS, with the weights of its trunk in this file.")
     ] = None,
@@ -54,8 +66,10 @@ def nn_search(
 
     The nearest training images of held-out images are shown for comparison. The samples are those of the model that was
     trained on the half searched, unless --subject names another subject.
+
+    Your own images are prepared as the run's images were, and drawn beside their neighbors under report/figures/.
     """
-    from memgen.experiment import measure, subjects
+    from memgen.experiment import measure, present, subjects
 
     workspace = existing(outputs, run, device)
     if subject is None and index == "own":
@@ -76,9 +90,12 @@ def nn_search(
     else:
         reference = measure.reference(workspace, index or "train_a", n_train or largest_size(workspace))
     with workspace.run.working():
-        images = subjects.prepared(workspace, queries).images if queries is not None else None
-        if images is not None:
+        images, result = None, dict[str, Any]()
+        if queries is not None:
+            images, result = _own_images(workspace, queries, value_range)
             table = measure.search_images(workspace, images, reference, metric, k)
+            drawn = present.draw_neighbors(workspace, images, reference, table)
+            result |= {"picture": drawn[0]}
         else:
             name = subject or _trained_on(workspace, reference, n_train)
             table = measure.search_samples(workspace, name, reference, metric, k)
@@ -89,14 +106,27 @@ def nn_search(
         elif reference.name != "holdout":
             null = measure.search_holdout(workspace, reference, metric, k if lpips else None)
         _show_neighbors(table, null, reference)
-        result = {"neighbors": table.to_pylist()} if as_json else {}
+        result |= {"neighbors": table.to_pylist()} if as_json else {}
         if lpips is not None:
             if null is not None:  # as many images as there are queries, since LPIPS costs far more than the search
                 null = measure.rerank(workspace, reference, null.slice(0, len(table)), lpips, lpips_net, unseen)
             table = measure.rerank(workspace, reference, table, lpips, lpips_net, images)
             _show_neighbors(table, null, reference)
             result |= {"reranked": table.to_pylist()} if as_json else {}
-    finish(as_json, workspace.run.path / "tables", **result)
+    finish(as_json, result.get("picture", workspace.run.path / "tables"), **result)
+
+
+def _own_images(workspace: "Workspace", source: Path, value_range: str | None) -> tuple["ImageSet", dict[str, Any]]:
+    """A person's own images, and what could not be read of them, which is printed."""
+    from memgen.cli import terminal
+    from memgen.experiment import subjects
+
+    with terminal.bar("reading images") as progress:
+        found = subjects.prepared(workspace, source, progress, value_range)
+    skipped = found.skipped.to_pylist()
+    terminal.say_skipped(skipped)
+    say_warnings(found.warnings)
+    return found.images, {"skipped_files": skipped, "warnings": list(found.warnings)}
 
 
 def _trained_on(workspace: "Workspace", reference: "Reference", n_train: int | None) -> str:
@@ -112,7 +142,10 @@ def _show_neighbors(table: Any, null: Any, reference: "Reference") -> None:
     from memgen.cli import terminal
 
     rows = [row for row in table.to_pylist() if row["rank"] == 1]
-    shown = [[row["query"], row["reference_id"], row["cluster"], row["value"]] for row in rows[:10]]
+    shown = [
+        [row["query_source"] or row["query"], row["reference_source"] or row["reference_id"], row["value"]]
+        for row in rows[:_QUERIES_SHOWN]
+    ]
     values = [row["value"] for row in rows if row["value"] is not None]
     note = f"median of {len(rows)} queries: {np.median(values):.4f}" if values else "no value is defined"
     if null is not None:
@@ -121,7 +154,8 @@ def _show_neighbors(table: Any, null: Any, reference: "Reference") -> None:
     metric = rows[0]["metric"] if rows else ""
     size = "" if reference.n_train is None else f" (N = {reference.n_train:,})"
     title = f"nearest images in {reference.name}{size}, the first {len(shown)} queries"
-    terminal.table(title, ["query", "image", "cluster", metric], shown, note)
+    query = "sample" if rows and rows[0]["query_source"] is None else "query"
+    terminal.table(title, [query, "nearest image", metric], shown, note)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -207,6 +241,7 @@ def basis(
             "noise levels in the settings.",
         ),
     ] = None,
+    value_range: Range = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
@@ -231,7 +266,7 @@ def basis(
     import pyarrow as pa
 
     from memgen.cli import terminal
-    from memgen.experiment import geometry, present, subjects, tasks
+    from memgen.experiment import geometry, present, tasks
     from memgen.findings.bases import readings
 
     workspace = existing(outputs, run, device)
@@ -239,7 +274,7 @@ def basis(
     models = _models(workspace, sizes, subject)
     measured, drawn = [], []
     with prepared(workspace), tasks.threads(workspace.settings.compute.threads):
-        own = None if images is None else subjects.prepared(workspace, images).images
+        own, result = (None, {}) if images is None else _own_images(workspace, images, value_range)
         for (label, names), sigma in itertools.product(models, levels):
             with terminal.bar(f"{label}, sigma {sigma:g}: Jacobians") as progress:
                 measured.append(geometry.measure_basis(workspace, names, sigma, own, progress)[1])
@@ -248,7 +283,7 @@ def basis(
     found = readings(pa.concat_tables(measured), workspace.settings.seed)
     terminal.say_basis(found)
     path = drawn[0] if drawn else workspace.run.path / "tables" / "basis_summary"
-    finish(as_json, path, readings=[asdict(reading) for reading in found])
+    finish(as_json, path, readings=[asdict(reading) for reading in found], **result)
 
 
 def _models(workspace: "Workspace", sizes: list[int] | None, subject: str | None) -> list[tuple[str, tuple[str, ...]]]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from memgen import spaces
-from memgen.base import schemas, wording
+from memgen.base import files, schemas, wording
 from memgen.base.errors import RunError
 from memgen.base.progress import Progress
 from memgen.experiment import geometry, measure, runs, subjects
@@ -333,6 +333,28 @@ def draw_bases(
     ]
     by_image = [bases for of_image in zip(*found, strict=True) for bases in of_image]
     return style.save(sheets.figure_bases(by_image), workspace.run.report / "figures" / f"bases-{own.digest}")
+
+
+def draw_neighbors(workspace: Workspace, queries: ImageSet, found: measure.Reference, table: pa.Table) -> list[Path]:
+    """Draw a person's own images beside their neighbors, beside the figures of the report; returns the paths.
+
+    Args:
+        workspace: the run.
+        queries: the images searched for.
+        found: the reference that was searched.
+        table: what the search returned.
+    """
+    rows = table.to_pylist()
+    k, references = max(row["rank"] for row in rows), found.load()
+    drawn = []
+    for query in range(min(sheets.NEIGHBORS_SHOWN, len(queries))):
+        own = rows[query * k : (query + 1) * k]
+        nearest = references.floats([row["reference_index"] for row in own]).numpy()
+        values = np.array([row["value"] for row in own], dtype=np.float64)
+        image = workspace.in_place(queries.floats([query]).numpy())[0]
+        drawn.append(sheets.Neighbors(own[0]["query_source"], image, workspace.in_place(nearest), values))
+    title = f"neighbors-{files.digest(queries.digest, *queries.sources)}.{found.key}-{rows[0]['metric']}-k{k}"
+    return style.save(sheets.figure_neighbors(drawn), workspace.run.report / "figures" / title)
 
 
 def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.Specimens]:

@@ -217,6 +217,8 @@ def _stored(image: Image.Image) -> tuple[str, int]:
     arguments = tile.args if tile is not None else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     raw = first if isinstance(first, str) else ""
+    if tile is not None and tile.codec_name == "SGI16":
+        return "RGB;16B", 65535
     if tile is not None and tile.codec_name in ("ppm", "ppm_plain") and isinstance(arguments, tuple):
         return raw, int(arguments[1])
     if image.mode == "1":
@@ -250,7 +252,7 @@ def _deep_png(file: BinaryIO, raw: str) -> Frame:
         samples = pairs[..., 0::2] * 256 + pairs[..., 1::2]
         values, opacity = samples[..., 0], samples[..., 1:]
     else:
-        (high, image), (low, _) = _png(file, raw), _png(file, raw.replace("B", "L"))
+        (high, image), (low, _) = _png(file, raw), _png(file, raw.replace("16B", "16L"))
         samples = high * 256 + low
         values, opacity = samples[..., :3], samples[..., 3:]
     of = Range(0, 65535)

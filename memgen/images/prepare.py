@@ -86,8 +86,8 @@ def few_colored(colored: Sequence[str], count: int) -> str | None:
         return None
     listed = ", ".join(colored[:3]) + (", ..." if len(colored) > 3 else "")
     return (
-        f"Only {len(colored)} of {count:,} images have color ({listed}), and because of them all images have three "
-        f"channels. If that is not meant, take them out, or import with --set data.color=gray."
+        f"Color was found in only {len(colored)} of {count:,} images ({listed}), and because of them all images have "
+        f"three channels. If that is not meant, take them out, or import with --set data.color=gray."
     )
 
 

@@ -28,7 +28,7 @@ _LOSSLESS = {1, 5, 8, 32773, 32946, 34925, 50000}  # none, LZW, deflate, PackBit
 _PREDICTING = {5, 8, 32946, 34925, 50000}
 _COLORS = {0: 1, 1: 1, 2: 3, 5: 4}  # samples of a pixel: gray (WhiteIsZero, BlackIsZero), RGB, CMYK
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
-_TYPES = {"i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8"}
+_TYPES = {"u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8"}
 _MOST_PAGES = 100_000
 
 
@@ -68,7 +68,8 @@ class Page:
     @property
     def is_deep(self) -> bool:
         """Whether this module reads the page, and not Pillow."""
-        return self.kind != "u" or any(bits not in (1, 2, 4, 8) for bits in self.bits)
+        rounded = self.alpha == 1 and self.tags.get(_COMPRESSION, 1) in _LOSSLESS  # Pillow divides by the opacity
+        return rounded or self.kind != "u" or any(bits not in (1, 2, 4, 8) for bits in self.bits)
 
     @property
     def colors(self) -> int:
@@ -148,7 +149,7 @@ def samples(file: BinaryIO, page: Page) -> NDArray[Any]:
 
 def _check(page: Page) -> None:
     bits, kind = page.bits, page.kind
-    what = f"TIFF of {len(bits)} samples a pixel with {', '.join(map(str, sorted(set(bits))))} bits"
+    what = f"TIFF of {len(bits)} sample{'s' * (len(bits) > 1)} a pixel with {', '.join(map(str, sorted(set(bits))))} bits"
     packed = kind == "u" and set(bits) <= {10, 12, 14} and _TILES not in page.tags
     if len(set(bits)) != 1 or not (packed or (bits[0] % 8 == 0 and f"{kind}{bits[0] // 8}" in _TYPES)):
         kinds = {"u": "unsigned", "i": "signed", "f": "float"}
