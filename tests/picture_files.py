@@ -54,7 +54,9 @@ def tiff(pages, order="<"):
         # The next page's pixels come first, and its directory after them.
         if following:
             following = after + len(pages[position + 1][1])
-        parts.append((data, struct.pack(order + "H", len(tags)) + entries + struct.pack(order + "I", following) + extra))
+        parts.append(
+            (data, struct.pack(order + "H", len(tags)) + entries + struct.pack(order + "I", following) + extra)
+        )
         at = after
     first = 8 + len(pages[0][1])
     return body + struct.pack(order + "I", first) + b"".join(data + directory for data, directory in parts)
@@ -113,7 +115,11 @@ def color(low, high, kind, shape=(5, 7), channels=3):
 def saved(image, suffix, **options):
     """The bytes of a picture that Pillow writes."""
     buffer = io.BytesIO()
-    image.save(buffer, format={"jp2": "JPEG2000", "tif": "TIFF", "jpg": "JPEG", "tga": "TGA"}.get(suffix, suffix.upper()), **options)
+    image.save(
+        buffer,
+        format={"jp2": "JPEG2000", "tif": "TIFF", "jpg": "JPEG", "tga": "TGA"}.get(suffix, suffix.upper()),
+        **options,
+    )
     return buffer.getvalue()
 
 
@@ -135,7 +141,14 @@ def _png():
         gray = ramp(0, top, np.uint16)
         yield Case(f"{bits}-bit gray", "png", png((7, 5, bits, 0), packed(gray, bits)), gray, levels(gray, 0, top))
         if bits < 16:
-            yield Case(f"{bits}-bit gray", "png", png((7, 5, bits, 0), packed(gray, bits)), gray, levels(gray, 0, top), range=f"0,{top}")
+            yield Case(
+                f"{bits}-bit gray",
+                "png",
+                png((7, 5, bits, 0), packed(gray, bits)),
+                gray,
+                levels(gray, 0, top),
+                range=f"0,{top}",
+            )
             table = np.random.default_rng(bits).integers(0, 256, (top + 1, 3), dtype=np.uint8)
             data = png((7, 5, bits, 3), packed(gray, bits), chunk(b"PLTE", table.tobytes()))
             yield Case(f"{bits}-bit palette", "png", data, gray, table[gray])
@@ -143,24 +156,46 @@ def _png():
         top, kind = 2**bits - 1, f">u{bits // 8}"
         rgb, rgba, la = (color(0, top, kind, channels=n) for n in (3, 4, 2))
         opacity = rgba[..., 3:] / top
-        yield Case(f"{bits}-bit RGB", "png", png((7, 5, bits, 2), [row.tobytes() for row in rgb]), rgb, levels(rgb, 0, top))
+        yield Case(
+            f"{bits}-bit RGB", "png", png((7, 5, bits, 2), [row.tobytes() for row in rgb]), rgb, levels(rgb, 0, top)
+        )
         data = png((7, 5, bits, 6), [row.tobytes() for row in rgba])
         over = np.floor(((rgba[..., :3] / top) * opacity + 1 - opacity) * 255 + 0.5).astype(np.uint8)
         yield Case(f"{bits}-bit RGBA over white", "png", data, rgba, over)
         gray, opacity = la[..., 0] / top, la[..., 1] / top
         over = np.floor((gray * opacity + 1 - opacity) * 255 + 0.5).astype(np.uint8)
-        yield Case(f"{bits}-bit gray with opacity over white", "png", png((7, 5, bits, 4), [row.tobytes() for row in la]), la, over)
+        yield Case(
+            f"{bits}-bit gray with opacity over white",
+            "png",
+            png((7, 5, bits, 4), [row.tobytes() for row in la]),
+            la,
+            over,
+        )
     deep = ramp(0, 4095, np.uint16)
     data = png((7, 5, 16, 0), packed(deep, 16))
     yield Case("12 bits in 16-bit gray", "png", data, deep, levels(deep, 0, 4095), range="0,4095")
     colors = color(0, 4095, ">u2")
     data = png((7, 5, 16, 2), [row.tobytes() for row in colors])
     yield Case("12 bits in 16-bit RGB", "png", data, colors, levels(colors, 0, 4095), range="0,4095")
-    yield Case("16-bit gray", "png", png((7, 5, 16, 0), packed(ramp(0, 65535, np.uint16), 16)), ramp(0, 65535, np.uint16), None, "beyond --range 0,4095", range="0,4095")
+    yield Case(
+        "16-bit gray",
+        "png",
+        png((7, 5, 16, 0), packed(ramp(0, 65535, np.uint16), 16)),
+        ramp(0, 65535, np.uint16),
+        None,
+        "beyond --range 0,4095",
+        range="0,4095",
+    )
     keyed = ramp(0, 65535, np.uint16)
     expected = levels(keyed, 0, 65535)
     expected[keyed == keyed[2, 3]] = 255
-    yield Case("16-bit gray, one value transparent", "png", png((7, 5, 16, 0), packed(keyed, 16), chunk(b"tRNS", struct.pack(">H", keyed[2, 3]))), keyed, expected)
+    yield Case(
+        "16-bit gray, one value transparent",
+        "png",
+        png((7, 5, 16, 0), packed(keyed, 16), chunk(b"tRNS", struct.pack(">H", keyed[2, 3]))),
+        keyed,
+        expected,
+    )
 
 
 def _packed_tiff():
@@ -205,7 +240,9 @@ def _tiff():
         yield Case(f"{kind} in tiles", "tif", data, tiled, levels(tiled, low, high), range=f"{low},{high}")
         if kind in ("u2", "i2", "u4", "i4"):
             data = written(tiled, photometric="minisblack", tile=(16, 16), compression="zlib", predictor=True)
-            yield Case(f"{kind} in tiles, predictor", "tif", data, tiled, levels(tiled, low, high), range=f"{low},{high}")
+            yield Case(
+                f"{kind} in tiles, predictor", "tif", data, tiled, levels(tiled, low, high), range=f"{low},{high}"
+            )
     tall = ramp(0, 65535, np.uint16)
     for orientation in range(2, 9):
         data = written(tall, photometric="minisblack", extratags=[(274, SHORT, 1, orientation, True)])
@@ -225,9 +262,18 @@ def _tiff_colors():
                 for compression in (None, "zlib"):
                     rgb = color(low, high, kind)
                     array = rgb if planar == "contig" else rgb.transpose(2, 0, 1)
-                    data = written(array, photometric="rgb", planarconfig=planar, byteorder=order, compression=compression)
+                    data = written(
+                        array, photometric="rgb", planarconfig=planar, byteorder=order, compression=compression
+                    )
                     name = f"{kind} RGB {planar} {order} {compression or 'uncompressed'}"
-                    yield Case(name, "tif", data, rgb, levels(rgb, low, high), range=None if kind[0] == "u" else f"{low},{high}")
+                    yield Case(
+                        name,
+                        "tif",
+                        data,
+                        rgb,
+                        levels(rgb, low, high),
+                        range=None if kind[0] == "u" else f"{low},{high}",
+                    )
     for kind, top in (("u1", 255), ("u2", 65535)):
         for extra, word in (("unassalpha", "opacity"), ("assocalpha", "multiplied opacity")):
             rgba = color(0, top, kind, channels=4)
@@ -235,8 +281,16 @@ def _tiff_colors():
                 rgba[..., :3] = np.minimum(rgba[..., :3], rgba[..., 3:])
             share = rgba[..., 3:] / top
             colors = rgba[..., :3] / top
-            over = np.floor(((colors if extra == "assocalpha" else colors * share) + 1 - share) * 255 + 0.5).astype(np.uint8)
-            yield Case(f"{kind} RGB with {word} over white", "tif", written(rgba, photometric="rgb", extrasamples=[extra]), rgba, over)
+            over = np.floor(((colors if extra == "assocalpha" else colors * share) + 1 - share) * 255 + 0.5).astype(
+                np.uint8
+            )
+            yield Case(
+                f"{kind} RGB with {word} over white",
+                "tif",
+                written(rgba, photometric="rgb", extrasamples=[extra]),
+                rgba,
+                over,
+            )
         cmyk = color(0, top, kind, channels=4)
         reference = Image.fromarray(levels(cmyk, 0, top), mode="CMYK").convert("RGB")
         yield Case(f"{kind} CMYK", "tif", written(cmyk, photometric="separated"), cmyk, np.asarray(reference))
@@ -267,14 +321,18 @@ def _others():
     gray, rgb = ramp(0, 255, np.uint8), color(0, 255, np.uint8)
     for suffix in ("bmp", "tga", "gif", "pcx", "sgi", "jp2", "tif", "webp", "ppm", "ico"):
         for array, word in ((gray, "8-bit gray"), (rgb, "8-bit RGB")):
-            options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {"irreversible": False} if suffix == "jp2" else {}
+            options: dict[str, Any] = (
+                {"lossless": True} if suffix == "webp" else {"irreversible": False} if suffix == "jp2" else {}
+            )
             if suffix == "gif" and array is rgb:
                 continue
             yield Case(word, suffix, saved(Image.fromarray(array), suffix, **options), array, array)
     palette = Image.fromarray(gray).convert("P")
     yield Case("8-bit gray palette", "gif", saved(palette, "gif"), gray, gray)
     deep = ramp(0, 65535, np.uint16)
-    yield Case("16-bit gray", "jp2", saved(Image.fromarray(deep), "jp2", irreversible=False), deep, levels(deep, 0, 65535))
+    yield Case(
+        "16-bit gray", "jp2", saved(Image.fromarray(deep), "jp2", irreversible=False), deep, levels(deep, 0, 65535)
+    )
     yield Case("16-bit gray", "sgi", _sgi16(deep), deep, None, "16 bits")
     bits = Image.fromarray(gray).convert("1", dither=Image.Dither.NONE)
     for suffix in ("bmp", "tif", "png", "pcx", "xbm", "msp"):
@@ -329,7 +387,9 @@ def main():
                 good = wanted is not None and np.array_equal(shown, wanted)
                 flat = shown.reshape(-1)
                 came = ", ".join(f"{flat[at]}" for at in (0, len(flat) // 2, -1))
-            print(f"| .{case.suffix} | {case.name} | {case.range or ''} | {went_in} | {came} | {'right' if good else 'WRONG'} |")
+            print(
+                f"| .{case.suffix} | {case.name} | {case.range or ''} | {went_in} | {came} | {'right' if good else 'WRONG'} |"
+            )
 
 
 if __name__ == "__main__":

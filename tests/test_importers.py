@@ -469,8 +469,8 @@ def test_whole_numbers_need_a_range(tmp_path, dtype):
     top = 100 if dtype == "i1" else 3000
     array = np.linspace(0, top, 48).reshape(2, 4, 6).round().astype(dtype)
     np.save(tmp_path / "a.npy", array)
-    wanted = 127 if dtype == "i1" else 4095
-    fail(tmp_path / "a.npy", f"values from 0 to {top:,}, and does not state which value is white.*--range 0,{2**7 - 1 if dtype == 'i1' else 4095}")
+    wanted = 255 if dtype == "i1" else 4095
+    fail(tmp_path / "a.npy", f"values from 0 to {top:,}, and does not state which value is white.*--range 0,{wanted}")
     images = import_images(tmp_path / "a.npy", ImportSettings(deduplicate=False, range=f"0,{wanted}")).images
     assert images.pixels.dtype == np.float32
     np.testing.assert_allclose(images.pixels[:, 0], array / wanted, atol=1e-7)

@@ -80,7 +80,10 @@ def test_frames_that_are_no_images_are_listed(tmp_path):
     gray = ramp(0, 255, np.uint8).tobytes()
     small = ramp(0, 255, np.uint8, (3, 3)).tobytes()
     (tmp_path / "a.tif").write_bytes(tiff([(tags(5, 7, 8, 1), gray), (tags(3, 3, 8, 1, t254=(LONG, [1])), small)]))
-    frames = [Image.fromarray(picture_files.color(0, 255, np.uint8)), Image.fromarray(picture_files.color(0, 99, np.uint8))]
+    frames = [
+        Image.fromarray(picture_files.color(0, 255, np.uint8)),
+        Image.fromarray(picture_files.color(0, 99, np.uint8)),
+    ]
     (tmp_path / "b.jpg").write_bytes(saved(frames[0], "mpo", save_all=True, append_images=frames[1:]))
     data = written(ramp(0, 255, np.uint8), description="ImageJ=1.53\nimages=3\nslices=3\n")
     (tmp_path / "c.tif").write_bytes(data)

@@ -45,7 +45,7 @@ def chosen(path: Path, shapes: Mapping[str, Sequence[int] | None], name: str | N
     if name is not None:
         if shapes.get(name) is not None:
             return name
-        raise DataError(f"{path}: {found}, expected {name}. Name one of them.")
+        raise DataError(f"{path}: {found}, expected {names.escaped(name)}. Name one of them.")
     if len(shapes) == 1 and listed:
         return next(iter(shapes))
     if len(possible) == 1:

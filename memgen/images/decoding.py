@@ -25,6 +25,7 @@ from memgen.images.prepare import TRANSPARENT, FoundImages, ReadSettings, few_co
 # Where systems and programs keep previews, deleted files and notes of their own; such pictures are not the person's.
 HIDDEN_FOLDER = "a hidden folder, or one of the system; nothing in it is read"
 _SYSTEM = {"__macosx", "$recycle.bin", "recycler", "#recycle", "@eadir", "lost+found", "system volume information"}
+_REASONS = 3  # shown where no image can be used
 
 
 def is_picture_name(name: str) -> bool:
@@ -183,11 +184,18 @@ def _mixed_sizes(source: Path, first: str, size: tuple[int, ...], other: str, fo
 def _nothing_usable(source: Path, skipped: Mapping[str, str], unranged: Sequence[tuple[float, float]]) -> str:
     if not skipped:
         return f"{source}: holds no file, expected image files."
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
-    more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    names_of: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        names_of.setdefault(reason, []).append(name)
+    listed = [
+        f"{named[0]}{f' and {len(named) - 1} more' if len(named) > 1 else ''}: {reason}"
+        for reason, named in list(names_of.items())[:_REASONS]
+    ]
+    rest = sum(map(len, list(names_of.values())[_REASONS:]))
+    reasons = "; ".join([*listed, *([f"and {rest} more"] if rest else [])])
     if unranged:
         low, high = min(low for low, _ in unranged), max(high for _, high in unranged)
         remedy = f"For all of them together: --range {suggestion(low, high)}."
     else:
         remedy = "Give image files that Pillow can read."
-    return f"{source}: no usable image ({reasons}{more}). {remedy}"
+    return f"{source}: no usable image ({reasons}). {remedy}"

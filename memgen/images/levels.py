@@ -167,5 +167,5 @@ class Used:
         return (
             f"The images use only the values {shown(low)} to {shown(high)} of the range {shown(of.black)} to "
             f"{shown(of.white)}, so that they are nearly {'black' if near_black else 'uniform'}. If their range is "
-            f"{wanted.replace(',', ' to ')}, import them again with --range {wanted}."
+            f"{wanted.replace(',', ' to ')}, give --range {wanted}."
         )

@@ -149,7 +149,9 @@ def samples(file: BinaryIO, page: Page) -> NDArray[Any]:
 
 def _check(page: Page) -> None:
     bits, kind = page.bits, page.kind
-    what = f"TIFF of {len(bits)} sample{'s' * (len(bits) > 1)} a pixel with {', '.join(map(str, sorted(set(bits))))} bits"
+    what = (
+        f"TIFF of {len(bits)} sample{'s' * (len(bits) > 1)} a pixel with {', '.join(map(str, sorted(set(bits))))} bits"
+    )
     packed = kind == "u" and set(bits) <= {10, 12, 14} and _TILES not in page.tags
     if len(set(bits)) != 1 or not (packed or (bits[0] % 8 == 0 and f"{kind}{bits[0] // 8}" in _TYPES)):
         kinds = {"u": "unsigned", "i": "signed", "f": "float"}

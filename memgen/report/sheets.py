@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from memgen.base import wording
 from memgen.findings.restorations import Restoration
-from memgen.report.style import BLUE, INK, ORANGE, styled
+from memgen.report.style import BLUE, INK, ORANGE, drawable, styled
 
 
 @dataclass(frozen=True, eq=False)
@@ -334,7 +334,7 @@ def _signed(vector: NDArray[Any], clean: NDArray[Any]) -> NDArray[Any]:
 
 
 NEIGHBORS_SHOWN = 16  # images that a user searched for
-_LONGEST = 24  # characters of a name beside a row
+_LONGEST = 16  # characters of a name that fit beside a row
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,7 +363,7 @@ def figure_neighbors(found: Sequence[Neighbors]) -> Figure:
     """
     page = _Page(found[0].image.shape[-2:], 1 + len(found[0].nearest), 0.27)
     for neighbors in found:
-        page.row(_shortened(neighbors.name).replace("$", r"\$"), 0.0)
+        page.row(drawable(_shortened(neighbors.name)), 0.0)
         page.put(0, neighbors.image)
         for column, (image, value) in enumerate(zip(neighbors.nearest, neighbors.values, strict=True), start=1):
             page.put(column, image, float(value), ORANGE)
@@ -372,7 +372,7 @@ def figure_neighbors(found: Sequence[Neighbors]) -> Figure:
 
 def _shortened(name: str) -> str:
     """A name without its middle where it is too long for the margin."""
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}...{name[-_LONGEST // 2 :]}"
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2 - 1]}…{name[-_LONGEST // 2 :]}"
 
 
 class _Page:

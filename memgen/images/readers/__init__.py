@@ -12,6 +12,7 @@ from memgen.base.discovery import modules_of
 from memgen.base.errors import DataError
 from memgen.base.progress import Progress
 from memgen.images.arrays import parted
+from memgen.images.names import escaped
 from memgen.images.prepare import FoundImages, ReadSettings
 
 
@@ -63,6 +64,15 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
         DataError: the source is missing, empty, damaged or of an unknown format, or holds no image that can be used.
     """
     path, _ = parted(source)
+    try:
+        return _read(source, path, settings, report)
+    except DataError as error:  # readers name the path as it is; a terminal would obey some of its characters
+        message = str(error).replace(str(path), escaped(str(path)))
+        raise type(error)(message) from error.__cause__
+
+
+def _read(source: Path, path: Path, settings: ReadSettings, report: Progress) -> FoundImages:
+    """The images of a source that is, or is in, the file or folder `path`."""
     try:
         if not path.is_dir() and not path.is_file():
             raise DataError(f"{source}: no such file or folder. Check the path. {_known()}")
