@@ -262,7 +262,7 @@ def imported(tables_of: dict[str, pa.Table], n: int, name: str) -> dict[str, pa.
             own |= (table["query_kind"] == "holdout") & (table["reference"] == "train_a")
         table = table[own & (table["n_train"] == n)]
         changed = {"subject": name, "role": "imported", "part": None, "train_seed": None}
-        changed |= {"reference": "train"} if kind == "neighbors" else {}
+        changed |= {"reference": "train", "query_source": None} if kind == "neighbors" else {}
         changed |= {"status": "given"} if kind == "samples" else {}
         columns = {column: table[column].tolist() for column in table.columns} | changed
         found[kind] = tables.make(schemas.SCHEMAS[kind], columns, len(table))

@@ -14,8 +14,8 @@ from program import memgen
 from memgen.base import files
 from memgen.experiment.runs import Run
 from memgen.images import names
-from memgen.images.importing import ImportSettings, import_images
 from memgen.images.imageset import ImageSet
+from memgen.images.importing import ImportSettings, import_images
 
 PLAIN = ImportSettings(deduplicate=False)
 # Bytes that are no UTF-8, controls of the terminal, marks that turn the text around, and what looks like a frame.

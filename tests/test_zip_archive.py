@@ -49,7 +49,7 @@ def test_what_is_no_picture_is_listed(tmp_path, monkeypatch):
     assert reasons.keys() == set(members) - {"a.png", "h/"}
     assert "not an image that can be read" in reasons["b.png"]
     assert reasons["g.png"] == "too large (5,001 bytes unpacked, expected at most 5,000)"
-    assert reasons["__MACOSX/d.png"] == reasons[".hidden/e.png"] == "not an image (hidden file)"
+    assert reasons["__MACOSX/d.png"] == reasons[".hidden/e.png"] == "not an image (hidden, or one of the system)"
 
 
 @pytest.mark.parametrize("data", [b"PK\x03\x04 no archive", b"text"])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memgen.experiment.settings import RunSettings
     from memgen.experiment.tasks import Task, Verb
     from memgen.experiment.workspace import Workspace
+    from memgen.images.imageset import ImageSet
 
 
 # ------------------------------------------------------------------------------------------------- opening a run
@@ -102,6 +103,19 @@ def choose_device(asked: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {asked}: {first_line(error)}. Use --device cpu or --device auto.") from error
     return asked
+
+
+def own_images(workspace: "Workspace", source: Path, value_range: str | None) -> tuple["ImageSet", dict[str, Any]]:
+    """A person's own images, and what could not be read of them, which is printed."""
+    from memgen.cli import terminal
+    from memgen.experiment import subjects
+
+    with terminal.bar("reading images") as progress:
+        found = subjects.prepared(workspace, source, progress, value_range)
+    skipped = found.skipped.to_pylist()
+    terminal.say_skipped(skipped)
+    say_warnings(found.warnings)
+    return found.images, {"skipped_files": skipped, "warnings": list(found.warnings)}
 
 
 @contextmanager

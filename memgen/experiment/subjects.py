@@ -231,8 +231,8 @@ def prepared(
     if found.images.image_shape != shape:
         height, width = found.images.image_shape[1:]
         raise ShapeError(
-            f"{escaped(str(source))}: found images of {width} x {height} pixels, expected {shape[2]} x {shape[1]}, the size of the "
-            f"run's images, which were not resized. Resize yours to that size."
+            f"{escaped(str(source))}: found images of {width} x {height} pixels, expected {shape[2]} x {shape[1]}, the "
+            f"size of the run's images, which were not resized. Resize yours to that size."
         )
     return found
 
