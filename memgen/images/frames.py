@@ -148,8 +148,10 @@ def reasons() -> Iterator[None]:
     """Whatever is raised inside becomes an UnusableError with a reason for people."""
     try:
         yield
-    except (UnusableError, MemgenError, MemoryError):
+    except (UnusableError, MemgenError):
         raise
+    except MemoryError as error:
+        raise UnusableError("too large for the memory") from error
     except PermissionError as error:
         raise UnusableError(f"cannot be read ({error.strerror})") from error
     except UnidentifiedImageError as error:
