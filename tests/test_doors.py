@@ -67,6 +67,7 @@ def test_data_import_takes_a_range(tmp_path, monkeypatch, digits, door):
         (warning,) = outcome.done().json["warnings"]
         assert f"warning: {warning}" in outcome.err
         assert "--range 0,4095" in warning
+        assert warning in memgen("sweep", "--dry-run", "--set", f"data.source={source}", *SMALL).done().err
         assert memgen("data", "inspect", "--run", "dark", "--json").done().json["warnings"] == [warning]
         assert Run(tmp_path / "outputs" / "dark").manifest["data"]["warnings"] == [warning]
     else:
@@ -180,6 +181,9 @@ def test_import_of_samples_and_their_images(tiny, tmp_path):
     np.testing.assert_allclose(subject.samples.images[:, 0], pixels[:3] / 255, atol=1e-6)
     np.testing.assert_allclose(subject.train.floats()[:, 0], pixels[3:6] / 255, atol=0.5 / 255)
     np.testing.assert_allclose(subject.held_out.floats()[:, 0], pixels[6:] / 255, atol=0.5 / 255)
+    shown = memgen("nn-search", "--subject", "a", "--json").done()
+    assert [row["query_source"] for row in shown.json["neighbors"][::3]] == [f"a.npz[{i}]" for i in range(3)]
+    assert shown.json["neighbors"][0]["reference_source"] in shown.err
     np.save(tmp_path / "bright.npy", pixels[:3])
     outcome = memgen("import", "bright.npy", "--trained-on", sources["train"], "--json").done()
     assert any("nearly black" in warning for warning in outcome.json["warnings"])

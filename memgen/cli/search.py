@@ -128,5 +128,5 @@ def _show_neighbors(table: Any, null: Any, reference: "Reference") -> None:
     metric = rows[0]["metric"] if rows else ""
     size = "" if reference.n_train is None else f" (N = {reference.n_train:,})"
     title = f"nearest images in {reference.name}{size}, the first {len(shown)} queries"
-    query = "sample" if rows and rows[0]["query_source"] is None else "query"
+    query = "sample" if rows and rows[0]["query_kind"] == "sample" else "query"
     terminal.table(title, [query, "nearest image", metric], shown, note)

@@ -31,6 +31,7 @@ from memgen.cli.shared import (
     finish,
     flat_rows,
     largest_size,
+    say_warnings,
     tasks_of,
     worker_count,
 )
@@ -101,6 +102,7 @@ def _estimate(new: New, jobs: int | None, as_json: bool) -> None:
     device = choose_device(new.device)
     with terminal.bar("reading images") as progress:
         images = make.read_images(settings, progress)
+    say_warnings(images.recipe.get("warnings", []))
     cost = estimate(settings, images, device, worker_count(jobs, device, len(settings.cells)))
     shown = {
         "images": len(images),

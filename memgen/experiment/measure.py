@@ -162,7 +162,8 @@ def search_samples(
         drawn = subject.samples
         keys = subject.identity.columns | ({} if found.n_train is None else {"n_train": found.n_train})
         hits = index.search(torch.from_numpy(drawn.images), k)
-        return index.to_table(hits, "sample", drawn.ids, keys, [int(i) for i in drawn.index], sources=found.sources())
+        numbers = [int(i) for i in drawn.index]
+        return index.to_table(hits, "sample", drawn.ids, keys, numbers, subject.sample_sources, found.sources())
 
     return _kept(workspace, kind, key, found, metric, k, search)
 
@@ -211,9 +212,7 @@ def search_images(
     workspace: Workspace, queries: ImageSet, found: Reference, metric: str | None = None, k: int | None = None
 ) -> pa.Table:
     """The nearest images of a reference to a person's own images, as a NEIGHBORS table kept in the run."""
-    # The names count too: the same images may be given in another folder.
-    digest = files.digest(queries.digest, *queries.sources)
-    kind, key = _place(workspace, f"user-{digest}", found, metric, k, counted=False)
+    kind, key = _place(workspace, f"user-{key_of(queries)}", found, metric, k, counted=False)
     keys = dict.fromkeys(("subject", "role", "part", "train_seed")) | {"n_train": found.n_train}
 
     def search(index: Index, k: int) -> pa.Table:
@@ -221,6 +220,11 @@ def search_images(
         return index.to_table(hits, "user", queries.ids, keys, None, queries.sources, found.sources())
 
     return _kept(workspace, kind, key, found, metric, k, search)
+
+
+def key_of(queries: ImageSet) -> str:
+    """What a person's own images are called in the names of files: images of other files have another key."""
+    return files.digest(queries.digest, *queries.sources)
 
 
 def _place(

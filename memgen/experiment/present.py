@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from memgen import spaces
-from memgen.base import files, schemas, wording
+from memgen.base import schemas, wording
 from memgen.base.errors import RunError
 from memgen.base.progress import Progress
 from memgen.experiment import geometry, measure, runs, subjects
@@ -353,7 +353,7 @@ def draw_neighbors(workspace: Workspace, queries: ImageSet, found: measure.Refer
         values = np.array([row["value"] for row in own], dtype=np.float64)
         image = workspace.in_place(queries.floats([query]).numpy())[0]
         drawn.append(sheets.Neighbors(own[0]["query_source"], image, workspace.in_place(nearest), values))
-    title = f"neighbors-{files.digest(queries.digest, *queries.sources)}.{found.key}-{rows[0]['metric']}-k{k}"
+    title = f"neighbors-{measure.key_of(queries)}.{found.key}-{rows[0]['metric']}-k{k}"
     return style.save(sheets.figure_neighbors(drawn), workspace.run.report / "figures" / title)
 
 

@@ -179,6 +179,14 @@ class KeptSubject:
         """The samples that were drawn or imported."""
         return self.workspace.load_samples(self.name) if self.workspace.run.has_table("samples", self.name) else None
 
+    @property
+    def sample_sources(self) -> list[str] | None:
+        """Where imported samples come from; None if they were drawn."""
+        run = self.workspace.run
+        if not run.has_table("subject_samples", self.name):
+            return None
+        return list(run.table("subject_samples", self.name)["source"].to_pylist())
+
     @cached_property
     def denoiser(self) -> Denoiser | None:
         """The denoiser; one known in closed form is fitted anew."""
@@ -347,4 +355,5 @@ def _keep_samples(run: runs.Run, images: ImageSet, identity: Identity) -> None:
         np.save(file, images.floats().numpy())
     nothing = dict.fromkeys(("noise_seed", "updates", "sigma", "residual_sigma"))
     columns = {"sample": list(range(len(images))), "status": "given", **nothing}
+    run.write_table("subject_samples", identity.subject, images.to_table())
     run.write_table("samples", identity.subject, tables.make(schemas.SAMPLES, identity.columns | columns))

@@ -4,6 +4,7 @@ A file may hold several arrays. The one of images is taken if no other could be;
 FILE.npz:NAME.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ _LISTED = 8  # arrays named in an error
 def parted(source: Path) -> tuple[Path, str | None]:
     """The file that a source names, and the array in it: FILE:NAME, unless a file of that whole name exists."""
     file, colon, name = str(source).rpartition(":")
-    return (Path(file), name) if colon and name and not source.exists() and Path(file).is_file() else (source, None)
+    is_part = colon and name and not os.path.exists(source) and os.path.isfile(file)
+    return (Path(file), name) if is_part else (source, None)
 
 
 def chosen(path: Path, shapes: Mapping[str, Sequence[int] | None], name: str | None) -> str:
@@ -80,14 +82,14 @@ def from_array(path: Path, array: NDArray[Any], settings: ReadSettings, report: 
         kept, skipped = np.flatnonzero(~clear), {f"{name}[{i}]": TRANSPARENT for i in np.flatnonzero(clear)}
         if len(kept) == 0:
             raise DataError(f"{path}: all images have transparent pixels. Import them with --set data.alpha=white.")
-    warnings = [used.warning()]
+    warnings = used.warnings()
     channels = {"auto": min(images.shape[1], 3), "gray": 1, "rgb": 3}[settings.color]
     if channels == 3 and settings.color == "auto":
         colored = np.concatenate([has_color(block[:, :3]) for _, block in _blocks(images)])[kept]
         channels = 3 if colored.any() else 1
-        warnings.append(few_colored([f"{name}[{i}]" for i in kept[colored]], len(kept)))
+        warnings += few_colored([f"{name}[{i}]" for i in kept[colored]], len(kept))
     pixels = _prepared(images, kept, of, channels, settings, report)
-    return FoundImages(pixels, [f"{name}[{i}]" for i in kept], skipped, [text for text in warnings if text])
+    return FoundImages(pixels, [f"{name}[{i}]" for i in kept], skipped, warnings)
 
 
 def _prepared(
@@ -154,7 +156,7 @@ def _range_of(path: Path, images: NDArray[Any], settings: ReadSettings) -> tuple
                 raise RangeError(f"image {start + bad[0]} has NaN or infinite pixels (the first such image). Repair it")
             if of is not None:
                 colors = block[:, :3]
-                used.add(float(colors.min()), float(colors.max()), of)
+                used.add(float(colors.min()), float(colors.max()), of, len(block))
         check(float(low.min()), float(high.max()), of, settings.range is not None, str(images.dtype))
     except RangeError as error:
         raise DataError(f"{path}: {error}{_first_beyond(low, high, of, error)}.") from error

@@ -147,9 +147,8 @@ class _Set:
         skipped = dict(sorted(self._skipped.items()))
         if self._pixels is None:
             raise DataError(_nothing_usable(self._source, skipped, self._unranged))
-        found = [self._used.warning(), few_colored(self._colored, len(self._sources))]
-        pixels = self._pixels[: len(self._sources)]
-        return FoundImages(pixels, self._sources, skipped, [warning for warning in found if warning])
+        warnings = self._used.warnings() + few_colored(self._colored, len(self._sources))
+        return FoundImages(self._pixels[: len(self._sources)], self._sources, skipped, warnings)
 
 
 def _enlarged(pixels: NDArray[np.uint8], capacity: int, channels: int, count: int) -> NDArray[np.uint8]:

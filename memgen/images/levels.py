@@ -141,31 +141,33 @@ def to_uint8(unit: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 class Used:
-    """How much of their range the images of a set use; told of one image after another."""
+    """How much of their range the images of a set use; told of one image, or block of them, after another."""
 
     def __init__(self) -> None:
-        self._low, self._high = math.inf, -math.inf  # on the scale from black to white
-        self._values = (math.inf, -math.inf)  # as stored
-        self._range: Range | None = None
+        self._values: dict[Range, tuple[float, float]] = {}
+        self._counts: dict[Range, int] = {}
 
-    def add(self, low: float, high: float, of: Range) -> None:
-        """Count an image, or a block of them, with stored values from low to high, and its range."""
-        scale = of.white - of.black
-        self._low, self._high = min(self._low, (low - of.black) / scale), max(self._high, (high - of.black) / scale)
-        self._values = (min(self._values[0], low), max(self._values[1], high))
-        if self._range is None or of.white > self._range.white:
-            self._range = of
+    def add(self, low: float, high: float, of: Range, count: int = 1) -> None:
+        """Count images of one range, with stored values from low to high."""
+        before = self._values.get(of, (math.inf, -math.inf))
+        self._values[of] = (min(before[0], low), max(before[1], high))
+        self._counts[of] = self._counts.get(of, 0) + count
 
-    def warning(self) -> str | None:
-        """What to tell the person if the whole set uses hardly any of its range; None if it uses enough."""
-        of, (low, high) = self._range, self._values
-        if of is None or low == high or self._high - self._low > _FEW:
-            return None
-        bits = suggestion(max(low, 0) if of.black == 0 else low, high)
-        near_black = self._low <= _FEW
-        wanted = bits if near_black and of.black == 0 else str(Range(low, high))
+    def warnings(self) -> list[str]:
+        """What to tell the person of all images with one range, where these use hardly any of it; in sentences."""
+        return [
+            self._warning(of, low, high)
+            for of, (low, high) in self._values.items()
+            if 0 < high - low <= _FEW * (of.white - of.black)
+        ]
+
+    def _warning(self, of: Range, low: float, high: float) -> str:
+        count, total = self._counts[of], sum(self._counts.values())
+        subject = "The images use" if count == total else f"{count:,} of {total:,} images use"
+        near_black = low - of.black <= _FEW * (of.white - of.black)
+        wanted = suggestion(max(low, 0), high) if near_black and of.black == 0 else str(Range(low, high))
         return (
-            f"The images use only the values {shown(low)} to {shown(high)} of the range {shown(of.black)} to "
+            f"{subject} only the values {shown(low)} to {shown(high)} of the range {shown(of.black)} to "
             f"{shown(of.white)}, so that they are nearly {'black' if near_black else 'uniform'}. If their range is "
             f"{wanted.replace(',', ' to ')}, give --range {wanted}."
         )

@@ -75,20 +75,20 @@ def has_color(images: NDArray[Any]) -> NDArray[np.bool_]:
     return differs
 
 
-def few_colored(colored: Sequence[str], count: int) -> str | None:
-    """What to tell the person if a few images make all others have three channels; None if they do not.
+def few_colored(colored: Sequence[str], count: int) -> list[str]:
+    """What to tell the person if a few images make all others have three channels, in a sentence; else nothing.
 
     Args:
         colored: names of the images that have color.
         count: number of all images.
     """
     if not 0 < len(colored) < _FEW_COLORED * count:
-        return None
+        return []
     listed = ", ".join(colored[:3]) + (", ..." if len(colored) > 3 else "")
-    return (
+    return [
         f"Color was found in only {len(colored)} of {count:,} images ({listed}), and because of them all images have "
         f"three channels. If that is not meant, take them out, or import with --set data.color=gray."
-    )
+    ]
 
 
 def gray(images: NDArray[Any]) -> NDArray[Any]:

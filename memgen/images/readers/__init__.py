@@ -81,8 +81,8 @@ def _read(source: Path, path: Path, settings: ReadSettings, report: Progress) ->
         for reader in all_readers():
             if reader.reads(source):
                 return reader.read(source, settings, report)
-    except PermissionError as error:
-        raise DataError(f"{source}: cannot be read ({error.strerror}). Check its permissions.") from error
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
     raise DataError(f"{source}: not a kind of file that memgen reads. {_known()}")
 
 
