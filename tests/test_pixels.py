@@ -114,6 +114,8 @@ def test_dark_sets_are_noticed(tmp_path, suffix):
     (tmp_path / "whole.png").write_bytes(saved(Image.fromarray(ramp(0, 255, np.uint8)), "png"))
     (warning,) = import_images(tmp_path, PLAIN).warnings
     assert "3 of 4 images use only the values 0 to 4,095" in warning
+    (warning,) = import_images(tmp_path, ImportSettings(deduplicate=False, range="0,4095")).warnings
+    assert "1 of 4 images use only the values 0 to 255 of the range 0 to 4,095" in warning
     (tmp_path / "bright.png").write_bytes(saved(Image.fromarray(ramp(0, 65535, np.uint16)), "png"))
     assert import_images(tmp_path, PLAIN).warnings == []
 

@@ -67,3 +67,18 @@ def test_it_is_among_the_readers():
     """The reader is found without being named anywhere, and follows the interface."""
     assert zip_archive in readers.all_readers()
     assert isinstance(zip_archive, readers.Reader)
+
+
+def test_a_member_without_a_name(tmp_path):
+    """A damaged list of members, in which a name is empty, is no reason to fail: that member is listed."""
+    archive(tmp_path / "a.zip", {"a.png": png(np.eye(9, dtype=np.uint8) * 255), "x": b"words"})
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    assert data[entry + 28] == 1  # length of the name of the last member
+    data[entry + 28 : entry + 30], data[entry + 46 : entry + 47] = b"\0\0", b""
+    end = data.rindex(b"PK\x05\x06")
+    data[end + 12 : end + 16] = (int.from_bytes(data[end + 12 : end + 16], "little") - 1).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(data)
+    found = import_images(tmp_path / "a.zip")
+    assert found.images.sources == ("a.png",)
+    assert found.skipped.to_pylist() == [{"source": "", "reason": "not an image (no suffix)"}]

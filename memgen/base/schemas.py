@@ -153,9 +153,7 @@ NEIGHBORS = _schema(
         _field("query_kind", _STR, "sample, holdout, train or user"),
         _field("query", _INT, "index of the sample, or position of the image among the queries"),
         _field("query_id", _STR, "content id of the query"),
-        _field(
-            "query_source", _STR, "file that the query comes from; null for a drawn sample", null=True
-        ),
+        _field("query_source", _STR, "file that the query comes from; null for a drawn sample", null=True),
         _field("subject", _STR, "subject of the sample, or whose training set is searched; null for others", null=True),
         _field("role", _STR, "role of that subject: cell or imported; null without one", null=True),
         _field("n_train", _INT, "size of the training set searched", "images", null=True),

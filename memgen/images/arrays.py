@@ -156,7 +156,7 @@ def _range_of(path: Path, images: NDArray[Any], settings: ReadSettings) -> tuple
                 raise RangeError(f"image {start + bad[0]} has NaN or infinite pixels (the first such image). Repair it")
             if of is not None:
                 colors = block[:, :3]
-                used.add(float(colors.min()), float(colors.max()), of, len(block))
+                used.add(float(colors.min()), float(colors.max()), of, stated(images.dtype), len(block))
         check(float(low.min()), float(high.max()), of, settings.range is not None, str(images.dtype))
     except RangeError as error:
         raise DataError(f"{path}: {error}{_first_beyond(low, high, of, error)}.") from error

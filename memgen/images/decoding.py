@@ -125,7 +125,7 @@ class _Set:
         image = image[:, :1] if settings.color == "auto" and not colored else image
         channels = {"auto": image.shape[1], "gray": 1, "rgb": 3}[settings.color]
         self._put(name, prepared(image, settings.resize, channels)[0])
-        self._used.add(low, high, of)
+        self._used.add(low, high, of, frame.of)
         self._colored += [name] if colored else []
 
     def _put(self, name: str, image: NDArray[Any]) -> None:

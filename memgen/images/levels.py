@@ -144,25 +144,32 @@ class Used:
     """How much of their range the images of a set use; told of one image, or block of them, after another."""
 
     def __init__(self) -> None:
-        self._values: dict[Range, tuple[float, float]] = {}
-        self._counts: dict[Range, int] = {}
+        self._values: dict[tuple[Range, Range | None], tuple[float, float, int]] = {}
 
-    def add(self, low: float, high: float, of: Range, count: int = 1) -> None:
-        """Count images of one range, with stored values from low to high."""
-        before = self._values.get(of, (math.inf, -math.inf))
-        self._values[of] = (min(before[0], low), max(before[1], high))
-        self._counts[of] = self._counts.get(of, 0) + count
+    def add(self, low: float, high: float, of: Range, own: Range | None, count: int = 1) -> None:
+        """Count images with stored values from low to high.
+
+        Args:
+            low: the smallest value.
+            high: the largest value.
+            of: the values that become black and white.
+            own: those that the file states, if it does. Images with another one are of another kind, such as 8 bits
+                among 12.
+            count: number of images.
+        """
+        least, most, before = self._values.get((of, own), (math.inf, -math.inf, 0))
+        self._values[of, own] = (min(least, low), max(most, high), before + count)
 
     def warnings(self) -> list[str]:
-        """What to tell the person of all images with one range, where these use hardly any of it; in sentences."""
+        """What to tell the person of the images of one kind, where these use hardly any of their range; in sentences."""
         return [
-            self._warning(of, low, high)
-            for of, (low, high) in self._values.items()
+            self._warning(of, low, high, count)
+            for (of, _), (low, high, count) in self._values.items()
             if 0 < high - low <= _FEW * (of.white - of.black)
         ]
 
-    def _warning(self, of: Range, low: float, high: float) -> str:
-        count, total = self._counts[of], sum(self._counts.values())
+    def _warning(self, of: Range, low: float, high: float, count: int) -> str:
+        total = sum(number for _, _, number in self._values.values())
         subject = "The images use" if count == total else f"{count:,} of {total:,} images use"
         near_black = low - of.black <= _FEW * (of.white - of.black)
         wanted = suggestion(max(low, 0), high) if near_black and of.black == 0 else str(Range(low, high))

@@ -30,7 +30,7 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
         raise DataError(f"{source}: damaged, or not a ZIP archive ({error}). Fetch or save it again.") from error
     with archive:
         skipped = {info.filename: reason for info in archive.infolist() if (reason := _unfit(info))}
-        names = [info.filename for info in archive.infolist() if not info.is_dir() and info.filename not in skipped]
+        names = [info.filename for info in archive.infolist() if not _is_folder(info) and info.filename not in skipped]
         if not names and not skipped:
             raise DataError(f"{source}: the archive is empty, expected image files. Check the file.")
 
@@ -40,10 +40,14 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
         return from_pictures(source, sorted(names), opened, skipped, settings, report)
 
 
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    return info.filename.endswith("/")  # info.is_dir fails where the name is empty
+
+
 def _unfit(info: zipfile.ZipInfo) -> str:
     """Why a member is not read as a picture; empty for one that is, and for a folder."""
     name = PurePosixPath(info.filename)
-    if info.is_dir():
+    if _is_folder(info):
         return ""
     if any(map(is_hidden, name.parts)):
         return "not an image (hidden, or one of the system)"
