@@ -161,7 +161,7 @@ class Used:
         self._values[of, own] = (min(least, low), max(most, high), before + count)
 
     def warnings(self) -> list[str]:
-        """What to tell the person of the images of one kind, where these use hardly any of their range; in sentences."""
+        """What to tell the person of the images of a kind, where these use hardly any of their range; in sentences."""
         return [
             self._warning(of, low, high, count)
             for (of, _), (low, high, count) in self._values.items()
