@@ -210,6 +210,10 @@ def _packed_tiff():
             rgb = color(0, top, np.uint16)
             data = tiff([(tags(5, 7, bits, 2, 3), b"".join(packed(rgb, bits)))])
             yield Case(f"{bits}-bit RGB", "tif", data, rgb, levels(rgb, 0, top))
+    some = ramp(0, 200, np.uint8)
+    for photometric, word in ((0, "WhiteIsZero"), (1, "BlackIsZero")):
+        data = tiff([(tags(5, 7, 8, photometric), some.tobytes())])
+        yield Case(f"8-bit {word}", "tif", data, some, levels(some, 0, 200, photometric == 0), range="0,200")
     odd = ramp(0, 63, np.uint16)
     yield Case("6-bit BlackIsZero", "tif", tiff([(tags(5, 7, 6, 1), b"".join(packed(odd, 6)))]), odd, None, "6 bits")
     table = np.random.default_rng(0).integers(0, 256, (3, 256))

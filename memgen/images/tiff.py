@@ -68,8 +68,10 @@ class Page:
     @property
     def is_deep(self) -> bool:
         """Whether this module reads the page, and not Pillow."""
-        rounded = self.alpha == 1 and self.tags.get(_COMPRESSION, 1) in _LOSSLESS  # Pillow divides by the opacity
-        return rounded or self.kind != "u" or any(bits not in (1, 2, 4, 8) for bits in self.bits)
+        # Pillow divides by the opacity, and turns the values around; a range holds for those that are stored.
+        changed = self.alpha == 1 or (self.is_inverted and set(self.bits) == {8})
+        lossless = self.tags.get(_COMPRESSION, 1) in _LOSSLESS
+        return (changed and lossless) or self.kind != "u" or any(bits not in (1, 2, 4, 8) for bits in self.bits)
 
     @property
     def colors(self) -> int:
