@@ -24,6 +24,9 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258,
 _DESCRIPTION, _STRIPS, _ORIENTATION, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES = 270, 273, 274, 277, 278, 279
 _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 284, 317, 322, 323, 324, 325
 _SUBFILE, _EXTRA, _FORMAT = 254, 338, 339
+_USED = {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _DESCRIPTION, _STRIPS, _ORIENTATION, _SAMPLES}
+_USED |= {_STRIP_ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _SUBFILE}
+_USED |= {_EXTRA, _FORMAT}
 _LOSSLESS = {1, 5, 8, 32773, 32946, 34925, 50000}  # none, LZW, deflate, PackBits, deflate, LZMA, Zstandard
 _PREDICTING = {5, 8, 32946, 34925, 50000}
 _COLORS = {0: 1, 1: 1, 2: 3, 5: 4}  # samples of a pixel: gray (WhiteIsZero, BlackIsZero), RGB, CMYK
@@ -41,7 +44,7 @@ class Page:
     """One page of a file.
 
     Attributes:
-        tags: its tags, by number.
+        tags: those of its tags that say what its pixels are, by number.
         order: of its bytes, "<" or ">".
     """
 
@@ -125,7 +128,8 @@ def _pages(file: BinaryIO) -> Iterator[Page]:
         seen.add(directory.next)
         file.seek(directory.next)
         directory.load(file)
-        yield Page(dict(directory), order)
+        # Others may be damaged, and do not matter.
+        yield Page({tag: directory[tag] for tag in _USED if tag in directory}, order)
 
 
 def samples(file: BinaryIO, page: Page) -> NDArray[Any]:
