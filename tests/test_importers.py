@@ -547,6 +547,7 @@ def test_a_colon_in_the_name_of_a_file(tmp_path):
     """A file whose own name holds a colon is read as that file."""
     array = np.random.default_rng(0).integers(0, 256, (5, 6, 7), dtype=np.uint8)
     np.save(tmp_path / "a:b.npy", array)
+    (tmp_path / "a").write_text("another file, of which b.npy is no part")
     np.savez(tmp_path / "c.npz", x=np.zeros((2, 3, 3)), y=array)
     (tmp_path / "c.npz").rename(tmp_path / "c:d.npz")
     np.testing.assert_array_equal(import_images(tmp_path / "a:b.npy", PLAIN).images.pixels[:, 0], array)

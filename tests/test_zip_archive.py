@@ -82,3 +82,12 @@ def test_a_member_without_a_name(tmp_path):
     found = import_images(tmp_path / "a.zip")
     assert found.images.sources == ("a.png",)
     assert found.skipped.to_pylist() == [{"source": "", "reason": "not an image (no suffix)"}]
+
+
+def test_an_archive_of_a_later_version(tmp_path):
+    """An archive that asks for a later version of ZIP than there is, is refused by name."""
+    data = bytearray(archive(tmp_path / "a.zip", {"a.png": png(PIXELS[0])}).read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 6] = 249
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.zip: damaged, or not a ZIP archive \(zip file version 24\.9"):
+        import_images(tmp_path / "a.zip")

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 
 from memgen import spaces
 from memgen.base import files, schemas, tables
@@ -43,14 +42,14 @@ class Reference:
         key: name of its index, without the metric.
         n_train: number of training images; None for the holdout.
         load: gives the images.
-        sources: gives where each of them comes from.
+        sources: where each of them comes from.
     """
 
     name: str
     key: str
     n_train: int | None
     load: Callable[[], ImageSet]
-    sources: Callable[[], Sequence[str]]
+    sources: Sequence[str]
 
 
 REFERENCES = ("train_a", "train_b", "holdout")
@@ -70,14 +69,10 @@ def reference(workspace: Workspace, name: str, n_train: int) -> Reference:
     images, split = workspace.images, workspace.split
     if name not in REFERENCES:
         raise ConfigError(f"found the index {name!r}, expected one of {', '.join(REFERENCES)}.")
-
-    def chosen() -> NDArray[np.int64]:
-        return split.holdout if name == "holdout" else split.training_indices(name.removeprefix("train_"), n_train)
-
-    key, size = (name, None) if name == "holdout" else (f"{name}-n{n_train}", n_train)
-    return Reference(
-        name, key, size, lambda: images.take(chosen()), lambda: [images.sources[position] for position in chosen()]
-    )
+    key, size, chosen = name, None, split.holdout
+    if name != "holdout":
+        key, size, chosen = f"{name}-n{n_train}", n_train, split.training_indices(name.removeprefix("train_"), n_train)
+    return Reference(name, key, size, lambda: images.take(chosen), [images.sources[position] for position in chosen])
 
 
 def own_reference(subject: KeptSubject) -> Reference:
@@ -93,8 +88,7 @@ def own_reference(subject: KeptSubject) -> Reference:
         return reference(subject.workspace, f"train_{identity.part}", identity.n_train)
     assert subject.train is not None
     train = subject.train
-    key = f"train-{subject.record.train_set}"
-    return Reference("train", key, identity.n_train, lambda: train, lambda: train.sources)
+    return Reference("train", f"train-{subject.record.train_set}", identity.n_train, lambda: train, train.sources)
 
 
 def build_index(workspace: Workspace, found: Reference, metric: str | None = None) -> Index:
@@ -163,7 +157,7 @@ def search_samples(
         keys = subject.identity.columns | ({} if found.n_train is None else {"n_train": found.n_train})
         hits = index.search(torch.from_numpy(drawn.images), k)
         numbers = [int(i) for i in drawn.index]
-        return index.to_table(hits, "sample", drawn.ids, keys, numbers, subject.sample_sources, found.sources())
+        return index.to_table(hits, "sample", drawn.ids, keys, numbers, subject.sample_sources, found.sources)
 
     return _kept(workspace, kind, key, found, metric, k, search)
 
@@ -182,7 +176,7 @@ def search_holdout(workspace: Workspace, found: Reference, metric: str | None = 
         queries = workspace.images.take(workspace.split.holdout)
         keys = nothing | {"n_train": found.n_train, "part": part}
         hits = index.search(queries.floats(), k)
-        return index.to_table(hits, "holdout", queries.ids, keys, None, queries.sources, found.sources())
+        return index.to_table(hits, "holdout", queries.ids, keys, None, queries.sources, found.sources)
 
     return _kept(workspace, kind, key, found, metric, k, search)
 
@@ -203,7 +197,7 @@ def search_held_out(
         queries = subject.held_out
         assert queries is not None
         hits, keys = index.search(queries.floats(), k), subject.identity.columns
-        return index.to_table(hits, "holdout", queries.ids, keys, None, queries.sources, found.sources())
+        return index.to_table(hits, "holdout", queries.ids, keys, None, queries.sources, found.sources)
 
     return _kept(workspace, kind, key, found, metric, k, search)
 
@@ -217,7 +211,7 @@ def search_images(
 
     def search(index: Index, k: int) -> pa.Table:
         hits = index.search(queries.floats(), k)
-        return index.to_table(hits, "user", queries.ids, keys, None, queries.sources, found.sources())
+        return index.to_table(hits, "user", queries.ids, keys, None, queries.sources, found.sources)
 
     return _kept(workspace, kind, key, found, metric, k, search)
 

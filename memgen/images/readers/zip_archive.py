@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from memgen.base.errors import DataError
+from memgen.base.errors import DataError, first_line
 from memgen.base.progress import Progress
 from memgen.images.decoding import from_pictures, is_hidden, is_picture_name
 from memgen.images.prepare import FoundImages, ReadSettings
@@ -26,8 +26,12 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
     """The pictures of an archive; see `readers.Reader` and `from_pictures`."""
     try:
         archive = zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{source}: damaged, or not a ZIP archive ({error}). Fetch or save it again.") from error
+    except PermissionError:
+        raise
+    except Exception as error:  # damaged lists of members make zipfile raise many kinds
+        raise DataError(
+            f"{source}: damaged, or not a ZIP archive ({first_line(error)}). Fetch or save it again."
+        ) from error
     with archive:
         skipped = {info.filename: reason for info in archive.infolist() if (reason := _unfit(info))}
         names = [info.filename for info in archive.infolist() if not _is_folder(info) and info.filename not in skipped]
