@@ -140,12 +140,14 @@ class Run:
                 "query_kind": kind,
                 "query": np.arange(len(queries)),
                 "query_id": [f"{kind}-{part}-{i}" for i in range(len(queries))],
+                "query_source": None,
                 "reference": index,
                 "n_reference": len(references),
                 "n_clusters": len(references),
                 "metric": "correlation",
                 "rank": 1,
                 "reference_id": [f"{name}-{i}" for i in where],
+                "reference_source": [f"{name}-{i}.png" for i in where],
                 "reference_index": where,
                 "cluster": where,
                 "value": value,
@@ -248,7 +250,7 @@ def imported(tables_of: dict[str, pa.Table], n: int, name: str) -> dict[str, pa.
             own |= (table["query_kind"] == "holdout") & (table["reference"] == "train_a")
         table = table[own & (table["n_train"] == n)]
         changed = {"subject": name, "role": "imported", "part": None, "train_seed": None}
-        changed |= {"reference": "train"} if kind == "neighbors" else {}
+        changed |= {"reference": "train", "query_source": None} if kind == "neighbors" else {}
         changed |= {"status": "given"} if kind == "samples" else {}
         columns = {column: table[column].tolist() for column in table.columns} | changed
         found[kind] = tables.make(schemas.SCHEMAS[kind], columns, len(table))

@@ -79,8 +79,8 @@ def test_unusable_folder(pictures, spoil, parts):
     ("array", "parts"),
     [
         (np.full((9, 8, 8), np.nan, dtype=np.float32), ["image 0", "NaN"]),
-        (np.full((9, 8, 8), 7, dtype=np.float32), ["expected [0, 1]", "Rescale"]),
-        (np.zeros((9, 8, 8), dtype=np.int64), ["int64", "Convert"]),
+        (np.full((9, 8, 8), 7, dtype=np.float32), ["beyond 0 to 1", "--range"]),
+        (np.zeros((9, 8, 8), dtype=np.int64), ["int64", "--range"]),
         (np.zeros((9, 8, 8, 8), dtype=np.uint8), ["shape", "Reshape"]),
         (np.array([{"executed": "never"}], dtype=object), ["never opens pickles"]),
     ],

@@ -23,6 +23,7 @@ from memgen.experiment import make, present
 from memgen.experiment.cost import Cost
 from memgen.experiment.runs import Run
 from memgen.experiment.workspace import Workspace
+from memgen.images.imageset import ImageSet
 from memgen.measures import peers
 from memgen.models import inverse
 
@@ -192,7 +193,7 @@ def test_imported_images_are_counted(tmp_path, digits, printed, monkeypatch):
     shown = memgen("data", "inspect", "--json").done().json
     pixels = np.load(outcome.path / "pixels.npy") / 255
     values = dict(printed[0].rows)
-    assert {key.replace("_", " ") for key in shown} - set(values) == {"path", "skipped files"}
+    assert {key.replace("_", " ") for key in shown} - set(values) == {"path", "skipped files", "warnings"}
     for key, expected in (("mean", pixels.mean()), ("minimum", pixels.min()), ("maximum", pixels.max())):
         assert shown[key] == pytest.approx(expected)
         assert values[key] == str(shown[key])
@@ -522,8 +523,11 @@ def test_nn_search_prints_its_table(tiny, printed):
         first = frame(tiny, "neighbors", f"{name}.{index}-n{n_train}-correlation").query("rank == 1")
         table = printed[-1]
         assert table.title == f"nearest images in {index} (N = {n_train}), the first 6 queries"
-        assert table.columns == ["query", "image", "cluster", "correlation"]
-        assert table.rows == first[["query", "reference_id", "cluster", "value"]].to_numpy().tolist()
+        assert table.columns == ["sample", "nearest image", "correlation"]
+        assert table.rows == first[["query", "reference_source", "value"]].to_numpy().tolist()
+        images = ImageSet.load(tiny / "images")
+        sources = dict(zip(images.ids, images.sources, strict=True))
+        assert [row[1] for row in table.rows] == [sources[image_id] for image_id in first["reference_id"]]
         held = frame(tiny, "neighbors", f"holdout.{index}-n{n_train}-correlation").query("rank == 1")["value"]
         assert table.note == (
             f"median of 6 queries: {first['value'].median():.4f}; for comparison, median of 8 held-out images: "

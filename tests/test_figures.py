@@ -185,8 +185,21 @@ def neighbors(
     metric: str = "correlation",
 ) -> pa.Table:
     columns = {"subject": None, "role": None, "n_train": n, "part": part, "train_seed": 0, "query_kind": kind}
-    columns |= {"query": list(range(len(values))), "query_id": "q", "reference": reference, "n_reference": 9}
-    columns |= {"n_clusters": 9, "metric": metric, "rank": rank, "reference_id": "r", "reference_index": 0}
+    columns |= {
+        "query": list(range(len(values))),
+        "query_id": "q",
+        "query_source": None,
+        "reference": reference,
+        "n_reference": 9,
+    }
+    columns |= {
+        "n_clusters": 9,
+        "metric": metric,
+        "rank": rank,
+        "reference_id": "r",
+        "reference_index": 0,
+        "reference_source": None,
+    }
     return tables.make(schemas.NEIGHBORS, {**columns, "cluster": 0, "value": values}, len(values))
 
 

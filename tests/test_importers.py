@@ -222,9 +222,9 @@ def test_every_unusable_file_is_reported(tmp_path, monkeypatch):
     for name, reason in {
         "large.png": "too large", "bomb.png": "too large", "empty.png": "empty file",
         "cut.jpg": "damaged", "cut.png": "damaged", "cut.tiff": "damaged", "cut.gif": "damaged", "cut.webp": "",
-        "text.png": "not an image", "script.eps": "not an image", "float.tiff": "32-bit",
+        "text.png": "not an image", "script.eps": "not an image", "float.tiff": "has float 32-bit pixels",
         "README.txt": "not an image (suffix .txt)", "meta.json": "not an image", "Thumbs.db": "not an image",
-        ".hidden.png": "not an image (hidden file)", "pipe.png": "not an image (not a regular file)",
+        ".hidden.png": "not an image (hidden, or one of the system)", "pipe.png": "not an image (not a regular file)",
         "dangling.png": "not an image (not a regular file)", "linked": "a link to a folder, not followed",
     }.items():  # fmt: skip
         assert why.pop(name).startswith(reason), name
@@ -424,17 +424,31 @@ def test_pixels_that_are_no_numbers_are_named(tmp_path, bad):
     fail(tmp_path / "a.npy", "image 650 has NaN or infinite")
 
 
-@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, 255), (0, 1.001)])
-def test_floats_outside_the_unit_interval_are_refused(tmp_path, low, high):
-    """Floats of another range are refused with their range and how to rescale."""
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"), [(-1, 1, "-1,1"), (0, 255, "0,255"), (0, 254.3, "0,255"), (0, 1.001, "0,1.001")]
+)
+def test_floats_outside_the_unit_interval_are_refused(tmp_path, low, high, wanted):
+    """Floats of another range are refused with what was found and the range to give; with it they are scaled."""
     array = np.full((4, 1, 4, 4), 0.5)
     array[2, 0, 0, :2] = low, high
     np.save(tmp_path / "a.npy", array)
-    fail(tmp_path / "a.npy", f"image 2 has values from {low} to {high}.*Rescale")
+    fail(tmp_path / "a.npy", f"has values from {low} to {high}, beyond 0 to 1.*--range {wanted} .*such image is 2")
+    images = import_images(tmp_path / "a.npy", ImportSettings(deduplicate=False, range=wanted)).images
+    black, white = map(float, wanted.split(","))
+    np.testing.assert_allclose(images.pixels, (array - black) / (white - black), atol=1e-7)
+
+
+def test_rounding_beyond_the_range_is_clipped(tmp_path):
+    """Floats that lie beyond [0, 1] by rounding alone are taken for 0 and 1."""
+    array = np.linspace(0, 1, 48, dtype=np.float32).reshape(2, 4, 6)
+    np.save(tmp_path / "a.npy", array * np.float32(1 + 3e-7) - np.float32(1e-7))
+    images = import_images(tmp_path / "a.npy", PLAIN).images
+    assert (images.pixels.min(), images.pixels.max()) == (0, 1)
+    np.testing.assert_allclose(images.pixels[:, 0], array, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "shape", [(5, 9), (5, 3, 8, 3), (5, 1, 1, 1), (5, 2, 8, 8), (5, 8, 8, 4), (64, 64, 3), (0, 8, 8), (5, 1, 2, 8, 8)]
+    "shape", [(5, 9), (5, 3, 8, 3), (5, 1, 1, 1), (5, 2, 8, 8), (5, 4, 8, 4), (64, 64, 3), (0, 8, 8), (5, 1, 2, 8, 8)]
 )
 def test_unclear_shapes_are_refused(tmp_path, shape):
     """A shape that is not clearly a stack of images is refused with the shape."""
@@ -442,21 +456,132 @@ def test_unclear_shapes_are_refused(tmp_path, shape):
     fail(tmp_path / "a.npy", r"shape \(")
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.complex64, bool, "U3"])
-def test_other_number_types_are_refused(tmp_path, dtype):
-    """Only uint8 and floats say what their white is."""
+@pytest.mark.parametrize("dtype", [np.complex64, "U3", "M8[s]", "V2"])
+def test_what_is_no_number_is_refused(tmp_path, dtype):
+    """Complex numbers, text, dates and raw bytes are no pixels."""
     np.save(tmp_path / "a.npy", np.zeros((3, 8, 8), dtype))
-    fail(tmp_path / "a.npy", "expected uint8 in 0..255 or floats")
+    fail(tmp_path / "a.npy", "found values of type .*, expected whole numbers, floats or bool")
 
 
-def test_several_arrays_are_refused_by_name(tmp_path):
-    """A file of several arrays is refused with their names."""
-    np.savez(tmp_path / "a.npz", x=np.zeros(3), y=np.zeros(3))
-    fail(tmp_path / "a.npz", "found arrays x, y, expected one")
-    torch.save({"x": torch.zeros(3), "y": torch.zeros(3)}, tmp_path / "a.pt")
-    fail(tmp_path / "a.pt", "found tensors x, y, expected one")
+@pytest.mark.parametrize("dtype", ["u2", ">u2", "i2", "u4", "i4", "u8", "i8", "i1"])
+def test_whole_numbers_need_a_range(tmp_path, dtype):
+    """No type of whole numbers but uint8 says what its white is; with the range that the error names, the pixels are right."""
+    top = 100 if dtype == "i1" else 3000
+    array = np.linspace(0, top, 48).reshape(2, 4, 6).round().astype(dtype)
+    np.save(tmp_path / "a.npy", array)
+    wanted = 255 if dtype == "i1" else 4095
+    fail(tmp_path / "a.npy", f"values from 0 to {top:,}, and does not state which value is white.*--range 0,{wanted}")
+    images = import_images(tmp_path / "a.npy", ImportSettings(deduplicate=False, range=f"0,{wanted}")).images
+    assert images.pixels.dtype == np.float32
+    np.testing.assert_allclose(images.pixels[:, 0], array / wanted, atol=1e-7)
+
+
+def test_bool_is_black_and_white(tmp_path):
+    """False is black and true is white, in 8 bits."""
+    array = np.random.default_rng(0).random((3, 8, 8)) < 0.5
+    np.save(tmp_path / "a.npy", array)
+    images = import_images(tmp_path / "a.npy", PLAIN).images
+    assert images.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(images.pixels[:, 0], array * 255)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_opacity_of_arrays(tmp_path, last, dtype):
+    """The fourth channel is opacity: white shows through, or such images are left out by their position."""
+    array = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 7))
+    array[1, 3] = 255
+    unit = array / 255
+    wanted = unit[:, :3] * unit[:, 3:] + 1 - unit[:, 3:]
+    stored = array.astype(dtype) / dtype(1 if dtype == np.uint8 else 255)
+    np.save(tmp_path / "a.npy", (np.moveaxis(stored, 1, 3) if last else stored).astype(dtype))
+    images = import_images(tmp_path / "a.npy", PLAIN).images
+    assert images.pixels.dtype == dtype
+    scale = 255 if dtype == np.uint8 else 1
+    np.testing.assert_allclose(images.pixels / scale, wanted, atol=0.51 / 255 if scale > 1 else 1e-6)
+    found = import_images(tmp_path / "a.npy", ImportSettings(alpha="skip", deduplicate=False))
+    assert found.images.sources == ("a.npy[1]",)
+    assert reasons(found) == {"a.npy[0]": "has transparent pixels", "a.npy[2]": "has transparent pixels"}
+
+
+def test_gray_in_three_channels_is_gray(tmp_path):
+    """An array whose channels are all equal has one; a single colored image keeps three."""
+    gray = np.random.default_rng(0).integers(0, 256, (600, 1, 5, 5), dtype=np.uint8).repeat(3, axis=1)
+    np.save(tmp_path / "a.npy", gray)
+    np.testing.assert_array_equal(import_images(tmp_path / "a.npy", PLAIN).images.pixels, gray[:, :1])
+    gray[590, 1, 2, 2] ^= 255
+    np.save(tmp_path / "a.npy", gray)
+    found = import_images(tmp_path / "a.npy", PLAIN)
+    np.testing.assert_array_equal(found.images.pixels, gray)
+    assert "only 1 of 600 images (a.npy[590])" in found.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.pt"])
+def test_an_array_of_several_is_chosen_by_name(tmp_path, name):
+    """Of several arrays, the only one that can be images is taken; otherwise the person names one."""
+    array, other = (np.random.default_rng(seed).integers(0, 256, (5, 6, 7), dtype=np.uint8) for seed in (0, 1))
+    path = tmp_path / name
+
+    def write(**arrays):
+        if name.endswith("npz"):
+            np.savez(path, **arrays)
+        else:
+            torch.save({key: torch.as_tensor(value) for key, value in arrays.items()}, path)
+
+    write(x=array, labels=np.arange(5), epoch=np.array(3))
+    np.testing.assert_array_equal(import_images(path, PLAIN).images.pixels[:, 0], array)
+    write(x=array, y=other)
+    fail(path, rf"found arrays x 5x6x7, y 5x6x7, expected one.*for example {name}:x")
+    found = import_images(tmp_path / f"{name}:y", PLAIN).images
+    np.testing.assert_array_equal(found.pixels[:, 0], other)
+    assert found.sources[2] == f"{name}[2]"
+    with pytest.raises(DataError, match=r"found arrays x 5x6x7, y 5x6x7, expected z\. Name one"):
+        import_images(tmp_path / f"{name}:z", PLAIN)
+    write(x=np.zeros(3), y=np.zeros(3))
+    fail(path, r"found arrays x 3, y 3, expected images \(N, H, W\)")
+    with pytest.raises(DataError, match="no such file"):
+        import_images(tmp_path / f"gone-{name}:x", PLAIN)
+
+
+def test_a_colon_in_the_name_of_a_file(tmp_path):
+    """A file whose own name holds a colon is read as that file."""
+    array = np.random.default_rng(0).integers(0, 256, (5, 6, 7), dtype=np.uint8)
+    np.save(tmp_path / "a:b.npy", array)
+    (tmp_path / "a").write_text("another file, of which b.npy is no part")
+    np.savez(tmp_path / "c.npz", x=np.zeros((2, 3, 3)), y=array)
+    (tmp_path / "c.npz").rename(tmp_path / "c:d.npz")
+    np.testing.assert_array_equal(import_images(tmp_path / "a:b.npy", PLAIN).images.pixels[:, 0], array)
+    np.testing.assert_array_equal(import_images(tmp_path / "c:d.npz:y", PLAIN).images.pixels[:, 0], array)
+    fail_message = "without a name. Leave out :x"
+    with pytest.raises(DataError, match=fail_message):
+        import_images(tmp_path / "a:b.npy:x", PLAIN)
+
+
+def test_collections_of_tensors(tmp_path):
+    """Images with their labels, as MNIST keeps them, and lists of single images are read; nested names have dots."""
+    images, labels = torch.randint(0, 256, (5, 6, 7), dtype=torch.uint8), torch.arange(5)
+    for kept in ((images, labels), [images, {"labels": labels}], {"data": {"images": images, "n": 5}, "names": ["a"]}):
+        torch.save(kept, tmp_path / "a.pt")
+        np.testing.assert_array_equal(import_images(tmp_path / "a.pt", PLAIN).images.pixels[:, 0], images)
+    colors = torch.randint(0, 256, (4, 3, 8, 9), dtype=torch.uint8)
+    torch.save(list(colors), tmp_path / "a.pt")
+    np.testing.assert_array_equal(import_images(tmp_path / "a.pt", PLAIN).images.pixels, colors)
+    torch.save({"train": {"x": images, "y": colors}, "test": [images, labels]}, tmp_path / "a.pt")
+    fail(tmp_path / "a.pt", r"train\.x 5x6x7, train\.y 4x3x8x9, test\.0 5x6x7, test\.1 5, expected one.*a\.pt:train\.x")
+    np.testing.assert_array_equal(import_images(tmp_path / "a.pt:train.y", PLAIN).images.pixels, colors)
     torch.save([torch.zeros(3)], tmp_path / "b.pt")
-    fail(tmp_path / "b.pt", "holds a list")
+    fail(tmp_path / "b.pt", "shape")
+    torch.save("words", tmp_path / "b.pt")
+    fail(tmp_path / "b.pt", "found no array of numbers")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.bool, torch.float8_e4m3fn])
+def test_types_of_tensors(tmp_path, dtype):
+    """Whatever the type of the tensor, its pixels are those that torch sees."""
+    tensor = (torch.arange(48).reshape(2, 4, 6) / 47).to(dtype)
+    torch.save(tensor, tmp_path / "a.pt")
+    found = import_images(tmp_path / "a.pt", PLAIN).images
+    np.testing.assert_allclose(found.floats()[:, 0], tensor.float(), atol=1e-6)
 
 
 def test_idx_headers_are_checked(tmp_path):

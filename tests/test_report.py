@@ -572,10 +572,12 @@ def test_one_table_alone_makes_a_page(name):
 
 def test_what_a_run_is_stands_on_the_page_once():
     """The head of the config file is shown as text, and not again among the settings; shuffling is said."""
-    manifest = {"about": "Figure 5 <at CPU size>", "config": {"data": {"shuffle": True}}}
+    data = {"warnings": ["The images are <dark>."]}
+    manifest = {"about": "Figure 5 <at CPU size>", "config": {"data": {"shuffle": True}}, "data": data}
     page = render(ReportInput("x", manifest, {}))
     assert page.count("Figure 5 &lt;at CPU size&gt;") == 1
     assert "were shuffled in the same way" in page
+    assert "<strong>Warning.</strong> The images are &lt;dark&gt;." in page
     assert "were shuffled in the same way" not in render(ReportInput("x", {"config": {}}, {}))
 
 

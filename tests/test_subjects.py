@@ -1,5 +1,6 @@
 """Subjects: what is imported is measured as a trained cell is, and what cannot be measured says why."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from PIL import Image
 from program import memgen
 
 from memgen.base import schemas
-from memgen.base.errors import DataError, RunError
+from memgen.base.errors import DataError, RunError, ShapeError
 from memgen.experiment import measure, subjects, tasks
 from memgen.experiment.runs import Run, pair_key
 from memgen.experiment.workspace import Workspace
+from memgen.images import prepare
 from memgen.images.imageset import ImageSet
 from memgen.measures import psnr
 from memgen.measures.copies import examiner
@@ -57,7 +59,7 @@ def test_an_imported_denoiser_is_measured_as_the_cell_that_it_was(workspace, tra
     np.testing.assert_array_equal(subjects.find(workspace, "theirs").samples.images, cell.samples.images)
     own, null = measure.search_own(workspace, "theirs")
     of_cell, of_holdout = measure.search_own(workspace, "n4-s0-a")
-    other = [*IDENTITY, "reference"]
+    other = [*IDENTITY, "reference", "reference_source"]
     assert own.drop_columns(other).equals(of_cell.drop_columns(other))
     assert null.drop_columns(other).equals(of_holdout.drop_columns(other))
     assert set(null["subject"].to_pylist()) == {"theirs"}
@@ -206,11 +208,17 @@ def test_lacking_names_every_gap():
 
 
 def test_the_holdout_of_another_size_of_image_is_refused(workspace, tmp_path):
-    """Images of another number of channels are prepared as the run's were: gray, at its size."""
+    """Images of another number of channels are prepared as the run's were: gray, and resized only if those were."""
     color = np.random.default_rng(0).integers(0, 255, (5, 12, 12, 3), dtype=np.uint8)
-    np.save(tmp_path / "color.npy", color)
+    np.save(tmp_path / "color.npy", color[:, :8, :8])
+    np.save(tmp_path / "large.npy", color)
     images = subjects.prepared(workspace, tmp_path / "color.npy").images
-    assert images.image_shape == workspace.images.image_shape
+    np.testing.assert_array_equal(images.pixels, prepare.gray(color[:, :8, :8].transpose(0, 3, 1, 2)))
+    with pytest.raises(ShapeError, match=r"found images of 12 x 12 pixels, expected 8 x 8.*not resized"):
+        subjects.prepared(workspace, tmp_path / "large.npy")
+    data = workspace.settings.data.model_copy(update={"resize": 8})
+    resizing = replace(workspace, settings=workspace.settings.model_copy(update={"data": data}))
+    assert subjects.prepared(resizing, tmp_path / "large.npy").images.image_shape == workspace.images.image_shape
     with pytest.raises(DataError, match=r"nothing\.npy"):
         subjects.prepared(workspace, tmp_path / "nothing.npy")
 

@@ -30,11 +30,12 @@ def neighbors(values: np.ndarray, n: int, **more) -> pa.Table:
         "query_kind": "sample",
         "query": sample,
         "query_id": [str(i) for i in sample],
+        "query_source": None,
         "subject": f"n{n}-s0-a",
         "role": "cell",
     }
     columns |= {"n_train": n, "part": "a", "train_seed": 0, "reference": "train_a", "n_reference": n, "n_clusters": n}
-    columns |= {"metric": "correlation", "rank": 1, "reference_id": "x", "value": values}
+    columns |= {"metric": "correlation", "rank": 1, "reference_id": "x", "reference_source": None, "value": values}
     return tables.make(schemas.NEIGHBORS, columns | {"reference_index": sample, "cluster": sample} | more)
 
 
@@ -418,8 +419,9 @@ def test_an_imported_subject_changes_nothing_of_the_sweep(small):
     pair = similarity(64, "same_noise", np.linspace(0, 1, 500), role="imported")
     theirs = synthetic_run.imported(small, 64, "theirs")
     later = theirs["neighbors"].to_pandas().assign(query=lambda rows: rows["query"] + 1000)
+    nothing = dict.fromkeys(("part", "train_seed", "query_source"))
     theirs["neighbors"] = tables.make(
-        schemas.NEIGHBORS, {name: later[name].tolist() for name in later.columns} | {"part": None, "train_seed": None}
+        schemas.NEIGHBORS, {name: later[name].tolist() for name in later.columns} | nothing
     )
     run = synthetic_run.stacked(small, theirs, {"similarity": pair})
     subjects = synthetic_run.subject("theirs")

@@ -49,7 +49,7 @@ def test_what_is_no_picture_is_listed(tmp_path, monkeypatch):
     assert reasons.keys() == set(members) - {"a.png", "h/"}
     assert "not an image that can be read" in reasons["b.png"]
     assert reasons["g.png"] == "too large (5,001 bytes unpacked, expected at most 5,000)"
-    assert reasons["__MACOSX/d.png"] == reasons[".hidden/e.png"] == "not an image (hidden file)"
+    assert reasons["__MACOSX/d.png"] == reasons[".hidden/e.png"] == "not an image (hidden, or one of the system)"
 
 
 @pytest.mark.parametrize("data", [b"PK\x03\x04 no archive", b"text"])
@@ -67,3 +67,27 @@ def test_it_is_among_the_readers():
     """The reader is found without being named anywhere, and follows the interface."""
     assert zip_archive in readers.all_readers()
     assert isinstance(zip_archive, readers.Reader)
+
+
+def test_a_member_without_a_name(tmp_path):
+    """A damaged list of members, in which a name is empty, is no reason to fail: that member is listed."""
+    archive(tmp_path / "a.zip", {"a.png": png(np.eye(9, dtype=np.uint8) * 255), "x": b"words"})
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    assert data[entry + 28] == 1  # length of the name of the last member
+    data[entry + 28 : entry + 30], data[entry + 46 : entry + 47] = b"\0\0", b""
+    end = data.rindex(b"PK\x05\x06")
+    data[end + 12 : end + 16] = (int.from_bytes(data[end + 12 : end + 16], "little") - 1).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(data)
+    found = import_images(tmp_path / "a.zip")
+    assert found.images.sources == ("a.png",)
+    assert found.skipped.to_pylist() == [{"source": "", "reason": "not an image (no suffix)"}]
+
+
+def test_an_archive_of_a_later_version(tmp_path):
+    """An archive that asks for a later version of ZIP than there is, is refused by name."""
+    data = bytearray(archive(tmp_path / "a.zip", {"a.png": png(PIXELS[0])}).read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 6] = 249
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.zip: damaged, or not a ZIP archive \(zip file version 24\.9"):
+        import_images(tmp_path / "a.zip")

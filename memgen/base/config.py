@@ -7,6 +7,7 @@ such class and explains what is wrong with the values that it was given.
 import difflib
 import itertools
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -26,13 +27,19 @@ class Settings(BaseModel):
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-def load(kind: type[SettingsT], path: Path | None = None, overrides: list[str] | None = None) -> SettingsT:
-    """Settings of one kind: its defaults, overridden by a TOML file, overridden by `key=value` strings.
+def load(
+    kind: type[SettingsT],
+    path: Path | None = None,
+    overrides: list[str] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> SettingsT:
+    """Settings of one kind: its defaults, overridden by a TOML file, by `key=value` strings, and by values.
 
     Args:
         kind: the class to fill.
         path: a TOML file; None for defaults only.
         overrides: strings such as `train.images_seen=4096`; the value is read as TOML, or else as a plain string.
+        given: values by dotted keys, such as those of options.
 
     Raises:
         ConfigError: the file is missing or malformed, a key is unknown (the message suggests the nearest one), or a
@@ -45,7 +52,9 @@ def load(kind: type[SettingsT], path: Path | None = None, overrides: list[str] |
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path}: not valid TOML ({error}).") from error
     for override in overrides or []:
-        _set(values, override)
+        _set(values, *_parsed(override), f"--set {override}")
+    for key, value in (given or {}).items():
+        _set(values, key, value, key)
     return validate(kind, values, source=str(path) if path else "settings")
 
 
@@ -81,19 +90,23 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: not valid TOML ({error}).") from error
 
 
-def _set(values: dict[str, Any], override: str) -> None:
+def _parsed(override: str) -> tuple[str, Any]:
+    """Key and value of a `key=value` string."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {override}: expected key=value, for example --set train.images_seen=4096.")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return key, tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
+        return key, text
+
+
+def _set(values: dict[str, Any], key: str, value: Any, source: str) -> None:
     *parents, last = key.strip().split(".")
     for parent in parents:
         child = values.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {override}: {parent} is a value, not a group of settings.")
+            raise ConfigError(f"{source}: {parent} is a value, not a group of settings.")
         values = child
     values[last] = value
 

@@ -83,8 +83,12 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
+    try:
+        data = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:  # the path of a file may hold bytes that are no text
+        data = json.dumps(value, indent=2, allow_nan=False).encode()
     with writing(path) as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        file.write(data + b"\n")
 
 
 def read_json(path: Path) -> Any:
@@ -105,7 +109,7 @@ def digest(*parts: bytes | str) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of the parts, each preceded by its length."""
     state = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
         state.update(len(data).to_bytes(8, "little"))
         state.update(data)
     return state.hexdigest()[:16]

@@ -42,13 +42,13 @@ IMAGES = _schema(
     [
         _field("index", _INT, "position in pixels.npy"),
         _field("image_id", _STR, "hash of the pixels after preprocessing; equal pixels have equal ids"),
-        _field("source", _STR, "file, or file and position in it, that the image comes from"),
+        _field("source", _STR, "file that it comes from, with #3 for the third frame, or [17] for a position in it"),
     ],
 )
 SKIPPED = _schema(
     "skipped",
     1,
-    [_field("source", _STR, "file that was not imported"), _field("reason", _STR, "why it was not imported")],
+    [_field("source", _STR, "file, frame or folder that was not imported"), _field("reason", _STR, "why it was not")],
 )
 DUPLICATES = _schema(
     "duplicates",
@@ -148,11 +148,12 @@ RESTORED = _schema(
 )
 NEIGHBORS = _schema(
     "neighbors",
-    2,
+    3,
     [
         _field("query_kind", _STR, "sample, holdout, train or user"),
         _field("query", _INT, "index of the sample, or position of the image among the queries"),
         _field("query_id", _STR, "content id of the query"),
+        _field("query_source", _STR, "file that the query comes from; null for a drawn sample", null=True),
         _field("subject", _STR, "subject of the sample, or whose training set is searched; null for others", null=True),
         _field("role", _STR, "role of that subject: cell or imported; null without one", null=True),
         _field("n_train", _INT, "size of the training set searched", "images", null=True),
@@ -164,6 +165,7 @@ NEIGHBORS = _schema(
         _field("metric", _STR, "correlation, cosine or rmse"),
         _field("rank", _INT, "1 = nearest"),
         _field("reference_id", _STR, "content id of the neighbor"),
+        _field("reference_source", _STR, "file that the neighbor comes from; null where it is not known", null=True),
         _field("reference_index", _INT, "position of the neighbor in the index"),
         _field("cluster", _INT, "position of the leader of the neighbor's duplicate cluster"),
         _field("value", _F64, "the metric between query and neighbor, exact; null where undefined", null=True),
@@ -435,4 +437,5 @@ KINDS = SCHEMAS | {
     "own_basis": BASIS,
     "own_basis_summary": BASIS_SUMMARY,
     "subject_skipped": SKIPPED,
+    "subject_samples": IMAGES,
 }

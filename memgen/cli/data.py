@@ -1,15 +1,14 @@
 """Commands for the images of a run: import, inspect, split."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from memgen.base.errors import RunError
-from memgen.cli.options import Config, Json, NewName, Outputs, Overrides, RunName, Seed
+from memgen.cli.options import Config, Json, NewName, Outputs, Overrides, Range, RunName, Seed
 from memgen.cli.root import data_app
-from memgen.cli.shared import New, existing, finish, prepared
+from memgen.cli.shared import New, existing, finish, prepared, say_warnings
 from memgen.experiment import runs
 
 
@@ -18,12 +17,14 @@ def data_import(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="Folder of pictures, a single picture, an archive or an array file. Default: the embedded images."
+            help="Folder or ZIP of pictures, a single picture, or an array file (FILE.npz:NAME for one of several "
+            "arrays). Default: the embedded images."
         ),
     ] = None,
     resize: Annotated[
         int | None, typer.Option(help="Side of the images after resizing, in pixels. Default: your images keep theirs.")
     ] = None,
+    value_range: Range = None,
     outputs: Outputs = runs.OUTPUTS,
     run: NewName = None,
     config: Config = None,
@@ -34,15 +35,13 @@ def data_import(
     """Import images into a run.
 
     The images are decoded and resized, near-duplicates are removed, and the rest is split into two halves, a and b, and
-    a holdout. The table `skipped` lists every file that was left out, with the reason. The table `duplicates` lists
-    every near-duplicate that was removed.
+    a holdout. Every frame of a file is an image. The table `skipped` lists every file that was left out, with the
+    reason. The table `duplicates` lists every near-duplicate that was removed.
     """
-    given = list(overrides or [])
-    if source is not None:
-        given.append(f"data.source={json.dumps(str(Path(source).resolve()))}")
-    if resize is not None:
-        given.append(f"data.resize={resize}")
-    workspace = New(outputs, run, config, given, seed, "cpu").open()
+    path = None if source is None else str(Path(source).resolve())
+    options = {"data.source": path, "data.resize": resize, "data.range": value_range}
+    given = {key: value for key, value in options.items() if value is not None}
+    workspace = New(outputs, run, config, overrides, seed, "cpu", given).open()
     with prepared(workspace) as counts:
         pass
     finish(as_json, workspace.run.images, **counts)
@@ -62,7 +61,9 @@ def data_inspect(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: 
         )
     pixels = workspace.images.floats(None)
     counts |= {"mean": float(pixels.mean()), "minimum": float(pixels.min()), "maximum": float(pixels.max())}
-    terminal.table("images", ["", "value"], [[key.replace("_", " "), str(value)] for key, value in counts.items()])
+    shown = [[key.replace("_", " "), str(value)] for key, value in counts.items() if key != "warnings"]
+    terminal.table("images", ["", "value"], shown)
+    say_warnings(counts.get("warnings", []))
     skipped = workspace.run.table("skipped").to_pylist()
     terminal.say_skipped(skipped)
     finish(as_json, workspace.run.images, **counts, skipped_files=skipped)

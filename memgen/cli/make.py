@@ -17,6 +17,7 @@ from memgen.cli.options import (
     Outputs,
     Overrides,
     Part,
+    Range,
     RunName,
     Seed,
     Sizes,
@@ -34,6 +35,7 @@ from memgen.cli.shared import (
     grown,
     note,
     prepared,
+    say_warnings,
     tasks_of,
 )
 from memgen.experiment import runs
@@ -99,6 +101,7 @@ def import_(
         str | None,
         typer.Option("--as", help="What the source holds: denoiser or samples. Default: decided by the type of file."),
     ] = None,
+    value_range: Range = None,
     first_layer_linear: Annotated[
         bool | None,
         typer.Option(
@@ -121,16 +124,20 @@ def import_(
     """
     from memgen.cli import terminal
     from memgen.experiment import subjects
+    from memgen.images.arrays import parted
     from memgen.models.foreign import ImportOptions
 
     if kind not in (None, "denoiser", "samples"):
         raise ConfigError(f"--as {kind}: expected denoiser or samples.")
     workspace = existing(outputs, run)
-    name = name or (source.stem if source.is_file() else source.resolve().name)
+    path, _ = parted(source)
+    name = name or (path.stem if path.is_file() else path.resolve().name)
     as_denoiser = subjects.is_denoiser(source) if kind is None else kind == "denoiser"
     options = ImportOptions(first_layer_linear=first_layer_linear)
     with prepared(workspace), terminal.bar("importing") as progress:
-        record = subjects.import_subject(workspace, source, name, as_denoiser, trained_on, holdout, options, progress)
+        record, warnings = subjects.import_subject(
+            workspace, source, name, as_denoiser, trained_on, holdout, options, progress, value_range
+        )
     found = subjects.find(workspace, name)
     shown: dict[str, Any] = {"kind": "denoiser" if as_denoiser else "samples"}
     if as_denoiser:
@@ -142,7 +149,9 @@ def import_(
     terminal.table(name, ["", "value"], rows)
     skipped = workspace.run.table("subject_skipped", name).to_pylist()
     terminal.say_skipped(skipped)
-    finish(as_json, workspace.run.table_path("subjects", name), name=name, **shown, skipped_files=skipped)
+    say_warnings(warnings)
+    path = workspace.run.table_path("subjects", name)
+    finish(as_json, path, name=name, **shown, skipped_files=skipped, warnings=warnings)
 
 
 @app.command("subjects", rich_help_panel=PANEL)

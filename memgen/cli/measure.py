@@ -2,126 +2,29 @@
 
 import itertools
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from memgen.base.errors import ConfigError
-from memgen.cli.options import Device, Jobs, Json, OneSize, Outputs, OwnImages, RunName, Sizes, SubjectName
+from memgen.cli.options import Device, Jobs, Json, OneSize, Outputs, OwnImages, Range, RunName, Sizes, SubjectName
 from memgen.cli.root import app
-from memgen.cli.shared import choose_cells, choose_subjects, execute, existing, finish, largest_size, prepared
+from memgen.cli.search import PANEL
+from memgen.cli.shared import (
+    choose_cells,
+    choose_subjects,
+    execute,
+    existing,
+    finish,
+    largest_size,
+    own_images,
+    prepared,
+)
 from memgen.experiment import runs
 
 if TYPE_CHECKING:
-    from memgen.experiment.measure import Reference
     from memgen.experiment.tasks import Verb
     from memgen.experiment.workspace import Workspace
-
-
-PANEL = "Measures"
-
-
-@app.command("nn-search", rich_help_panel=PANEL)
-def nn_search(
-    queries: OwnImages = None,
-    index: Annotated[
-        str | None,
-        typer.Option(
-            help="Images that are searched: train_a, train_b, holdout, or own (what --subject was trained on). "
-            "Default: train_a, or own with --subject."
-        ),
-    ] = None,
-    n_train: OneSize = None,
-    k: Annotated[int | None, typer.Option(min=1, help="Neighbors of each query. Default: as in the settings.")] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            help="Space in which images are compared, such as correlation or rmse. Default: as in the settings."
-        ),
-    ] = None,
-    subject: SubjectName = None,
-    lpips: Annotated[
-        Path | None, typer.Option(help="Also rank the neighbors by LPIPS, with the weights of its trunk in this file.")
-    ] = None,
-    lpips_net: Annotated[str, typer.Option(help="Which trunk that is: alex or vgg.")] = "alex",
-    outputs: Outputs = runs.OUTPUTS,
-    run: RunName = None,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Find the nearest training images of samples, or of your own images.
-
-    The nearest training images of held-out images are shown for comparison. The samples are those of the model that was
-    trained on the half searched, unless --subject names another subject.
-    """
-    from memgen.experiment import measure, subjects
-
-    workspace = existing(outputs, run, device)
-    if subject is None and index == "own":
-        raise ConfigError(
-            "--index own: expected --subject with the name of the subject whose training set is searched."
-        )
-    if subject is not None and queries is not None and index not in (None, "own"):
-        raise ConfigError(
-            f"--index {index}: --subject has no effect on a search for your own images there. Leave out "
-            f"--subject, or give --index own."
-        )
-    owner = None
-    if subject is not None and index in (None, "own"):
-        if n_train is not None:
-            raise ConfigError(f"--n {n_train}: the training set of {subject} has a size of its own. Leave out --n.")
-        owner = subjects.find(workspace, subject)
-        reference = measure.own_reference(owner)
-    else:
-        reference = measure.reference(workspace, index or "train_a", n_train or largest_size(workspace))
-    with workspace.run.working():
-        images = subjects.prepared(workspace, queries).images if queries is not None else None
-        if images is not None:
-            table = measure.search_images(workspace, images, reference, metric, k)
-        else:
-            name = subject or _trained_on(workspace, reference, n_train)
-            table = measure.search_samples(workspace, name, reference, metric, k)
-        null, unseen = None, None
-        if owner is not None:
-            null = measure.search_held_out(owner, reference, metric, k if lpips else None)
-            unseen = None if owner.identity.role == "cell" else owner.held_out
-        elif reference.name != "holdout":
-            null = measure.search_holdout(workspace, reference, metric, k if lpips else None)
-        _show_neighbors(table, null, reference)
-        result = {"neighbors": table.to_pylist()} if as_json else {}
-        if lpips is not None:
-            if null is not None:  # as many images as there are queries, since LPIPS costs far more than the search
-                null = measure.rerank(workspace, reference, null.slice(0, len(table)), lpips, lpips_net, unseen)
-            table = measure.rerank(workspace, reference, table, lpips, lpips_net, images)
-            _show_neighbors(table, null, reference)
-            result |= {"reranked": table.to_pylist()} if as_json else {}
-    finish(as_json, workspace.run.path / "tables", **result)
-
-
-def _trained_on(workspace: "Workspace", reference: "Reference", n_train: int | None) -> str:
-    """Name of the cell that was trained on a reference; for the holdout, of the one on part a."""
-    size = reference.n_train or n_train or largest_size(workspace)
-    part = "b" if reference.name == "train_b" else "a"
-    return runs.Cell(size, min(workspace.settings.sweep.train_seeds), part).name
-
-
-def _show_neighbors(table: Any, null: Any, reference: "Reference") -> None:
-    import numpy as np
-
-    from memgen.cli import terminal
-
-    rows = [row for row in table.to_pylist() if row["rank"] == 1]
-    shown = [[row["query"], row["reference_id"], row["cluster"], row["value"]] for row in rows[:10]]
-    values = [row["value"] for row in rows if row["value"] is not None]
-    note = f"median of {len(rows)} queries: {np.median(values):.4f}" if values else "no value is defined"
-    if null is not None:
-        held = [row["value"] for row in null.to_pylist() if row["rank"] == 1 and row["value"] is not None]
-        note += f"; for comparison, median of {len(held)} held-out images: {np.median(held):.4f}"
-    metric = rows[0]["metric"] if rows else ""
-    size = "" if reference.n_train is None else f" (N = {reference.n_train:,})"
-    title = f"nearest images in {reference.name}{size}, the first {len(shown)} queries"
-    terminal.table(title, ["query", "image", "cluster", metric], shown, note)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -207,6 +110,7 @@ def basis(
             "noise levels in the settings.",
         ),
     ] = None,
+    value_range: Range = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
@@ -231,7 +135,7 @@ def basis(
     import pyarrow as pa
 
     from memgen.cli import terminal
-    from memgen.experiment import geometry, present, subjects, tasks
+    from memgen.experiment import geometry, present, tasks
     from memgen.findings.bases import readings
 
     workspace = existing(outputs, run, device)
@@ -239,7 +143,7 @@ def basis(
     models = _models(workspace, sizes, subject)
     measured, drawn = [], []
     with prepared(workspace), tasks.threads(workspace.settings.compute.threads):
-        own = None if images is None else subjects.prepared(workspace, images).images
+        own, result = (None, {}) if images is None else own_images(workspace, images, value_range)
         for (label, names), sigma in itertools.product(models, levels):
             with terminal.bar(f"{label}, sigma {sigma:g}: Jacobians") as progress:
                 measured.append(geometry.measure_basis(workspace, names, sigma, own, progress)[1])
@@ -248,7 +152,7 @@ def basis(
     found = readings(pa.concat_tables(measured), workspace.settings.seed)
     terminal.say_basis(found)
     path = drawn[0] if drawn else workspace.run.path / "tables" / "basis_summary"
-    finish(as_json, path, readings=[asdict(reading) for reading in found])
+    finish(as_json, path, readings=[asdict(reading) for reading in found], **result)
 
 
 def _models(workspace: "Workspace", sizes: list[int] | None, subject: str | None) -> list[tuple[str, tuple[str, ...]]]:

@@ -60,7 +60,19 @@ SubjectName = Annotated[
     str | None,
     typer.Option("--subject", help="Name of one subject, trained or imported; memgen subjects lists them."),
 ]
+Range = Annotated[
+    str | None,
+    typer.Option(
+        "--range",
+        metavar="LOW,HIGH",
+        help="The values that become black and white, such as 0,4095 or -1,1. Default: what the files state, or the "
+        "range given for the run's images.",
+    ),
+]
 OwnImages = Annotated[
     Path | None,
-    typer.Argument(help="Your own images: a picture, a folder of pictures, or an array file."),
+    typer.Argument(
+        help="Your own images: a picture, a folder or ZIP of pictures, or an array file (FILE.npz:NAME for one of "
+        "several arrays)."
+    ),
 ]

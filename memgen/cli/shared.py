@@ -5,9 +5,9 @@ The heavy imports stand inside the functions, so that `memgen --help` is instant
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memgen.experiment.settings import RunSettings
     from memgen.experiment.tasks import Task, Verb
     from memgen.experiment.workspace import Workspace
+    from memgen.images.imageset import ImageSet
 
 
 # ------------------------------------------------------------------------------------------------- opening a run
@@ -34,19 +35,20 @@ class New:
     overrides: list[str] | None
     seed: int | None
     device: str
+    given: Mapping[str, Any] = field(default_factory=dict)  # settings that options of the command name, by dotted key
 
     def settings(self) -> "RunSettings":
         """The settings asked for."""
         from memgen.base import config
         from memgen.experiment.settings import RunSettings
 
-        seed = [f"seed={self.seed}"] if self.seed is not None else []
-        return config.load(RunSettings, self.config, [*(self.overrides or []), *seed])
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return config.load(RunSettings, self.config, self.overrides, {**self.given, **seed})
 
     @property
     def plain(self) -> bool:
         """Whether no setting was given."""
-        return self.config is None and not self.overrides and self.seed is None
+        return self.config is None and not self.overrides and not self.given and self.seed is None
 
     def open(self) -> "Workspace":
         """The run asked for, with the sizes and seeds of its sweep extended, or a new run."""
@@ -119,6 +121,19 @@ def choose_device(asked: str) -> str:
     return asked
 
 
+def own_images(workspace: "Workspace", source: Path, value_range: str | None) -> tuple["ImageSet", dict[str, Any]]:
+    """A person's own images, and what could not be read of them, which is printed."""
+    from memgen.cli import terminal
+    from memgen.experiment import subjects
+
+    with terminal.bar("reading images") as progress:
+        found = subjects.prepared(workspace, source, progress, value_range)
+    skipped = found.skipped.to_pylist()
+    terminal.say_skipped(skipped)
+    say_warnings(found.warnings)
+    return found.images, {"skipped_files": skipped, "warnings": list(found.warnings)}
+
+
 @contextmanager
 def prepared(workspace: "Workspace") -> Iterator[dict[str, Any]]:
     """Hold the run's lock, with its images imported; a run that never had usable images is removed again."""
@@ -150,6 +165,7 @@ def _import(workspace: "Workspace") -> dict[str, Any]:
         f"{counts['a']:,} in part a, {counts['b']:,} in part b, {counts['holdout']:,} held out. "
         f"Skipped files: {counts['skipped']:,}. Near-duplicates removed: {counts['near_duplicates_removed']:,}."
     )
+    say_warnings(counts["warnings"])
     return counts
 
 
@@ -294,6 +310,12 @@ def flat_rows(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
 def note(text: str) -> None:
     """Print a line on standard error."""
     print(text, file=sys.stderr)
+
+
+def say_warnings(warnings: Sequence[str]) -> None:
+    """Print what the person should know of images, on standard error."""
+    for warning in warnings:
+        note(f"warning: {warning}")
 
 
 def finish(as_json: bool, path: Path, **result: Any) -> None:

@@ -33,6 +33,7 @@ from memgen.cli.shared import (
     flat_rows,
     in_minutes,
     largest_size,
+    say_warnings,
     tasks_of,
     worker_count,
 )
@@ -105,6 +106,7 @@ def _estimate(new: New, jobs: int | None, as_json: bool) -> None:
     device = choose_device(new.device)
     with terminal.bar("reading images") as progress:
         images = make.read_images(settings, progress)
+    say_warnings(images.recipe.get("warnings", []))
     cost = estimate(settings, images, device, worker_count(jobs, device, len(settings.cells)))
     shown = {
         "images": len(images),

@@ -79,6 +79,7 @@ def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[
         "image_shape": list(found.image_shape),
         "digest": found.digest,
         "skipped": run.table("skipped").num_rows,
+        "warnings": list(found.recipe.get("warnings", [])),
         "near_duplicates_removed": run.table("duplicates").num_rows,
         "a": len(workspace.split.a),
         "b": len(workspace.split.b),

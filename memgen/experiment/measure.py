@@ -4,7 +4,7 @@ Each function looks its subjects up, calls a measure, and keeps the tables that 
 command, or of a step of the sweep. Each is idempotent: a table that exists is not made again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,14 @@ class Reference:
         key: name of its index, without the metric.
         n_train: number of training images; None for the holdout.
         load: gives the images.
+        sources: where each of them comes from.
     """
 
     name: str
     key: str
     n_train: int | None
     load: Callable[[], ImageSet]
+    sources: Sequence[str]
 
 
 REFERENCES = ("train_a", "train_b", "holdout")
@@ -65,12 +67,12 @@ def reference(workspace: Workspace, name: str, n_train: int) -> Reference:
         ConfigError: there is no reference of that name.
     """
     images, split = workspace.images, workspace.split
-    if name == "holdout":
-        return Reference(name, name, None, lambda: images.take(split.holdout))
     if name not in REFERENCES:
         raise ConfigError(f"found the index {name!r}, expected one of {', '.join(REFERENCES)}.")
-    part = name.removeprefix("train_")
-    return Reference(name, f"{name}-n{n_train}", n_train, lambda: images.take(split.training_indices(part, n_train)))
+    key, size, chosen = name, None, split.holdout
+    if name != "holdout":
+        key, size, chosen = f"{name}-n{n_train}", n_train, split.training_indices(name.removeprefix("train_"), n_train)
+    return Reference(name, key, size, lambda: images.take(chosen), [images.sources[position] for position in chosen])
 
 
 def own_reference(subject: KeptSubject) -> Reference:
@@ -86,7 +88,7 @@ def own_reference(subject: KeptSubject) -> Reference:
         return reference(subject.workspace, f"train_{identity.part}", identity.n_train)
     assert subject.train is not None
     train = subject.train
-    return Reference("train", f"train-{subject.record.train_set}", identity.n_train, lambda: train)
+    return Reference("train", f"train-{subject.record.train_set}", identity.n_train, lambda: train, train.sources)
 
 
 def build_index(workspace: Workspace, found: Reference, metric: str | None = None) -> Index:
@@ -154,7 +156,8 @@ def search_samples(
         drawn = subject.samples
         keys = subject.identity.columns | ({} if found.n_train is None else {"n_train": found.n_train})
         hits = index.search(torch.from_numpy(drawn.images), k)
-        return index.to_table(hits, "sample", drawn.ids, keys, [int(i) for i in drawn.index])
+        numbers = [int(i) for i in drawn.index]
+        return index.to_table(hits, "sample", drawn.ids, keys, numbers, subject.sample_sources, found.sources)
 
     return _kept(workspace, kind, key, found, metric, k, search)
 
@@ -172,7 +175,8 @@ def search_holdout(workspace: Workspace, found: Reference, metric: str | None = 
     def search(index: Index, k: int) -> pa.Table:
         queries = workspace.images.take(workspace.split.holdout)
         keys = nothing | {"n_train": found.n_train, "part": part}
-        return index.to_table(index.search(queries.floats(), k), "holdout", queries.ids, keys)
+        hits = index.search(queries.floats(), k)
+        return index.to_table(hits, "holdout", queries.ids, keys, None, queries.sources, found.sources)
 
     return _kept(workspace, kind, key, found, metric, k, search)
 
@@ -190,9 +194,10 @@ def search_held_out(
     kind, key = _place(workspace, f"{subject.name}.holdout", found, metric, k, counted=True)
 
     def search(index: Index, k: int) -> pa.Table:
-        assert subject.held_out is not None
-        hits = index.search(subject.held_out.floats(), k)
-        return index.to_table(hits, "holdout", subject.held_out.ids, subject.identity.columns)
+        queries = subject.held_out
+        assert queries is not None
+        hits, keys = index.search(queries.floats(), k), subject.identity.columns
+        return index.to_table(hits, "holdout", queries.ids, keys, None, queries.sources, found.sources)
 
     return _kept(workspace, kind, key, found, metric, k, search)
 
@@ -201,13 +206,19 @@ def search_images(
     workspace: Workspace, queries: ImageSet, found: Reference, metric: str | None = None, k: int | None = None
 ) -> pa.Table:
     """The nearest images of a reference to a person's own images, as a NEIGHBORS table kept in the run."""
-    kind, key = _place(workspace, f"user-{queries.digest}", found, metric, k, counted=False)
+    kind, key = _place(workspace, f"user-{key_of(queries)}", found, metric, k, counted=False)
     keys = dict.fromkeys(("subject", "role", "part", "train_seed")) | {"n_train": found.n_train}
 
     def search(index: Index, k: int) -> pa.Table:
-        return index.to_table(index.search(queries.floats(), k), "user", queries.ids, keys)
+        hits = index.search(queries.floats(), k)
+        return index.to_table(hits, "user", queries.ids, keys, None, queries.sources, found.sources)
 
     return _kept(workspace, kind, key, found, metric, k, search)
+
+
+def key_of(queries: ImageSet) -> str:
+    """What a person's own images are called in the names of files: images of other files have another key."""
+    return files.digest(queries.digest, *queries.sources)
 
 
 def _place(

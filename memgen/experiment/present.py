@@ -372,6 +372,28 @@ def draw_bases(
     return style.save(sheets.figure_bases(by_image), workspace.run.report / "figures" / f"bases-{own.digest}")
 
 
+def draw_neighbors(workspace: Workspace, queries: ImageSet, found: measure.Reference, table: pa.Table) -> list[Path]:
+    """Draw a person's own images beside their neighbors, beside the figures of the report; returns the paths.
+
+    Args:
+        workspace: the run.
+        queries: the images searched for.
+        found: the reference that was searched.
+        table: what the search returned.
+    """
+    rows = table.to_pylist()
+    k, references = max(row["rank"] for row in rows), found.load()
+    drawn = []
+    for query in range(min(sheets.NEIGHBORS_SHOWN, len(queries))):
+        own = rows[query * k : (query + 1) * k]
+        nearest = references.floats([row["reference_index"] for row in own]).numpy()
+        values = np.array([row["value"] for row in own], dtype=np.float64)
+        image = workspace.in_place(queries.floats([query]).numpy())[0]
+        drawn.append(sheets.Neighbors(own[0]["query_source"], image, workspace.in_place(nearest), values))
+    title = f"neighbors-{measure.key_of(queries)}.{found.key}-{rows[0]['metric']}-k{k}"
+    return style.save(sheets.figure_neighbors(drawn), workspace.run.report / "figures" / title)
+
+
 def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.Specimens]:
     """The first samples at each N, of the smallest training seed, with their nearest training images."""
     position = {image_id: i for i, image_id in enumerate(workspace.images.ids)}

@@ -12,6 +12,7 @@ from memgen import spaces
 from memgen.base.config import Settings
 from memgen.experiment import runs
 from memgen.images.importing import ImportSettings
+from memgen.images.names import escaped
 from memgen.measures.distances import DistanceSettings
 from memgen.measures.geometry.basis import BasisSettings
 from memgen.measures.psnr import PsnrSettings
@@ -60,6 +61,7 @@ class DataSettings(ImportSettings):
         remedies = {
             "resize": "set generated.side, the size they are drawn at",
             "limit": "set generated.n_images",
+            "range": "their pixels are in [0, 1]",
             "deduplicate": "near-duplicates are kept, since removing them would change the distribution",
         }
         for name, remedy in remedies.items():
@@ -74,7 +76,7 @@ class DataSettings(ImportSettings):
         """Description of the images for people."""
         if self.generated:
             return f"generated: {self.generated.kind}"
-        return self.source or "embedded Fashion-MNIST subset"
+        return escaped(self.source or "embedded Fashion-MNIST subset")
 
 
 class SplitSettings(Settings):

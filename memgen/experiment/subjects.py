@@ -14,12 +14,14 @@ import pyarrow as pa
 import torch
 
 from memgen.base import files, schemas, tables
-from memgen.base.errors import DataError, RunError
+from memgen.base.config import validate
+from memgen.base.errors import DataError, RunError, ShapeError
 from memgen.base.progress import Progress
 from memgen.experiment import runs
 from memgen.experiment.workspace import Workspace
 from memgen.images.imageset import ImageSet
-from memgen.images.importing import Imported, import_images
+from memgen.images.importing import Imported, ImportSettings, import_images
+from memgen.images.names import escaped
 from memgen.measures.subject import Identity, Samples, Subject, lacking
 from memgen.models import checkpoints, foreign
 from memgen.models.denoiser import Denoiser
@@ -177,6 +179,14 @@ class KeptSubject:
         """The samples that were drawn or imported."""
         return self.workspace.load_samples(self.name) if self.workspace.run.has_table("samples", self.name) else None
 
+    @property
+    def sample_sources(self) -> list[str] | None:
+        """Where imported samples come from; None if they were drawn."""
+        run = self.workspace.run
+        if not run.has_table("subject_samples", self.name):
+            return None
+        return list(run.table("subject_samples", self.name)["source"].to_pylist())
+
     @cached_property
     def denoiser(self) -> Denoiser | None:
         """The denoiser; one known in closed form is fitted anew."""
@@ -203,16 +213,36 @@ def without(images: ImageSet, others: ImageSet) -> ImageSet | None:
 # ------------------------------------------------------------------------------------------------- importing
 
 
-def prepared(workspace: Workspace, source: Path, progress: Progress | None = None) -> Imported:
+def prepared(
+    workspace: Workspace, source: Path, progress: Progress | None = None, value_range: str | None = None
+) -> Imported:
     """A person's images, prepared as the run's were, and the files that were skipped; near-duplicates are kept.
 
+    They are resized only if the run's images were.
+
+    Args:
+        workspace: the run.
+        source: a folder, a file or an array in it.
+        progress: called with (images done, of how many).
+        value_range: the values that become black and white, LOW,HIGH; None takes those of the run's images.
+
     Raises:
+        ConfigError: `value_range` is no range.
         DataError: the images cannot be used, or are not of the shape of the run's images.
     """
-    channels, side, _ = workspace.images.image_shape
-    changes = {"deduplicate": False, "limit": None, "resize": side, "color": "gray" if channels == 1 else "rgb"}
-    settings = workspace.settings.data.model_copy(update=changes)
-    return import_images(source, settings, progress, workspace.settings.seed)
+    data, shape = workspace.settings.data, workspace.images.image_shape
+    changes = {"deduplicate": False, "limit": None, "color": "gray" if shape[0] == 1 else "rgb"}
+    changes |= {} if value_range is None else {"range": value_range}
+    kept = {name: getattr(data, name) for name in ImportSettings.model_fields}
+    settings = validate(ImportSettings, kept | changes, source="settings")
+    found = import_images(source, settings, progress, workspace.settings.seed)
+    if found.images.image_shape != shape:
+        height, width = found.images.image_shape[1:]
+        raise ShapeError(
+            f"{escaped(str(source))}: found images of {width} x {height} pixels, expected {shape[2]} x {shape[1]}, the "
+            f"size of the run's images, which were not resized. Resize yours to that size."
+        )
+    return found
 
 
 def is_denoiser(source: Path) -> bool:
@@ -232,7 +262,8 @@ def import_subject(
     holdout: Path | None = None,
     options: ImportOptions | None = None,
     progress: Progress | None = None,
-) -> Record:
+    value_range: str | None = None,
+) -> tuple[Record, list[str]]:
     """Bring a denoiser or a set of samples into the run, with the images that it was trained on.
 
     Args:
@@ -245,6 +276,10 @@ def import_subject(
             in T are left out.
         options: what the weights of a checkpoint do not tell.
         progress: called with (images read, of how many).
+        value_range: the values that become black and white in all of these images, LOW,HIGH; see `prepared`.
+
+    Returns:
+        What the run says of the subject, and what the person should know of the images, in sentences.
 
     Raises:
         RunError: a subject of that name exists, or the name is reserved.
@@ -253,7 +288,7 @@ def import_subject(
     run = workspace.run
     _check_name(run, name)
     read = {
-        kind: prepared(workspace, path, progress)
+        kind: prepared(workspace, path, progress, value_range)
         for kind, path in (("train", trained_on), ("held_out", holdout), ("samples", None if as_denoiser else source))
         if path is not None
     }
@@ -280,10 +315,10 @@ def import_subject(
         train_set=None if train is None else _keep(run, train),
         held_out_set=None if holdout is None else _keep(run, unseen),
         n_held_out=len(unseen),
-        source=str(source),
+        source=escaped(str(source)),
     )
     record.write(run)  # last: it says that the subject is complete
-    return record
+    return record, [warning for found in read.values() for warning in found.warnings]
 
 
 def _check_name(run: runs.Run, name: str) -> None:
@@ -320,4 +355,5 @@ def _keep_samples(run: runs.Run, images: ImageSet, identity: Identity) -> None:
         np.save(file, images.floats().numpy())
     nothing = dict.fromkeys(("noise_seed", "updates", "sigma", "residual_sigma"))
     columns = {"sample": list(range(len(images))), "status": "given", **nothing}
+    run.write_table("subject_samples", identity.subject, images.to_table())
     run.write_table("samples", identity.subject, tables.make(schemas.SAMPLES, identity.columns | columns))

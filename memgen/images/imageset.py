@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -111,6 +112,11 @@ class ImageSet:
         ids, sources = (tuple(names[i] for i in positions) for names in (self.ids, self.sources))
         return ImageSet(self._chosen(positions), ids, sources, self.recipe)
 
+    def to_table(self) -> pa.Table:
+        """Id and source of each image, as a table IMAGES."""
+        columns = {"index": list(range(len(self))), "image_id": list(self.ids), "source": list(self.sources)}
+        return tables.make(schemas.IMAGES, columns)
+
     def save(self, folder: Path) -> None:
         """Write the set to a folder; `images.json` is written last and marks the set as complete.
 
@@ -122,8 +128,7 @@ class ImageSet:
         except OSError as error:
             raise files.storage_error(folder / "images.json", error) from error
         _write_array(folder / "pixels.npy", self.pixels)
-        columns = {"index": list(range(len(self))), "image_id": list(self.ids), "source": list(self.sources)}
-        tables.write(folder / "images.parquet", tables.make(schemas.IMAGES, columns), schemas.IMAGES)
+        tables.write(folder / "images.parquet", self.to_table(), schemas.IMAGES)
         manifest = {
             "format": _FORMAT,
             "shape": list(self.pixels.shape),

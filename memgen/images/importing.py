@@ -2,17 +2,20 @@
 
 Whatever the source, pixels go through the same steps, which the recipe of the resulting ImageSet records:
 
-    1. orientation by EXIF, transparency composited on white (pictures only, see decoding.py)
+    1. the values that the file or `range` states as black and white become 0 and 1 (see levels.py); pictures are
+       turned upright; transparency is composited on white
     2. antialiased bicubic resize of the short side to `resize`, center crop to a square (optional)
     3. gray as the plain mean of R, G, B, or RGB by repeating gray (optional)
     4. removal of near-duplicates (see duplicates.py)
     5. one permutation of the pixels of all images (optional, see shuffle.py)
 
-uint8 stays uint8, rounded after steps 2 and 3; floats must lie in [0, 1] and become float32. Nothing in a file is
-executed: pickles and PostScript are refused. A file that cannot be used is reported in the table SKIPPED.
+Pictures, and arrays of bool or of uint8 without a given range, become uint8, rounded after each step; other arrays
+become float32 in [0, 1]. Each frame of a picture file is an image. Every file is imported or listed in the table
+SKIPPED. Nothing in a file is executed: pickles and PostScript are refused.
 """
 
 import importlib.resources
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from pydantic import Field
 from memgen.base import schemas, tables
 from memgen.base.config import validate
 from memgen.base.progress import Progress
-from memgen.images import duplicates, readers
+from memgen.images import duplicates, names, readers
 from memgen.images.imageset import ImageSet
 from memgen.images.prepare import ReadSettings
 from memgen.images.shuffle import shuffle_images
@@ -50,13 +53,15 @@ class Imported:
 
     Attributes:
         images: the images that remain.
-        skipped: table SKIPPED, a row for each file that was not imported.
+        skipped: table SKIPPED, a row for each file or frame that was not imported.
         duplicates: table DUPLICATES, a row for each image that was removed.
+        warnings: what the person should know of the images, in sentences; the recipe of the images has them too.
     """
 
     images: ImageSet
     skipped: pa.Table
     duplicates: pa.Table
+    warnings: Sequence[str] = ()
 
 
 def import_images(
@@ -65,7 +70,8 @@ def import_images(
     """The images of a source, prepared and without near-duplicates.
 
     Args:
-        source: a folder or a file that a reader accepts; None for the embedded Fashion-MNIST images.
+        source: a folder, a file that a reader accepts, or an array in it (FILE.npz:NAME); None for the embedded
+            Fashion-MNIST images.
         settings: how they are prepared; None for the defaults.
         progress: called with (files or images done, of how many).
         seed: seed of the order of the pixels, if they are shuffled.
@@ -78,7 +84,7 @@ def import_images(
         with importlib.resources.as_file(resource) as path:
             imported = _import(path, settings, progress, name="embedded Fashion-MNIST")
     else:
-        imported = _import(source, settings, progress, name=str(source))
+        imported = _import(source, settings, progress, name=names.escaped(str(source)))
     return replace(imported, images=shuffle_images(imported.images, seed)) if settings.shuffle else imported
 
 
@@ -99,13 +105,14 @@ def read_images(source: str | Path | None = None, **settings: Any) -> ImageSet:
 
 def _import(source: Path, settings: ImportSettings, progress: Progress | None, name: str) -> Imported:
     found = readers.read(source, settings, progress or (lambda done, total: None))
-    images = ImageSet.from_pixels(found.pixels, found.sources, _recipe(name, settings))
+    recipe = _recipe(name, settings) | {"warnings": found.warnings}
+    images = ImageSet.from_pixels(found.pixels, found.sources, recipe)
     removed = tables.make(schemas.DUPLICATES, {name: [] for name in schemas.DUPLICATES.names})
     if settings.deduplicate:
         kept, removed = duplicates.near_duplicates(images, settings.threshold)
         images = _keep(images, kept)
     columns = {"source": list(found.skipped), "reason": list(found.skipped.values())}
-    return Imported(images, tables.make(schemas.SKIPPED, columns), removed)
+    return Imported(images, tables.make(schemas.SKIPPED, columns), removed, found.warnings)
 
 
 def _recipe(source: str, settings: ImportSettings) -> dict[str, Any]:

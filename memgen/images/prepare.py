@@ -1,15 +1,20 @@
 """What all readers of images share: their settings, their result, and the steps that every image goes through."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from memgen.base.config import Settings
+from memgen.images import levels
+
+TRANSPARENT = "has transparent pixels"  # why an image is left out where the settings say so
+_FEW_COLORED = 0.05  # of the images: so few with color may be there by mistake
 
 
 class ReadSettings(Settings):
@@ -19,7 +24,12 @@ class ReadSettings(Settings):
         default=None, ge=1, description="side of the square images, in pixels; None keeps their size"
     )
     color: Literal["auto", "gray", "rgb"] = Field(
-        default="auto", description="gray, rgb, or auto: RGB if any image of a folder has color"
+        default="auto", description="gray, rgb, or auto: RGB if any pixel of any image has color"
+    )
+    range: Annotated[tuple[float, float] | None, BeforeValidator(levels.parse)] = Field(
+        default=None,
+        description="the values that become black and white, such as [0, 4095] or [-1, 1]; None takes what the files "
+        "state",
     )
     alpha: Literal["white", "black", "skip"] = Field(
         default="white", description="background of transparent pixels; skip leaves such images out"
@@ -35,13 +45,15 @@ class FoundImages:
 
     Attributes:
         pixels: (N, C, H, W), uint8 in [0, 255] or float32 in [0, 1].
-        sources: where each image comes from, N strings: a file, or a file and the position in it.
-        skipped: the reason for each file that was left out, by the file's name.
+        sources: where each image comes from, N strings (see names.py).
+        skipped: the reason for each file, or frame of a file, that was left out, by its name (see names.py).
+        warnings: what the person should know of the images, in sentences.
     """
 
     pixels: NDArray[Any]
     sources: list[str]
     skipped: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def resized(images: torch.Tensor, side: int) -> torch.Tensor:
@@ -55,6 +67,28 @@ def resized(images: torch.Tensor, side: int) -> torch.Tensor:
             images = images.clamp(0, 1)  # bicubic overshoots at edges; uint8 saturates by itself
     top, left = (size[0] - side) // 2, (size[1] - side) // 2
     return images[..., top : top + side, left : left + side]
+
+
+def has_color(images: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which images (B, C, H, W) have a pixel whose channels differ, (B,)."""
+    differs: NDArray[np.bool_] = (images != images[:, :1]).any(axis=(1, 2, 3))
+    return differs
+
+
+def few_colored(colored: Sequence[str], count: int) -> list[str]:
+    """What to tell the person if a few images make all others have three channels, in a sentence; else nothing.
+
+    Args:
+        colored: names of the images that have color.
+        count: number of all images.
+    """
+    if not 0 < len(colored) < _FEW_COLORED * count:
+        return []
+    listed = ", ".join(colored[:3]) + (", ..." if len(colored) > 3 else "")
+    return [
+        f"Color was found in only {len(colored)} of {count:,} images ({listed}), and because of them all images have "
+        f"three channels. If that is not meant, take them out, or import with --set data.color=gray."
+    ]
 
 
 def gray(images: NDArray[Any]) -> NDArray[Any]:

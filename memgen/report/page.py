@@ -180,6 +180,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         slopes=_slopes(report.tables.get("slopes")),
         training=_training(report.tables.get("training")),
         data=_data(report.tables),
+        warnings=(report.manifest.get("data") or {}).get("warnings", []),
         shuffled=report.manifest.get("config", {}).get("data", {}).get("shuffle", False),
         about=report.manifest.get("about"),
         manifest=list(_flat(provenance)) if provenance else [],

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from memgen.base import wording
 from memgen.findings.restorations import Restoration
-from memgen.report.style import BLUE, INK, ORANGE, styled
+from memgen.report.style import BLUE, INK, ORANGE, drawable, styled
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,6 +331,48 @@ def _signed(vector: NDArray[Any], clean: NDArray[Any]) -> NDArray[Any]:
     turned = vector if np.vdot(vector, clean) >= 0 else -vector
     scaled: NDArray[Any] = 0.5 + turned / (2 * np.abs(turned).max())
     return scaled
+
+
+NEIGHBORS_SHOWN = 16  # images that a user searched for
+_LONGEST = 16  # characters of a name that fit beside a row
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """An image that a person gave, and the images found nearest to it.
+
+    Attributes:
+        name: of the image, as its source.
+        image: (C, H, W), uint8, or float in pixel units.
+        nearest: the neighbors, nearest first, (k, C, H, W).
+        values: their similarity or distance, (k,); NaN where undefined.
+    """
+
+    name: str
+    image: NDArray[Any]
+    nearest: NDArray[Any]
+    values: NDArray[np.float64]
+
+
+@styled
+def figure_neighbors(found: Sequence[Neighbors]) -> Figure:
+    """Each image of a person in a row with its neighbors, their values below them.
+
+    Args:
+        found: one entry for each image.
+    """
+    page = _Page(found[0].image.shape[-2:], 1 + len(found[0].nearest), 0.27)
+    for neighbors in found:
+        page.row(drawable(_shortened(neighbors.name)), 0.0)
+        page.put(0, neighbors.image)
+        for column, (image, value) in enumerate(zip(neighbors.nearest, neighbors.values, strict=True), start=1):
+            page.put(column, image, float(value), ORANGE)
+    return page.figure(["yours", *(f"nearest {rank}" for rank in range(1, 1 + len(found[0].nearest)))])
+
+
+def _shortened(name: str) -> str:
+    """A name without its middle where it is too long for the margin."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2 - 1]}…{name[-_LONGEST // 2 :]}"
 
 
 class _Page:

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from memgen.base import files
 from memgen.base.estimates import Estimate
@@ -83,6 +84,12 @@ def legend(
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc=place, ncols=columns)
+
+
+def drawable(text: str) -> str:
+    """A text that is not ours, such as the name of a file, as a figure can show it: what the font lacks becomes ?."""
+    font = get_font(findfont(STYLE["font.family"]))
+    return "".join(letter if font.get_char_index(ord(letter)) else "?" for letter in text).replace("$", r"\$")
 
 
 def color_sequence(count: int) -> list[Any]:

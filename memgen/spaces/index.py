@@ -226,6 +226,8 @@ class Index:
         query_ids: Sequence[str],
         keys: Mapping[str, str | int | None],
         query: Sequence[int] | None = None,
+        query_sources: Sequence[str] | None = None,
+        sources: Sequence[str] | None = None,
     ) -> pa.Table:
         """Hits as a table NEIGHBORS of M k rows.
 
@@ -235,6 +237,8 @@ class Index:
             query_ids: content ids of the queries, (M,).
             keys: values of the columns subject, role, n_train, part and train_seed.
             query: indices of the queries, such as those of samples, (M,); None for 0 to M - 1.
+            query_sources: where the queries come from, (M,); None for samples that were drawn.
+            sources: where the images of the index come from, (N,); None if that is not known.
         """
         n_queries, k = hits.value.shape
         return tables.make(
@@ -244,12 +248,16 @@ class Index:
                 "query_kind": query_kind,
                 "query": np.repeat(np.arange(n_queries) if query is None else np.asarray(query), k),
                 "query_id": np.repeat(np.array(query_ids, dtype=object), k),
+                "query_source": None if query_sources is None else np.repeat(np.array(query_sources, dtype=object), k),
                 "reference": self.name,
                 "n_reference": self.n,
                 "n_clusters": self.n_clusters,
                 "metric": self.space.name,
                 "rank": np.tile(np.arange(1, k + 1), n_queries),
                 "reference_id": np.array(self.ids, dtype=object)[hits.reference_index.ravel()],
+                "reference_source": None
+                if sources is None
+                else np.array(sources, dtype=object)[hits.reference_index.ravel()],
                 "reference_index": hits.reference_index.ravel(),
                 "cluster": hits.cluster.ravel(),
                 "value": hits.value.ravel(),

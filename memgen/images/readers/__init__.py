@@ -11,6 +11,8 @@ from typing import Protocol, cast, runtime_checkable
 from memgen.base.discovery import modules_of
 from memgen.base.errors import DataError
 from memgen.base.progress import Progress
+from memgen.images.arrays import parted
+from memgen.images.names import escaped
 from memgen.images.prepare import FoundImages, ReadSettings
 
 
@@ -36,7 +38,7 @@ class Reader(Protocol):
 
         Args:
             source: a folder or a file that is not empty.
-            settings: size, color, transparency and number of the images.
+            settings: size, color, range, transparency and number of the images.
             report: called with (images or files done, of how many).
 
         Raises:
@@ -54,23 +56,33 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
     """The images of a source, read by the first reader that accepts it and prepared as the settings say.
 
     Args:
-        source: a folder or a file.
-        settings: size, color, transparency and number of the images.
+        source: a folder or a file, or an array in it (FILE.npz:NAME).
+        settings: size, color, range, transparency and number of the images.
         report: called with (images or files done, of how many).
 
     Raises:
         DataError: the source is missing, empty, damaged or of an unknown format, or holds no image that can be used.
     """
-    if not source.is_dir() and not source.is_file():
-        raise DataError(f"{source}: no such file or folder. Check the path. {_known()}")
+    path, _ = parted(source)
     try:
-        if source.is_file() and source.stat().st_size == 0:
-            raise DataError(f"{source}: empty file. Fetch or save it again.")
+        return _read(source, path, settings, report)
+    except DataError as error:  # readers name the path as it is; a terminal would obey some of its characters
+        message = str(error).replace(str(path), escaped(str(path)))
+        raise type(error)(message) from error.__cause__
+
+
+def _read(source: Path, path: Path, settings: ReadSettings, report: Progress) -> FoundImages:
+    """The images of a source that is, or is in, the file or folder `path`."""
+    try:
+        if not path.is_dir() and not path.is_file():
+            raise DataError(f"{source}: no such file or folder. Check the path. {_known()}")
+        if path.is_file() and path.stat().st_size == 0:
+            raise DataError(f"{path}: empty file. Fetch or save it again.")
         for reader in all_readers():
             if reader.reads(source):
                 return reader.read(source, settings, report)
-    except PermissionError as error:
-        raise DataError(f"{source}: cannot be read ({error.strerror}). Check its permissions.") from error
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
     raise DataError(f"{source}: not a kind of file that memgen reads. {_known()}")
 
 

@@ -1,12 +1,14 @@
-"""Images from an IDX file of unsigned bytes, plain or gzip, the format of MNIST.
+"""Images from an IDX file, plain or gzip, the format of MNIST.
 
 The file holds two zero bytes, the type (8 = uint8), the number of dimensions, each dimension in 4 bytes (big-endian),
-and the pixels.
+and the pixels (big-endian).
 """
 
 import gzip
+import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,8 @@ from memgen.images.arrays import from_array
 from memgen.images.prepare import FoundImages, ReadSettings
 
 ORDER = 0
-KIND = "an IDX file of unsigned bytes (plain or gzip)"
-_START = b"\x00\x00\x08"
+KIND = "an IDX file (plain or gzip)"
+_TYPES = {8: "u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _GZIP = b"\x1f\x8b"
 _DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
 
@@ -30,10 +32,10 @@ def reads(source: Path) -> bool:
     with open(source, "rb") as file:
         start = file.read(3)
     if start[:2] != _GZIP:
-        return start == _START
+        return _is_idx(start)
     try:
         with gzip.open(source) as unzipped:
-            return unzipped.read(3) == _START
+            return _is_idx(unzipped.read(3))
     except _DAMAGED:
         return True
 
@@ -43,23 +45,27 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
     return from_array(source, _load(source), settings, report)
 
 
-def _load(path: Path) -> NDArray[np.uint8]:
+def _is_idx(start: bytes) -> bool:
+    return len(start) == 3 and start[:2] == b"\0\0" and start[2] in _TYPES
+
+
+def _load(path: Path) -> NDArray[Any]:
     data = path.read_bytes()
     try:
         data = gzip.decompress(data) if data.startswith(_GZIP) else data
     except _DAMAGED as error:
         raise DataError(f"{path}: damaged gzip file ({first_line(error)}). Fetch it again.") from error
     n_dimensions = data[3] if len(data) > 3 else 0
-    if n_dimensions != 3:
+    if n_dimensions not in (3, 4):
         raise DataError(
-            f"{path}: an IDX file of {n_dimensions} dimensions, expected 3 (images, height, width). "
+            f"{path}: an IDX file of {n_dimensions} dimensions, expected 3 or 4 (images, height, width, and colors). "
             "One dimension means labels; give the file of images."
         )
-    shape = tuple(int.from_bytes(data[at : at + 4], "big") for at in (4, 8, 12))
-    expected = 16 + shape[0] * shape[1] * shape[2]
+    start, dtype = 4 + 4 * n_dimensions, np.dtype(_TYPES[data[2]])
+    shape = tuple(int.from_bytes(data[at : at + 4], "big") for at in range(4, start, 4))
+    expected = start + math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         raise DataError(
-            f"{path}: found {len(data)} bytes, but {shape[0]} images of {shape[2]} x {shape[1]} take {expected}. "
-            "Fetch it again."
+            f"{path}: found {len(data)} bytes, but an array of shape {shape} takes {expected}. Fetch it again."
         )
-    return np.frombuffer(data, dtype=np.uint8, offset=16).reshape(shape)
+    return np.frombuffer(data, dtype=dtype, offset=start).reshape(shape)

@@ -1,5 +1,6 @@
-"""Images from one array in a NumPy file, .npy or .npz. Pickled objects are refused."""
+"""Images from an array in a NumPy file, .npy or .npz. Pickled objects are refused."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +9,35 @@ from numpy.typing import NDArray
 
 from memgen.base.errors import DataError, first_line
 from memgen.base.progress import Progress
-from memgen.images.arrays import from_array
+from memgen.images.arrays import chosen, from_array, parted
 from memgen.images.prepare import FoundImages, ReadSettings
 
 ORDER = 0
-KIND = "a NumPy file (.npy, .npz)"
+KIND = "a NumPy file (.npy, .npz, or FILE.npz:NAME for an array in it)"
 
 
 def reads(source: Path) -> bool:
     """Whether the suffix of a file is .npy or .npz."""
-    return source.is_file() and source.suffix.lower() in (".npy", ".npz")
+    path, _ = parted(source)
+    return path.is_file() and path.suffix.lower() in (".npy", ".npz")
 
 
 def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
-    """The images of the file's only array; see `readers.Reader` and `arrays.from_array`."""
-    return from_array(source, _load(source), settings, report)
+    """The images of an array of the file; see `readers.Reader` and `arrays`."""
+    path, name = parted(source)
+    return from_array(path, _load(path, name), settings, report)
 
 
-def _load(path: Path) -> NDArray[Any]:
+def _load(path: Path, name: str | None) -> NDArray[Any]:
     try:
         if path.suffix.lower() == ".npy":
+            if name is not None:
+                raise DataError(f"{path}: a .npy file holds one array without a name. Leave out :{name}.")
             return np.lib.format.open_memmap(path, mode="r")
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            if len(archive.files) != 1:
-                raise DataError(
-                    f"{path}: found arrays {', '.join(archive.files) or 'none'}, expected one. "
-                    "Save the array of images alone, with np.savez_compressed(path, images)."
-                )
-            return np.asarray(archive[archive.files[0]])
+            shapes = {key: _shape(archive.zip, key) for key in archive.files}
+            objects = bool(shapes) and not any(shape is not None for shape in shapes.values())
+            return np.asarray(archive[archive.files[0] if objects else chosen(path, shapes, name)])
     except (PermissionError, DataError):
         raise
     except Exception as error:  # damaged headers and archives make NumPy raise many kinds
@@ -46,3 +48,15 @@ def _load(path: Path) -> NDArray[Any]:
         raise DataError(
             f"{path}: damaged, or not a NumPy file ({first_line(error)}). Save it again with np.save."
         ) from error
+
+
+def _shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...] | None:
+    """The shape of an array in an archive, read from its header; None for what is no array of numbers."""
+    try:
+        with archive.open(f"{name}.npy") as member:
+            old = np.lib.format.read_magic(member) == (1, 0)
+            read_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read_header(member)
+    except (KeyError, ValueError):
+        return None
+    return None if dtype.hasobject else shape

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from memgen.base.errors import DataError
 from memgen.base.progress import Progress
-from memgen.images.decoding import from_pictures, is_picture_name
+from memgen.images.decoding import HIDDEN_FOLDER, from_pictures, is_hidden, is_picture_name
 from memgen.images.prepare import FoundImages, ReadSettings
 
 ORDER = 1  # it takes every folder, so formats that are folders of their own kind come first
@@ -36,14 +36,18 @@ def _candidates(folder: Path) -> tuple[list[str], dict[str, str]]:
 
     for where, subfolders, names in os.walk(folder, onerror=unreadable):
         here = Path(where)
-        for name in subfolders:
-            if (here / name).is_symlink():
-                skipped[(here / name).relative_to(folder).as_posix()] = "a link to a folder, not followed"
+        for name in list(subfolders):
+            relative = (here / name).relative_to(folder).as_posix()
+            if is_hidden(name):
+                subfolders.remove(name)
+                skipped[relative] = HIDDEN_FOLDER
+            elif (here / name).is_symlink():
+                skipped[relative] = "a link to a folder, not followed"
         for name in names:
             path = here / name
             relative = path.relative_to(folder).as_posix()
-            if name.startswith("."):
-                skipped[relative] = "not an image (hidden file)"
+            if is_hidden(name):
+                skipped[relative] = "not an image (hidden, or one of the system)"
             elif path.suffix and not is_picture_name(name):
                 skipped[relative] = f"not an image (suffix {path.suffix})"
             elif not path.is_file():

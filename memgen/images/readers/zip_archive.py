@@ -5,9 +5,9 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from memgen.base.errors import DataError
+from memgen.base.errors import DataError, first_line
 from memgen.base.progress import Progress
-from memgen.images.decoding import from_pictures, is_picture_name
+from memgen.images.decoding import from_pictures, is_hidden, is_picture_name
 from memgen.images.prepare import FoundImages, ReadSettings
 
 ORDER = 0
@@ -26,11 +26,15 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
     """The pictures of an archive; see `readers.Reader` and `from_pictures`."""
     try:
         archive = zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{source}: damaged, or not a ZIP archive ({error}). Fetch or save it again.") from error
+    except PermissionError:
+        raise
+    except Exception as error:  # damaged lists of members make zipfile raise many kinds
+        raise DataError(
+            f"{source}: damaged, or not a ZIP archive ({first_line(error)}). Fetch or save it again."
+        ) from error
     with archive:
         skipped = {info.filename: reason for info in archive.infolist() if (reason := _unfit(info))}
-        names = [info.filename for info in archive.infolist() if not info.is_dir() and info.filename not in skipped]
+        names = [info.filename for info in archive.infolist() if not _is_folder(info) and info.filename not in skipped]
         if not names and not skipped:
             raise DataError(f"{source}: the archive is empty, expected image files. Check the file.")
 
@@ -40,13 +44,17 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
         return from_pictures(source, sorted(names), opened, skipped, settings, report)
 
 
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    return info.filename.endswith("/")  # info.is_dir fails where the name is empty
+
+
 def _unfit(info: zipfile.ZipInfo) -> str:
     """Why a member is not read as a picture; empty for one that is, and for a folder."""
     name = PurePosixPath(info.filename)
-    if info.is_dir():
+    if _is_folder(info):
         return ""
-    if any(part.startswith(".") or part == "__MACOSX" for part in name.parts):
-        return "not an image (hidden file)"
+    if any(map(is_hidden, name.parts)):
+        return "not an image (hidden, or one of the system)"
     if not is_picture_name(name.name):
         return f"not an image (suffix {name.suffix})" if name.suffix else "not an image (no suffix)"
     if info.flag_bits & _ENCRYPTED:
