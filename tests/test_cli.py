@@ -200,7 +200,7 @@ def test_sweep_of_a_shuffled_class(tmp_path, quick):
     memgen("basis", *there).done()
     memgen("restore", "--task", "inpainting", *there).done()
     workspace = Workspace.of(run, "cpu")
-    (pair,) = present._specimens(workspace, present._measured(workspace, None))
+    (pair,) = present._specimens(workspace, present._measured(workspace, None), workspace.run.cells())
     (bases,) = present._bases(workspace, None)
     (restored,) = present.restored(workspace)
     known = restored.measured != 0
@@ -273,8 +273,9 @@ def test_verdict(tiny):
     shown = memgen("verdict", "--json").done().json
     assert {row["subject"] for row in shown["copies"]} == {f"n{n}-s0-{part}" for n in (1, 4) for part in "ab"}
     assert {row["answer"] for row in shown["copies"]} <= {"found", "none", "cannot decide"}
-    assert sum("were tested image by image" in sentence for sentence in shown["sentences"]) == 2
-    assert len(shown["pairs"]) == sum(row["discoveries"] for row in shown["copies"])
+    assert sum("were tested for copies in two ways" in sentence for sentence in shown["sentences"]) == 2
+    reported = [pair for pair in shown["pairs"] if "competition" in pair["reported_by"]]
+    assert len(reported) == sum(row["discoveries"] for row in shown["copies"])
     drawn = np.load(tiny / "samples" / "n1-s0-a.npy")
     sources = pd.read_parquet(tiny / "images" / "images.parquet").set_index("image_id")["source"]
     for pair in shown["pairs"]:

@@ -177,7 +177,8 @@ def execute(workspace: "Workspace", listed: "list[Task]", jobs: int | None) -> N
     from memgen.cli import terminal
     from memgen.experiment import present, sweep
 
-    metric, drawn = workspace.settings.search.metric, set[int]()
+    metric, searched = workspace.settings.search.metric, dict[int, runs.Cell]()
+    made = set(workspace.run.cells())
 
     def told(task: "Task", verb: "Verb") -> str:
         if verb == "compare":
@@ -187,14 +188,14 @@ def execute(workspace: "Workspace", listed: "list[Task]", jobs: int | None) -> N
             return ""
         median = present.nearest_median(workspace, task.name)
         found = f"median {metric} of samples with their nearest training images {median:.3f}"
-        if "train" not in task.verbs or task.cell.n_train in drawn:
+        if task.cell in made or task.cell.n_train in searched:
             return found
-        drawn.add(task.cell.n_train)
-        return f"{found}; pictures: {present.draw_first(workspace)}"
+        searched[task.cell.n_train] = task.cell
+        return f"{found}; pictures: {present.draw_first(workspace, list(searched.values()))}"
 
     workers = worker_count(jobs, workspace.device, len(listed))
     with prepared(workspace):
-        _announce(workspace, listed, workers)
+        _announce(workspace, [task for task in listed if task.cell not in made], workers)
         with terminal.bars(listed, told) as on_event:
             sweep.execute(workspace, listed, workers, on_event)
 
@@ -203,16 +204,14 @@ def _announce(workspace: "Workspace", listed: "list[Task]", workers: int) -> Non
     """Say how many networks are to be trained, and how long it may take."""
     from memgen.experiment.cost import estimate
 
-    made, settings = set(workspace.run.cells()), workspace.settings
-    rest = [task.cell for task in listed if task.cell and "train" in task.verbs and task.cell not in made]
-    if not rest:
+    settings, count = workspace.settings, sum("train" in task.verbs for task in listed)
+    if not count:
         return
     cost = estimate(settings, workspace.images, workspace.device, workers)
-    kept = f" ({len(made)} more are made)" if made else ""
     several = f" in {workers} processes" if workers > 1 else ""
     note(
-        f"{len(rest)} networks to train{kept}{several}. With all that is measured, this takes about "
-        f"{in_minutes(cost.seconds * len(rest) / len(settings.cells))} on this machine."
+        f"{count} {'networks' if count > 1 else 'network'} to train{several}. With all that is measured, this takes "
+        f"about {in_minutes(cost.seconds * count / len(settings.cells))} on this machine."
     )
 
 

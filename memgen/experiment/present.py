@@ -41,13 +41,14 @@ def pair_medians(workspace: Workspace, names: Sequence[str]) -> dict[str, float]
     return {name: float(np.nanmedian(np.array(found, dtype=float))) for name, found in values.items() if found}
 
 
-def draw_first(workspace: Workspace) -> Path:
-    """Draw the first sample at each N that was searched so far beside its nearest training image; the PNG.
+def draw_first(workspace: Workspace, cells: Sequence[runs.Cell]) -> Path:
+    """Draw the first sample of each of some cells beside its nearest training image; the path of the PNG.
 
     It is the sheet with which the report opens, so that people see copies long before the end of a sweep.
     """
-    found = {kind: workspace.run.table(kind) for kind in ("neighbors", "samples", "similarity")}
-    return style.save(sheets.figure_first(_specimens(workspace, found)), workspace.run.report / "figures" / "first")[0]
+    found = {kind: workspace.run.table(kind) for kind in ("neighbors", "samples")}
+    drawn = sheets.figure_first(_specimens(workspace, found, cells))
+    return style.save(drawn, workspace.run.report / "figures" / "first")[0]
 
 
 def nearest_median(workspace: Workspace, name: str) -> float:
@@ -220,7 +221,7 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
             for name, table in found.items()
             if name != "transition" or table.num_rows > len(transition.POINTS)
         },
-        pairs=_specimens(workspace, found),
+        pairs=_specimens(workspace, found, run.cells()),
         copies=_copies(workspace, n_train),
         restored=restored(workspace, n_train),
         bases=_bases(workspace, n_train),
@@ -394,11 +395,11 @@ def draw_neighbors(workspace: Workspace, queries: ImageSet, found: measure.Refer
     return style.save(sheets.figure_neighbors(drawn), workspace.run.report / "figures" / title)
 
 
-def _specimens(workspace: Workspace, found: dict[str, pa.Table]) -> list[sheets.Specimens]:
-    """The first samples at each N, of the smallest training seed, with their nearest training images."""
+def _specimens(workspace: Workspace, found: dict[str, pa.Table], cells: Sequence[runs.Cell]) -> list[sheets.Specimens]:
+    """The first samples of cells at each N, of the smallest training seed, with their nearest training images."""
     position = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
     named = found["samples"]["subject"].unique().to_pylist()
-    sampled = [cell for cell in workspace.run.cells() if cell.name in named]
+    sampled = [cell for cell in cells if cell.name in named]
     pairs = []
     for n_train in sorted({cell.n_train for cell in sampled}):
         seed = min(cell.train_seed for cell in sampled if cell.n_train == n_train)
