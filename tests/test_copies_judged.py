@@ -58,11 +58,8 @@ def test_what_could_have_gone_unseen():
 
 
 START = "200 samples of the model were tested for copies in two ways."
-COMPETITION = "The competition, which assumes only that training and held-out images were divided at random,"
-CONFORMAL = (
-    "The conformal test, which assumes that samples other than copies lie no deeper in the neighborhoods of training "
-    "images than held-out images do,"
-)
+COMPETITION = "The competition"
+CONFORMAL = "The conformal test"
 CLOSEST = "The closest pair of a sample and a training image has a correlation of .900."
 
 

@@ -7,6 +7,7 @@ import tested
 from memgen.base import schemas, tables
 from memgen.base.errors import DataError
 from memgen.findings import verdict
+from memgen.findings.copies import ASSUMPTIONS
 from memgen.findings.transition import POINTS, QUANTITIES
 
 AGREES = {
@@ -342,9 +343,11 @@ def test_sentences_are_the_fields_in_order():
     first, second = found.paragraphs
     assert first.sentences == (first.opening, first.copies, first.samples, first.functions)
     assert found.sentences == (
-        " ".join(first.sentences), " ".join(second.sentences), *found.points, found.unconverged, found.caveat,
+        " ".join(first.sentences), " ".join(second.sentences), *found.points, found.assumptions, found.unconverged, found.caveat,
     )  # fmt: skip
     assert all(found.sentences)
+    assert found.assumptions == ASSUMPTIONS
+    assert verdict.verdict(made(rows(64, AGREES))).assumptions == ""
     mixed = judged(made(rows(64, COPIES), rows(1024, AGREES)))
     assert mixed.caveat == verdict.CAVEAT
     assert (first.label, first.n_train, first.subject, second.label) == ("N = 64", 64, None, "N = 1,024")

@@ -184,7 +184,7 @@ def say(found: Verdict, summary: pa.Table) -> None:
         label = escape(paragraph.label)
         opening = escape(paragraph.opening).replace(label, _colored(label, paragraph.regime), 1)
         _bullet(wording.joined(opening, escape(paragraph.copies), escape(paragraph.missing)))
-    for sentence in (*found.points, *filter(None, (found.unconverged, found.caveat))):
+    for sentence in (*found.points, *found.remarks):
         _bullet(escape(sentence))
 
 

@@ -22,6 +22,10 @@ from memgen.measures.copies import competition, lead
 LEVEL = (1 - TOGETHER) / 4  # of each test, over all models: together, the tests have half of the error of a sweep
 # The tests must be able to see copies in this share of the samples before a model is said to generalize.
 MOST_UNSEEN = 0.05
+ASSUMPTIONS = (
+    "The competition assumes only that training and held-out images were divided at random. The conformal test assumes "
+    "that samples other than copies lie no deeper in the neighborhoods of training images than held-out images do."
+)
 
 
 @dataclass(frozen=True)
@@ -93,34 +97,30 @@ class Tested:
         return found if self.competition or self.conformal else [*found, self._unseen()]
 
     def _competition(self) -> str:
-        assumes = "The competition, which assumes only that training and held-out images were divided at random,"
         discoveries = self._sum("discoveries")
         if not discoveries:
-            return f"{assumes} found no training image that samples depend on."
+            return "The competition found no training image that samples depend on."
         if not self.competition:
-            return f"{assumes} reports {_count(discoveries, 'training image')}, which {self._too_few('competition_p')}"
+            reports = f"The competition reports {_count(discoveries, 'training image')}"
+            return f"{reports}, which {self._too_few('competition_p')}"
         several = len(self.rows) > 1
         each = listed([f"{row['discoveries']:,} for {row['subject']}" for row in self.rows])
         return (
-            f"{assumes} found {_count(discoveries, 'training image')} that samples depend on"
+            f"The competition found {_count(discoveries, 'training image')} that samples depend on"
             f"{f' ({each})' if several else ''}, at a false-discovery rate of {self.rows[0]['q']:.0%} for each model. "
             f"{self._sum('alike'):,} of {discoveries:,} look like the sample, with a correlation of at least "
             f"{competition.ALIKE:g}. For {self._sum('attached'):,} further samples, the nearest image is one of these."
         )
 
     def _conformal(self) -> str:
-        assumes = (
-            "The conformal test, which assumes that samples other than copies lie no deeper in the neighborhoods of "
-            "training images than held-out images do,"
-        )
         flagged = self._sum("flagged")
         if not flagged:
-            return f"{assumes} flags no sample."
+            return "The conformal test flags no sample."
         if not self.conformal:
-            return f"{assumes} flags {_count(flagged, 'sample')}, which {self._too_few('conformal_p')}"
+            return f"The conformal test flags {_count(flagged, 'sample')}, which {self._too_few('conformal_p')}"
         shared = max(row["most_shared"] for row in self.rows)
         return (
-            f"{assumes} flags {_count(flagged, 'sample')}, at the same rate. They belong to "
+            f"The conformal test flags {_count(flagged, 'sample')}, at the same rate. They belong to "
             f"{_count(self._sum('flagged_images'), 'training image')}, and up to {_count(shared, 'sample')} share one."
         )
 

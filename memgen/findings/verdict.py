@@ -99,6 +99,7 @@ class Verdict:
         headline: the regimes in one or two sentences.
         paragraphs: one for each N in ascending order, then one for each imported subject.
         points: sentences about each transition point, where more than one N was measured.
+        assumptions: what the tests for copies assume, where samples were tested; otherwise empty.
         unconverged: the samples that did not converge, as a sentence; empty if all did.
         caveat: CAVEAT where some regime needs it; otherwise empty.
     """
@@ -106,6 +107,7 @@ class Verdict:
     headline: str
     paragraphs: tuple[Paragraph, ...]
     points: tuple[str, ...]
+    assumptions: str
     unconverged: str
     caveat: str
 
@@ -118,7 +120,12 @@ class Verdict:
     def sentences(self) -> tuple[str, ...]:
         """Each paragraph as one text, then the sentences that are about all of them."""
         paragraphs = (" ".join(paragraph.sentences) for paragraph in self.paragraphs)
-        return (*paragraphs, *self.points, *filter(None, (self.unconverged, self.caveat)))
+        return (*paragraphs, *self.points, *self.remarks)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is said of all paragraphs together, besides the points."""
+        return tuple(filter(None, (self.assumptions, self.unconverged, self.caveat)))
 
 
 def verdict(transition: pa.Table, copies: pa.Table | None = None, models: int | None = None) -> Verdict:
@@ -146,6 +153,7 @@ def verdict(transition: pa.Table, copies: pa.Table | None = None, models: int | 
         headline=_headline(paragraphs),
         paragraphs=paragraphs,
         points=_points(rows) if several else (),
+        assumptions=of_copies.ASSUMPTIONS if judged else "",
         unconverged=_unconverged({paragraph: at[paragraph.key]["unconverged"] for paragraph in paragraphs}),
         caveat=CAVEAT if agree else "",
     )
