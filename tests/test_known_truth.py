@@ -58,7 +58,7 @@ def test_a_model_that_has_memorized_is_read_as_such(tmp_path):
 def test_a_model_that_generalizes_is_read_as_such(tmp_path):
     """Wiener filters of two halves agree at large N without copying, and not at small N."""
     workspace, verdict, rows = read(
-        tmp_path, "model.architecture=gaussian", "sweep.n_train=[4, 1024]", "sample.n_samples=96"
+        tmp_path, "model.architecture=gaussian", "sweep.n_train=[4, 1024]", "sample.n_samples=128"
     )
     assert verdict.regimes[1024] == "generalizes"
     assert rows[1024, "cross_same"]["estimate"] > 0.97 > rows[4, "cross_same"]["estimate"]
