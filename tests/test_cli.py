@@ -274,7 +274,7 @@ def test_verdict(tiny):
     assert {row["subject"] for row in shown["copies"]} == {f"n{n}-s0-{part}" for n in (1, 4) for part in "ab"}
     assert {row["answer"] for row in shown["copies"]} <= {"found", "none", "cannot decide"}
     assert sum("were tested for copies in two ways" in sentence for sentence in shown["sentences"]) == 2
-    reported = [pair for pair in shown["pairs"] if "competition" in pair["reported_by"]]
+    reported = [pair for pair in shown["pairs"] if pair["reported_by"] in ("competition", "both tests")]
     assert len(reported) == sum(row["discoveries"] for row in shown["copies"])
     drawn = np.load(tiny / "samples" / "n1-s0-a.npy")
     sources = pd.read_parquet(tiny / "images" / "images.parquet").set_index("image_id")["source"]

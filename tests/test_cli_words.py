@@ -811,16 +811,13 @@ def test_verdict_prints_the_copies_of_the_subjects_asked_for(tiny, printed, monk
     monkeypatch.setattr(terminal, "say", lambda found, summary: said.append(found))
     columns = {
         "subject": "subject",
-        "answer": "answer",
-        "training images found": "discoveries",
+        "competition": "answer",
+        "images found": "discoveries",
         "of these alike": "alike",
         "further samples": "attached",
         "samples flagged": "flagged",
         "closest pair": "closest",
         "memorized fraction": "memorized_fraction",
-        "low": "low",
-        "high": "high",
-        "p": "p",
     }
     every = frame(tiny, "copies").set_index("subject", drop=False)
     rows = frame(tiny, "significance")
@@ -834,9 +831,7 @@ def test_verdict_prints_the_copies_of_the_subjects_asked_for(tiny, printed, monk
     for given, names in ((("--n", "4"), ["n4-s0-a", "n4-s0-b"]), (("--subject", "n1-s0-a"), ["n1-s0-a"])):
         printed.clear()
         shown = memgen("verdict", *given, "--jobs", "1", "--json").done().json
-        assert printed[0].title == (
-            "training images that samples depend on, and the memorized fraction of each subject"
-        )
+        assert printed[0].title == ("what the tests for copies found of each subject")
         assert printed[0].columns == list(columns)
         assert printed[0].rows == every.loc[names, list(columns.values())].to_numpy().tolist()
         assert [row["subject"] for row in shown["copies"]] == names
@@ -852,8 +847,7 @@ def test_verdict_prints_the_copies_of_the_subjects_asked_for(tiny, printed, monk
     assert found == {
         "subject": "n1-s0-a",
         "sample": pair["sample"],
-        "training image": pair["train_id"],
-        "file": sources[pair["train_id"]],
+        "training image": sources[pair["train_id"]],
         "correlation": pair["correlation"],
         "depth": pair["W"],
         "reported by": "competition",

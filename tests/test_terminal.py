@@ -215,8 +215,8 @@ def medians(task, verb):
     return f"median of {' and '.join(task.subjects)}" if verb == "compare" else ""
 
 
-def test_a_line_for_each_task_that_begins_and_ends(said):
-    """Off a terminal a task is said when it begins and when its last step is done, with its place; a pair, its median."""
+def test_a_line_for_each_step_under_way_and_each_task_that_ends(said):
+    """Off a terminal a step is said once it is under way, and a task when it is done, with its place; a pair, its median."""
 
     def work():
         with terminal.bars(LISTED, medians) as on_event:
@@ -232,11 +232,10 @@ def test_a_line_for_each_task_that_begins_and_ends(said):
 
     assert said(work) == [
         "  0:00 n4-s0-a training",
+        "  0:00 n4-s0-a sampling",
         "  0:00 n4-s0-a done (1 of 3)",
-        "  0:00 n4-s0-a+n4-s0-b comparing twins",
         "  n4-s0-a+n4-s0-b  median of n4-s0-a and n4-s0-b",
         "  0:00 n4-s0-a+n4-s0-b done (2 of 3)",
-        "  0:00 theirs searching neighbors",
         "  0:00 theirs done (3 of 3)",
     ]
 

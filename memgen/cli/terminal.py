@@ -52,14 +52,14 @@ class Bars:
     """One bar for all tasks and one for each task under way.
 
     Args:
-        progress: what draws them; None prints a line for each task that begins and ends instead, with the time.
+        progress: what draws them; None prints a line for each step under way and each task that ends, with the time.
         listed: the tasks.
         told: gives the line to print when a step of a task is finished, such as what it found; empty for none.
     """
 
     def __init__(self, progress: Progress | None, listed: Sequence[Task], told: Callable[[Task, Verb], str]) -> None:
         self._progress, self._told, self._start = progress, told, time.monotonic()
-        self._begun: set[str] = set()
+        self._begun: set[tuple[str, str]] = set()
         self._tasks = {task.name: task for task in listed}
         self._bars: dict[str, TaskID] = {}
         self._all = progress.add_task("all cells", total=len(listed), note="") if progress else None
@@ -70,9 +70,9 @@ class Bars:
         ended = event.done == event.total == 1 and event.verb == self._tasks[event.task].verbs[-1]
         if self._progress:
             self._draw(self._progress, event, ended)
-        elif event.task not in self._begun:
+        elif 0 < event.done < event.total and (event.task, event.verb) not in self._begun:
+            self._begun.add((event.task, event.verb))  # work is under way, and was not done before
             self._line(f"{event.task} {_DOING[event.verb]}")
-        self._begun.add(event.task)
         told = self._told(self._tasks[event.task], event.verb) if event.done == event.total == 1 else ""
         if told:
             console.print(f"  [bold]{event.task}[/bold]  {escape(told)}")

@@ -192,18 +192,15 @@ def verdict(
     rows = [row for row in found.copies.to_pylist() if row["subject"] in names]
     columns = {
         "subject": "subject",
-        "answer": "answer",
-        "discoveries": "training images found",
+        "answer": "competition",
+        "discoveries": "images found",
         "alike": "of these alike",
         "attached": "further samples",
         "flagged": "samples flagged",
         "closest": "closest pair",
         "memorized_fraction": "memorized fraction",
-        "low": "low",
-        "high": "high",
-        "p": "p",
     }
-    title = "training images that samples depend on, and the memorized fraction of each subject"
+    title = "what the tests for copies found of each subject"
     terminal.table(title, list(columns.values()), [[row[key] for key in columns] for row in rows])
     pairs = [row for row in found.pairs if row["subject"] in names]
     reported = sum(bool(row["reported_by"]) for row in pairs)
@@ -212,8 +209,7 @@ def verdict(
         columns = {
             "subject": "subject",
             "sample": "sample",
-            "train_id": "training image",
-            "source": "file",
+            "source": "training image",
             "correlation": "correlation",
             "W": "depth",
             "reported_by": "reported by",

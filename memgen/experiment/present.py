@@ -135,7 +135,10 @@ def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, An
         of_subject = found.setdefault(row["subject"], [])
         if row["reported"] or (row["W"] > 0 and len(of_subject) < CLOSEST):
             names = [name for name, column in _TESTS.items() if row[column]]
-            of_subject.append({name: row[name] for name in columns} | {"reported_by": " and ".join(names)})
+            of_subject.append(
+                {name: row[name] for name in columns}
+                | {"reported_by": "both tests" if len(names) == len(_TESTS) else "".join(names)}
+            )
     for name, rows in found.items():
         train = subjects.find(workspace, name).train
         assert train is not None
