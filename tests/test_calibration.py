@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from memgen.base import schemas, tables
 from memgen.base.errors import DataError
 from memgen.base.intervals import bounded_mean, clopper_pearson
+from memgen.findings import calibration
 from memgen.findings.calibration import of_size, summarize
 from memgen.images.imageset import ImageSet
 from memgen.measures.copies import controls
@@ -289,3 +290,27 @@ def test_simulated_rates_are_those_named():
     """The mean of 20,000 false shares is the false-discovery rate, within 4 standard errors, for either kind of control."""
     for promise in BENCHMARK["simulated_promises"](np.random.default_rng(0), 20_000, 0.1)[:14]:
         assert np.mean(promise.errors) == pytest.approx(0.1, abs=4 * np.std(promise.errors) / 20_000**0.5)
+
+
+def test_the_words_of_a_calibration():
+    """Each answer has its sentence, and beside it what it rests on."""
+    start, end = "This is judged by 20 redraws.", "More redraws (--repeats) show smaller rates of errors."
+    rates = (
+        "A false-discovery rate of 42% or more in any control would have been noticed with a chance of 80%; at most 5% is "
+        "promised."
+    )
+    expected = {
+        "calibrated": "The test is calibrated on these images, as far as these redraws can show.",
+        "not contradicted": "Nothing contradicts that the test is calibrated on these images.",
+        "cannot decide": "These redraws cannot show whether the test is calibrated on these images.",
+    }
+    for answer, headline in expected.items():
+        found = calibration.Calibration([], 20, answer, 0.42, 0.3)
+        assert found.headline == headline
+        misses = "So would intervals that miss the truth in 30% of redraws or more."
+        assert found.sentences == [start, rates, misses, end]
+    blind = calibration.Calibration([], 20, "cannot decide", None, None)
+    assert blind.sentences == [
+        start, "They are too few: in some control, no false-discovery rate would have been noticed for sure.", end,
+    ]  # fmt: skip
+    assert calibration.Calibration([], 20, "calibrated", 0.42, None).sentences == [start, rates, end]

@@ -5,7 +5,7 @@ import pytest
 import tested
 
 from memgen.base.intervals import detectable_share
-from memgen.findings.copies import LEVEL, MOST_UNSEEN, judge
+from memgen.findings.copies import ASSUMPTIONS, LEVEL, MOST_UNSEEN, judge
 from memgen.measures.copies.lead import fewest
 
 FOUND = {"answer": "found", "discoveries": 5, "alike": 2, "attached": 7, "competition_p": 1e-6}
@@ -125,7 +125,7 @@ def test_words_where_the_conformal_test_flags_samples():
 def test_words_where_chance_does_as_much():
     """A find at the rate of one model that does not count in the sweep is told, with its probability and the limit."""
     found = one(14, discoveries=1, competition_p=0.028, flagged=2, conformal_p=0.011).sentences
-    limit = "too often to count: the probability is {}, and it must be at most 0.00089 among so many models."
+    limit = "too often to count: the probability is {}, and it must be at most 0.000893 among so many models."
     assert found[1] == f"{COMPETITION} reports 1 training image, which chance alone does {limit.format('0.028')}"
     assert found[2] == f"{CONFORMAL} flags 2 samples, which chance alone does {limit.format('0.011')}"
     assert found[-1].startswith("Copies in fewer than")
@@ -140,3 +140,36 @@ def test_samples_that_would_be_enough():
     fewer = 32 * int(enough / 1.1 / 32 - 1)
     assert one(**scarce, samples=fewer, n_competing=fewer).unseen > MOST_UNSEEN
     assert one(judged_by=3, n_pool_train=6400, n_pool_heldout=4, samples=50).samples_needed is None
+
+
+def test_large_numbers_have_commas():
+    """Counts beyond a thousand are printed with commas, and small probabilities with two digits."""
+    many = {"samples": 5000, "discoveries": 1500, "alike": 1200, "attached": 1300, "competition_p": 1e-9}
+    flags = {"flagged": 2500, "flagged_images": 1100, "most_shared": 1050, "conformal_p": 1e-9}
+    rows = [tested.copies(tested.model(64, part), **many, **flags) for part in "ab"]
+    assert judge(table(*rows))[64].sentences[:3] == [
+        "10,000 samples of 2 models were tested for copies in two ways.",
+        "The competition found 3,000 training images that samples depend on (1,500 for n64-s0-a and 1,500 for n64-s0-b), "
+        "at a false-discovery rate of 5% for each model. 2,400 of 3,000 look like the sample, with a correlation of at "
+        "least 0.95. For 2,600 further samples, the nearest image is one of these.",
+        "The conformal test flags 5,000 samples, at the same rate. They belong to 2,200 training images, and up to 1,050 "
+        "samples share one.",
+    ]
+    scarce = one(samples=40_000, judged_by=200, n_pool_train=10**6, n_competing=9)
+    assert "it takes 3,981 samples for the" in scarce.sentences[-1]
+    alone = one(discoveries=1, competition_p=1 / 30).sentences[1]
+    assert alone.endswith("the probability is 0.033, and it must be at most 0.0125.")
+
+
+def test_the_rate_of_one_model_needs_its_number_of_samples():
+    """Where the rate q binds, it takes m / (q (n + 1)) samples, n held-out images counted with the sample itself."""
+    assert "it takes 100 samples for the" in one(judged_by=39, n_pool_train=6400, n_competing=3).sentences[-1]
+
+
+def test_the_assumptions_are_said():
+    """Each test with what it assumes."""
+    assert ASSUMPTIONS == (
+        "The competition assumes only that training and held-out images were divided at random. The conformal test "
+        "assumes that samples other than copies lie no deeper in the neighborhoods of training images than held-out "
+        "images do."
+    )

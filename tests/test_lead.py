@@ -63,6 +63,10 @@ def test_fewest_candidates():
     """One more than the largest number that is too probable, and never fewer than the rate q needs."""
     found = fewest(1, 0.001, 128, 1024)
     assert probability(found, 128, 1024) <= 0.001 < probability(found - 1, 128, 1024)
+    for level in (0.2, 0.05, 0.01, 0.001, 1e-4, 1e-6):
+        first = next(k for k in range(1, 129) if probability(k, 128, 1024) <= level)
+        assert fewest(0, level, 128, 1024) == first
+    assert fewest(2 * (1 + 1e-14), 0.5, 128, 1024) == 2  # a ratio that rounding has raised
     assert fewest(5.2, 0.001, 128, 1024) == 6
     assert fewest(1, 0.001, 1, 9) is None
     assert fewest(3, 0.5, 2, 9) is None

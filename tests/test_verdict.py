@@ -449,6 +449,9 @@ def test_rules_and_bounds():
     assert all(verdict.RULES[regime].startswith(start) for regime, start in starts.items())
     assert verdict.CAVEAT.startswith("Agreement is not truth: ")
     assert "at most 0.01 nearer" in verdict.RULES["generalizes"]
+    assert "would have found copies in 5% of the samples of each model. Either" in verdict.RULES["generalizes"]
+    for regime in ("memorizes", "generalizes"):
+        assert "At most 5% of the samples did not converge." in verdict.RULES[regime]
     assert "more than 0.1 dB better" in verdict.RULES["generalizes"]
     assert "more than 0.5 dB worse" in verdict.RULES["underfits"]
     assert "above 0.1 dB" in verdict.RULES["mixed"]

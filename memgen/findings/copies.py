@@ -126,9 +126,10 @@ class Tested:
 
     def _too_few(self, chance: str) -> str:
         smallest = min(row[chance] for row in self.rows)
+        among = " among so many models" if self.limit < LEVEL else ""
         return (
             f"chance alone does too often to count: the probability is {smallest:.2g}, and it must be at most "
-            f"{self.limit:.2g} among so many models."
+            f"{self.limit:.3g}{among}."
         )
 
     def _closest(self) -> str:

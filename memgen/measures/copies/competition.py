@@ -89,8 +89,6 @@ class Competition:
         n_attached: further samples at the representatives that were found. They did not compete, so they have no rate
             of their own.
         answer: found, none, or cannot decide: the competitors are fewer than k_min, so nothing could have been found.
-        p: exact probability that the competitors in T lead by as much if labels are exchangeable (see `lead`). Whoever
-            tests many subjects judges each by it, since q is the rate of one.
     """
 
     q: float
@@ -102,7 +100,6 @@ class Competition:
     n_competing: int
     n_attached: int
     answer: Literal["found", "none", "cannot decide"]
-    p: float
 
 
 def compete(nearest: Ints, magnitude: Floats, in_train: Bools, q: float = Q) -> Competition:
@@ -145,8 +142,21 @@ def compete(nearest: Ints, magnitude: Floats, in_train: Bools, q: float = Q) -> 
         n_competing=len(contest),
         n_attached=int(np.isin(nearest, nearest[discovered]).sum() - discovered.sum()),
         answer="found" if threshold is not None else "none" if reachable else "cannot decide",
-        p=probability(lead(np.abs(contest), contest > 0), n_t, n_h, len(contest)),
     )
+
+
+def chance(found: Competition, in_train: Bools) -> float:
+    """The exact probability that competitors in T lead by as much if labels are exchangeable (see `lead`).
+
+    Whoever tests many subjects judges each by it, since q is the rate of one.
+
+    Args:
+        found: the competition.
+        in_train: whether each representative is in T, (n,).
+    """
+    contest = found.score[found.competes & (found.score != 0)]
+    n_t = int(in_train.sum())
+    return probability(lead(np.abs(contest), contest > 0), n_t, len(in_train) - n_t, len(contest))
 
 
 def _sides(nearest: Ints, in_train: Bools) -> tuple[int, int]:

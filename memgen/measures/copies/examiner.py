@@ -248,7 +248,7 @@ def to_tables(
         "attached": contest.n_attached,
         "k_min": contest.k_min,
         "n_competing": contest.n_competing,
-        "competition_p": contest.p,
+        "competition_p": competition.chance(contest, pooled.in_train),
         "memorized_fraction": share.estimate,
         "low": share.low,
         "high": share.high,
