@@ -23,7 +23,6 @@ from memgen.measures.subject import Identity
 from memgen.models import inverse
 from memgen.report import page, sheets, style
 
-CLOSEST = 12  # pairs of a sample and a training image that are shown of each subject, if no more are reported
 _TESTS = {"competition": "discovered", "conformal test": "flagged"}
 _MADE_HERE = ("images", "transition", "levels", "trajectory")
 
@@ -121,7 +120,8 @@ def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, An
     """The closest pairs of a sample and a training image of each subject, for one N or for all.
 
     Samples that a test for copies reports come first, then those that lie deepest in the neighborhood of a training
-    image: all that are reported, and at least CLOSEST of each subject. The column `reported_by` names the tests.
+    image: all that are reported, and of each subject at least as many as its sheet shows. The column `reported_by`
+    names the tests.
     """
     table = _at(workspace.run.table("significance"), n_train)
     reported = pc.or_(table["discovered"], table["flagged"])
@@ -133,7 +133,7 @@ def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, An
     found: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_pylist():
         of_subject = found.setdefault(row["subject"], [])
-        if row["reported"] or (row["W"] > 0 and len(of_subject) < CLOSEST):
+        if row["reported"] or (row["W"] > 0 and len(of_subject) < sheets.COPIES_SHOWN):
             names = [name for name, column in _TESTS.items() if row[column]]
             of_subject.append(
                 {name: row[name] for name in columns}
