@@ -2,8 +2,8 @@
 
 Loads memgen once, then runs it with these arguments in one forked child after the other, on the same run. Each child
 kills itself with SIGKILL at the first of the moments at which none was killed before: just before or just after a kind of
-file is renamed to its final name, after a kind of table is removed, or in the middle of training, sampling or importing. The child that reaches no new
-moment finishes; the moments are then written to KILLED.json in their order.
+file is renamed to its final name, after a kind of table is removed, or in the middle of training, sampling or
+importing. The child that reaches no new moment finishes; the moments are then written to KILLED.json in their order.
 """
 
 import importlib
@@ -27,7 +27,14 @@ REPORTED = ("transition.parquet", "levels.parquet", "report.html")
 def main() -> None:
     run, killed, arguments = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4:]
     planned = set(json.loads(Path(sys.argv[3]).read_text()))
-    for name in ("__main__", "experiment.make", "experiment.sweep", "cli.terminal"):
+    for name in (
+        "__main__",
+        "experiment.make",
+        "experiment.sweep",
+        "experiment.present",
+        "experiment.cost",
+        "cli.terminal",
+    ):
         importlib.import_module(f"memgen.{name}")
     importlib.import_module("faiss")
     moments: list[str] = []

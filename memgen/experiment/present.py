@@ -47,7 +47,7 @@ def draw_first(workspace: Workspace, cells: Sequence[runs.Cell]) -> Path:
     """
     found = {kind: workspace.run.table(kind) for kind in ("neighbors", "samples")}
     drawn = sheets.figure_first(_specimens(workspace, found, cells))
-    return style.save(drawn, workspace.run.report / "figures" / "first")[0]
+    return style.save(drawn, workspace.run.report / "figures" / "first", (".png",))[0]
 
 
 def nearest_median(workspace: Workspace, name: str) -> float:

@@ -106,21 +106,22 @@ _NO_METADATA: dict[str, dict[str, None]] = {
 SUFFIXES = tuple(_NO_METADATA)  # of the files that a figure is saved as
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
+def save(figure: Figure, path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """Write a figure as PNG (150 dpi), SVG and PDF; the same figure always gives the same bytes.
 
     Args:
         figure: the figure to write.
         path: path of the files without their suffix.
+        suffixes: of the files to write.
 
     Returns:
-        The three paths.
+        Their paths.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
     written = []
-    for suffix in SUFFIXES:
+    for suffix in suffixes:
         target = path.with_name(path.name + suffix)
         with files.writing(target) as file:
             file.write(encode(figure, suffix))
