@@ -240,15 +240,7 @@ def detectable_share(hits: int, trials: int, power: float = 0.95) -> float:
     """
     if hits > trials:
         return 1.0
-
-    def found(share: float) -> bool:
-        if share in (0, 1):
-            return share == 1
-        odds, none = math.log(share) - math.log1p(-share), trials * math.log1p(-share)
-        ways = (math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) for k in range(hits))
-        return 1 - math.fsum(math.exp(way + k * odds + none) for k, way in enumerate(ways)) >= power
-
-    return _bisect(found, 1.0) or 0.0
+    return _bisect(lambda share: binomial_p(hits, trials, share) >= power, 1.0) or 0.0
 
 
 def _tails(

@@ -30,11 +30,7 @@ _MADE_HERE = ("images", "transition", "levels", "trajectory")
 def pair_medians(workspace: Workspace, names: Sequence[str]) -> dict[str, float]:
     """Medians of a finished pair of twins, for a line of progress."""
     similar = workspace.run.table("similarity", runs.pair_key(*names)).to_pylist()
-    own = []
-    for name in names:
-        found, _ = measure.search_own(workspace, name)
-        own += [row["value"] for row in found.to_pylist() if row["rank"] == 1]
-    values = {"own nearest": own}
+    values = {"own nearest": [value for name in names for value in _nearest(workspace, name)]}
     for kind in ("same_noise", "different_noise"):
         values[kind.replace("_", " ")] = [row["value"] for row in similar if row["kind"] == kind]
     return {name: float(np.nanmedian(np.array(found, dtype=float))) for name, found in values.items() if found}
@@ -52,8 +48,13 @@ def draw_first(workspace: Workspace, cells: Sequence[runs.Cell]) -> Path:
 
 def nearest_median(workspace: Workspace, name: str) -> float:
     """The median similarity of a subject's samples to their nearest training images."""
+    return float(np.nanmedian(np.array(_nearest(workspace, name), dtype=float)))
+
+
+def _nearest(workspace: Workspace, name: str) -> list[float | None]:
+    """The similarity of each of a subject's samples to its nearest training image."""
     found, _ = measure.search_own(workspace, name)
-    return float(np.nanmedian(found.filter(pc.field("rank") == 1)["value"].to_numpy()))
+    return list(found.filter(pc.field("rank") == 1)["value"].to_pylist())
 
 
 def summary(workspace: Workspace, n_train: int | None = None) -> pa.Table:

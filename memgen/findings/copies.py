@@ -10,13 +10,14 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
 from memgen.base.intervals import detectable_share
 from memgen.base.wording import listed, number
-from memgen.findings.transition import LEVEL as TOGETHER
+from memgen.findings.quantities import LEVEL as TOGETHER
 from memgen.measures.copies import competition, lead
 
 LEVEL = (1 - TOGETHER) / 4  # of each test, over all models: together, the tests have half of the error of a sweep
@@ -56,7 +57,7 @@ class Tested:
 
         A larger share of exact copies of different images would have been found with a probability of 95 %.
         """
-        return max(map(self._unseen_in, self.rows), default=1.0)
+        return max(map(_unseen_with, self._needs), default=1.0)
 
     @property
     def samples_needed(self) -> int | None:
@@ -70,8 +71,10 @@ class Tested:
                 return samples
         return None
 
-    def _unseen_in(self, row: Mapping[str, Any]) -> float:
-        return min((share for _, share in self._needed(row)), default=1.0)
+    @cached_property
+    def _needs(self) -> list[list[tuple[str, float]]]:
+        """What the tests need in each model; see `_needed`."""
+        return [self._needed(row) for row in self.rows]
 
     def _counts(self, row: Mapping[str, Any], found: str, chance: str) -> bool:
         return bool(row[found] > 0 and row[chance] <= self.limit)
@@ -137,7 +140,7 @@ class Tested:
         return f"The closest pair of a sample and a training image has a correlation of {closest}."
 
     def _unseen(self) -> str:
-        needed = self._needed(max(self.rows, key=self._unseen_in))
+        needed = max(self._needs, key=_unseen_with)
         if not needed:
             return "Neither test could have found copies, however many there are: there are too few held-out images."
         enough = " or ".join(what for what, _ in needed)
@@ -163,6 +166,11 @@ def judge(copies: pa.Table | None, models: int | None = None) -> dict[int | str,
     for row in rows:
         found.setdefault(row["n_train"] if row["role"] == "cell" else row["subject"], []).append(row)
     return {key: Tested(of_key, LEVEL / (models if isinstance(key, int) else 1)) for key, of_key in found.items()}
+
+
+def _unseen_with(needed: Sequence[tuple[str, float]]) -> float:
+    """The share of copies that the better of the tests does not see."""
+    return min((share for _, share in needed), default=1.0)
 
 
 def _steps() -> Iterator[int]:

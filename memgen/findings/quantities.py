@@ -19,7 +19,8 @@ from memgen.findings.resampling import Floats, Ints, Observations, Resampling, p
 Columns = Mapping[str, NDArray[Any]]
 Key = int | str | None
 
-ALONE = 0.95  # coverage of an interval that holds alone
+# Coverage of all intervals of a sweep together, and of an interval that holds alone: of an imported subject or a point.
+LEVEL = 0.95
 # The columns that are read of each table, besides train_seed.
 READ = {
     "neighbors": ("query_kind", "query", "query_id", "part", "reference", "value"),
@@ -210,7 +211,7 @@ def _memorized(group: Group) -> tuple[Estimate, Floats | None, tuple[float, floa
     )
     if observed.seeds > 1:
         note += f" The interval is widened to cover {observed.seeds} training seeds."
-    return Estimate.of(float(rho[0]), *ends(group.level), observed.units, "share", note), rho, ends(ALONE)
+    return Estimate.of(float(rho[0]), *ends(group.level), observed.units, "share", note), rho, ends(LEVEL)
 
 
 def _gap(group: Group) -> Estimate:

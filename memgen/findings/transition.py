@@ -176,7 +176,7 @@ def summarize(
         # An imported subject has draws of its own, so that importing it changes no interval of the sweep.
         plan = of_sweep if isinstance(key, int) else _resampling([own], seed, resamples)
         lacking = lacks.get(key, {"second model"}) if isinstance(key, str) else ()
-        level = 1 - (1 - LEVEL) / (together if isinstance(key, int) else 1)
+        level = 1 - (1 - quantities.LEVEL) / (together if isinstance(key, int) else 1)
         group = Group(key, own, references, plan, similarity, sigma_range, frozenset(lacking), level)
         at[key] = quantities.measure(group)
     found: dict[tuple[Key, str], Estimate] = {

@@ -29,20 +29,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memgen.base import noise
 from memgen.base.errors import DataError, ShapeError
 from memgen.base.intervals import grouped
-from memgen.measures.copies.lead import lead, probability, standings
+from memgen.measures.copies.lead import Bools, Floats, Ints, lead, probability, standings
 
 Q = 0.05  # the false-discovery rate aimed at, unless told otherwise
 DEFINITION = "significance/4"
 # Correlation above which a sample and a training image look like one picture; images this alike are near-duplicates.
 ALIKE = 0.95
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 def depth(distances: Floats, apart: Floats) -> Floats:

@@ -17,7 +17,8 @@ import math
 import numpy as np
 
 from memgen.base.errors import DataError
-from memgen.measures.copies.competition import Bools, Floats, Q
+from memgen.measures.copies.competition import Q
+from memgen.measures.copies.lead import Bools, Floats
 
 
 def conformal(scores: Floats, held_out: Floats) -> Floats:

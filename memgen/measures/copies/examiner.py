@@ -20,9 +20,9 @@ from memgen.base import schemas, tables
 from memgen.base.errors import DataError
 from memgen.images.imageset import ImageSet
 from memgen.measures.copies import competition
-from memgen.measures.copies.competition import ALIKE, DEFINITION, Bools, Competition, Floats, Ints, MemorizedFraction, Q
+from memgen.measures.copies.competition import ALIKE, DEFINITION, Competition, MemorizedFraction, Q
 from memgen.measures.copies.conformal import benjamini_hochberg, conformal, conformal_resolution
-from memgen.measures.copies.lead import lead, probability
+from memgen.measures.copies.lead import Bools, Floats, Ints, lead, probability
 from memgen.measures.copies.pool import Pool, pool
 from memgen.measures.subject import Samples, Subject, lacking
 from memgen.spaces import index
