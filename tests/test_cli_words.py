@@ -3,6 +3,7 @@
 import inspect
 import io
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,12 @@ from PIL import Image
 from program import memgen
 
 from memgen.base import schemas
-from memgen.cli import app, shared, terminal
+from memgen.cli import app, measure, shared, terminal
 from memgen.experiment import make, present
 from memgen.experiment.cost import Cost
 from memgen.experiment.runs import Run
 from memgen.experiment.workspace import Workspace
+from memgen.findings import transition
 from memgen.images.imageset import ImageSet
 from memgen.measures import peers
 from memgen.models import inverse
@@ -53,6 +55,19 @@ def printed(monkeypatch) -> list[Printed]:
         table(title, columns, rows, note)
 
     monkeypatch.setattr(terminal, "table", record)
+    return found
+
+
+@pytest.fixture
+def bars(monkeypatch) -> list[str]:
+    """What stands beside the bars that commands draw, in order."""
+    found, bar = [], terminal.bar
+
+    def record(description):
+        found.append(description)
+        return bar(description)
+
+    monkeypatch.setattr(terminal, "bar", record)
     return found
 
 
@@ -126,6 +141,8 @@ def test_runs_list_is_what_the_folders_hold(tiny, printed):
     (tiny.parent / "broken" / "run.json").write_text("{" + " " * 149_999)
     listed = memgen("runs", "list", "--json").done().json
     (shown,) = printed
+    assert shown.title == "runs in outputs"
+    assert shown.columns == ["run", "created (UTC)", "status", "trained cells", "largest N", "MB"]
     assert [dict(zip(shown.columns, row, strict=True)) for row in shown.rows] == listed
     megabytes = [
         round(sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) / 1e6, 1) for run in (half, tiny)
@@ -146,6 +163,7 @@ def test_runs_show_counts_the_rows_of_each_table(tiny, printed):
     (tiny.parent / "newest" / "run.json").write_text(json.dumps(manifest | {"created": "2999-01-01T00:00:00+00:00"}))
     shutil.rmtree(tiny.parent / "newest" / "tables" / "psnr")
     assert memgen("runs", "show", "tiny").done().out == "outputs/tiny\n"
+    assert (printed[0].title, printed[0].columns) == ("outputs/tiny", ["key", "value"])
     cells = dict(printed[0].rows)
     assert cells["config.sweep.n_train"] == "[1, 4]"
     counts = {
@@ -156,20 +174,22 @@ def test_runs_show_counts_the_rows_of_each_table(tiny, printed):
     assert {key.removeprefix("rows."): int(value) for key, value in cells.items() if key.startswith("rows.")} == counts
     assert len(set(counts.values())) > 5
     assert memgen("runs", "show", "--json").done().json["rows"]["psnr"] == 0
+    assert len(printed) == 1  # with --json there is no table
 
 
 def test_removal_asks_about_the_run_by_its_path(tiny, monkeypatch):
-    """The question names the run that goes, and yes removes it."""
+    """The question names the run that goes and its size, and yes removes it."""
+    megabytes = sum(path.stat().st_size for path in tiny.rglob("*") if path.is_file()) / 1e6
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     outcome = memgen("runs", "remove", "tiny").done()
-    assert "Delete outputs/tiny (" in outcome.out + outcome.err
+    assert (outcome.out + outcome.err).startswith(f"Delete outputs/tiny ({megabytes:.1f} MB)?")
     assert not tiny.exists()
 
 
 # ------------------------------------------------------------------------------------------------ images
 
 
-def test_imported_images_are_counted(tmp_path, digits, printed, monkeypatch):
+def test_imported_images_are_counted(tmp_path, digits, printed, bars, monkeypatch):
     """The counts, the brightness and the first twenty of the skipped files are those of the images on disk."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
@@ -182,6 +202,7 @@ def test_imported_images_are_counted(tmp_path, digits, printed, monkeypatch):
     outcome = memgen("data", "import", "photos", *given).done()
     assert settings_of(outcome.path.parent)["data"]["source"] == str(tmp_path / "photos")
     assert settings_of(outcome.path.parent)["seed"] == 3
+    assert bars == ["importing images"]
     split = pd.read_parquet(outcome.path.parent / "tables" / "split")["part"].value_counts()
     assert split["a"] != split["b"]
     removed = len(frame(outcome.path.parent, "duplicates"))
@@ -192,6 +213,7 @@ def test_imported_images_are_counted(tmp_path, digits, printed, monkeypatch):
     )
     shown = memgen("data", "inspect", "--json").done().json
     pixels = np.load(outcome.path / "pixels.npy") / 255
+    assert (printed[0].title, printed[0].columns) == ("images", ["", "value"])
     values = dict(printed[0].rows)
     assert {key.replace("_", " ") for key in shown} - set(values) == {"path", "skipped files", "warnings"}
     for key, expected in (("mean", pixels.mean()), ("minimum", pixels.min()), ("maximum", pixels.max())):
@@ -206,10 +228,26 @@ def test_imported_images_are_counted(tmp_path, digits, printed, monkeypatch):
     printed.clear()
     shown = memgen("data", "split", "--json").done().json
     counts = {"a": split["a"], "b": split["b"], "holdout": 7, "largest n": min(split["a"], split["b"])}
+    assert (printed[0].title, printed[0].columns) == ("split", ["part", "images"])
     assert dict(printed[0].rows) == counts
     assert Path(shown["path"]) == Path("outputs/photos/tables/split/split.parquet")
     shutil.rmtree(outcome.path)
     memgen("data", "inspect").failed(4, "outputs/photos holds no images", "memgen data import --run photos")
+
+
+def test_a_run_without_usable_images_is_removed_again(tmp_path, monkeypatch):
+    """An import that fails leaves no new run behind, and keeps a run that had its images."""
+    monkeypatch.chdir(tmp_path)
+    memgen("data", "import", "gone.npy", "--run", "first").failed(3, "no such file")
+    assert memgen("runs", "list", "--json").done().json == []
+    saved(tmp_path / "all.npy", np.random.default_rng(0).integers(0, 256, (9, 8, 8), dtype=np.uint8))
+    given = ("data", "import", "all.npy", "--run", "kept", "--set", "split.holdout=2", "--set", "sweep.n_train=[1]")
+    first = memgen(*given, "--json").done().json
+    assert memgen(*given, "--json").done().json == first  # the images are there, and counted as before
+    shutil.rmtree(tmp_path / "outputs" / "kept" / "images")
+    (tmp_path / "all.npy").unlink()
+    memgen(*given).failed(3, "no such file")
+    assert [row["run"] for row in memgen("runs", "list", "--json").done().json] == ["kept"]
 
 
 # ------------------------------------------------------------------------------------------------ new runs
@@ -219,7 +257,8 @@ def test_train_starts_a_run_only_where_there_is_none(tmp_path, config, asked, mo
     """Without settings the newest run goes on; with some, or without any run, one is made, named after them."""
     monkeypatch.chdir(tmp_path)
     outcome = memgen("train").done()
-    assert "new run outputs/default" in outcome.err
+    assert outcome.err == "new run outputs/default\nN = 1, 4, 16, 64, 256, 1024, 4096\n"
+    assert Run(tmp_path / "outputs" / "default").manifest["about"] == ""  # a config has a header, the defaults none
     assert outcome.out == "outputs/default/denoisers\n"
     assert [verbs for _, _, verbs in asked] == [("train",)] * 14
     asked.clear()
@@ -260,7 +299,7 @@ def test_commands_without_settings_take_the_run_as_it_is(tiny, asked):
     memgen("train", "--run", "tiny", "--set", "train.batch_size=8").failed(2, "train.batch_size is 4")
 
 
-def test_dry_run_prints_the_estimate(tmp_path, config, digits, printed, monkeypatch):
+def test_dry_run_prints_the_estimate(tmp_path, config, digits, printed, bars, monkeypatch):
     """A dry run prints the number of images, trainings, the time in fit units, the disk space and every setting."""
     given = []
 
@@ -284,6 +323,7 @@ def test_dry_run_prints_the_estimate(tmp_path, config, digits, printed, monkeypa
         assert dict(settings.rows)["seed"] == "5"
         assert said["cost"] == {"cells": 12, "seconds": seconds, "disk_bytes": 34_000_000}
         assert said["settings"]["sweep"]["n_train"] == [1, 4]
+    assert bars == ["reading images"] * 2
     assert [(found.seed, device, jobs) for found, device, jobs in given] == [(5, "cpu", 3)] * 2
     assert not (tmp_path / "outputs").exists()
 
@@ -308,7 +348,12 @@ def test_faiss_is_only_missed_where_it_would_be_used(tiny, monkeypatch):
         shared.find_spec("faiss") is None
     )
     monkeypatch.setattr(shared, "find_spec", lambda name: None)
-    assert "FAISS is not installed" in memgen("index", "--name", "holdout").done().err
+    said = memgen("index", "--name", "holdout").done().err.splitlines()
+    assert said[:3] == [
+        "run outputs/tiny",
+        "N = 4",
+        "FAISS is not installed, so PyTorch searches, with the same result. To add it: pip install 'memgen[cpu]'",
+    ]
     manifest = json.loads((tiny / "run.json").read_text())
     manifest["config"]["search"]["backend"] = "torch"
     (tiny / "run.json").write_text(json.dumps(manifest))
@@ -320,6 +365,36 @@ def test_workers(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)
     assert [shared.worker_count(*given) for given in ((None, "cpu", 9), (None, "cuda", 9), (4, "cpu", 9))] == [6, 1, 4]
     assert [shared.worker_count(*given) for given in ((None, "cpu", 2), (4, "cuda", 3), (4, "cpu", 0))] == [2, 3, 1]
+
+
+def test_device(monkeypatch):
+    """auto is CUDA where there is one, and the CPU elsewhere."""
+    for there, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        assert shared.choose_device("auto") == device
+    assert shared.choose_device("cpu") == "cpu"
+
+
+def test_a_sweep_says_what_it_does(tiny, config, monkeypatch):
+    """The trainings ahead and their share of the time, the median of each search, and the pictures of a new N."""
+    monkeypatch.setattr("memgen.cli.whole.write_report", lambda workspace, as_json: print(workspace.run.path))
+    monkeypatch.setattr("memgen.experiment.cost.estimate", lambda *_: Cost(cells=6, seconds=900, disk_bytes=0))
+    (tiny / "tables" / "neighbors" / "n4-s0-a.train_a-n4-correlation.parquet").unlink()
+    given = ("sweep", "-c", config, "--run", "tiny", "--jobs", "1")
+    found = memgen(*given, "--set", "sweep.n_train=[8]").done().err
+    assert "\n2 networks to train. With all that is measured, this takes about 5.0 min on this machine.\n" in found
+    medians = {n: frame(tiny, "neighbors", f"n{n}-s0-a.*").query("rank == 1")["value"].median() for n in (4, 8)}
+    for n, pictures in ((4, ""), (8, "; pictures: ")):
+        said = f"median correlation of samples with their nearest training images {medians[n]:.3f}{pictures}"
+        (line,) = (line for line in found.splitlines() if said in line)
+        assert f" n{n}-s0-a" in f" {line}"
+        assert line.count("median") == 1
+        assert ("pictures" in line) == bool(pictures)
+    noted = [f"n{n}-s0{end}" for n in (1, 4, 8) for end in ("", "-a")]  # the pairs, and the part a of each
+    assert sorted(re.findall(r"^  (n\S+)  ", found, re.MULTILINE)) == noted
+    (folder,) = re.findall(r"; pictures: (\S+)", found)
+    assert Path(folder).exists()
+    assert "to train" not in memgen(*given).done().err
 
 
 # ------------------------------------------------------------------------------------------------ which subjects
@@ -433,7 +508,7 @@ def theirs(tiny, tmp_path) -> Path:
     return tiny
 
 
-def test_import_says_what_came_in(tiny, tmp_path, printed):
+def test_import_says_what_came_in(tiny, tmp_path, printed, bars):
     """The name, the training and held-out images, the samples and the skipped files are those that were given."""
     train, unseen = training_images(tiny, "a", 4), training_images(tiny, "b", 5)
     given = ("--trained-on", saved(tmp_path / "t.npy", train), "--holdout", saved(tmp_path / "h.npy", unseen))
@@ -447,7 +522,7 @@ def test_import_says_what_came_in(tiny, tmp_path, printed):
     assert shown["path"] == "outputs/tiny/tables/subjects/drawn.v2.parquet"
     assert (shown["name"], shown["kind"], shown["samples"]) == ("drawn.v2", "samples", 3)
     assert (shown["training images"], shown["held-out images"]) == (4, 5)
-    assert printed[0].title == "drawn.v2"
+    assert (printed[0].title, bars) == ("drawn.v2", ["importing"])
     assert printed[0].rows == [
         ["kind", "samples"],
         ["samples", "3"],
@@ -466,6 +541,7 @@ def test_import_says_what_came_in(tiny, tmp_path, printed):
     memgen("import", tmp_path / "h.npy").done()
     shown = memgen("subjects", "--json").done().json
     assert shown["path"] == "outputs/tiny/tables/subjects"
+    assert printed[-1].title == "subjects of outputs/tiny"
     assert printed[-1].columns == ["name", "origin", "has", "training images", "held-out images", "source"]
     assert printed[-1].rows == [
         *([f"n{n}-s0-{part}", "sweep", "denoiser", n, 8, "unet"] for n in (1, 4) for part in "ab"),
@@ -475,14 +551,18 @@ def test_import_says_what_came_in(tiny, tmp_path, printed):
     ]
     assert [row["source"] for row in shown["subjects"]] == [row[-1] for row in printed[-1].rows]
     memgen("sample", "--subject", "h").failed(4, "h", "no denoiser")
+    (tiny / "tables" / "samples" / "n4-s0-a.parquet").unlink()
+    memgen("compare", "n4-s0-a", "h").failed(4, "h", "no denoiser")
+    assert not (tiny / "tables" / "samples" / "n4-s0-a.parquet").exists()  # refused before anything is drawn
 
 
-def test_sample_counts_how_the_samples_ended(tiny, printed):
+def test_sample_counts_how_the_samples_ended(tiny, printed, bars):
     """The counts of each ending and the fewest, median and most updates are those of the table of samples."""
     ended = ["converged", "step_cap", "converged", "diverged", "converged", "step_cap"]
     end(tiny / "tables" / "samples" / "n4-s0-a.parquet", ended)
     shown = memgen("sample", "--jobs", "1", "--json").done().json["samples"]
     assert shown["n4-s0-a"] == {"converged": 3, "step_cap": 2, "diverged": 1}
+    assert printed[0].title == "samples"
     assert printed[0].columns[:4] == ["subject", "converged", "step cap", "diverged"]
     assert printed[0].rows[0][:4] == ["n4-s0-a", 3, 2, 1]
     for row, name in zip(printed[0].rows, ("n4-s0-a", "n4-s0-b"), strict=True):
@@ -497,11 +577,15 @@ def test_sample_counts_how_the_samples_ended(tiny, printed):
     assert {path.stem for path in (tiny / "tables" / "samples").iterdir()} == {"n1-s0-a", "n1-s0-b"}
     assert not (tiny / "tables" / "significance").exists()
     assert (tiny / "tables" / "neighbors" / "n1-s0-a.train_a-n1-correlation.parquet").stat() == before
+    memgen("sample", "--n", "1", "--part", "a", "--trajectories", "10").done()
+    assert bars == ["sampling n1-s0-a"]
 
 
 def test_index_is_of_the_images_asked_for(tiny, printed):
     """Each index has the images of its training set, at the largest N by default, or of the holdout."""
-    shown = memgen("index", "--json").done().json["indexes"]
+    outcome = memgen("index", "--json").done()
+    assert outcome.err.startswith("run outputs/tiny\nN = 4\n")
+    shown = outcome.json["indexes"]
     assert [row[:3] for row in shown] == [
         ["train_a", 4, "correlation"],
         ["train_b", 4, "correlation"],
@@ -536,6 +620,9 @@ def test_nn_search_prints_its_table(tiny, printed):
         assert {row["subject"] for row in shown["neighbors"]} == {name}
         assert shown["path"] == "outputs/tiny/tables"
         assert max(row["rank"] for row in shown["neighbors"]) == n_train
+    assert memgen("nn-search", "--k", "1").done().path == Path("outputs/tiny/tables")
+    held = frame(tiny, "neighbors", "holdout.train_a-n4-correlation")
+    assert held["rank"].max() == settings_of(tiny)["search"]["k"]  # --k is for the queries
     default = memgen("nn-search", "--json").done().json["neighbors"]
     assert {(row["subject"], row["reference"], row["n_train"]) for row in default} == {("n4-s0-a", "train_a", 4)}
 
@@ -549,6 +636,46 @@ def test_nn_search_of_the_holdout(tiny, printed):
     assert printed[-1].title == "nearest images in holdout, the first 6 queries"
     assert "comparison" not in printed[-1].note
     assert "median of 6 queries: " in printed[-1].note
+
+
+def test_nn_search_of_many_images(tiny, tmp_path, printed, bars):
+    """Own images are called queries, the first twenty are shown, and one without any contrast has no value."""
+    images = saved(tmp_path / "many.npy", np.load(tiny / "images" / "pixels.npy")[:22])
+    memgen("nn-search", images).done()
+    assert (printed[-1].title, len(printed[-1].rows)) == ("nearest images in train_a (N = 4), the first 20 queries", 20)
+    assert printed[-1].columns == ["query", "nearest image", "correlation"]
+    assert printed[-1].note.startswith("median of 22 queries: ")
+    assert bars == ["reading images"]
+    memgen("nn-search", saved(tmp_path / "gray.npy", np.full((1, 8, 8), 9, np.uint8))).done()
+    assert printed[-1].note.startswith("no value is defined; for comparison, median of 8 held-out images: ")
+
+
+def test_nn_search_by_lpips(theirs, printed, monkeypatch):
+    """The neighbors are shown by their correlation and again by LPIPS, beside as many images that were never seen."""
+    asked = []
+
+    def rerank(workspace, reference, found, trunk, net, own):
+        asked.append((len(found), str(trunk), net, own is not None))
+        rows = [row | {"metric": f"lpips_{net}", "value": 0.25} for row in found.to_pylist()]
+        return pa.Table.from_pylist(rows, schema=found.schema)
+
+    monkeypatch.setattr("memgen.experiment.measure.rerank", rerank)
+    given = ("nn-search", "--lpips", "trunk", "--lpips-net", "vgg", "--k", "2", "--json")
+    k, n = 2, 6
+    for subject, unseen in ((None, False), ("n4-s0-a", False), ("theirs", True)):
+        if subject == "theirs":
+            memgen("sample", "--subject", "theirs", "--jobs", "1").done()
+        asked.clear()
+        printed.clear()
+        shown = memgen(*given, *(() if subject is None else ("--subject", subject))).done().json
+        held = min(n, 5 if unseen else 8)
+        assert asked == [(k * held, "trunk", "vgg", unseen), (k * n, "trunk", "vgg", False)], subject
+        assert [table.columns[2] for table in printed] == ["correlation", "lpips_vgg"]
+        assert (
+            printed[1].note == f"median of 6 queries: 0.2500; for comparison, median of {held} held-out images: 0.2500"
+        )
+        assert {row["value"] for row in shown["reranked"]} == {0.25}
+        assert len(shown["reranked"]) == len(shown["neighbors"]) == k * n
 
 
 def test_nn_search_compares_with_images_that_the_subject_never_saw(tiny, tmp_path, printed):
@@ -575,13 +702,17 @@ def test_nn_search_of_a_subject(theirs, tmp_path):
     assert {row["subject"] for row in found} == {"theirs"}
     assert {row["reference_id"] for row in found} <= ids
     assert not {row["reference"] for row in found} & {"train_a", "train_b", "holdout"}
+    again = memgen("nn-search", "--subject", "theirs", "--index", "own", "--json").done().json["neighbors"]
+    assert again == found
     found = memgen("nn-search", "--subject", "theirs", "--index", "train_b", "--json").done().json["neighbors"]
     assert {row["reference"] for row in found} == {"train_b"}
     queries = saved(tmp_path / "q.npy", training_images(theirs, "a", 2))
     found = memgen("nn-search", queries, "--n", "4", "--k", "1", "--json").done().json["neighbors"]
     assert [row["value"] for row in found] == pytest.approx([1, 1])
     assert {row["reference"] for row in found} == {"train_a"}
-    found = memgen("nn-search", queries, "--subject", "theirs", "--k", "4", "--json").done().json["neighbors"]
+    given = (queries, "--subject", "theirs", "--k", "4", "--json")
+    found = memgen("nn-search", *given).done().json["neighbors"]
+    assert memgen("nn-search", *given, "--index", "own").done().json["neighbors"] == found
     assert {row["query_kind"] for row in found} == {"user"}
     assert {row["reference_id"] for row in found} == ids
     assert {row["reference"] for row in found} == {"train"}
@@ -614,10 +745,11 @@ def test_compare_draws_what_is_missing_and_prints_the_estimates(tiny, monkeypatc
     assert values["cross_same"] == pytest.approx(medians["same_noise"])
 
 
-def test_compare_of_two_subjects_prints_its_summary(tiny, printed):
+def test_compare_of_two_subjects_prints_its_summary(tiny, printed, bars):
     """The table has the rows of the summary under their headings; one name, or names beside --n, is refused."""
     outcome = memgen("compare", "n4-s0-b", "n1-s0-a", "--json").done()
     summary = outcome.json["summary"]
+    assert bars == ["sampling n4-s0-b", "sampling n1-s0-a"]
     assert printed[-1].title == "n4-s0-b and n1-s0-a, with 95 % intervals"
     assert printed[-1].columns == ["", "estimate", "low", "high", "n", "unit"]
     rows = [[name, *(row[key] for key in ("estimate", "low", "high", "n", "unit"))] for name, row in summary.items()]
@@ -648,6 +780,7 @@ def test_psnr_is_measured_with_its_references(tiny, monkeypatch):
     assert after == {name: content for name, content in before.items() if not name.startswith("n4")}
     shown = outcome.json["summary"]
     assert {row["n_train"] for row in shown} == {1}
+    assert {name for names in measure._QUANTITIES.values() for name in names} <= transition.QUANTITIES.keys()
     assert {"psnr_gap", "to_linear"} <= {row["quantity"] for row in shown} <= {"psnr_gap", "to_linear", "to_optimum"}
     assert said == [shown]
     assert outcome.json["path"] == "outputs/tiny/tables/psnr"
@@ -667,7 +800,7 @@ def test_psnr_of_a_subject_is_its_curve(tiny, printed):
     memgen("psnr", "--subject", "n4-s0-a", "--n", "4").failed(2, "--subject", "--n")
 
 
-def test_basis_is_printed_at_the_levels_asked_for(theirs, monkeypatch):
+def test_basis_is_printed_at_the_levels_asked_for(theirs, bars, monkeypatch):
     """The readings printed are those of JSON, at each N and level asked for; a subject beside --n is refused."""
     said = []
     monkeypatch.setattr(terminal, "say_basis", said.append)
@@ -677,7 +810,11 @@ def test_basis_is_printed_at_the_levels_asked_for(theirs, monkeypatch):
     assert [row["sigma"] for row in outcome.json["readings"]] == [0.3]
     assert outcome.json["path"] == "outputs/tiny/tables/basis_summary"
     assert {path.stem for path in (theirs / "tables" / "basis_summary").iterdir()} == {"n1-s0-a+n1-s0-b.sigma0.3"}
-    memgen("basis", "--subject", "theirs", "--n", "4").failed(2, "--subject theirs", "--n")
+    memgen("basis", "--subject", "theirs", "--sigma", "0.3").done()
+    assert bars == ["N = 1, sigma 0.3: Jacobians", "theirs, sigma 0.3: Jacobians"]
+    memgen("basis", "--subject", "theirs", "--n", "4").failed(
+        2, "error: --subject theirs names one denoiser. Leave out --n, or leave out --subject."
+    )
     memgen("basis", "--subject", "n4-s0-a").failed(2, "--subject n4-s0-a", "expected an imported")
 
 
@@ -695,6 +832,7 @@ def test_peers_prints_samples_beside_held_out_images(tiny, printed):
     rows = frame(tiny, "peers").to_dict("records")
     assert {row["subject"] for row in rows} == {"n4-s0-a", "n4-s0-b"}
     titles = {measure.NAME: measure.TITLE for measure in peers.all_measures()}
+    assert printed[-1].title == "measures of other groups, with 95 % intervals"
     assert printed[-1].columns == ["subject", "measure", "samples", "held-out images"]
     assert printed[-1].rows == [
         [
@@ -708,12 +846,13 @@ def test_peers_prints_samples_beside_held_out_images(tiny, printed):
     assert all(row[2] != row[3] for row in printed[-1].rows)
 
 
-def test_calibration_is_of_the_size_and_repeats_asked_for(tiny, monkeypatch):
+def test_calibration_is_of_the_size_and_repeats_asked_for(tiny, bars, monkeypatch):
     """The controls are printed for the N asked for, by as many redraws as were asked for; the default N is trained."""
     said = []
     monkeypatch.setattr(terminal, "say_calibration", lambda found, n_train: said.append((found, n_train)))
     shown = memgen("calibrate", "--n", "8", "--repeats", "2", "--json").done().json
     ((found, n_train),) = said
+    assert bars == ["calibrating at N = 8"]
     assert (n_train, shown["n_train"]) == (8, 8)
     assert found.repeats == shown["repeats"] == 2
     assert len(shown["controls"]) == len(found.controls)
@@ -724,7 +863,7 @@ def test_calibration_is_of_the_size_and_repeats_asked_for(tiny, monkeypatch):
         memgen("calibrate")
 
 
-def test_slopes_are_printed_with_their_intervals(tmp_path, printed, monkeypatch):
+def test_slopes_are_printed_with_their_intervals(tmp_path, printed, bars, monkeypatch):
     """Each column has the numbers of the table of slopes; the gain has columns where there is one in theory only."""
     sets = ["data.generated.kind=c_alpha", "data.generated.side=8", "data.generated.n_images=80", "split.holdout=8"]
     sets += ["model.architecture=gaussian", "sweep.n_train=[32]", "psnr.n_images=8"]
@@ -741,12 +880,16 @@ def test_slopes_are_printed_with_their_intervals(tmp_path, printed, monkeypatch)
         ends = ["" if a is None else f"\n[{a:.3f}, {b:.3f}]" for a, b in zip(low, high, strict=True)]
         return [None if value is None else f"{value:.3f}{end}" for value, end in zip(estimate, ends, strict=True)]
 
+    assert bars == ["importing images", "measuring PSNR", "measuring PSNR"]
     for shown in printed:
         assert shown.column("denoiser")[0] == "N = 32"
         assert shown.column("slope") == cells("slope", "low", "high")
         assert shown.column("mean PSNR (dB)") == cells("level_db", "level_low", "level_high")
         assert shown.column("slope minus the oracle's") == cells("over_oracle", "over_oracle_low", "over_oracle_high")
-        assert f"{rows[0]['low_db']:.1f} to {rows[0]['high_db']:.1f} dB" in shown.title
+        span = f"{rows[0]['low_db']:.1f} to {rows[0]['high_db']:.1f} dB, {rows[0]['n_levels']} noise levels"
+        title = f"slope of output PSNR against input PSNR on held-out images, {span}, with 95 % intervals"
+        assert shown.title == title
+        assert shown.column("slope in theory") == [row["theory"] and f"{row['theory']:.3f}" for row in rows]
     assert any(row["low"] is not None for row in rows)
     assert rows[0]["low_db"] >= 5
     assert "gain (dB)" not in printed[0].columns
@@ -754,7 +897,7 @@ def test_slopes_are_printed_with_their_intervals(tmp_path, printed, monkeypatch)
     assert printed[1].column("gain in theory (dB)")[0] == "2.000"
 
 
-def test_restore_prints_the_means_of_the_models_named(tiny, printed, monkeypatch):
+def test_restore_prints_the_means_of_the_models_named(tiny, printed, bars, monkeypatch):
     """Each model named has the mean PSNR of its images beside those of the starts, and the picture is named."""
     monkeypatch.setattr(present, "draw_restored", lambda workspace, found: [tiny / f"{found.label}.png"])
     for name in ("n4-s0-a", "n1-s0-a"):
@@ -762,6 +905,7 @@ def test_restore_prints_the_means_of_the_models_named(tiny, printed, monkeypatch
     end(tiny / "tables" / "restored" / "n1-s0-a.inpainting-4.parquet", ["step_cap", *["converged"] * 7])
     outcome = memgen("restore", "--task", "inpainting", "--n", "1", "--json").done()
     table, shown = printed[-1], outcome.json
+    assert bars == ["restoring with n1-s0-a", "restoring with n1-s0-b"]
     assert [row["subject"] for row in shown["restored"]] == table.column("subject") == ["n1-s0-a", "n1-s0-b"]
     assert table.title == "inpainting-4: 48 of 64 numbers are measured"
     assert shown["picture"] == str(tiny / "inpainting-4.png")
@@ -853,6 +997,12 @@ def test_verdict_prints_the_copies_of_the_subjects_asked_for(tiny, printed, monk
         "reported by": "competition",
     }
     assert printed[1].title.endswith(f"{len(pairs)} of {len(pairs)} (1 are reported by a test)")
+
+
+def test_verdict_of_a_model_of_the_sweep_measures_no_psnr(tiny, asked):
+    """What the tests for copies need of it is measured; its PSNR is the sweep's."""
+    memgen("verdict", "--subject", "n1-s0-a").done()
+    assert asked == [("outputs/tiny", ("n1-s0-a",), ("sample", "search", "copies"))]
 
 
 def test_verdict_of_imported_subjects(theirs, tmp_path, printed):

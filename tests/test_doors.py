@@ -68,7 +68,9 @@ def test_data_import_takes_a_range(tmp_path, monkeypatch, digits, door):
         assert f"warning: {warning}" in outcome.err
         assert "--range 0,4095" in warning
         assert warning in memgen("sweep", "--dry-run", "--set", f"data.source={source}", *SMALL).done().err
-        assert memgen("data", "inspect", "--run", "dark", "--json").done().json["warnings"] == [warning]
+        inspected = memgen("data", "inspect", "--run", "dark", "--json").done()
+        assert inspected.json["warnings"] == [warning]
+        assert f"\nwarning: {warning}\n" in inspected.err
         assert Run(tmp_path / "outputs" / "dark").manifest["data"]["warnings"] == [warning]
     else:
         outcome.failed(3, "values from 0 to 4,080", "does not state which value is white", "--range 0,4095")
@@ -162,6 +164,7 @@ def test_basis_of_own_images(tiny, tmp_path):
     outcome = memgen("basis", "folder", "--n", "1", "--sigma", "0.5", "--json").done()
     assert [row["source"] for row in outcome.json["skipped_files"]] == ["text.txt"]
     assert "--range 0,4095" in outcome.json["warnings"][0]
+    assert np.asarray(Image.open(outcome.json["path"])).std() > 30  # the picture, as for nn-search
     assert memgen("basis", "folder", "--n", "1", "--sigma", "0.5", "--range", "0,4080", "--json").done().json["warnings"] == []  # fmt: skip
 
 
