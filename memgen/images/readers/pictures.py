@@ -14,7 +14,7 @@ KIND = "a folder of images or a single one (PNG, JPEG and whatever else Pillow r
 
 def reads(source: Path) -> bool:
     """Whether a source is a folder, or a file whose suffix is that of a picture."""
-    return source.is_dir() or is_picture_name(source.name)
+    return source.is_dir() or (source.is_file() and is_picture_name(source.name))
 
 
 def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
