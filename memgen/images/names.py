@@ -22,8 +22,8 @@ _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 def escaped(name: str) -> str:
     """The name with each character replaced that cannot be stored or would not be shown as itself."""
     shown = "".join(map(_written, name))
-    # A file may be called a#3, as if it were a frame.
-    return re.sub(r"#(?=\d+$)", r"\\u0023", shown)
+    # A file may be called a#3 or a[3], as if it were a frame or a position in an array.
+    return re.sub(r"\[(?=\d+\]$)", r"\\u005b", re.sub(r"#(?=\d+$)", r"\\u0023", shown))
 
 
 def original(name: str) -> str:

@@ -29,6 +29,7 @@ KIND = "a Parquet file with encoded images or a folder of such files (.parquet, 
 
 _ROWS = 1  # read at a time: a row may hold a large picture, and little time is lost
 _BUFFER = 2**20  # bytes
+_SMALLEST = 32  # bytes of a picture
 _LISTED = 8  # columns named in an error
 _SUFFIX = ".parquet"
 
@@ -53,6 +54,8 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
         with _listed(each, skipped), _opened(each) as file:
             files.append((each, _column(path, file.schema_arrow, name), file.metadata.num_rows))
     total = sum(count for _, _, count in files)
+    # A number that a file states may be wrong; a picture takes some bytes.
+    expected = min(total, sum(os.path.getsize(each) for each, _, _ in files) // _SMALLEST)
 
     def rows() -> Iterator[Picture]:
         done = 0
@@ -62,7 +65,7 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
                 done += 1
                 yield picture
 
-    found = from_stream(path, rows(), total, skipped, settings)
+    found = from_stream(path, rows(), expected, skipped, settings)
     report(total, total)
     return found
 
