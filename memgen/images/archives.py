@@ -4,8 +4,9 @@ Nothing is unpacked to the disk, so no member can be written outside of a folder
 same: whoever made it did not mean a picture.
 """
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
+from memgen.base.errors import DataError
 from memgen.images.decoding import is_hidden, is_picture_name
 
 LARGEST = 2**28  # bytes of one unpacked file: a picture of that size is no picture, but an attack on the memory
@@ -31,6 +32,24 @@ def unfit(name: str, size: int) -> str:
     if size > LARGEST:
         return f"too large ({size:,} bytes unpacked, expected at most {LARGEST:,})"
     return ""
+
+
+def check_unpacked(path: Path, packed: int, unpacked: int) -> None:
+    """Check that an array that is packed in a file does not take far more memory than the file.
+
+    Args:
+        path: the file, for the error.
+        packed: bytes of the array in the file.
+        unpacked: bytes that it takes in the memory.
+
+    Raises:
+        DataError: it does.
+    """
+    if unpacked > most_unpacked(packed):
+        raise DataError(
+            f"{path}: {packed:,} bytes that become {unpacked:,}, as those of an attack on the memory do. Save the "
+            "images without compression."
+        )
 
 
 def most_unpacked(packed: int) -> int:

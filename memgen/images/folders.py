@@ -63,3 +63,9 @@ def all_files(folder: Path, fits: Callable[[Path], bool | None]) -> bool:
                 return False
             found |= says is True
     return found
+
+
+def is_folder_of(folder: Path, fits: Callable[[str], bool]) -> bool:
+    """Whether a folder holds files whose names fit and nothing else, up to what is hidden."""
+    found = [folder / name for name in os.listdir(folder) if not is_hidden(name)]
+    return bool(found) and all(path.is_file() and fits(path.name) for path in found)

@@ -83,6 +83,10 @@ def _read(source: Path, path: Path, settings: ReadSettings, report: Progress) ->
                 return reader.read(source, settings, report)
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
+    except MemoryError as error:
+        raise DataError(
+            f"{source}: its images do not fit into the memory. Import fewer of them (data.limit)."
+        ) from error
     raise DataError(f"{source}: not a kind of file that memgen reads. {_known()}")
 
 

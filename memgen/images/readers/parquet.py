@@ -21,6 +21,7 @@ from memgen.base.progress import Progress
 from memgen.images import archives, names
 from memgen.images.arrays import parted
 from memgen.images.decoding import Picture, from_stream, is_hidden
+from memgen.images.folders import is_folder_of
 from memgen.images.frames import UnusableError
 from memgen.images.prepare import FoundImages, ReadSettings
 
@@ -37,10 +38,7 @@ _SUFFIX = ".parquet"
 def reads(source: Path) -> bool:
     """Whether the suffix of a file is .parquet, or a folder holds nothing else."""
     path, _ = parted(source)
-    if not path.is_dir():
-        return path.is_file() and path.suffix.lower() == _SUFFIX
-    found = [entry for entry in os.scandir(path) if not is_hidden(entry.name)]
-    return bool(found) and all(entry.is_file() and entry.name.lower().endswith(_SUFFIX) for entry in found)
+    return is_folder_of(path, _is_parquet) if path.is_dir() else path.is_file() and _is_parquet(path.name)
 
 
 def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
@@ -49,17 +47,18 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
     entries = sorted(os.listdir(path)) if path.is_dir() else []
     paths = [path / entry for entry in entries if not is_hidden(entry)] if path.is_dir() else [path]
     skipped = {names.escaped(entry): "hidden, or one of the system" for entry in entries if is_hidden(entry)}
-    files: list[tuple[Path, str, int]] = []  # path, column, rows
+    files: list[tuple[Path, str, int, int]] = []  # path, column, rows, bytes
     for each in paths:
         with _listed(each, skipped), _opened(each) as file:
-            files.append((each, _column(path, file.schema_arrow, name), file.metadata.num_rows))
-    total = sum(count for _, _, count in files)
+            column = _column(path, file.schema_arrow, name)
+            files.append((each, column, file.metadata.num_rows, each.stat().st_size))
+    total = sum(count for _, _, count, _ in files)
     # A number that a file states may be wrong; a picture takes some bytes.
-    expected = min(total, sum(os.path.getsize(each) for each, _, _ in files) // _SMALLEST)
+    expected = min(total, sum(size for *_, size in files) // _SMALLEST)
 
     def rows() -> Iterator[Picture]:
         done = 0
-        for each, column, _ in files:
+        for each, column, *_ in files:
             for picture in _rows(each, column, skipped):
                 report(done, total)
                 done += 1
@@ -79,7 +78,7 @@ def _listed(path: Path, skipped: dict[str, str]) -> Iterator[None]:
     except UnusableError as error:
         skipped[title] = str(error)
     except (PermissionError, FileNotFoundError) as error:
-        skipped[title] = f"cannot be read ({error.strerror or first_line(error)})"
+        skipped[title] = f"cannot be read ({os.strerror(error.errno) if error.errno else first_line(error)})"
     except (pa.ArrowException, OSError, ValueError) as error:
         skipped[title] = f"damaged, or not a Parquet file ({first_line(error)})"
 
@@ -158,3 +157,7 @@ def _is_struct(kind: pa.DataType) -> bool:
 
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_parquet(name: str) -> bool:
+    return name.lower().endswith(_SUFFIX)

@@ -18,6 +18,7 @@ from memgen.base.errors import first_line
 from memgen.base.progress import Progress
 from memgen.images import archives, names
 from memgen.images.decoding import Picture, from_stream, is_hidden
+from memgen.images.folders import is_folder_of
 from memgen.images.prepare import FoundImages, ReadSettings
 
 ORDER = 0
@@ -32,10 +33,7 @@ _DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
 
 def reads(source: Path) -> bool:
     """Whether a file has the suffix of a tar file, or a folder holds nothing else."""
-    if not source.is_dir():
-        return source.is_file() and _is_tar(source.name)
-    found = [entry for entry in os.scandir(source) if not is_hidden(entry.name)]
-    return bool(found) and all(entry.is_file() and _is_tar(entry.name) for entry in found)
+    return is_folder_of(source, _is_tar) if source.is_dir() else source.is_file() and _is_tar(source.name)
 
 
 def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:

@@ -46,7 +46,9 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
             raise DataError(f"{source}: the archive is empty, expected image files. Check the file.")
 
         def opened(name: str) -> BinaryIO:
-            return io.BytesIO(archive.read(members[name]))
+            # Without a number of bytes, zipfile unpacks whatever there is, beyond the size that the archive states.
+            with archive.open(members[name]) as member:
+                return io.BytesIO(member.read(members[name].file_size))
 
         return from_pictures(source, sorted(members), opened, skipped, settings, report)
 
