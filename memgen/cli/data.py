@@ -18,8 +18,8 @@ def data_import(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="Folder or ZIP of pictures, a single picture, or an array file (FILE.npz:NAME for one of several "
-            "arrays). Default: the embedded images."
+            help="Folder, ZIP or tar of pictures, a single picture, an array file (FILE.npz:NAME for one of several "
+            "arrays), Parquet, DICOM or NIfTI. Default: the embedded images."
         ),
     ] = None,
     resize: Annotated[

@@ -2,7 +2,7 @@ r"""Names of images: where each comes from, as one string that can be stored, pr
 
     faces/001.png       a file, by its path under the folder or in the archive that was read
     stack.tif#3         the third frame (page) of a file that has several
-    faces.npz[17]       image 17 of an array, counted from 0
+    faces.npz[17]       image 17 of an array, or row 17 of a Parquet file, counted from 0
 
 File systems allow any bytes in a name, Parquet stores only Unicode, and a terminal obeys some characters instead of
 showing them. So a backslash is written \\, a byte that is no UTF-8 \xNN, and each character that controls the terminal

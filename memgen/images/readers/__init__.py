@@ -1,8 +1,9 @@
 """Readers of images, one file for each format.
 
 To add a format, add a module to this package. memgen finds it there. The module defines what `Reader` lists. Readers do
-not import each other: a format that holds arrays passes them to `images.arrays.from_array`, and a format that holds
-encoded pictures passes them to `images.decoding.from_pictures`.
+not import each other: a format that holds arrays passes them to `images.arrays.from_array`, one that holds encoded
+pictures passes them to `images.decoding.from_pictures`, or `from_stream` if they come one after another, and one of
+medical scans passes slices to `images.scans.Scans`.
 """
 
 from pathlib import Path
