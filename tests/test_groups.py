@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from program import memgen
 
-from memgen.base.errors import DataError, ShapeError
+from memgen.base.config import validate
+from memgen.base.errors import ConfigError, DataError, ShapeError
+from memgen.experiment import runs
+from memgen.experiment.settings import RunSettings
+from memgen.experiment.subjects import prepared
+from memgen.experiment.workspace import Workspace
 from memgen.images.groups import file_of, group_of, suspected
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import ImportSettings, import_images, read_images
@@ -168,12 +173,21 @@ def test_the_command_keeps_groups(folders, monkeypatch):
         split = pd.read_parquet(run / "tables" / "split")
         split["group"] = [images.groups[i] for i in split["index"]]
         assert (split.groupby("group")["part"].nunique() == 1).all()
+    for run, groups in (("g", None), ("folder", (".",) * 3)):  # a table is of the run's images, and of no others
+        workspace = Workspace.of(runs.find(folders.parent / "outputs", run), "cpu")
+        assert prepared(workspace, folders / "p0").images.groups == groups
     failed = memgen("data", "import", folders, "--groups", "gone.csv", *sets, "--run", "x")
     failed.failed(3, "gone.csv: cannot be read", "--groups takes folder, file, or the path of a CSV file")
     one = memgen(
         "data", "import", folders / "p0", "--groups", "folder", *sets, "--set", "split.holdout=1", "--run", "y"
     )
     one.failed(3, "found 1 group of images")
+
+
+def test_generated_images_have_no_groups():
+    """The setting is refused where images are drawn, each by itself."""
+    with pytest.raises(ConfigError, match="groups is not for generated images"):
+        validate(RunSettings, {"data": {"generated": {"kind": "discs"}, "groups": "folder"}}, source="x")
 
 
 # ------------------------------------------------------------------------------------------------------------ the split

@@ -106,7 +106,7 @@ def _add(found: scans.Scans, pydicom: Any, path: Path, head: _Head) -> None:
     if stated.get("SamplesPerPixel") != 1 or kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise UnusableError(f"colors ({kind}) are not read; save it in gray (MONOCHROME2), or as a PNG")
     scans.check_size(int(stated.Columns), int(stated.Rows), count)
-    frames = pydicom.pixels.iter_pixels(path, raw=True, decoding_plugin="")
+    frames = pydicom.pixels.iter_pixels(path, raw=True, decoding_plugin="pydicom")
     for number, stored in enumerate(frames):  # after damage, the rest of the file is left out
         if found.is_full:
             break
