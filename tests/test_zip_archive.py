@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from memgen.base.errors import DataError
-from memgen.images import readers
+from memgen.images import archives, readers
 from memgen.images.importing import ImportSettings, import_images
 from memgen.images.readers import zip_archive
 
@@ -40,7 +40,7 @@ def test_pictures_come_in_by_name(tmp_path):
 
 def test_what_is_no_picture_is_listed(tmp_path, monkeypatch):
     """Damaged pictures, other files, hidden files and bombs are skipped, each with its reason."""
-    monkeypatch.setattr(zip_archive, "_LARGEST", 5000)
+    monkeypatch.setattr(archives, "LARGEST", 5000)
     members = {"a.png": png(PIXELS[0]), "b.png": b"no", "c.txt": b"x", "__MACOSX/d.png": b"x", ".hidden/e.png": b"x"}
     members |= {"f": b"x", "g.png": b"0" * 5001, "h/": b""}
     found = import_images(archive(tmp_path / "x.zip", members), AS_THEY_ARE)
@@ -91,3 +91,20 @@ def test_an_archive_of_a_later_version(tmp_path):
     (tmp_path / "a.zip").write_bytes(data)
     with pytest.raises(DataError, match=r"a\.zip: damaged, or not a ZIP archive \(zip file version 24\.9"):
         import_images(tmp_path / "a.zip")
+
+
+def test_links_paths_that_lead_out_and_repeated_names(tmp_path):
+    """A link, a path that leads out of the archive and a second file of a name are listed; the first file is read."""
+    link = zipfile.ZipInfo("link.png")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        for name, index in (("a.png", 0), ("../b.png", 1), ("/c.png", 1)):
+            file.writestr(name, png(PIXELS[index]))
+        file.writestr(link, "a.png")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            file.writestr("a.png", png(PIXELS[2]))
+    found = import_images(tmp_path / "x.zip", AS_THEY_ARE)
+    np.testing.assert_array_equal(found.images.pixels[:, 0], PIXELS[:1])
+    reasons = {row["source"]: row["reason"] for row in found.skipped.to_pylist()}
+    assert reasons.pop("../b.png") == reasons.pop("/c.png") == "its path leads out of the archive"
+    assert reasons == {"a.png": archives.REPEATED, "link.png": "a link, not followed"}

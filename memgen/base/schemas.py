@@ -38,11 +38,12 @@ _PAIR = [
 ]
 IMAGES = _schema(
     "images",
-    1,
+    2,
     [
         _field("index", _INT, "position in pixels.npy"),
         _field("image_id", _STR, "hash of the pixels after preprocessing; equal pixels have equal ids"),
         _field("source", _STR, "file that it comes from, with #3 for the third frame, or [17] for a position in it"),
+        _field("group", _STR, "what it belongs to: a patient, a volume, a video; null where not known", null=True),
     ],
 )
 SKIPPED = _schema(

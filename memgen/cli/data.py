@@ -10,6 +10,7 @@ from memgen.cli.options import Config, Json, NewName, Outputs, Overrides, Range,
 from memgen.cli.root import data_app
 from memgen.cli.shared import New, existing, finish, prepared, say_warnings
 from memgen.experiment import runs
+from memgen.images.groups import BY_NAME
 
 
 @data_app.command("import")
@@ -17,14 +18,23 @@ def data_import(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="Folder or ZIP of pictures, a single picture, or an array file (FILE.npz:NAME for one of several "
-            "arrays). Default: the embedded images."
+            help="Folder, ZIP or tar of pictures, a single picture, an array file (FILE.npz:NAME for one of several "
+            "arrays), Parquet, DICOM or NIfTI. Default: the embedded images."
         ),
     ] = None,
     resize: Annotated[
         int | None, typer.Option(help="Side of the images after resizing, in pixels. Default: your images keep theirs.")
     ] = None,
     value_range: Range = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            metavar="folder|file|CSV",
+            help="Which images belong together (a patient, a volume, a video) and come to one side of the split: those "
+            "of a folder, those of a file, or as a CSV file with the columns file and group says. Default: what the "
+            "files state.",
+        ),
+    ] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: NewName = None,
     config: Config = None,
@@ -40,6 +50,7 @@ def data_import(
     """
     path = None if source is None else str(Path(source).resolve())
     options = {"data.source": path, "data.resize": resize, "data.range": value_range}
+    options["data.groups"] = groups if groups is None or groups in BY_NAME else str(Path(groups).resolve())
     given = {key: value for key, value in options.items() if value is not None}
     workspace = New(outputs, run, config, overrides, seed, "cpu", given).open()
     with prepared(workspace) as counts:

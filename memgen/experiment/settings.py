@@ -62,6 +62,7 @@ class DataSettings(ImportSettings):
             "resize": "set generated.side, the size they are drawn at",
             "limit": "set generated.n_images",
             "range": "their pixels are in [0, 1]",
+            "groups": "each is drawn independently of the others",
             "deduplicate": "near-duplicates are kept, since removing them would change the distribution",
         }
         for name, remedy in remedies.items():

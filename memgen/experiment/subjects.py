@@ -19,6 +19,7 @@ from memgen.base.errors import DataError, RunError, ShapeError
 from memgen.base.progress import Progress
 from memgen.experiment import runs
 from memgen.experiment.workspace import Workspace
+from memgen.images.groups import BY_NAME
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import Imported, ImportSettings, import_images
 from memgen.images.names import escaped
@@ -233,6 +234,8 @@ def prepared(
     data, shape = workspace.settings.data, workspace.images.image_shape
     changes = {"deduplicate": False, "limit": None, "color": "gray" if shape[0] == 1 else "rgb"}
     changes |= {} if value_range is None else {"range": value_range}
+    # A table of groups names the images of the run, and no others.
+    changes |= {"groups": data.groups if data.groups in BY_NAME else None}
     kept = {name: getattr(data, name) for name in ImportSettings.model_fields}
     settings = validate(ImportSettings, kept | changes, source="settings")
     found = import_images(source, settings, progress, workspace.settings.seed)

@@ -23,9 +23,9 @@ _LISTED = 8  # arrays named in an error
 
 
 def parted(source: Path) -> tuple[Path, str | None]:
-    """The file that a source names, and the array in it: FILE:NAME, unless a file of that whole name exists."""
+    """The file or folder that a source names, and what is meant in it: FILE:NAME, unless such a whole name exists."""
     file, colon, name = str(source).rpartition(":")
-    is_part = colon and name and not os.path.exists(source) and os.path.isfile(file)
+    is_part = file and colon and name and not os.path.exists(source) and os.path.exists(file)
     return (Path(file), name) if is_part else (source, None)
 
 

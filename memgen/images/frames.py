@@ -152,7 +152,7 @@ def reasons() -> Iterator[None]:
         raise
     except MemoryError as error:
         raise UnusableError("too large for the memory") from error
-    except PermissionError as error:
+    except (PermissionError, FileNotFoundError) as error:
         raise UnusableError(f"cannot be read ({error.strerror})") from error
     except UnidentifiedImageError as error:
         raise UnusableError("not an image that can be read") from error

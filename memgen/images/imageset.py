@@ -4,7 +4,7 @@ An ImageSet holds pixels (N, C, H, W) and a content id for every image. Equal im
 be recognized everywhere. On disk it is a folder:
 
     pixels.npy       the pixels, plain .npy, memory-mapped when loaded
-    images.parquet   the table IMAGES: id and source of every image
+    images.parquet   the table IMAGES: id, source and group of every image
     images.json      shape, dtype, digest of the ids and the recipe; written last, it marks the set as complete
 """
 
@@ -37,9 +37,10 @@ class ImageSet:
         ids: the content id of each image.
         sources: where each image comes from: a file, or a file and a position in it.
         recipe: how the pixels were made, as JSON.
+        groups: what each image belongs to, such as a patient or a video; None where it is not known (see groups.py).
 
     Raises:
-        ShapeError: pixels are not (N, C, H, W) with N >= 1, or there are not N ids and N sources.
+        ShapeError: pixels are not (N, C, H, W) with N >= 1, or there are not N ids, N sources and, if any, N groups.
         DataError: pixels are neither uint8 nor float32.
     """
 
@@ -47,6 +48,7 @@ class ImageSet:
     ids: tuple[str, ...]
     sources: tuple[str, ...]
     recipe: dict[str, Any] = field(default_factory=dict)
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
@@ -58,12 +60,18 @@ class ImageSet:
             raise ShapeError(
                 f"images: found {len(self.ids)} ids and {len(self.sources)} sources, expected {shape[0]} of each."
             )
+        if self.groups is not None and len(self.groups) != shape[0]:
+            raise ShapeError(f"images: found {len(self.groups)} groups, expected {shape[0]}, one for each image.")
         if not self.pixels.flags.c_contiguous:
             raise ShapeError("images: the array is not C-contiguous; pass np.ascontiguousarray(pixels).")
 
     @classmethod
     def from_pixels(
-        cls, pixels: NDArray[Any], sources: Sequence[str] | None = None, recipe: dict[str, Any] | None = None
+        cls,
+        pixels: NDArray[Any],
+        sources: Sequence[str] | None = None,
+        recipe: dict[str, Any] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> "ImageSet":
         """The image set of an array; its ids are computed, and its sources are numbered if none are given.
 
@@ -71,10 +79,12 @@ class ImageSet:
             pixels: (N, C, H, W), uint8 in [0, 255] or float32 in [0, 1].
             sources: where each image comes from, N strings.
             recipe: how the pixels were made, as JSON.
+            groups: what each image belongs to, N strings; None where it is not known.
         """
         pixels = np.ascontiguousarray(pixels)
         names = [f"image[{index}]" for index in range(len(pixels))] if sources is None else sources
-        return cls(pixels, tuple(content_id(image) for image in pixels), tuple(names), recipe or {})
+        ids = tuple(content_id(image) for image in pixels)
+        return cls(pixels, ids, tuple(names), recipe or {}, None if groups is None else tuple(groups))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -109,12 +119,22 @@ class ImageSet:
             indices: positions, a mask or a slice.
         """
         positions = self._positions(indices)
+        return self.of_pixels(self._chosen(positions), positions)
+
+    def of_pixels(self, pixels: NDArray[Any], positions: NDArray[np.int64]) -> "ImageSet":
+        """The image set of pixels that are those of this set at the given positions, without a copy of them."""
         ids, sources = (tuple(names[i] for i in positions) for names in (self.ids, self.sources))
-        return ImageSet(self._chosen(positions), ids, sources, self.recipe)
+        groups = None if self.groups is None else tuple(self.groups[i] for i in positions)
+        return ImageSet(pixels, ids, sources, self.recipe, groups)
 
     def to_table(self) -> pa.Table:
-        """Id and source of each image, as a table IMAGES."""
-        columns = {"index": list(range(len(self))), "image_id": list(self.ids), "source": list(self.sources)}
+        """Id, source and group of each image, as a table IMAGES."""
+        columns = {
+            "index": list(range(len(self))),
+            "image_id": list(self.ids),
+            "source": list(self.sources),
+            "group": None if self.groups is None else list(self.groups),
+        }
         return tables.make(schemas.IMAGES, columns)
 
     def save(self, folder: Path) -> None:
@@ -156,12 +176,12 @@ class ImageSet:
             raise DataError(f"{path}: not a description of images. {_AGAIN}") from error
         if version != _FORMAT:
             raise DataError(f"{path}: found format {version}, this memgen reads format {_FORMAT}. {_AGAIN}")
-        ids, sources = _read_names(folder / "images.parquet", digest)
+        ids, sources, groups = _read_names(folder / "images.parquet", digest)
         pixels = _map_array(folder / "pixels.npy", shape, dtype)
         # Checking every id would read the whole file; two are enough to notice another set's pixels.
         if any(content_id(pixels[index]) != ids[index] for index in (0, -1)):
             raise DataError(f"{folder / 'pixels.npy'}: its images are not those of images.parquet. {_AGAIN}")
-        return cls(pixels, ids, sources, recipe)
+        return cls(pixels, ids, sources, recipe, groups)
 
     def _positions(self, indices: Indices) -> NDArray[np.int64]:
         if indices is None:
@@ -198,15 +218,19 @@ def _write_array(path: Path, array: NDArray[Any]) -> None:
             file.write(data[start : start + _BLOCK_BYTES].data)
 
 
-def _read_names(path: Path, digest: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _read_names(path: Path, digest: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...] | None]:
     table = tables.read(path, schemas.IMAGES)
     try:
-        ids, sources = (tuple(table.column(name).to_pylist()) for name in ("image_id", "source"))
+        ids, sources, groups = (tuple(table.column(name).to_pylist()) for name in ("image_id", "source", "group"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: damaged text. {_AGAIN}") from error
     if files.digest(*ids) != digest:
         raise DataError(f"{path}: its ids are not those that images.json states. {_AGAIN}")
-    return ids, sources
+    if None not in groups:
+        return ids, sources, groups
+    if any(group is not None for group in groups):
+        raise DataError(f"{path}: found images with and without a group, expected one kind. {_AGAIN}")
+    return ids, sources, None
 
 
 def _map_array(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:

@@ -28,7 +28,7 @@ from pydantic import Field
 from memgen.base import schemas, tables
 from memgen.base.config import validate
 from memgen.base.progress import Progress
-from memgen.images import duplicates, names, readers
+from memgen.images import duplicates, groups, names, readers
 from memgen.images.imageset import ImageSet
 from memgen.images.prepare import ReadSettings
 from memgen.images.shuffle import shuffle_images
@@ -44,6 +44,11 @@ class ImportSettings(ReadSettings):
     threshold: float = Field(default=0.95, gt=0, le=1, description="correlation above which images are near-duplicates")
     shuffle: bool = Field(
         default=False, description="put the pixels of all images into one random order, drawn from the seed"
+    )
+    groups: str | None = Field(
+        default=None,
+        description="which images belong together and come to one side of the split: those of a folder, those of a "
+        "file, or the path of a CSV file with the columns file and group; None takes what the files state",
     )
 
 
@@ -93,7 +98,7 @@ def read_images(source: str | Path | None = None, **settings: Any) -> ImageSet:
 
     Args:
         source: a folder or a file that memgen reads; None for the embedded Fashion-MNIST images.
-        settings: fields of ImportSettings, such as resize=32, color="gray" or deduplicate=False.
+        settings: fields of ImportSettings, such as resize=32, color="gray", groups="folder" or deduplicate=False.
 
     Raises:
         DataError: the source cannot be used; the message names the file and the remedy.
@@ -105,14 +110,16 @@ def read_images(source: str | Path | None = None, **settings: Any) -> ImageSet:
 
 def _import(source: Path, settings: ImportSettings, progress: Progress | None, name: str) -> Imported:
     found = readers.read(source, settings, progress or (lambda done, total: None))
-    recipe = _recipe(name, settings) | {"warnings": found.warnings}
-    images = ImageSet.from_pixels(found.pixels, found.sources, recipe)
+    belong = groups.group_of(found.sources, settings.groups, found.groups, found.skipped, settings.limit is not None)
+    images, told = ImageSet.from_pixels(found.pixels, found.sources, groups=belong), list(found.warnings)
     removed = tables.make(schemas.DUPLICATES, {name: [] for name in schemas.DUPLICATES.names})
     if settings.deduplicate:
         kept, removed = duplicates.near_duplicates(images, settings.threshold)
+        told += groups.across(dict(zip(images.sources, images.groups, strict=True)), removed) if images.groups else []
         images = _keep(images, kept)
+    images = replace(images, recipe=_recipe(name, settings) | {"warnings": told})
     columns = {"source": list(found.skipped), "reason": list(found.skipped.values())}
-    return Imported(images, tables.make(schemas.SKIPPED, columns), removed, found.warnings)
+    return Imported(images, tables.make(schemas.SKIPPED, columns), removed, told)
 
 
 def _recipe(source: str, settings: ImportSettings) -> dict[str, Any]:
@@ -133,5 +140,4 @@ def _keep(images: ImageSet, kept: NDArray[np.int64]) -> ImageSet:
         # kept ascends, so every image moves to its own place or an earlier one.
         chosen = kept[start : start + _BLOCK]
         pixels[start : start + len(chosen)] = pixels[chosen]
-    ids, sources = (tuple(names[i] for i in kept) for names in (images.ids, images.sources))
-    return ImageSet(pixels[: len(kept)], ids, sources, images.recipe)
+    return images.of_pixels(pixels[: len(kept)], kept)

@@ -2,7 +2,7 @@ r"""Names of images: where each comes from, as one string that can be stored, pr
 
     faces/001.png       a file, by its path under the folder or in the archive that was read
     stack.tif#3         the third frame (page) of a file that has several
-    faces.npz[17]       image 17 of an array, counted from 0
+    faces.npz[17]       image 17 of an array, or row 17 of a Parquet file, counted from 0
 
 File systems allow any bytes in a name, Parquet stores only Unicode, and a terminal obeys some characters instead of
 showing them. So a backslash is written \\, a byte that is no UTF-8 \xNN, and each character that controls the terminal
@@ -22,8 +22,8 @@ _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 def escaped(name: str) -> str:
     """The name with each character replaced that cannot be stored or would not be shown as itself."""
     shown = "".join(map(_written, name))
-    # A file may be called a#3, as if it were a frame.
-    return re.sub(r"#(?=\d+$)", r"\\u0023", shown)
+    # A file may be called a#3 or a[3], as if it were a frame or a position in an array.
+    return re.sub(r"\[(?=\d+\]$)", r"\\u005b", re.sub(r"#(?=\d+$)", r"\\u0023", shown))
 
 
 def original(name: str) -> str:

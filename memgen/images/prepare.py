@@ -48,12 +48,14 @@ class FoundImages:
         sources: where each image comes from, N strings (see names.py).
         skipped: the reason for each file, or frame of a file, that was left out, by its name (see names.py).
         warnings: what the person should know of the images, in sentences.
+        groups: what each image belongs to (a volume, a series), N strings, where the files state it; None elsewhere.
     """
 
     pixels: NDArray[Any]
     sources: list[str]
     skipped: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    groups: list[str] | None = None
 
 
 def resized(images: torch.Tensor, side: int) -> torch.Tensor:

@@ -23,4 +23,4 @@ def shuffle_images(images: ImageSet, seed: int) -> ImageSet:
     """The same images with their pixels in the order that the seed draws; their ids change with their content."""
     _, height, width = images.image_shape
     pixels = shuffled(images.pixels, permutation(seed, height * width))
-    return ImageSet.from_pixels(pixels, images.sources, images.recipe | {"shuffle_seed": seed})
+    return ImageSet.from_pixels(pixels, images.sources, images.recipe | {"shuffle_seed": seed}, images.groups)

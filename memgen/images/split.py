@@ -3,9 +3,14 @@
 A split orders the images by a hash of (seed, id), which does not depend on the order of files. The first images of that
 order are the holdout, and the others go to a and b in turn. The training set for N is the first N images of its part,
 so it is contained in the training set for every larger N.
+
+Where images have groups (see groups.py), groups are kept whole. They are ordered by a hash of (seed, group). The first
+ones go to the holdout until it has as many images as it needs, and each of the others to the smaller of a and b. Within
+a part, images have the order of their own hashes, so a small training set has images of many groups.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +35,7 @@ class Split:
         holdout: positions of the images that no denoiser is trained on.
 
     Raises:
-        DataError: an image is in two parts, or twice in one.
+        DataError: an image is in two parts, or twice in one, or a group is in two parts.
     """
 
     images: ImageSet
@@ -49,6 +54,15 @@ class Split:
                 f"{self.images.sources[first]}), but a, b and the holdout must be disjoint. "
                 "Remove duplicates when importing, which is the default."
             )
+        groups = self.images.groups
+        if groups is not None:
+            sides = [{groups[index] for index in part} for part in (self.holdout, self.a, self.b)]
+            shared = sorted((sides[0] & sides[1]) | (sides[0] & sides[2]) | (sides[1] & sides[2]))
+            if shared:
+                raise DataError(
+                    f"split: {len(shared)} groups are in more than one part (first: {shared[0]}), expected each group "
+                    "in one of a, b and holdout. Make the split again."
+                )
 
     @classmethod
     def make(cls, images: ImageSet, holdout: int, seed: int) -> "Split":
@@ -56,11 +70,12 @@ class Split:
 
         Args:
             images: the set; no two images may be equal.
-            holdout: number of images that no denoiser is trained on, at least 1.
+            holdout: number of images that no denoiser is trained on, at least 1. Where images have groups, the holdout
+                has up to a group more.
             seed: seed of the order; another seed gives other parts.
 
         Raises:
-            DataError: the holdout is empty, there are too few images, or two images are equal.
+            DataError: the holdout is empty, there are too few images or groups, or two images are equal.
         """
         if holdout < 1:
             raise DataError(f"split: found a holdout of {holdout} images, expected at least 1.")
@@ -71,6 +86,10 @@ class Split:
             )
         keys = [files.digest(str(seed), identity) for identity in images.ids]
         order = np.array(sorted(range(len(images)), key=keys.__getitem__), dtype=np.int64)
+        if images.groups is not None:
+            parts = _parts_of_groups(images.groups, holdout, seed)
+            part_of = np.array([parts[group] for group in images.groups])[order]
+            return cls(images, **{part: order[part_of == part] for part in PARTS})
         rest = order[holdout:]
         return cls(images, a=rest[0::2], b=rest[1::2], holdout=order[:holdout])
 
@@ -89,6 +108,12 @@ class Split:
             raise DataError(f"split: found a training set of {n} images, expected at least 1.")
         if n > self.n_max:
             held = len(self.holdout)
+            if self.images.groups is not None:
+                raise DataError(
+                    f"split: N = {n} needs {n} training images in each part, but groups are kept whole, and found "
+                    f"{len(self.a)} in a, {len(self.b)} in b and {held} in the holdout. Use N up to {self.n_max} "
+                    f"(sweep.n_train), a smaller holdout (split.holdout), or more images."
+                )
             raise DataError(
                 f"split: N = {n} needs 2 x {n} training images and {held} for the holdout, {2 * n + held} in all, but "
                 f"found {len(self.images)}. Use N up to {self.n_max} (sweep.n_train), "
@@ -125,3 +150,30 @@ class Split:
                 "Make the split again."
             )
         return cls(images, **{part: np.array(indices, dtype=np.int64) for part, indices in members.items()})
+
+
+def _parts_of_groups(groups: Sequence[str], holdout: int, seed: int) -> dict[str, str]:
+    """The part of each group.
+
+    Args:
+        groups: the group of each image.
+        holdout: the fewest images of the holdout.
+        seed: seed of the order.
+
+    Raises:
+        DataError: there are too few groups for a part to have one.
+    """
+    sizes, parts = Counter(groups), dict[str, str]()
+    images = dict.fromkeys(PARTS, 0)
+    for group in sorted(sizes, key=lambda each: files.digest(str(seed), each)):
+        part = "holdout" if images["holdout"] < holdout else min(("a", "b"), key=images.__getitem__)
+        parts[group] = part
+        images[part] += sizes[group]
+    if not images["b"]:
+        taken, largest = sum(part == "holdout" for part in parts.values()), max(sizes, key=sizes.__getitem__)
+        raise DataError(
+            f"split: found {len(sizes)} group{'s' * (len(sizes) > 1)} of images (the largest, {largest}, has "
+            f"{sizes[largest]}). A holdout of {holdout} images takes {taken} of them whole, and a and b need one each. "
+            "Import more groups, use a smaller holdout (split.holdout), or give smaller groups (--groups)."
+        )
+    return parts

@@ -1,8 +1,9 @@
 """Readers of images, one file for each format.
 
 To add a format, add a module to this package. memgen finds it there. The module defines what `Reader` lists. Readers do
-not import each other: a format that holds arrays passes them to `images.arrays.from_array`, and a format that holds
-encoded pictures passes them to `images.decoding.from_pictures`.
+not import each other: a format that holds arrays passes them to `images.arrays.from_array`, one that holds encoded
+pictures passes them to `images.decoding.from_pictures`, or `from_stream` if they come one after another, and one of
+medical scans passes slices to `images.scans.Scans`.
 """
 
 from pathlib import Path
@@ -83,6 +84,10 @@ def _read(source: Path, path: Path, settings: ReadSettings, report: Progress) ->
                 return reader.read(source, settings, report)
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
+    except MemoryError as error:
+        raise DataError(
+            f"{source}: its images do not fit into the memory. Import fewer of them (data.limit)."
+        ) from error
     raise DataError(f"{source}: not a kind of file that memgen reads. {_known()}")
 
 

@@ -6,6 +6,7 @@ and the pixels (big-endian).
 
 import gzip
 import math
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from memgen.base.errors import DataError, first_line
 from memgen.base.progress import Progress
+from memgen.images import archives
 from memgen.images.arrays import from_array
 from memgen.images.prepare import FoundImages, ReadSettings
 
@@ -50,9 +52,15 @@ def _is_idx(start: bytes) -> bool:
 
 
 def _load(path: Path) -> NDArray[Any]:
-    data = path.read_bytes()
     try:
-        data = gzip.decompress(data) if data.startswith(_GZIP) else data
+        with open(path, "rb") as file:
+            packed = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            is_packed = file.read(2) == _GZIP
+            file.seek(0)
+            most = archives.most_unpacked(packed)
+            data = gzip.GzipFile(fileobj=file).read(most + 1) if is_packed else file.read()
+            archives.check_unpacked(path, packed, len(data))
     except _DAMAGED as error:
         raise DataError(f"{path}: damaged gzip file ({first_line(error)}). Fetch it again.") from error
     n_dimensions = data[3] if len(data) > 3 else 0

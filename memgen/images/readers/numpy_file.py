@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from memgen.base.errors import DataError, first_line
 from memgen.base.progress import Progress
+from memgen.images import archives
 from memgen.images.arrays import chosen, from_array, parted
 from memgen.images.prepare import FoundImages, ReadSettings
 
@@ -37,7 +38,11 @@ def _load(path: Path, name: str | None) -> NDArray[Any]:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             shapes = {key: _shape(archive.zip, key) for key in archive.files}
             objects = bool(shapes) and not any(shape is not None for shape in shapes.values())
-            return np.asarray(archive[archive.files[0] if objects else chosen(path, shapes, name)])
+            key = archive.files[0] if objects else chosen(path, shapes, name)
+            for info in archive.zip.infolist():
+                if info.filename.removesuffix(".npy") == key:
+                    archives.check_unpacked(path, info.compress_size, info.file_size)
+            return np.asarray(archive[key])
     except (PermissionError, DataError):
         raise
     except Exception as error:  # damaged headers and archives make NumPy raise many kinds

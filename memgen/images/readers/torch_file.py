@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from memgen.base.errors import DataError, first_line
 from memgen.base.progress import Progress
+from memgen.images import archives
 from memgen.images.arrays import chosen, from_array, parted
 from memgen.images.prepare import FoundImages, ReadSettings
 
@@ -65,6 +66,8 @@ def _stacked(value: Any, name: str = "") -> dict[str, torch.Tensor]:
 
 def _as_array(path: Path, tensor: torch.Tensor) -> NDArray[Any]:
     """A tensor as an array; types that NumPy lacks, such as bfloat16, become float32."""
+    if tensor.layout == torch.strided:  # a few numbers may be shown as many by strides of 0
+        archives.check_unpacked(path, tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size())
     try:
         dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
         dense = dense.dequantize() if dense.is_quantized else dense.resolve_conj().resolve_neg()

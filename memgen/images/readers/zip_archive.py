@@ -1,19 +1,20 @@
 """Images from the pictures in a ZIP archive, in the order of their names. Nothing is unpacked to the disk."""
 
 import io
+import stat
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 from memgen.base.errors import DataError, first_line
 from memgen.base.progress import Progress
-from memgen.images.decoding import from_pictures, is_hidden, is_picture_name
+from memgen.images import archives
+from memgen.images.decoding import from_pictures
 from memgen.images.prepare import FoundImages, ReadSettings
 
 ORDER = 0
 KIND = "a ZIP archive of images (.zip)"
 
-_LARGEST = 2**28  # bytes of one unpacked file: a picture of that size is no picture, but an attack on the memory
 _ENCRYPTED = 1  # the flag of a member that needs a password
 
 
@@ -33,15 +34,23 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
             f"{source}: damaged, or not a ZIP archive ({first_line(error)}). Fetch or save it again."
         ) from error
     with archive:
-        skipped = {info.filename: reason for info in archive.infolist() if (reason := _unfit(info))}
-        names = [info.filename for info in archive.infolist() if not _is_folder(info) and info.filename not in skipped]
-        if not names and not skipped:
+        members: dict[str, zipfile.ZipInfo] = {}
+        skipped: dict[str, str] = {}
+        for info in archive.infolist():
+            reason = _unfit(info) or (archives.REPEATED if info.filename in members else "")
+            if reason:
+                skipped[info.filename] = reason
+            elif not _is_folder(info):
+                members[info.filename] = info
+        if not members and not skipped:
             raise DataError(f"{source}: the archive is empty, expected image files. Check the file.")
 
         def opened(name: str) -> BinaryIO:
-            return io.BytesIO(archive.read(name))
+            # Without a number of bytes, zipfile unpacks whatever there is, beyond the size that the archive states.
+            with archive.open(members[name]) as member:
+                return io.BytesIO(member.read(members[name].file_size))
 
-        return from_pictures(source, sorted(names), opened, skipped, settings, report)
+        return from_pictures(source, sorted(members), opened, skipped, settings, report)
 
 
 def _is_folder(info: zipfile.ZipInfo) -> bool:
@@ -50,15 +59,10 @@ def _is_folder(info: zipfile.ZipInfo) -> bool:
 
 def _unfit(info: zipfile.ZipInfo) -> str:
     """Why a member is not read as a picture; empty for one that is, and for a folder."""
-    name = PurePosixPath(info.filename)
     if _is_folder(info):
         return ""
-    if any(map(is_hidden, name.parts)):
-        return "not an image (hidden, or one of the system)"
-    if not is_picture_name(name.name):
-        return f"not an image (suffix {name.suffix})" if name.suffix else "not an image (no suffix)"
-    if info.flag_bits & _ENCRYPTED:
-        return "needs a password"
-    if info.file_size > _LARGEST:
-        return f"too large ({info.file_size:,} bytes unpacked, expected at most {_LARGEST:,})"
-    return ""
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return archives.LINK
+    if reason := archives.unfit(info.filename, info.file_size):
+        return reason
+    return "needs a password" if info.flag_bits & _ENCRYPTED else ""
