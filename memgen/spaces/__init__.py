@@ -149,10 +149,10 @@ def _made(name: str, source: str, state: object) -> Space:
 
 def _state(source: str) -> object:
     """Size and time of change of the files of a source, and of the JSON file beside it."""
-    from memgen.spaces.embedders import Source
+    from memgen.spaces import embedders, preprocessing
 
-    path = Source.of(source).path
-    files = [*(sorted(path.rglob("*")) if path.is_dir() else [path]), path.with_name(path.name + ".json")]
+    path = embedders.Source.of(source).path
+    files = [*(sorted(path.rglob("*")) if path.is_dir() else [path]), preprocessing.path_beside(path)]
     return tuple((str(each), each.stat().st_mtime_ns, each.stat().st_size) for each in files if each.is_file())
 
 

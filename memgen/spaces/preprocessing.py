@@ -4,9 +4,9 @@ The same image gives another vector if it is resized or scaled in another way, s
 states its preprocessing is read by its format (`spaces.embedders`); beside any other lies a JSON file, `FILE.json` for
 `FILE`, with the fields of `Preprocessing`.
 
-Images are resized by Pillow in 32-bit floating point, channel by channel. Where they are made smaller, Pillow averages
-over all pixels that fall together, as in the pipelines of torchvision, timm, open_clip and transformers, which differ
-from this by the rounding to 8 bits.
+Images are resized by Pillow in 32-bit floating point, channel by channel, without the rounding to 8 bits of the
+pipelines of torchvision, timm, open_clip and transformers. Apart from it the results are the same. Where an image is
+made smaller, Pillow averages over all pixels that fall together.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 from torch import Tensor
@@ -61,7 +62,7 @@ class Preprocessing(Settings):
     def __call__(self, image: Tensor) -> Tensor:
         """The input of the network for one image.
 
-        Pixels outside [0, 1] are clipped, before and after resizing, as those of an 8-bit file would be.
+        Pixels outside [0, 1] are clipped, before and while resizing, as those of an 8-bit file would be.
 
         Args:
             image: (C, H, W) float32 on the CPU in pixel units, with C = 1 or 3.
@@ -79,7 +80,7 @@ class Preprocessing(Settings):
             image = image if len(image) == 1 else (image * torch.tensor(_LUMA).view(3, 1, 1)).sum(dim=0, keepdim=True)
         else:
             image = image.expand(3, -1, -1)
-        image = self._resized(image).clamp(0, 1)
+        image = self._resized(image)
         image = image.flip(0) if self.channels == "BGR" else image
         mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (self.mean, self.std))
         return ((image * self.range - mean) / std)[None]
@@ -92,17 +93,23 @@ class Preprocessing(Settings):
             target = (max(1, round(height * scale)), max(1, round(width * scale)))
         if target != (height, width):
             method = Image.Resampling[self.interpolation.upper()]
-            resized = [Image.fromarray(plane).resize(target[::-1], method) for plane in image.numpy()]
-            image = torch.from_numpy(np.stack([np.asarray(plane) for plane in resized]))
+            image = torch.from_numpy(np.stack([_plane(plane, target, method) for plane in image.numpy()]))
         if self.fit == "crop":
             top, left = (target[0] - self.side) // 2, (target[1] - self.side) // 2
             image = image[:, top : top + self.side, left : left + self.side]
         return image
 
 
+def _plane(plane: NDArray[np.float32], target: tuple[int, int], method: Image.Resampling) -> NDArray[np.float32]:
+    """One channel, resized to (height, width): along rows, then columns, clipped after each as 8 bits would be."""
+    rows = Image.fromarray(plane).resize((target[1], plane.shape[0]), method)
+    both = Image.fromarray(np.asarray(rows).clip(0, 1)).resize(target[::-1], method)
+    return np.asarray(both).clip(0, 1)
+
+
 def path_beside(source: Path) -> Path:
     """The JSON file that states the preprocessing of a source: FILE.json for FILE."""
-    return source.with_name(source.name + ".json")
+    return Path(f"{source}.json")
 
 
 def beside(source: Path) -> Preprocessing | None:

@@ -40,25 +40,35 @@ def load(source: Source, stated: Preprocessing | None) -> Embedder:
         if weights == folder:
             raise DataError(f"{folder}: holds none of {', '.join(_WEIGHTS)}. Copy the whole folder.")
     state = {name: value for name, value in read_state(weights).items() if name.startswith("visual.")}
+    if folder is None and source.architecture not in clip.list_models():
+        raise DataError(
+            f"{source}: open_clip {clip.__version__} has no architecture {source.architecture!r}. "
+            "open_clip.list_models() lists them."
+        )
     try:
-        name = f"local-dir:{folder}" if folder else source.architecture
-        with torch.random.fork_rng():
-            # The towers' own weights would be downloaded: nothing is, and those of the file follow.
-            network = clip.create_model(name, load_weights=False, pretrained_text=False, pretrained_image=False)
+        config = _json(folder)["model_cfg"] if folder else clip.get_model_config(source.architecture)
+        # By itself, since building a whole network could download a text tower or the weights of either.
+        vision = {**config["vision_cfg"], "timm_model_pretrained": False}
+        with torch.random.fork_rng(devices=()):
+            tower = clip.model._build_vision_tower(config["embed_dim"], vision, bool(config.get("quick_gelu")))
     except Exception as error:  # open_clip raises many kinds for a configuration that it does not know
         raise DataError(
             f"{source}: open_clip {clip.__version__} cannot build this network ({first_line(error)})."
         ) from error
-    tower = fill(network.visual, {name.removeprefix("visual."): value for name, value in state.items()}, source)
+    tower = fill(tower, {name.removeprefix("visual."): value for name, value in state.items()}, source)
     paths = [folder / _CONFIG, weights] if folder else [weights]
     record = identity("open_clip", *paths, architecture=source.architecture, open_clip=clip.__version__)
     return Embedder(tower, preprocessing, record)
 
 
+def _json(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / _CONFIG).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
 def _published(folder: Path) -> Preprocessing:
     """The preprocessing that the configuration of a folder states."""
     try:
-        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config = _json(folder)
         stated, side = config["preprocess_cfg"], config["model_cfg"]["vision_cfg"]["image_size"]
         fits = {"shortest": "crop", "squash": "squash"}
         fit = fits[stated.get("resize_mode", "shortest")]

@@ -131,7 +131,7 @@ class _Program:
             positional = [_argument(each["arg"], values) for each in inputs if each.get("kind") != 2]
             named = {each["name"]: _argument(each["arg"], values) for each in inputs if each.get("kind") == 2}
             found = function(*positional, **named)
-            given = [found] if len(outputs) == 1 else found
+            given = [found] if len(outputs) == 1 else found or ()
             for output, value in zip(outputs, given, strict=True):
                 _keep(output, value, values)
         return values[self._output]  # type: ignore[no-any-return]

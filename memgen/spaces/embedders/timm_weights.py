@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from memgen.base.errors import DataError, first_line
@@ -32,19 +33,22 @@ def load(source: Source, stated: Preprocessing | None) -> Embedder:
     """The network without its classifier; see `embedders.Format`."""
     timm = optional.package("timm", "timm", "A space from timm", torchvision=True)
     config = _config(source.path) if source.library is None else {}
-    name, weights = config.get("architecture") or source.architecture, source.path
+    name, weights = str(config.get("architecture") or source.architecture), source.path
     if source.library is None:
         weights = next((source.path / each for each in _WEIGHTS if (source.path / each).is_file()), source.path)
         if weights == source.path:
             raise DataError(f"{source.path}: holds none of {', '.join(_WEIGHTS)}. Copy the whole folder.")
-    state = read_state(weights)
+    if not timm.is_model(name):
+        raise DataError(
+            f"{source}: timm {timm.__version__} has no architecture {name!r}. timm.list_models() lists them."
+        )
+    state, arguments = read_state(weights), {**config.get("model_args", {}), "pretrained": False, "num_classes": 0}
     try:
-        network = timm.create_model(name, pretrained=False, num_classes=0, **config.get("model_args", {}))
+        network = _built(timm, name, arguments)
         published = {**network.pretrained_cfg, **config.get("pretrained_cfg", {})}
         preprocessing = stated or _published(source, published)
         if preprocessing.side != published["input_size"][-1] and hasattr(network, "pos_embed"):
-            arguments = {**config.get("model_args", {}), "img_size": preprocessing.side}
-            network = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+            network = _built(timm, name, {**arguments, "img_size": preprocessing.side})
     except DataError:
         raise
     except Exception as error:  # timm raises many kinds for a name or an argument that it does not know
@@ -54,8 +58,13 @@ def load(source: Source, stated: Preprocessing | None) -> Embedder:
     state = _converted(state, network)
     unused = "|".join(re.escape(head) + r"\." for head in heads) or r"$^"
     paths = [weights] if source.library else [source.path / "config.json", weights]
-    record = identity("timm", *paths, architecture=str(name), timm=timm.__version__)
+    record = identity("timm", *paths, architecture=name, timm=timm.__version__)
     return Embedder(fill(network, state, source, unused), preprocessing, record)
+
+
+def _built(timm: Any, name: str, arguments: dict[str, Any]) -> Any:
+    with torch.random.fork_rng(devices=()):  # the first weights are drawn, and replaced
+        return timm.create_model(name, **arguments)
 
 
 def _config(folder: Path) -> dict[str, Any]:

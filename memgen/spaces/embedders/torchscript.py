@@ -8,6 +8,7 @@ a program in which memgen cannot see every operator.
 """
 
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -50,7 +51,9 @@ def load(source: Source, stated: Preprocessing | None) -> Embedder:
                 f"{path}: holds a method __setstate__, which would run while the file is loaded. Export the network "
                 "without one (quantized networks have it: export the one in float32)."
             )
-        network = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript itself; its files remain
+            network = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
     except (DataError, PermissionError):
         raise
     except Exception as error:  # damaged files fail in every possible way

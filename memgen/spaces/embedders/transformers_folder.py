@@ -5,6 +5,7 @@ of torch.save are opened as plain tensors. The vector is the image embedding of 
 what they call pooled, and the class token where they have none or where the weights of the pooling are missing.
 """
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,14 @@ def load(source: Source, stated: Preprocessing | None) -> Embedder:
     """The vision model; see `embedders.Format`."""
     folder = source.path
     preprocessing = stated or _published(folder)
-    transformers = optional.package("transformers", "transformers", "A space from transformers", torchvision=False)
+    has_torchvision = importlib.util.find_spec("torchvision") is not None  # which transformers imports if it is there
+    transformers = optional.package("transformers", "transformers", "A space from transformers", has_torchvision)
     weights = [folder / each for each in _WEIGHTS if (folder / each).is_file()]
     if not weights:
         raise DataError(f"{folder}: holds none of {', '.join(_WEIGHTS)}. Copy the whole folder.")
+    bars = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         network, info = transformers.AutoModel.from_pretrained(
             folder,
@@ -52,6 +57,9 @@ def load(source: Source, stated: Preprocessing | None) -> Embedder:
         raise DataError(
             f"{folder}: transformers {transformers.__version__} cannot load it ({first_line(error)})."
         ) from error
+    finally:
+        if shown:
+            bars.enable_progress_bar()
     missing = sorted(info["missing_keys"])
     wrong = [*(name for name in missing if not name.startswith("pooler.")), *map(str, info["mismatched_keys"])]
     if wrong:
