@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from memgen import spaces
 from memgen.base.errors import ConfigError, DataError, ShapeError
-from memgen.spaces import embedders, preprocessing
+from memgen.spaces import embedders, optional, preprocessing
 from memgen.spaces.embedders import Source
 from memgen.spaces.embedders.copy_detection import _Network
 from memgen.spaces.index import Index
@@ -210,7 +210,7 @@ def test_a_network_without_a_batch_axis_of_its_own(small, tmp_path):
 def test_timm(tmp_path, arch):
     """A file of weights with its classifier gives what timm gives without it; a folder states its preprocessing."""
     needs("timm", "torchvision")
-    timm = embedders.optional.package("timm", "timm", "a test", torchvision=True)
+    timm = optional.package("timm", "timm", "a test", torchvision=True)
     whole = quietly(timm.create_model, arch, num_classes=10).eval()
     path = tmp_path / "weights.pth"
     torch.save(whole.state_dict(), path)
@@ -247,7 +247,7 @@ def test_timm(tmp_path, arch):
 def test_open_clip(tmp_path):
     """The image tower gives what open_clip gives for images; weights alone do not state the preprocessing."""
     needs("open_clip", "torchvision")
-    clip = embedders.optional.package("open_clip", "clip", "a test", torchvision=True)
+    clip = optional.package("open_clip", "clip", "a test", torchvision=True)
     vision = {"image_size": 24, "layers": 2, "width": 64, "patch_size": 8}
     config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"layers": 1, "width": 32, "heads": 2}}
     network = clip.model.CLIP(**config).eval()
@@ -271,7 +271,7 @@ def test_transformers(tmp_path):
     """A folder gives what transformers calls pooled, prepared as its image processor does, up to 8 bits."""
     needs("transformers")
     has_torchvision = importlib.util.find_spec("torchvision") is not None
-    transformers = embedders.optional.package("transformers", "transformers", "a test", has_torchvision)
+    transformers = optional.package("transformers", "transformers", "a test", has_torchvision)
     config = transformers.Dinov2Config(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
     )
