@@ -23,7 +23,7 @@ from torch import Tensor
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError
 from memgen.images.duplicates import leaders
-from memgen.spaces import Space, find, flat
+from memgen.spaces import Space, find, flat, is_squared
 
 _SHORTLIST = 16  # of each query at first
 _QUERIES = 1024  # searched at a time
@@ -217,7 +217,7 @@ class Index:
         """Exact values on the scale of the search among vectors of d numbers; NaN stays NaN and proves nothing."""
         if self.space.larger_is_closer:
             return value
-        return -(value**2) * d
+        return -value if is_squared(self.space) else -(value**2) * d
 
     def to_table(
         self,
@@ -284,6 +284,7 @@ class Index:
             {
                 "name": self.name,
                 "metric": self.space.name,
+                "space": getattr(self.space, "record", None),
                 "cluster_threshold": self.cluster_threshold,
                 "images": self.n,
                 "digests": {part: files.digest_file(folder / part) for part in parts},
@@ -291,23 +292,37 @@ class Index:
         )
 
     @classmethod
-    def load(cls, folder: Path, backend: str = "auto", device: str = "cpu") -> "Index":
+    def load(cls, folder: Path, backend: str = "auto", device: str = "cpu", space: Space | None = None) -> "Index":
         """Read an index that `save` wrote; its pixels stay on the disk, memory-mapped.
 
         The vectors of FAISS are read if they were saved, and otherwise computed from the pixels.
 
+        Args:
+            folder: where it was saved.
+            backend: see `build`.
+            device: see `build`.
+            space: the space of the index if it was made from a file (`spaces.find("NAME=FILE")`), since its name alone
+                does not tell the file; None for a space that `spaces.find` gives for the name.
+
         Raises:
-            DataError: the folder holds no complete index, or a file of it is damaged; the message names the file.
+            DataError: the folder holds no complete index, or a file of it is damaged, or the index was built in another
+                space; the message names the file.
             ConfigError: the backend is unknown, or faiss is requested but not installed.
         """
         record = files.read_json(folder / "index.json")
         try:
-            name, space, threshold = record["name"], find(record["metric"]), record["cluster_threshold"]
+            name, metric, threshold = record["name"], record["metric"], record["cluster_threshold"]
+            space = find(metric) if space is None else space
             digests = dict(record["digests"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{folder / 'index.json'}: not the record of an index. Delete its folder to build it again."
             ) from error
+        if (space.name, getattr(space, "record", None)) != (metric, record.get("space")):
+            raise DataError(
+                f"{folder / 'index.json'}: built in another space than {space.name}, or by another version of its "
+                "packages. Delete its folder to build it again."
+            )
         for part in {*digests, *_PARTS}:
             if files.digest_file(folder / part) != digests.get(part):
                 raise DataError(

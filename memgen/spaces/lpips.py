@@ -12,19 +12,23 @@ Nothing in the file is executed.
 Source: Zhang, Isola, Efros, Shechtman & Wang 2018 (arXiv 1801.03924), version 0.1 of their code.
 """
 
-import functools
-import importlib
+import importlib.metadata
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.torch
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
+from memgen.base import files
 from memgen.base.errors import ConfigError, DataError, ShapeError
+from memgen.spaces import optional
+from memgen.spaces.learned import Vectors
 
 State = dict[str, Tensor]
 
@@ -35,7 +39,6 @@ _SMALLEST = 32  # side from which images go in as they are
 _PATCH = 64  # side of the patches that LPIPS was trained on
 _PIXELS = 2**17  # of each batch: 32 patches
 _TORCH = (b"PK", b"\x80\x02\x8a\n")  # how files of torch.save begin: zip archives, and those of torch 1.5 and older
-_INSTALL = "Install them with: pip install 'memgen[perceptual]'"
 _REMEDY = "docs/lpips.md says where to get the trunk."
 
 
@@ -68,6 +71,58 @@ def lpips_distance(x: Tensor, y: Tensor, trunk: Path, net: str = "alex") -> Tens
         )
     network = _load(trunk, net)
     return _distances(network, x, y)
+
+
+class LpipsSpace:
+    """LPIPS as a space, in which images are searched and not only ranked; see `spaces.Space`.
+
+    LPIPS is the squared distance of vectors: the activations of all layers at all positions, scaled to unit length over
+    the channels, times sqrt(w_l / positions of l). Channels without weight are left out. Images go in as in
+    `lpips_distance`. The vectors are long (`docs/spaces.md` says how long), and so is the search.
+
+    Attributes:
+        name: lpips_alex or lpips_vgg.
+        record: JSON values that identify the trunk.
+    """
+
+    larger_is_closer = False
+    squared = True
+    unit = "LPIPS"
+
+    def __init__(self, net: str, trunk: Path) -> None:
+        self.name = f"lpips_{net}"
+        self._network, self._vectors = _load(trunk, net), Vectors(self._vector)
+        heads = [head.model[-1].weight.flatten() for head in self._network.lins]
+        self._channels = [head.nonzero()[:, 0] for head in heads]
+        self._roots = [head[kept].sqrt().view(-1, 1, 1) for head, kept in zip(heads, self._channels, strict=True)]
+        if any(bool((head < 0).any()) for head in heads):
+            raise DataError(f"the package lpips has heads of {net} below 0, expected those of version 0.1.")
+        self.record: dict[str, JsonValue] = {
+            "format": "lpips",
+            "digests": {trunk.name: files.digest_file(trunk)},
+            "lpips": importlib.metadata.version("lpips"),
+            "torch": torch.__version__,
+        }
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The vectors of images; see `spaces.Space`."""
+        return self._vectors(images)
+
+    def paired(self, x: Tensor, y: Tensor) -> Tensor:
+        """LPIPS; see `spaces.Space`."""
+        return self._vectors.pairs(x, y, lambda a, b: (a.double() - b.double()).square_().sum(dim=1))
+
+    def _vector(self, image: Tensor) -> Tensor:
+        if image.shape[0] not in (1, 3):
+            raise ShapeError(f"LPIPS: found an image of shape {tuple(image.shape)}, expected (C, H, W), C = 1 or 3.")
+        with torch.inference_mode():
+            prepared = _prepared(image[None], _enlarged(image[None]), 1)
+            layers = self._network.net(self._network.scaling_layer(prepared))
+            parts = []
+            for layer, kept, root in zip(layers, self._channels, self._roots, strict=True):
+                length = layer.square().sum(dim=1).sqrt() + 1e-10  # as in the authors' normalize_tensor
+                parts.append((layer[0, kept] / length * root / layer[0, 0].numel() ** 0.5).flatten())
+            return torch.cat(parts)
 
 
 def read_trunk(path: Path, net: str) -> State:
@@ -139,7 +194,7 @@ def _from_flax(value: Any, net: str) -> State:
 def _load(path: Path, net: str) -> Any:
     """The network of LPIPS with its heads and this trunk, known to give the published distances."""
     trunk = read_trunk(path, net)
-    package = _package()
+    package = optional.package("lpips", "perceptual", "LPIPS", torchvision=True)
     # On the meta device no weight has a value before one is assigned, so none can stay random; torchvision warns of
     # the arguments with which the package calls it.
     with warnings.catch_warnings(), torch.device("meta"):
@@ -175,7 +230,7 @@ def _probe() -> tuple[Tensor, Tensor]:
 
 def _distances(network: Any, x: Tensor, y: Tensor) -> Tensor:
     values = torch.empty(len(x), dtype=torch.float64)
-    factor = 1 if min(x.shape[2:]) >= _SMALLEST else -(-_PATCH // min(x.shape[2:]))
+    factor = _enlarged(x)
     size = max(1, _PIXELS // (x.shape[2] * x.shape[3] * factor**2))
     with torch.inference_mode():
         for start in range(0, len(x), size):
@@ -185,6 +240,11 @@ def _distances(network: Any, x: Tensor, y: Tensor) -> Tensor:
     return values
 
 
+def _enlarged(images: Tensor) -> int:
+    """The whole factor by which images (B, C, H, W) are enlarged."""
+    return 1 if min(images.shape[2:]) >= _SMALLEST else -(-_PATCH // min(images.shape[2:]))
+
+
 def _prepared(images: Tensor, factor: int, size: int) -> Tensor:
     """Images as LPIPS takes them: (size, 3, H, W) in [-1, 1], the batch filled up with gray."""
     images = images.detach().cpu().float().clamp(0, 1).expand(-1, 3, -1, -1) * 2 - 1
@@ -192,35 +252,8 @@ def _prepared(images: Tensor, factor: int, size: int) -> Tensor:
     return nn.functional.pad(images, (0, 0, 0, 0, 0, 0, 0, size - len(images)))
 
 
-def _package() -> Any:
-    """The module lpips.
-
-    Raises:
-        ConfigError: it, or torchvision that it needs, is missing or broken.
-    """
-    try:
-        _import_torchvision()
-        return importlib.import_module("lpips")
-    except (ImportError, RuntimeError) as error:
-        raise ConfigError(f"LPIPS needs the packages lpips and torchvision ({error}). {_INSTALL}") from error
+def _space(net: str) -> Callable[[str], LpipsSpace]:
+    return lambda source: LpipsSpace(net, Path(source).expanduser())
 
 
-def _import_torchvision() -> None:
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        # Beside a CPU build of torch, a torchvision built for CUDA cannot load its own operators, and fails where it
-        # describes them. LPIPS uses none of them: declaring the two is enough.
-        if torch.version.cuda is not None:
-            raise
-        _declare_operators()
-        importlib.import_module("torchvision")
-
-
-@functools.cache  # the declarations last as long as the library object
-def _declare_operators() -> torch.library.Library:
-    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-    for name in ("nms", "qnms"):
-        schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        library.define(schema)  # type: ignore[no-untyped-call]
-    return library
+FACTORIES = {f"lpips_{net}": _space(net) for net in _LAYERS}
