@@ -408,7 +408,7 @@ class Rivals:
         for part in samples.split(LOOKED):
             seen = self.examiner.examine(part, 0)
             index, near = self._distances(part, 2)
-            d1, d2 = seen.distances[:, 0], seen.distances[:, 1]
+            d1, d2 = np.sqrt(np.maximum(0, 2 - 2 * seen.sight.matches[0].closeness[:, :2])).T
             magnitude = {"memgen": np.abs(seen.competition.score), "d2/d1": np.log(d2.clip(1e-9) / d1.clip(1e-9))}
             # 0/0: a sample equal to two training images is flagged by neither under the 1/3 rule.
             ratio = np.divide(near[:, 0], near[:, 1], out=np.ones(len(near)), where=near[:, 1] > 0)

@@ -42,13 +42,17 @@ from memgen.findings.transition import summarize
 from memgen.findings.verdict import verdict
 from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.competition import compete, depth, memorized_fraction
-from memgen.measures.copies.examiner import JUDGED_BY, Examination, judge, to_tables
+from memgen.measures.copies.examiner import JUDGED_BY, Chosen, Examination, Sight, judge, to_tables
 from memgen.measures.copies.lead import lead, probability
 from memgen.measures.copies.pool import Pool
 from memgen.models.sampling import SampleSettings
 
 SIZES, SAMPLES = SweepSettings().n_train, SampleSettings().n_samples
 ASIDE, HOLDOUT, NEIGHBORS = 512, 1024, 10
+# What a table of the test says beside the test: no image is looked at here.
+EVIDENCE = dict.fromkeys(("closeness", "found_train_id", "found_train", "found_held_out_id", "found_held_out"))
+EVIDENCE |= {"space": "pixels", "compared": "whole", "mirrored": False, "negative": False, "zoom": 1.0}
+EVIDENCE |= dict.fromkeys(("shift_x", "shift_y", "rotation"), 0.0)
 COPIED = {"2 %": 0.02, "5 %": 0.05, "10 %": 0.1}
 ONE = {"one, 5 %": 0.05, "one, 30 %": 0.3}
 KINDS = {"generalizes": "generalizes", "smooth": "generalizes", "memorizes": "memorizes"} | dict.fromkeys(
@@ -136,14 +140,17 @@ def add_model(found, world, samples, n, part, train, holdout, seed):
     nobody = dict.fromkeys(keys) | {"n_train": n}
     found["neighbors"] += [own, neighbors(nobody, "holdout", f"train_{part}", of_holdout.max(axis=1), n)]
     fraction = memorized_fraction(nearest, in_train, seed)
-    examined = Examination(nearest, np.ones((SAMPLES, 2)), compete(nearest, depths, in_train), fraction)
+    contest = compete(nearest, depths, in_train)
+    chosen = Chosen(nearest, depths, np.zeros(SAMPLES, dtype=np.int64))
+    examined = Examination(Sight(()), chosen, contest, fraction)
     everyone = np.arange(len(in_train))
-    pooled = Pool(everyone, tuple(map(str, everyone)), in_train, everyone, everyone, 0)
+    ids = tuple(map(str, everyone))
+    pooled = Pool(everyone, ids, in_train, everyone, everyone, 0, everyone, in_train, everyone, everyone, False)
     rest = everyone[~in_train][:JUDGED_BY]
-    judged = judge(examined, np.where(in_train[world.nearest[rest]], world.depth[rest], -world.depth[rest]))
-    for name, table in zip(
-        ("significance", "copies"), to_tables(keys, np.arange(SAMPLES), pooled, examined, judged, own), strict=True
-    ):
+    held_out = np.where(in_train[world.nearest[rest]], world.depth[rest], -world.depth[rest])
+    judged = judge(contest.score, held_out)
+    made = to_tables(keys, np.arange(SAMPLES), pooled, examined, judged, own, EVIDENCE, ("pixels",))
+    for name, table in zip(("significance", "copies"), made, strict=True):
         found[name].append(table)
     columns = {"sample": np.arange(SAMPLES), "noise_seed": 0, "updates": 80, "sigma": 0.05, "residual_sigma": 0.05}
     found["samples"].append(tables.make(schemas.SAMPLES, keys | columns | {"status": "converged"}))

@@ -23,6 +23,11 @@ def parts(images, seed, n_t, n_h):
     return images.take(order[:n_t]), images.take(order[n_t : n_t + n_h]), order[n_t + n_h :]
 
 
+def closeness(seen):
+    """Correlations of samples with their nearest images, the nearest first."""
+    return seen.sight.matches[0].closeness
+
+
 def noisy(pixels, eps, seed):
     noise = np.random.default_rng((7, seed)).normal(size=tuple(pixels.shape)).astype(np.float32)
     return pixels + eps * torch.from_numpy(noise)
@@ -84,7 +89,7 @@ def test_samples_that_are_smoother_than_images_are_not_flagged(images):
         train, held_out, rest = parts(images, seed, 1000, 1500)
         examiner, plain = Examiner(train, held_out, 0.99), images.floats(rest[:100])
         for samples in (plain, smooth(plain)):
-            judged = judge(examiner.examine(samples, seed), examiner.held_out_depths)
+            judged = judge(examiner.depths(examiner.see(samples)), examiner.held_out_depths)
             assert judged.judged_by == 1500
             lows.append(judged.chance)
     assert min(lows) > 0.001
@@ -98,7 +103,7 @@ def test_samples_at_one_training_image_are_flagged(images, eps):
     copies = noisy(train.floats([5] * 30), eps, 0)
     examiner = Examiner(train, held_out, 0.99)
     seen = examiner.examine(torch.cat([copies, images.floats(rest[:70])]), 0)
-    judged = judge(seen, examiner.held_out_depths)
+    judged = judge(examiner.depths(seen.sight), examiner.held_out_depths)
     assert not seen.competition.discovered.any()
     assert judged.chance < 1e-6
     assert judged.flagged[:30].all()
@@ -128,7 +133,8 @@ def test_a_pool_of_two_images_is_judged(images):
     """With one image on each side no held-out image has two neighbors, and nothing is flagged."""
     train, held_out, rest = parts(images, 0, 1, 1)
     examiner = Examiner(train, held_out, 0.99)
-    judged = judge(examiner.examine(torch.cat([train.floats(), images.floats(rest[:3])]), 0), examiner.held_out_depths)
+    sight = examiner.see(torch.cat([train.floats(), images.floats(rest[:3])]))
+    judged = judge(examiner.depths(sight), examiner.held_out_depths)
     assert (judged.judged_by, judged.flagged.tolist(), judged.chance) == (1, [False] * 4, pytest.approx(1))
 
 
@@ -159,7 +165,7 @@ def test_labels_decide_signs_alone(images):
     samples = torch.cat([train.floats(slice(10)), images.floats(rest[:40])])
     one, other = (Examiner(*sides, 0.9).examine(samples, 0) for sides in ((train, held_out), (held_out, train)))
     assert np.array_equal(one.nearest, other.nearest)
-    assert np.array_equal(one.distances, other.distances)
+    assert np.array_equal(closeness(one), closeness(other))
     assert np.array_equal(one.competition.score, -other.competition.score)
     assert np.array_equal(one.competition.competes, other.competition.competes)
 
@@ -171,7 +177,7 @@ def test_company_changes_nothing(images):
     whole = examiner.examine(samples, 0)
     pieces = [examiner.examine(piece, 0) for piece in samples.split([1, 7, 42])]
     assert np.array_equal(whole.nearest, np.concatenate([piece.nearest for piece in pieces]))
-    assert np.array_equal(whole.distances, np.concatenate([piece.distances for piece in pieces]))
+    assert np.array_equal(closeness(whole), np.concatenate([closeness(piece) for piece in pieces]))
     assert np.array_equal(whole.competition.score, np.concatenate([piece.competition.score for piece in pieces]))
 
 
@@ -189,7 +195,7 @@ def test_agrees_with_brute_force(images):
     magnitude = ((1 - best[:, 1:] / best[:, :1]) / (1 - between)).min(axis=1)
     seen = examiner.examine(samples, 0)
     assert np.array_equal(seen.nearest, order[:, 0])
-    assert seen.distances == pytest.approx(np.sqrt(2 - 2 * best), abs=1e-7)
+    assert closeness(seen) == pytest.approx(best, abs=1e-7)
     sign = np.where(examiner.pool.in_train[order[:, 0]], 1, -1)
     assert seen.competition.score == pytest.approx(sign * magnitude, abs=1e-5)
 
@@ -199,7 +205,7 @@ def test_a_constant_sample_is_no_copy(images):
     train, held_out, rest = parts(images, 4, 60, 60)
     samples = torch.cat([torch.full((1, 1, 14, 14), 0.5), images.floats(rest[:5])])
     seen = Examiner(train, held_out, 0.99).examine(samples, 0)
-    assert (seen.distances[0] == 1).all()
+    assert np.isnan(closeness(seen)[0]).all()
     assert seen.competition.score[0] == 0
     assert (seen.competition.score[1:] != 0).all()
 

@@ -20,7 +20,16 @@ def imported(name: str = "theirs", n: int | None = 64) -> dict[str, Any]:
 
 def copies(keys: dict[str, Any], **changes: Any) -> pa.Table:
     """A COPIES table of one model in 200 samples of which no test finds anything, or with changes."""
-    columns = {"n_pool_train": 64, "n_pool_heldout": 6400, "n_leaks": 3, "samples": 200, "q": 0.05, "answer": "none"}
+    columns = {
+        "unit": "image",
+        "spaces": [["pixels"]],
+        "n_pool_train": 64,
+        "n_pool_heldout": 6400,
+        "n_leaks": 3,
+        "samples": 200,
+        "q": 0.05,
+        "answer": "none",
+    }
     columns |= {"discoveries": 0, "alike": 0, "attached": 0, "k_min": 1, "n_competing": 60, "competition_p": 1.0}
     columns |= dict.fromkeys(("memorized_fraction", "low", "high", "p"), 0.5)
     columns |= {"flagged": 0, "flagged_images": 0, "most_shared": 0, "conformal_k_min": 1, "conformal_p": 1.0}
@@ -32,6 +41,8 @@ def significance(keys: dict[str, Any], nearest: np.ndarray, in_train: np.ndarray
     """A SIGNIFICANCE table of samples at given images, of which no test reports anything, or with changes."""
     columns = {"sample": np.arange(len(nearest)), "nearest_id": [f"image {i}" for i in nearest]}
     columns |= {"nearest_in": np.where(in_train, "T", "H"), "train_id": "x", "cluster": nearest, "W": 0.0}
-    columns |= dict.fromkeys(("correlation", "d1", "d2")) | {"p": 1.0, "q": 1.0}
-    columns |= {"discovered": False, "flagged": False, "space": "test", "definition": "test"}
+    columns |= dict.fromkeys(("correlation", "closeness", "found_train_id", "found_train", "found_held_out_id"))
+    columns |= {"found_held_out": None, "unit": nearest, "p": 1.0, "q": 1.0, "discovered": False, "flagged": False}
+    columns |= {"space": "pixels", "compared": "whole", "mirrored": False, "negative": False, "zoom": 1.0}
+    columns |= dict.fromkeys(("shift_x", "shift_y", "rotation"), 0.0) | {"definition": "test"}
     return tables.make(schemas.SIGNIFICANCE, keys | columns | changes)

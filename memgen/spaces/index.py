@@ -56,7 +56,7 @@ class Index:
         space: how images are compared.
         ids: content ids of the references, (N,).
         clusters: position of the leader of each reference's cluster of near-duplicates, (N,) int64.
-        cluster_threshold: correlation from which two references are near-duplicates.
+        cluster_threshold: correlation from which two references are near-duplicates; None: each is its own cluster.
         backend: faiss or torch.
     """
 
@@ -67,7 +67,7 @@ class Index:
         clusters: NDArray[np.int64],
         space: Space,
         name: str,
-        cluster_threshold: float,
+        cluster_threshold: float | None,
         search: flat.Search,
     ) -> None:
         self.name, self.space, self.cluster_threshold = name, space, cluster_threshold
@@ -81,7 +81,7 @@ class Index:
         ids: Sequence[str],
         space: Space,
         name: str,
-        cluster_threshold: float = 0.99,
+        cluster_threshold: float | None = 0.99,
         backend: str = "auto",
         device: str = "cpu",
     ) -> "Index":
@@ -93,7 +93,7 @@ class Index:
             space: how images are compared, from `spaces.find`.
             name: name of the index.
             cluster_threshold: correlation from which two references are near-duplicates, whatever the space; those
-                with equal ids always are.
+                with equal ids always are. None leaves each reference a cluster of its own.
             backend: faiss, torch, or auto: faiss where it is installed and the search runs on the CPU.
             device: where the torch backend searches; faiss uses the CPU.
 
@@ -114,7 +114,9 @@ class Index:
         floats = _floats(pixels)
         _check_finite(floats, f"index {name}: image", ids)
         search = flat.build(space.embed(floats), space, flat.choose(backend, device), device)
-        clusters, _ = leaders(floats.flatten(1), cluster_threshold, ids=ids)
+        clusters = np.arange(len(pixels))
+        if cluster_threshold is not None:
+            clusters, _ = leaders(floats.flatten(1), cluster_threshold, ids=ids)
         return cls(pixels, ids, clusters, space, name, cluster_threshold, search)
 
     def __len__(self) -> int:
@@ -172,6 +174,24 @@ class Index:
         """Positions (M,) and values (M,) of the nearest reference of each query; see `search`."""
         hits = self.search(queries, 1)
         return hits.reference_index[:, 0], hits.value[:, 0]
+
+    def between(self, one: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The values between pairs of references.
+
+        Args:
+            one: positions, (M, 1).
+            others: positions, (M, K).
+
+        Returns:
+            (M, K), exact; NaN where undefined.
+        """
+        pairs = np.stack([np.broadcast_to(one, others.shape).ravel(), others.ravel()])
+        value = np.empty(pairs.shape[1])
+        step = max(1, _RESCORED // int(np.prod(self.image_shape)))
+        for start in range(0, len(value), step):
+            first, second = (_floats(self._pixels[side]) for side in pairs[:, start : start + step])
+            value[start : start + step] = self.space.paired(first, second).numpy()
+        return value.reshape(others.shape)
 
     def _exact(self, queries: Tensor, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Search with a growing shortlist until every query's answer is proved."""

@@ -36,18 +36,20 @@ from memgen.base.intervals import grouped
 from memgen.measures.copies.lead import Bools, Floats, Ints, lead, probability, standings
 
 Q = 0.05  # the false-discovery rate aimed at, unless told otherwise
-DEFINITION = "significance/4"
+DEFINITION = "significance/5"
 # Correlation above which a sample and a training image look like one picture; images this alike are near-duplicates.
 ALIKE = 0.95
 
 
-def depth(distances: Floats, apart: Floats) -> Floats:
+def depth(distances: Floats, apart: Floats, others: Bools | None = None) -> Floats:
     """How deep each sample lies in the Voronoi cell of its nearest representative, relative to its neighbors.
 
     Args:
         distances: to the K nearest representatives, ascending, (m, K), K >= 2, Euclidean between vectors of length 1,
             in [0, 2]; 10 are enough.
         apart: between the nearest representative and each of the others, (m, K - 1), in the same space.
+        others: which of these count, at least one in each row, (m, K - 1): those of other units than the nearest. None
+            for all.
     Returns:
         (m,), at least 0; 0 where two nearest representatives are one point, and where the sample is at a right angle or
         more to the nearest.
@@ -67,7 +69,7 @@ def depth(distances: Floats, apart: Floats) -> Floats:
     gain = distances[:, 1:] ** 2 - distances[:, :1] ** 2  # 2 <g, x_1 - x_k>
     whole = projection * apart**2
     relative = np.divide(gain, whole, out=np.zeros(gain.shape), where=whole > 0)
-    return np.asarray(relative.min(axis=1))
+    return np.asarray((relative if others is None else np.where(others, relative, np.inf)).min(axis=1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,36 @@
+"""Blurred and reduced images, in which copies stay alike that were blurred, compressed, resampled or made noisy."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIDE = 16  # largest side of the reduced images, in pixels, unless told otherwise
+_BLUR = 1.1 / 32  # standard deviation of the Gaussian, as a share of the side of the image
+_BLOCK = 2**24  # pixels blurred at a time: 64 MiB
+
+
+def reduced(images: Tensor, side: int = SIDE) -> Tensor:
+    """Images (B, C, H, W) blurred and reduced to at most side x side pixels, float32 on the CPU.
+
+    The blur makes the result depend little on where the pixels of an image lie. A side that is smaller stays as it is,
+    and images that are not square are squeezed.
+    """
+    size = [min(length, side) for length in images.shape[-2:]]
+    made = torch.empty((len(images), images.shape[1], *size))
+    step = max(1, _BLOCK // max(1, images.shape[1:].numel()))
+    for start in range(0, len(images), step):
+        block = images[start : start + step].detach().cpu().float()
+        block = _blurred(_blurred(block).transpose(2, 3)).transpose(2, 3)
+        made[start : start + step] = F.interpolate(block, size=size, mode="bilinear", antialias=True)
+    return made
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """Images blurred along their columns by a Gaussian; beyond the border, the last pixel is repeated."""
+    sigma = _BLUR * images.shape[2]
+    radius = max(1, round(3 * sigma))
+    distance = torch.arange(-radius, radius + 1).double()
+    kernel = torch.exp(-distance.square() / (2 * sigma**2))
+    wide = F.pad(images, (0, 0, radius, radius), mode="replicate")
+    weights = (kernel / kernel.sum()).float()[None, None, :, None]
+    return F.conv2d(wide.flatten(0, 1)[:, None], weights).reshape(images.shape)
