@@ -42,9 +42,10 @@ from memgen.findings.transition import summarize
 from memgen.findings.verdict import verdict
 from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.competition import compete, depth, memorized_fraction
-from memgen.measures.copies.examiner import JUDGED_BY, Chosen, Examination, Sight, judge, to_tables
+from memgen.measures.copies.examiner import JUDGED_BY, Examination, judge, to_tables
 from memgen.measures.copies.lead import lead, probability
 from memgen.measures.copies.pool import Pool
+from memgen.measures.copies.sight import Chosen, Sight
 from memgen.models.sampling import SampleSettings
 
 SIZES, SAMPLES = SweepSettings().n_train, SampleSettings().n_samples

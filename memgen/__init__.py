@@ -5,6 +5,7 @@ The public names. Each is loaded when it is first used, since PyTorch takes seco
     read_images       images of a folder or a file, as an ImageSet
     load_denoiser     a denoiser from a checkpoint
     subject           samples and / or a denoiser with its training images and held-out images
+    audit             does a model copy its training images? an answer from samples alone, in a run directory
     find_copies       test the samples of a subject for copies of its training images
     measure_psnr      denoising PSNR of a subject on training images and held-out images
     sweep             the whole experiment as a function of N, in a run directory
@@ -25,6 +26,7 @@ _HOMES = {
     "find_copies": "measures.copies.examiner",
     "measure_psnr": "measures.psnr",
     "sweep": "experiment.whole",
+    "audit": "experiment.audit",
     "ImageSet": "images.imageset",
     "Split": "images.split",
     "Subject": "measures.subject",

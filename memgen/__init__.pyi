@@ -1,4 +1,5 @@
 from memgen.base.errors import MemgenError as MemgenError
+from memgen.experiment.audit import audit as audit
 from memgen.experiment.present import Findings as Findings
 from memgen.experiment.settings import RunSettings as RunSettings
 from memgen.experiment.whole import sweep as sweep

@@ -88,9 +88,8 @@ def test_words_where_the_competition_finds_images():
     """Their number, how many look alike, and how many more samples are at them; of several models, each."""
     found = one(**FOUND).sentences
     assert found[1] == (
-        f"{COMPETITION} found 5 training images that samples depend on, at a false-discovery rate of 5% for each "
-        "model. 2 of 5 look like the sample, with a correlation of at least 0.95. For 7 further samples, the nearest "
-        "image is one of these."
+        f"{COMPETITION} found 5 training images that samples depend on, at a false-discovery rate of 5%. 2 of 5 look "
+        "like the sample, with a correlation of at least 0.95. For 7 further samples, the nearest image is one of these."
     )
     assert found[-1] == CLOSEST
     both = judge(

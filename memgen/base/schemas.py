@@ -361,6 +361,40 @@ CALIBRATION = _schema(
         _field("p", _F64, "label-permutation p-value"),
     ],
 )
+AT_RISK = _schema(
+    "at_risk",
+    1,
+    [
+        _field("unit", _INT, "number of the training unit in the pool: an image, or a group"),
+        _field("group", _STR, "name of the group; null where units are images", null=True),
+        _field("image_id", _STR, "content id of its image that a sample lies deepest at"),
+        _field("source", _STR, "where that image comes from"),
+        _field("samples", _INT, "samples that are nearest to the unit"),
+        _field("flagged", _INT, "of them flagged by the conformal test"),
+        _field("discovered", pa.bool_(), "whether the competition found the unit"),
+        _field("sample", _INT, "index of the sample that competes for it"),
+        _field("sample_source", _STR, "where that sample comes from"),
+        _field("W", _F64, "its score in the competition", null=True),
+        _field("space", _STR, "space in which it competes"),
+        _field("closeness", _F64, "similarity of the two there", null=True),
+    ],
+)
+PLANTED = _schema(
+    "planted",
+    1,
+    [
+        _field("kind", _STR, "how copies were made; see memgen.measures.copies.planting"),
+        _field("share", _F64, "share of the samples that were replaced by copies"),
+        _field("repeat", _INT, "which draw of the copied images"),
+        _field("samples", _INT, "samples tested"),
+        _field("planted", _INT, "of them copies"),
+        _field("found", _INT, "planted copies that the competition found"),
+        _field("flagged", _INT, "planted copies that the conformal test flags"),
+        _field("either", _INT, "planted copies that one of the two tests reports"),
+        _field("found_others", _INT, "other samples that the competition found"),
+        _field("flagged_others", _INT, "other samples that the conformal test flags"),
+    ],
+)
 _JACOBIAN = [
     *_SUBJECT,
     _field("image_id", _STR, "content id of the clean image"),
@@ -446,6 +480,7 @@ SCHEMAS = {
     for schema in (
         IMAGES, SKIPPED, DUPLICATES, SPLIT, SUBJECTS, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
         NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, PEERS, CALIBRATION,
+        AT_RISK, PLANTED,
         BASIS, BASIS_SUMMARY, SLOPES,
     )
 }  # fmt: skip

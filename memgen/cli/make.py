@@ -68,7 +68,7 @@ def train(
 
     check_part(part)
     new = New(outputs, run, config, overrides, seed, device)
-    if new.plain and run is None and runs.list_runs(outputs):
+    if new.plain and run is None and any(found.kind == runs.SWEEP for found in runs.list_runs(outputs)):
         new = New(outputs, runs.find(outputs, None).name, config, overrides, seed, device)
     workspace = new.open()
     if sizes and not set(sizes) <= set(workspace.settings.sweep.n_train):

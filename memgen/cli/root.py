@@ -8,7 +8,7 @@ import memgen
 
 _EXIT_CODES = (
     "Exit codes: 0 success; 1 any other error; 2 wrong usage or settings; 3 unusable data; 4 a run that is missing, "
-    "locked or incomplete; 5 disk full or not writable; 130 interrupted."
+    "locked or incomplete; 5 disk full or not writable; 6 an audit with --fail-on found copies; 130 interrupted."
 )
 app = typer.Typer(
     help="Does an image denoiser or diffusion model memorize its training set, or generalize?\n\n"

@@ -19,14 +19,16 @@ def runs_list(outputs: Outputs = runs.OUTPUTS, as_json: Json = False) -> None:
     rows = []
     for run in runs.list_runs(outputs):
         manifest = run.manifest
-        sizes = manifest["config"]["sweep"]["n_train"]
-        seeds = manifest["config"]["sweep"]["train_seeds"]
-        cells = f"{len(run.cells())} of {2 * len(sizes) * len(seeds)}"
-        megabytes = runs.size_bytes(run) / 1e6
-        rows.append([run.name, manifest["created"][:16], manifest["status"], cells, max(sizes), round(megabytes, 1)])
+        cells, largest = None, None
+        if run.kind == runs.SWEEP:
+            sizes = manifest["config"]["sweep"]["n_train"]
+            seeds = manifest["config"]["sweep"]["train_seeds"]
+            cells, largest = f"{len(run.cells())} of {2 * len(sizes) * len(seeds)}", max(sizes)
+        megabytes = round(runs.size_bytes(run) / 1e6, 1)
+        rows.append([run.name, run.kind, manifest["created"][:16], manifest["status"], cells, largest, megabytes])
     damaged = [runs.Run(path) for path in runs.damaged_runs(outputs)]
-    rows += [[run.name, None, "damaged", None, None, round(runs.size_bytes(run) / 1e6, 1)] for run in damaged]
-    columns = ["run", "created (UTC)", "status", "trained cells", "largest N", "MB"]
+    rows += [[run.name, None, None, "damaged", None, None, round(runs.size_bytes(run) / 1e6, 1)] for run in damaged]
+    columns = ["run", "kind", "created (UTC)", "status", "trained cells", "largest N", "MB"]
     terminal.table(f"runs in {outputs}", columns, rows)
     print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2) if as_json else outputs)
 
@@ -41,7 +43,7 @@ def runs_show(
     from memgen.base import schemas
     from memgen.cli import terminal
 
-    found = runs.find(outputs, run)
+    found = runs.find(outputs, run, None)
     manifest = found.manifest | {
         "rows": {kind: found.table(kind).num_rows for kind in schemas.KINDS if kind != "images"}
     }
@@ -60,7 +62,7 @@ def runs_remove(
     as_json: Json = False,
 ) -> None:
     """Delete a run and everything in it."""
-    found = runs.find(outputs, run)
+    found = runs.find(outputs, run, None)
     if not yes:
         typer.confirm(f"Delete {found.path} ({runs.size_bytes(found) / 1e6:.1f} MB)?", abort=True)
     runs.remove(found)

@@ -114,6 +114,32 @@ def bars(listed: Sequence[Task], told: Callable[[Task, Verb], str]) -> Iterator[
 
 
 @contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """One bar for each stage of some work, drawn by calling it with (stage, done, total); off a terminal, a line."""
+    if not console.is_terminal:
+        begun: set[str] = set()
+
+        def line(stage: str, done: int, total: int) -> None:
+            if stage not in begun:
+                begun.add(stage)
+                console.print(f"  {stage}")
+
+        yield line
+        return
+    with _progress() as progress:
+        bars: dict[str, TaskID] = {}
+
+        def draw(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                for other in bars.values():
+                    progress.update(other, completed=progress.tasks[other].total)
+                bars[stage] = progress.add_task(stage, total=total)
+            progress.update(bars[stage], completed=done, total=total)
+
+        yield draw
+
+
+@contextmanager
 def bar(description: str) -> Iterator[Callable[[int, int], None]]:
     """One bar, drawn by calling it with (done, total); nothing off a terminal."""
     if not console.is_terminal:

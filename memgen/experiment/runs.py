@@ -40,6 +40,10 @@ from memgen.base.errors import MemgenError, RunError
 
 FORMAT = 2
 OUTPUTS = Path("outputs")
+SWEEP = "sweep"  # the kind of a run whose models memgen trains; that of an audit is in audit.py
+
+
+_KINDS = {SWEEP: "a sweep", "audit": "an audit"}
 
 
 @dataclass(frozen=True, order=True)
@@ -136,6 +140,11 @@ class Run:
                 self.update(status=status, wall_seconds=seconds)
 
     @property
+    def kind(self) -> str:
+        """What the run is: a sweep or an audit."""
+        return str(self.manifest.get("kind", SWEEP))
+
+    @property
     def images(self) -> Path:
         """The folder of the ImageSet."""
         return self.path / "images"
@@ -219,7 +228,7 @@ class Run:
         return sorted(Cell(row["n_train"], row["train_seed"], row["part"]) for row in rows if row["role"] == "cell")
 
 
-def create(outputs: Path, name: str, config: dict[str, Any], device: str, about: str = "") -> Run:
+def create(outputs: Path, name: str, config: dict[str, Any], device: str, about: str = "", kind: str = SWEEP) -> Run:
     """A new, empty run.
 
     Args:
@@ -228,6 +237,7 @@ def create(outputs: Path, name: str, config: dict[str, Any], device: str, about:
         config: its settings, as JSON.
         device: where networks run.
         about: what the run is and what to expect of it, for people.
+        kind: what the run is: a sweep or an audit.
 
     Raises:
         RunError: a run of that name exists, or the name is no plain folder name.
@@ -248,6 +258,7 @@ def create(outputs: Path, name: str, config: dict[str, Any], device: str, about:
         )
     manifest = {
         "format": FORMAT,
+        "kind": kind,
         "name": name,
         "status": "idle",
         "created": _now(),
@@ -280,20 +291,33 @@ def is_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
-def find(outputs: Path, name: str | None) -> Run:
+def find(outputs: Path, name: str | None, kind: str | None = SWEEP) -> Run:
     """The run of that name (or path), or the newest one.
 
+    Args:
+        outputs: folder of the runs.
+        name: of the run; None for the newest.
+        kind: what the run must be; None takes any.
+
     Raises:
-        RunError: there is none.
+        RunError: there is none, or it is of another kind.
     """
     if name is None:
-        found = list_runs(outputs)
+        found = [run for run in list_runs(outputs) if kind in (None, run.kind)]
+        if not found and kind not in (None, SWEEP):
+            raise RunError(f"no {kind} in {outputs}. Start one with: memgen {kind}")
         if not found:
             raise RunError(f"no run in {outputs}. Start one: memgen demo, or memgen data import FOLDER.")
         return found[-1]
     for path in (outputs / name, Path(name)):
         if (path / "run.json").exists():
-            return Run(path)
+            run = Run(path)
+            if kind not in (None, run.kind):
+                raise RunError(
+                    f"{path} holds {_KINDS.get(run.kind, run.kind)}, expected {_KINDS.get(kind or '', kind)}. Choose "
+                    "another one with --run; memgen runs list shows what each run is."
+                )
+            return run
     known = ", ".join(run.name for run in list_runs(outputs)) or "none"
     raise RunError(
         f"{outputs} has no run {name!r}; its runs are: {known}. Choose one with --run, or start one with memgen demo."

@@ -110,7 +110,8 @@ class Tested:
         each = listed([f"{row['discoveries']:,} for {row['subject']}" for row in self.rows])
         return (
             f"The competition found {_count(discoveries, 'training image')} that samples depend on"
-            f"{f' ({each})' if several else ''}, at a false-discovery rate of {self.rows[0]['q']:.0%} for each model. "
+            f"{f' ({each})' if several else ''}, at a false-discovery rate of {self.rows[0]['q']:.0%}"
+            f"{' for each model' if several else ''}. "
             f"{self._sum('alike'):,} of {discoveries:,} look like the sample, with a correlation of at least "
             f"{competition.ALIKE:g}. For {self._sum('attached'):,} further samples, the nearest image is one of these."
         )

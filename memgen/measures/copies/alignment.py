@@ -27,12 +27,13 @@ from memgen.measures.copies.reduced import reduced
 
 _PROPOSALS = 6
 _STEPS = 3
-_QUERIES, _COLUMNS, _BLOCK = 512, 8192, 1024  # queries and images compared at a time; images with one proposal
+_QUERIES = 512  # compared at a time
+_BLOCKS = 16  # in which the pool is searched; each change proposes the best image of each
 _FLOOR = 1e-4  # added to 1 - s: below it, the differences of two images are those of rounding and resampling
 _FINE = 32  # largest side of the images in which changes are refined, in pixels
 _TAPER = 3 / 16  # share of the side at each border over which the weight rises from 0 to 1
 _LIMITS = (0.13, 0.13, 0.35, 0.25)  # of shift (share of the side), angle (radians) and logarithm of the zoom
-_STEP = (0.5, 0.5, 0.03, 0.03)  # of the numerical derivatives; the shift in pixels of the reduced image
+_STEP = (0.5, 0.5, 0.03, 0.03)  # units of a move: shift in pixels of the reduced image, radians, logarithm of the zoom
 _DAMPING = 1e-2
 
 
@@ -99,13 +100,17 @@ class AlignedPool:
         return near, value, self._depth(near, value), fit[torch.arange(len(fit)), order[:, 0]]
 
     def _proposed(self, samples: Tensor, left_out: Tensor | None, but: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The best change (on the grid) and image of the pool, for at most _PROPOSALS images a sample, (M, K) each."""
+        """Changes (on the grid) and images of the pool that fit each sample best, (M, _PROPOSALS) each.
+
+        The images are different ones, unless fewer are the best of their block for any change.
+        """
         luminance, n = reduced(samples.mean(dim=1, keepdim=True)), len(self._luminance)
         changed = [change for change in self._changes if not change[Fit.NEGATIVE]]
-        queries = [_embedded(_warped(luminance, change.expand(len(samples), 6))) for change in changed]
+        queries = [_embedded(warped(luminance, change.expand(len(samples), 6))) for change in changed]
         best: list[tuple[Tensor, Tensor, int]] = []  # values, images, and number of the change
-        for start in range(0, n, _COLUMNS):
-            columns = slice(start, min(start + _COLUMNS, n))
+        block = -(-n // _BLOCKS)
+        for start in range(0, n, block):
+            columns = slice(start, min(start + block, n))
             hidden = None
             if left_out is not None and but is not None:
                 number = torch.arange(columns.start, columns.stop)
@@ -114,11 +119,9 @@ class AlignedPool:
                 score = query @ self._luminance[columns].T
                 if hidden is not None:
                     score.masked_fill_(hidden, 0.0)
-                for block in range(0, score.shape[1], _BLOCK):
-                    part = score[:, block : block + _BLOCK]
-                    high, low = part.max(dim=1), part.min(dim=1)
-                    best.append((high.values, high.indices + start + block, 2 * number_of_change))
-                    best.append((-low.values, low.indices + start + block, 2 * number_of_change + 1))
+                high, low = score.max(dim=1), score.min(dim=1)
+                best.append((high.values, high.indices + start, 2 * number_of_change))
+                best.append((-low.values, low.indices + start, 2 * number_of_change + 1))
         values = torch.stack([value for value, _, _ in best], dim=1)
         images = torch.stack([image for _, image, _ in best], dim=1)
         changes = torch.tensor([each[2] for each in best]).expand(len(samples), -1)
@@ -131,28 +134,28 @@ class AlignedPool:
         again[:, 1:] = sorted_images[:, 1:] == sorted_images[:, :-1]
         repeated = torch.zeros_like(again).scatter_(1, by_image, again)
         order = repeated.to(torch.uint8).argsort(dim=1, stable=True)[:, :_PROPOSALS]
-        distinct = int((~repeated).sum(dim=1).min())  # the same number of images for every sample
-        return changes.gather(1, order)[:, :distinct], images.gather(1, order)[:, :distinct]
+        return changes.gather(1, order), images.gather(1, order)
 
     def _refined(self, samples: Tensor, start: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The largest correlation of each changed sample with its target, and the change, by Gauss-Newton steps."""
         limits = torch.tensor([*_LIMITS, 1.0, 1.0])
         height, width = samples.shape[-2:]
-        steps = torch.diag(torch.tensor([_STEP[0] / width, _STEP[1] / height, *_STEP[2:], 0.0, 0.0]))[:4]
+        unit = torch.tensor([_STEP[0] / width, _STEP[1] / height, *_STEP[2:]])
         change, best, kept = start, torch.full((len(start),), -2.0), start
         for step in range(_STEPS + 1):
-            vectors = _embedded(_warped(samples, change))
+            images = warped(samples, change)
+            vectors = _embedded(images)
             value = (vectors * targets).sum(dim=1)
             better = value > best
             best, kept = torch.where(better, value, best), torch.where(better[:, None], change, kept)
             if step == _STEPS:
                 break
-            sides = [[_embedded(_warped(samples, change + sign * each)) for sign in (1, -1)] for each in steps]
-            slopes = torch.stack([(up - down) / 2 for up, down in sides], dim=2)
+            slopes = _slopes(images, vectors, change) * unit
             normal = slopes.mT @ slopes
             normal = normal + _DAMPING * torch.diag_embed(normal.diagonal(dim1=1, dim2=2)) + 1e-6 * torch.eye(4)
             moves = torch.linalg.solve(normal, slopes.mT @ (targets - vectors)[:, :, None])[:, :, 0].clamp(-3, 3)
-            change = torch.minimum(torch.maximum(change + moves @ steps, -limits), limits)
+            change = F.pad(moves * unit, (0, 2)) + change
+            change = torch.minimum(torch.maximum(change, -limits), limits)
         return best, kept
 
     def _depth(self, near: Tensor, value: Tensor) -> Tensor:
@@ -166,13 +169,39 @@ class AlignedPool:
         return 0.5 * torch.log(squared[0] / squared[1])
 
 
-def _embedded(images: Tensor) -> Tensor:
-    """Weighted images less their weighted means, scaled to length 1; (B, C h w), zero for a constant image."""
+def _weighted(images: Tensor) -> Tensor:
+    """Weighted images less their weighted means, (B, C h w)."""
     weight = _window(images.shape[-2])[:, None] * _window(images.shape[-1])[None, :]
     mean = (images * weight.square()).sum(dim=(1, 2, 3), keepdim=True) / (images.shape[1] * weight.square().sum())
-    vectors = ((images - mean) * weight).flatten(1)
+    return ((images - mean) * weight).flatten(1)
+
+
+def _embedded(images: Tensor) -> Tensor:
+    """The same, scaled to length 1; zero for a constant image."""
+    vectors = _weighted(images)
     length = vectors.norm(dim=1, keepdim=True)
     return torch.where(length > 1e-5, vectors / length.clamp(min=1e-5), 0.0)
+
+
+def _slopes(images: Tensor, vectors: Tensor, changes: Tensor) -> Tensor:
+    """Derivatives of the vectors of changed images by shifts, angle and logarithm of the zoom, (B, C h w, 4).
+
+    They follow from the gradient of the changed image: a further shift moves its content, and a further turn or zoom
+    is about the point to which the center was moved.
+    """
+    height, width = images.shape[-2:]
+    wide = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    across = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) * (width / 4)  # the image spans -1 to 1
+    down = (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) * (height / 4)
+    x = (torch.arange(width) + 0.5) * 2 / width - 1 - 2 * changes[:, Fit.SHIFT_X, None]
+    y = (torch.arange(height) + 0.5) * 2 / height - 1 - 2 * changes[:, Fit.SHIFT_Y, None]
+    x, y = x[:, None, None, :], y[:, None, :, None]
+    raw = torch.stack([-2 * across, -2 * down, across * y - down * x, -across * x - down * y], dim=1)
+    centered, length = _weighted(raw.flatten(0, 1)), _weighted(images).norm(dim=1)
+    slopes: Tensor = centered.view(len(images), 4, -1) / length.clamp(min=1e-5)[:, None, None]
+    # A vector of length 1 changes at a right angle to itself.
+    slopes -= (slopes @ vectors[:, :, None]) * vectors[:, None, :]
+    return slopes.transpose(1, 2)
 
 
 def _window(side: int) -> Tensor:
@@ -196,7 +225,7 @@ def _grid(height: int, width: int) -> Tensor:
     return torch.tensor([(*move, mirrored, negative) for mirrored in (0, 1) for move in moves for negative in (0, 1)])
 
 
-def _warped(images: Tensor, changes: Tensor) -> Tensor:
+def warped(images: Tensor, changes: Tensor) -> Tensor:
     """Changed images (B, C, h, w); beyond the border, the last pixel is repeated. `NEGATIVE` is left to the caller."""
     cos, sin = torch.cos(changes[:, Fit.ANGLE]), torch.sin(changes[:, Fit.ANGLE])
     shrink = torch.exp(-changes[:, Fit.LOG_ZOOM])

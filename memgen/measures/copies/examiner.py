@@ -2,27 +2,7 @@
 
 The pool of T and H is clustered and indexed once, and then any number of sample sets can be examined against it.
 
-One space is searched, or several. With one space, such as the pixels of a sweep's images, the depth of a sample in that
-space is its magnitude in the competition. With several, each sample competes in the space in which it stands out most,
-and the rate q need not be divided by their number. Let D be the depth of a sample in a space, and D_1, ..., D_R those
-of R images of the pool, each as if its own unit were not there:
-
-    e(t) = m (1 + #{i: D_i >= t}) / (1 + R) / #{samples with a depth of at least t}
-    magnitude = -log min(1, min over t <= D of e(t)), in the space where it is largest
-
-So e(t) compares how many of the m samples lie as deep as t with how many would if samples lay as deep as images of the
-pool do. A depth that some samples always reach in a space, such as that of photographs of one product, counts little.
-
-Proof that the competition keeps its rate. Given the pool without labels and the samples, the nearest image and the
-depth of every sample in each space are fixed numbers, and so are D_1, ..., D_R, since no search knows labels. So the
-space in which a sample stands out most, its nearest image there and its magnitude are fixed too. The labels of units
-are exchangeable given all of this, which is all that `competition` needs.
-
-A conformal p-value must treat samples and held-out images alike, and e(t) does not. Its score is therefore the largest
-over the spaces of D / a below a, and 1 + (D - a) / b above, where a is the .9 quantile of D_1, ..., D_R and b the mean
-of D_i - a over those above a; the score is 0 where the nearest image, in that space, is in H. With one space it is D.
-
-The alternative, a test at q / S in each of S spaces, needs S times as many discoveries before it can report any.
+What samples look like among the images, in one space or in several, is the matter of `sight`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,61 +21,19 @@ from memgen.base import schemas, tables
 from memgen.base.errors import DataError
 from memgen.base.progress import Progress
 from memgen.images.imageset import ImageSet
-from memgen.measures.copies import competition, matching
+from memgen.measures.copies import competition
 from memgen.measures.copies.alignment import Fit
 from memgen.measures.copies.competition import ALIKE, DEFINITION, Competition, MemorizedFraction, Q
 from memgen.measures.copies.conformal import benjamini_hochberg, conformal, conformal_resolution
 from memgen.measures.copies.lead import Bools, Floats, Ints, lead, probability
 from memgen.measures.copies.matching import PIXELS, Candidates, LeftOut, Matches
 from memgen.measures.copies.pool import Pool, pool
+from memgen.measures.copies.sight import Chosen, Searcher, Sight
 from memgen.measures.subject import Samples, Subject, lacking
 from memgen.spaces import index
 
 # Samples are judged by at most so many held-out images. More would sharpen p-values below 1/4,000, at a cost in time.
 JUDGED_BY = 4096
-SCALED_BY = 2048  # images of the pool by whose depths spaces are made comparable, at most
-_COMMON = 0.9  # quantile of these depths up to which a depth is common
-_SMALLEST = 1e-3  # depth that counts as more than rounding
-_TIES = 1e-6  # weight of what puts equal magnitudes in order
-_BLOCK = 1024  # samples matched at a time
-
-
-@dataclass(frozen=True, eq=False)
-class Sight:
-    """What M samples, or images in their place, look like among the images of a pool.
-
-    Attributes:
-        matches: what each matcher found.
-    """
-
-    matches: tuple[Matches, ...]
-
-    def __len__(self) -> int:
-        return len(self.matches[0].depth)
-
-    def take(self, rows: Ints | slice) -> "Sight":
-        """What is known of some of the samples."""
-        return Sight(tuple(each.take(rows) for each in self.matches))
-
-    @staticmethod
-    def joined(parts: Sequence["Sight"]) -> "Sight":
-        """What is known of several sets of samples, one after the other."""
-        return Sight(tuple(map(Matches.joined, zip(*(part.matches for part in parts), strict=True))))
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """M samples, each in the space in which it stands out most.
-
-    Attributes:
-        nearest: number of the nearest representative there, (M,).
-        magnitude: how much the sample stands out, (M,).
-        matcher: number of the matcher, (M,).
-    """
-
-    nearest: Ints
-    magnitude: Floats
-    matcher: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,9 +113,7 @@ class Examiner:
         self._held_out, self._n_train = held_out, len(train)
         self._pixels = np.concatenate([train.pixels, held_out.pixels])[self.pool.representatives]
         candidates = Candidates(self._pixels, self.pool.ids, self.pool.unit)
-        built = {name: matching.build(name, candidates, backend, device) for name in self.names}
-        self._matchers = [matcher for matchers in built.values() for matcher in matchers]
-        self._space_of = np.array([name for name, matchers in built.items() for _ in matchers])
+        self._searcher = Searcher(candidates, self.names, backend, device)
 
     def examine(self, samples: Tensor, seed: int, q: float = Q) -> Examination:
         """Test samples (M, C, H, W) for dependence on single units of T.
@@ -195,27 +131,14 @@ class Examiner:
 
     def contest(self, sight: Sight, seed: int, q: float = Q) -> Examination:
         """The same for samples that were looked at before."""
-        chosen = self._choose(sight, self._standing_out(sight))
+        chosen = self._searcher.choose(sight, self._searcher.standing_out(sight))
         unit, in_train = self.pool.unit[chosen.nearest], self.pool.unit_in_train
         found = competition.compete(unit, chosen.magnitude, in_train, q)
         return Examination(sight, chosen, found, competition.memorized_fraction(unit, in_train, seed))
 
     def see(self, images: Tensor, left_out: LeftOut | None = None, progress: Progress | None = None) -> Sight:
-        """Look for samples (M, C, H, W), or images in their place, in all spaces.
-
-        Args:
-            images: float32, pixel units.
-            left_out: what is not there for each of them; None leaves nothing out.
-            progress: called with (images done, images).
-        """
-        parts = []
-        for start in range(0, max(1, len(images)), _BLOCK):
-            if progress:
-                progress(start, len(images))
-            rows = slice(start, start + _BLOCK)
-            gone = None if left_out is None else LeftOut(left_out.unit[rows], left_out.but[rows])
-            parts.append(Sight(tuple(matcher.match(images[rows], gone) for matcher in self._matchers)))
-        return Sight.joined(parts)
+        """Look for samples (M, C, H, W), or images in their place, in all spaces; see `Searcher.see`."""
+        return self._searcher.see(images, left_out, progress)
 
     def evidence(self, found: Examination) -> dict[str, Any]:
         """Columns of a SIGNIFICANCE table: the space in which each sample competes, and what was found there."""
@@ -225,7 +148,7 @@ class Examiner:
         columns = {name: np.stack([side[name] for side in each])[chosen.matcher, rows] for name in each[0]}
         fit = np.stack([matches.fit for matches in found.sight.matches])[chosen.matcher, rows]
         return {
-            "space": self._space_of[chosen.matcher],
+            "space": self._searcher.space_of[chosen.matcher],
             "closeness": columns["closeness"],
             "found_train_id": _ids(self.pool, columns["T"]),
             "found_train": columns["in T"],
@@ -253,7 +176,7 @@ class Examiner:
 
     def depths(self, sight: Sight) -> Floats:
         """The score W of samples in the conformal test, (M,): the largest over spaces, + in T, - in H."""
-        chosen = self._choose(sight, self._comparable(sight))
+        chosen = self._searcher.choose(sight, self._searcher.comparable(sight))
         return np.where(self.pool.in_train[chosen.nearest], chosen.magnitude, -chosen.magnitude)
 
     @cached_property
@@ -273,65 +196,11 @@ class Examiner:
             np.where(represents | self.pool.grouped, self.pool.row_unit[rows], -1), np.where(heir >= 0, numbers, -1)
         )
         sight = self.see(self._held_out.floats(rows - self._n_train), left_out)
-        chosen = self._choose(sight, self._comparable(sight))
+        chosen = self._searcher.choose(sight, self._searcher.comparable(sight))
         in_train = self.pool.in_train[chosen.nearest]
         inherited = (heir >= 0) & (chosen.nearest == numbers)
         in_train[inherited] = heir[inherited] < self._n_train
         return np.where(in_train, chosen.magnitude, -chosen.magnitude)
-
-    @cached_property
-    def _usual(self) -> list[Floats]:
-        """For each matcher, the depths of images of the pool, each as if its unit were not there, ascending."""
-        count = min(SCALED_BY, len(self.pool.ids))
-        images = matching.floats(self._pixels[:count])
-        sight = self.see(images, LeftOut(self.pool.unit[:count], np.full(count, -1)))
-        return [np.sort(each.depth) for each in sight.matches]
-
-    def _choose(self, sight: Sight, magnitudes: Sequence[Floats]) -> Chosen:
-        """For each sample the matcher of the largest magnitude, the first of equals."""
-        matcher = np.argmax(magnitudes, axis=0)
-        nearest = np.stack([each.candidates[:, 0] for each in sight.matches])
-        return Chosen(nearest[matcher, np.arange(len(matcher))], np.max(magnitudes, axis=0), matcher)
-
-    def _standing_out(self, sight: Sight) -> list[Floats]:
-        """The magnitude of each sample in the competition, for each matcher; see the head of this module."""
-        if len(sight.matches) == 1:
-            return [sight.matches[0].depth]
-        # Equal magnitudes are put in order by the scores of the conformal test.
-        ties = self._comparable(sight)
-        found = [_excess(each.depth, usual) for each, usual in zip(sight.matches, self._usual, strict=True)]
-        return [excess + _TIES * tie for excess, tie in zip(found, ties, strict=True)]
-
-    def _comparable(self, sight: Sight) -> list[Floats]:
-        """The score of each sample in the conformal test, for each matcher; see the head of this module."""
-        if len(sight.matches) == 1:
-            return [sight.matches[0].depth]
-        return [_scaled(each.depth, usual) for each, usual in zip(sight.matches, self._usual, strict=True)]
-
-
-def _excess(depth: Floats, usual: Floats) -> Floats:
-    """-log of the smallest e(t) up to the depth of each sample; see the head of this module.
-
-    Args:
-        depth: of the samples, (m,).
-        usual: of images of the pool, ascending, (R,).
-    """
-    order = np.argsort(depth)
-    ascending = depth[order]
-    as_deep = len(depth) - np.searchsorted(ascending, ascending, side="left")
-    usually = 1 + len(usual) - np.searchsorted(usual, ascending, side="left")
-    expected = len(depth) * usually / (1 + len(usual)) / as_deep
-    found = np.empty(len(depth))
-    found[order] = -np.log(np.minimum(1, np.minimum.accumulate(expected)))
-    return found
-
-
-def _scaled(depth: Floats, usual: Floats) -> Floats:
-    """Depths on a scale on which those of different spaces can be compared; see the head of this module."""
-    common = max(float(np.quantile(usual, _COMMON)), _SMALLEST)
-    deeper = usual[usual > common] - common
-    beyond = max(float(deeper.mean()) if len(deeper) else 0.0, _SMALLEST)
-    return np.asarray(np.where(depth < common, depth / common, 1 + (depth - common) / beyond))
 
 
 def judge(scores: Floats, held_out: Floats, rate: float = Q) -> Judgement:

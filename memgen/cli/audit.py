@@ -1,0 +1,185 @@
+"""Commands that audit anyone's samples against the images that their model was trained on."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memgen.base.errors import ConfigError
+from memgen.cli.options import Json, Outputs
+from memgen.cli.root import app
+from memgen.cli.shared import finish, note, say_warnings
+from memgen.experiment import runs
+
+if TYPE_CHECKING:
+    from memgen.experiment.audit import Audit
+
+
+PANEL = "Audit"
+_PAIRS_SHOWN = 10
+_FAILS = {"found": ("found",), "undecided": ("found", "undecided")}
+FAILED = 6  # exit code of --fail-on
+
+
+@app.command(rich_help_panel=PANEL)
+def audit(
+    samples: Annotated[
+        Path | None, typer.Argument(help="Generated images: a folder, an archive or a file (docs/images.md).")
+    ] = None,
+    train: Annotated[Path | None, typer.Argument(help="The images that the model was trained on.")] = None,
+    holdout: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images of the same source that the model never saw. Without them, nothing can be concluded."
+        ),
+    ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            metavar="folder|file|CSV",
+            help="What was divided into training and held-out images as a whole, such as patients: the folder or the "
+            "file that an image comes from, or a CSV file with the columns file and group.",
+        ),
+    ] = None,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Space that is searched for copies; may be given several times. Default: pixels, blurred, aligned "
+            "(mirrored, shifted, rotated, zoomed, negative) and halves. NAME=FILE adds a network; see docs/spaces.md."
+        ),
+    ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(help="Side to which all images are resized, in pixels. Default: their size, if all have one."),
+    ] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option("--range", metavar="LOW,HIGH", help="The values that become black and white, such as 0,4095."),
+    ] = None,
+    calibrate: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Plant copies of many kinds among the samples so many times, and say what share of them is found.",
+        ),
+    ] = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Exit with code {FAILED} if copies were found (found), or if the answer is undecided too (undecided)."
+        ),
+    ] = None,
+    images: Annotated[
+        bool | None, typer.Option("--images/--no-images", help="Whether the page shows images. Default: it does.")
+    ] = None,
+    outputs: Outputs = runs.OUTPUTS,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="Name of the run. An audit of this name is continued. Default: from the settings."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of settings of an audit.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, such as q=0.1. May be given several times.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of permutations and planted copies. Default: 0.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Does a model copy its training images? Compare its samples with them, and with held-out images.
+
+    Nothing is trained, and nothing is downloaded. The answer is found, none or undecided, with the pairs behind it and
+    an error rate: at most 5 % of the training images that are reported are expected to be false finds. The run holds a
+    page with all pairs, tables, and audit.json for programs. If the command is interrupted, give it again.
+    """
+    from memgen.base import config as configuration
+    from memgen.experiment import audit as auditing
+
+    if fail_on is not None and fail_on not in _FAILS:
+        raise ConfigError(f"--fail-on {fail_on}: expected found or undecided.")
+    options: dict[str, Any] = {
+        "samples": samples and str(samples.resolve()),
+        "train": train and str(train.resolve()),
+        "holdout": holdout and str(holdout.resolve()),
+        "groups": groups,
+        "spaces": tuple(space) if space else None,
+        "resize": resize,
+        "range": value_range,
+        "calibrate": calibrate,
+        "images": images,
+        "seed": seed,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    if config is None and not {"samples", "train"} <= given.keys():
+        raise ConfigError(
+            "found no samples or no training images, expected both: memgen audit SAMPLES TRAIN --holdout H."
+        )
+    settings = configuration.load(auditing.AuditSettings, config, overrides, given)
+    begun = auditing.start(outputs, run, settings)
+    note(f"audit {begun.path}")
+    with _stages() as on_stage:
+        done = auditing.perform(begun, on_stage)
+    _say(done)
+    if as_json:
+        print(json.dumps(done.document, indent=2))
+    else:
+        print(done.page)
+    if fail_on is not None and done.answer.answer in _FAILS[fail_on]:
+        raise typer.Exit(FAILED)
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Shows what is being done: a bar for each stage on a terminal, and a line for each elsewhere."""
+    from memgen.cli import terminal
+
+    with terminal.stages() as show:
+        yield show
+
+
+def _say(done: "Audit") -> None:
+    """Print the answer, the closest pairs, and what to know of the images."""
+    from memgen.base import wording
+    from memgen.cli import terminal
+
+    document = done.document
+    for kind, found in document["sets"].items():
+        if found["skipped"]:
+            note(f"{found['skipped']:,} files of the {kind.replace('_', '-')} set were left out; the page lists them.")
+    note(document["rule"])
+    say_warnings(document["warnings"])
+    rows = [
+        [
+            pair["sample"],
+            pair["training_image"],
+            pair["space"],
+            None if pair["closeness"] is None else wording.number(pair["closeness"], "correlation"),
+            ", ".join(pair["reported_by"]),
+        ]
+        for pair in document["closest"][:_PAIRS_SHOWN]
+    ]
+    reported = len(document["discoveries"])
+    title = f"the closest pairs of a sample and a training image ({reported:,} are reported by a test)"
+    terminal.table(title, ["sample", "training image", "space", "similarity", "reported by"], rows)
+    note("")
+    note(done.answer.headline)
+    for sentence in done.answer.sentences:
+        note(sentence)
+
+
+@app.command(rich_help_panel=PANEL)
+def verify(
+    document: Annotated[Path, typer.Argument(help="The audit.json of an audit, in its run directory.")],
+    as_json: Json = False,
+) -> None:
+    """Check an audit: that no table or image was changed, and that audit.json says what the tables say."""
+    from memgen.experiment import audit as auditing
+
+    wrong = auditing.verify(document)
+    for sentence in wrong:
+        note(sentence)
+    note("The audit does not agree with its files." if wrong else "Every file and every number agrees.")
+    finish(as_json, document, wrong=wrong)
+    if wrong:
+        raise typer.Exit(3)

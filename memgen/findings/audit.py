@@ -1,0 +1,325 @@
+"""What an audit says: found, none, or undecided, with the pairs and the power behind it.
+
+found       one of the two tests for copies reports something, and chance alone would seldom lead as far (`copies`)
+none        neither does, and they would have found exact copies of different images in 5 % of the samples
+undecided   neither does, and they might have missed such copies; or there are no held-out images to compare with
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from memgen.base.intervals import clopper_pearson
+from memgen.findings.copies import ASSUMPTIONS, MOST_UNSEEN, Tested, judge
+
+SCHEMA = "memgen.audit/1"
+REPORTED_BY = {"discovered": "competition", "flagged": "conformal test"}
+_FOUND = 0.8  # power from which a kind of copy counts as found
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an audit says.
+
+    Attributes:
+        answer: found, none or undecided.
+        headline: the answer as a sentence.
+        sentences: what it rests on, and what it cannot tell.
+        counts: the numbers behind it, by name; empty without held-out images.
+    """
+
+    answer: Literal["found", "none", "undecided"]
+    headline: str
+    sentences: tuple[str, ...]
+    counts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sample and the training image that it may be a copy of.
+
+    Attributes:
+        sample: index of the sample.
+        sample_source: the file that it comes from.
+        train: position of the training image in T.
+        train_source: the file that it comes from.
+        group: its group; None where units are images.
+        held_out: position in H of the closest held-out image in the same space; None where none was near.
+        space: space in which the sample is judged; pixels where nothing was tested.
+        closeness: similarity of sample and training image in that space; None where undefined.
+        held_out_closeness: similarity of the sample and that held-out image.
+        correlation: of the sample with its closest training image in pixels.
+        transformation: how the sample was changed so as to fit, and the part that was compared; see `SIGNIFICANCE`.
+        score: W in the competition; None where nothing was tested.
+        p: conformal p-value; None where nothing was tested.
+        reported_by: the tests that report it.
+    """
+
+    sample: int
+    sample_source: str
+    train: int
+    train_source: str
+    group: str | None
+    held_out: int | None
+    space: str
+    closeness: float | None
+    held_out_closeness: float | None
+    correlation: float | None
+    transformation: Mapping[str, Any] | None
+    score: float | None
+    p: float | None
+    reported_by: tuple[str, ...]
+
+    @property
+    def change(self) -> str:
+        """The transformation in words; empty if the sample was compared as it is."""
+        return described(self.transformation)
+
+    def as_json(self) -> dict[str, Any]:
+        """The pair in `audit.json`."""
+        return {
+            "sample": self.sample_source,
+            "training_image": self.train_source,
+            "group": self.group,
+            "space": self.space,
+            "transformation": None if self.transformation is None else dict(self.transformation),
+            "score": self.score,
+            "closeness": self.closeness,
+            "correlation": self.correlation,
+            "p": self.p,
+            "reported_by": list(self.reported_by),
+        }
+
+
+_CHANGES = ("compared", "mirrored", "negative", "shift_x", "shift_y", "rotation", "zoom")
+
+
+def described(change: Mapping[str, Any] | None) -> str:
+    """A transformation in words, with what is too small to see left out."""
+    if change is None:
+        return ""
+    words = [f"{change['compared']} half"] if change["compared"] != "whole" else []
+    words += ["mirrored"] if change["mirrored"] else []
+    if max(abs(change["shift_x"]), abs(change["shift_y"])) >= 0.25:
+        words.append(f"shifted by {change['shift_x']:+.1f}, {change['shift_y']:+.1f} pixels")
+    if abs(change["rotation"]) >= 1:
+        words.append(f"turned by {change['rotation']:+.0f} degrees")
+    if abs(change["zoom"] - 1) >= 0.01:
+        words.append(f"zoomed by {change['zoom']:.2f}")
+    return ", ".join([*words, *(["negative"] if change["negative"] else [])])
+
+
+def pairs(
+    significance: pa.Table | None,
+    neighbors: pa.Table,
+    places: Mapping[str, Mapping[str, int]],
+    sources: Mapping[str, Sequence[str]],
+    groups: Sequence[str] | None,
+    count: int,
+) -> list[Pair]:
+    """The pairs that a test reports, and the closest others, up to a number; those reported and deepest first.
+
+    Args:
+        significance: a SIGNIFICANCE table; None where nothing was tested.
+        neighbors: a NEIGHBORS table of rank 1: the closest training image to each sample in pixels.
+        places: position of each image by its content id, in `train` and in `held_out`.
+        sources: where each image comes from, in `samples` and in `train`.
+        groups: group of each image of T; None without groups.
+        count: number of pairs.
+    """
+    own = neighbors.to_pylist()
+    if significance is None:
+        own.sort(key=lambda row: (row["value"] is None, -(row["value"] or 0)))
+        return [_untested(row, sources, groups) for row in own[:count]]
+    near = {row["query"]: row for row in own}
+    rows = [row for row in significance.to_pylist() if row["found_train_id"] is not None]
+    rows.sort(
+        key=lambda row: (
+            not row["discovered"],
+            not row["flagged"],
+            row["nearest_in"] != "T",
+            -abs(row["W"] or 0),
+            row["sample"],
+        )
+    )
+    return [_tested(row, near[row["sample"]], places, sources, groups) for row in rows[:count]]
+
+
+def _untested(row: Mapping[str, Any], sources: Mapping[str, Sequence[str]], groups: Sequence[str] | None) -> Pair:
+    place = row["reference_index"]
+    group = None if groups is None else groups[place]
+    sample, train = sources["samples"][row["query"]], sources["train"][place]
+    value = row["value"]
+    return Pair(row["query"], sample, place, train, group, None, "pixels", value, None, value, None, None, None, ())
+
+
+def _tested(
+    row: Mapping[str, Any],
+    own: Mapping[str, Any],
+    places: Mapping[str, Mapping[str, int]],
+    sources: Mapping[str, Sequence[str]],
+    groups: Sequence[str] | None,
+) -> Pair:
+    place = places["train"][row["found_train_id"]]
+    held_out = row["found_held_out_id"]
+    return Pair(
+        sample=row["sample"],
+        sample_source=sources["samples"][row["sample"]],
+        train=place,
+        train_source=sources["train"][place],
+        group=None if groups is None else groups[place],
+        held_out=None if held_out is None else places["held_out"][held_out],
+        space=row["space"],
+        closeness=row["found_train"],
+        held_out_closeness=row["found_held_out"],
+        correlation=own["value"],
+        transformation={name: row[name] for name in _CHANGES},
+        score=row["W"],
+        p=row["p"],
+        reported_by=tuple(name for column, name in REPORTED_BY.items() if row[column]),
+    )
+
+
+def powers(planted: pa.Table) -> list[dict[str, Any]]:
+    """How many planted copies of each kind were found at each share, with an interval: JSON.
+
+    The interval is that of Clopper and Pearson, as if copies were found one by one; those of one draw are found
+    together or not at all, so it is rather too short.
+
+    Args:
+        planted: a PLANTED table; empty if nothing was planted.
+    """
+    found: dict[tuple[str, float], dict[str, int]] = {}
+    for row in planted.sort_by([("repeat", "ascending")]).to_pylist():
+        sums = found.setdefault(
+            (row["kind"], row["share"]), dict.fromkeys(("planted", "found", "flagged", "either"), 0)
+        )
+        for name in sums:
+            sums[name] += row[name]
+    listed_powers = []
+    for (kind, share), sums in found.items():
+        low, high = clopper_pearson(sums["either"], sums["planted"])
+        power = sums["either"] / sums["planted"]
+        listed_powers.append({"kind": kind, "share": share, **sums, "power": power, "low": low, "high": high})
+    return listed_powers
+
+
+def answer(copies: pa.Table | None, planted: pa.Table, sets: Mapping[str, Mapping[str, Any]]) -> Answer:
+    """What an audit says.
+
+    Args:
+        copies: a COPIES table of one row; None without held-out images.
+        planted: a PLANTED table; empty if nothing was planted.
+        sets: number of images of each set, as `audit.json` has them.
+    """
+    if copies is None:
+        samples, train = sets["samples"]["images"], sets["train"]["images"]
+        return Answer(
+            "undecided",
+            "Undecided: without held-out images, nothing tells a copy from a natural resemblance.",
+            (
+                f"The closest of {train:,} training images was found for each of {samples:,} samples. The closest "
+                "pairs are listed.",
+                "Images of one kind resemble each other, so a close pair proves nothing by itself. Give images of the "
+                "same source that the model never saw with --holdout.",
+            ),
+            {},
+        )
+    (row,) = copies.to_pylist()
+    (tested,) = judge(copies).values()
+    power = powers(planted)
+    unit = f"training {row['unit']}"
+    if tested.competition or tested.conformal:
+        kind: Literal["found", "none", "undecided"] = "found"
+        headline = _found(row, tested, unit)
+    elif tested.unseen <= MOST_UNSEEN:
+        kind = "none"
+        headline = (
+            f"None found: exact copies in {tested.unseen:.1%} of the samples or more would have been found, with a "
+            "probability of 95 %."
+        )
+    else:
+        kind = "undecided"
+        headline = f"Undecided: copies in up to {tested.unseen:.0%} of the samples could have gone unseen."
+    sentences = [*tested.sentences, *_fraction(row), *_power(power)]
+    if kind == "undecided":
+        sentences.append(_larger(row, tested))
+    if row["n_leaks"]:
+        sentences.append(
+            f"{row['n_leaks']:,} training images have near-duplicates among the held-out images. Each such cluster "
+            "counts as one image, on one side."
+        )
+    return Answer(kind, headline, (*sentences, ASSUMPTIONS), _counts(row, tested))
+
+
+def _found(row: Mapping[str, Any], tested: Tested, unit: str) -> str:
+    if tested.competition:
+        return (
+            f"Found: samples depend on {_number(row['discoveries'], unit)}. At most {row['q']:.0%} of these are "
+            "expected to be false finds."
+        )
+    return (
+        f"Found: {_number(row['flagged'], 'sample')} lie too close to {_number(row['flagged_images'], unit)}. At most "
+        f"{row['q']:.0%} of these samples are expected to be false finds."
+    )
+
+
+def _fraction(row: Mapping[str, Any]) -> list[str]:
+    if row["memorized_fraction"] is None:
+        return []
+    chance = row["n_pool_train"] / (row["n_pool_train"] + row["n_pool_heldout"])
+    return [
+        f"Was this set used? If the model did not depend on the training images, {chance:.1%} of the samples would be "
+        f"nearest to one of them. The memorized fraction, 0 at chance and 1 if all are, is "
+        f"{row['memorized_fraction']:.3f} [{row['low']:.3f}, {row['high']:.3f}], and chance alone gives as much with a "
+        f"probability of {row['p']:.2g}."
+    ]
+
+
+def _power(power: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What planted copies say of what would have been found: each kind at the smallest share at which most were."""
+    if not power:
+        return ["How many copies of which kind would have been found, --calibrate tells."]
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(power, key=lambda row: row["share"]):
+        kinds.setdefault(row["kind"], []).append(row)
+    first: dict[float, list[str]] = {}
+    for kind, rows in kinds.items():
+        share = next((row["share"] for row in rows if row["power"] >= _FOUND), None)
+        if share is not None:
+            first.setdefault(share, []).append(kind)
+    sentences = [
+        f"Of copies planted in {share:.0%} of the samples, at least {_FOUND:.0%} were found if they were: "
+        f"{'; '.join(first[share])}."
+        for share in sorted(first)
+    ]
+    rest = [kind for kind in kinds if not any(kind in found for found in first.values())]
+    if rest:
+        most = max(row["share"] for row in power)
+        missed = "; ".join(f"{kind} ({kinds[kind][-1]['power']:.0%} were found)" for kind in rest)
+        sentences.append(
+            f"Even of copies planted in {most:.0%} of the samples, many were missed if they were: {missed}."
+        )
+    return sentences
+
+
+def _larger(row: Mapping[str, Any], tested: Tested) -> str:
+    """What would have to be larger, and by how much."""
+    if (needed := tested.samples_needed) is not None:
+        return f"About {needed:,} samples (there are {row['samples']:,}) would be enough for an answer."
+    return (
+        f"More samples alone would not be enough for an answer: give more than {row['n_pool_heldout']:,} held-out "
+        f"{row['unit']}s too."
+    )
+
+
+def _counts(row: Mapping[str, Any], tested: Tested) -> dict[str, Any]:
+    """The numbers of a COPIES row under the names of its columns, without those that name a subject of a sweep."""
+    left_out = ("subject", "role", "part", "train_seed", "n_train", "answer")
+    return {key: value for key, value in row.items() if key not in left_out} | {"unseen": tested.unseen}
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"

@@ -1,0 +1,256 @@
+"""memgen audit: the answer on sets with and without copies, its evidence, its files, and what it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from program import memgen as command
+
+import memgen
+from memgen.base.errors import ConfigError, DataError, RunError
+from memgen.experiment import audit as auditing
+from memgen.experiment import runs
+from memgen.images.importing import ImportSettings, import_images
+
+
+@pytest.fixture(scope="module")
+def images():
+    """900 embedded images at 14x14, as uint8."""
+    return import_images(None, ImportSettings(resize=14, limit=900, deduplicate=False)).images.pixels[:, 0]
+
+
+def save(pixels, folder, prefix=""):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{prefix}{number:04}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sets(images, tmp_path_factory):
+    """Folders: training images, held-out images, samples without copies, and samples with 60 mirrored ones."""
+    folder = tmp_path_factory.mktemp("sets")
+    copied = images[600:800].copy()
+    copied[:60] = images[:60, :, ::-1]
+    return {
+        "train": save(images[:300], folder / "train"),
+        "holdout": save(images[300:600], folder / "holdout"),
+        "clean": save(images[600:800], folder / "clean"),
+        "copied": save(copied, folder / "copied"),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(sets, tmp_path_factory):
+    """The audit of the samples with copies."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    return memgen.audit(sets["copied"], sets["train"], sets["holdout"], outputs=outputs, name="copied")
+
+
+def test_mirrored_copies_are_found(found):
+    """Most of 60 mirrored copies are found, with their right training images; at most 5 % of the finds are others."""
+    assert found.answer.answer == "found"
+    assert found.answer.headline.startswith("Found: samples depend on ")
+    by_competition = [pair for pair in found.document["discoveries"] if "competition" in pair["reported_by"]]
+    right = [pair for pair in by_competition if pair["sample"] == pair["training_image"]]
+    assert len(right) >= 50
+    assert len(by_competition) - len(right) <= 4
+    assert all(pair["transformation"]["mirrored"] and pair["space"] == "aligned" for pair in right[:40])
+    assert found.document["counts"]["discoveries"] == len(by_competition)
+
+
+def test_the_document_says_what_was_audited(found, sets):
+    """Schema, answer, sets with digests, settings, versions, and the digest of every table and image file."""
+    document = json.loads((found.path / "audit.json").read_text())
+    assert document == found.document
+    assert document["schema"] == "memgen.audit/1"
+    assert (document["answer"], document["sets"]["train"]["images"]) == ("found", 300)
+    assert document["sets"]["held_out"]["source"] == str(sets["holdout"])
+    assert document["settings"]["q"] == 0.05
+    assert {"tables/copies/audit.parquet", "sets/train/pixels.npy"} <= document["files"].keys()
+    assert len(document["closest"]) == 40
+    assert document["versions"]["memgen"] == memgen.__version__
+
+
+def test_training_images_at_risk(found):
+    """The table lists each training image that a sample is nearest to, those first that were found."""
+    table = runs.Run(found.path).table("at_risk").to_pylist()
+    discovered = [row["discovered"] for row in table]
+    assert discovered == sorted(discovered, reverse=True)
+    assert sum(discovered) == found.document["counts"]["discoveries"]
+    assert sum(row["samples"] for row in table) <= 200
+    assert table[0]["source"] == table[0]["sample_source"]  # the files of copies have the names of their sources
+
+
+def test_the_page_shows_the_pairs(found):
+    """The page has the answer, four pictures for a pair, and no link to any network."""
+    page = found.page.read_text()
+    assert found.answer.headline in page
+    assert page.count("data:image/png") >= 40 * 3
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "mirrored" in page
+
+
+def test_verify_agrees_and_names_a_changed_byte(found, tmp_path):
+    """An untouched audit agrees; one flipped byte in a table, in pixels or in the document is named."""
+    run_folder = tmp_path / "copied"
+    shutil.copytree(found.path, run_folder)
+    document = run_folder / "audit.json"
+    assert auditing.verify(document) == []
+    for name in ("tables/significance/audit.parquet", "sets/samples/pixels.npy"):
+        path = run_folder / name
+        before = path.read_bytes()
+        changed = bytearray(before)
+        changed[len(changed) // 2] ^= 1
+        path.write_bytes(bytes(changed))
+        assert auditing.verify(document) == [f"{path} was changed: its digest is not the stated one."]
+        path.write_bytes(before)
+    document.write_text(document.read_text().replace('"answer": "found"', '"answer": "none"'))
+    (sentence,) = auditing.verify(document)
+    assert "its hash does not belong to its content" in sentence
+
+
+def test_a_document_whose_hash_was_made_anew_disagrees_with_the_tables(found, tmp_path):
+    """Whoever changes the answer and its hash is still told what the tables say."""
+    run_folder = tmp_path / "copied"
+    shutil.copytree(found.path, run_folder)
+    stated = json.loads((run_folder / "audit.json").read_text()) | {"answer": "none"}
+    stated["hash"] = auditing._hash(stated)
+    (run_folder / "audit.json").write_text(json.dumps(stated))
+    assert "answer is not what the run's tables say" in auditing.verify(run_folder / "audit.json")[0]
+
+
+def test_verify_refuses_what_is_no_audit(found, tmp_path):
+    (tmp_path / "audit.json").write_text('{"schema": "other/1"}')
+    with pytest.raises(DataError, match="not an audit"):
+        auditing.verify(tmp_path / "audit.json")
+    shutil.copy(found.path / "audit.json", tmp_path / "alone.json")
+    with pytest.raises(RunError, match="does not stand in a run directory"):
+        auditing.verify(tmp_path / "alone.json")
+
+
+def test_nothing_is_found_without_copies(sets, tmp_path):
+    """Held-out images posing as samples, compared in pixels: nothing is reported, and the sentence says what was seen."""
+    done = memgen.audit(sets["clean"], sets["train"], sets["holdout"], outputs=tmp_path, spaces=("pixels",))
+    assert done.document["discoveries"] == []
+    assert done.answer.answer in ("none", "undecided")
+    assert "could have gone unseen" in " ".join(done.answer.sentences)
+
+
+def test_planted_copies_say_what_would_have_been_found(sets, tmp_path):
+    """In pixels, exact copies in 30 % of the samples are found, and mirrored ones are not; the audit stays."""
+    done = memgen.audit(
+        sets["clean"], sets["train"], sets["holdout"], outputs=tmp_path, spaces=("pixels",), calibrate=1
+    )
+    power = {(row["kind"], row["share"]): row["power"] for row in done.document["power"]}
+    assert power["exact", 0.3] >= 0.95
+    assert power["mirrored", 0.3] <= 0.1
+    sentences = " ".join(done.answer.sentences)
+    assert "Even of copies planted in 30% of the samples, many were missed if they were: " in sentences
+    assert done.document["discoveries"] == []
+    assert auditing.verify(done.path / "audit.json") == []
+
+
+def test_without_held_out_images_nothing_is_concluded(sets, tmp_path):
+    """Exact copies, but no control: undecided, with the closest pairs."""
+    done = memgen.audit(sets["train"], sets["train"], outputs=tmp_path)
+    assert done.answer.answer == "undecided"
+    assert "--holdout" in " ".join(done.answer.sentences)
+    assert done.document["closest"][0]["correlation"] == 1
+    assert done.document["counts"] == {}
+    assert auditing.verify(done.path / "audit.json") == []
+
+
+def test_a_second_audit_does_nothing_again(sets, tmp_path, monkeypatch):
+    """The same sets and settings: the tables stay as they are, whatever is asked of the page."""
+    arguments = (sets["clean"], sets["train"], sets["holdout"])
+    first = memgen.audit(*arguments, outputs=tmp_path, spaces=("pixels",))
+    monkeypatch.setattr(auditing, "Examiner", None)
+    second = memgen.audit(*arguments, outputs=tmp_path, spaces=("pixels",), images=False)
+    assert second.path == first.path
+    assert second.document["files"] == first.document["files"]
+    assert "data:image/png" not in second.page.read_text()
+    assert "--no-images" in second.page.read_text()
+
+
+def test_other_settings_need_another_run(sets, tmp_path):
+    memgen.audit(sets["clean"], sets["train"], outputs=tmp_path, name="mine")
+    with pytest.raises(ConfigError, match="other settings: samples"):
+        memgen.audit(sets["copied"], sets["train"], outputs=tmp_path, name="mine")
+    with pytest.raises(RunError, match="holds an audit, expected a sweep"):
+        runs.find(tmp_path, "mine")
+
+
+def test_different_sizes_and_colors_are_made_alike(images, tmp_path):
+    """Gray and colored sets of several sizes are brought to one size and three channels, by a rule that is stated."""
+    gray = save(images[:40], tmp_path / "gray")
+    colored = tmp_path / "colored"
+    colored.mkdir()
+    for number in range(40):
+        pixels = np.random.default_rng(number).integers(0, 255, (20 + number % 2, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(colored / f"{number}.png")
+    done = memgen.audit(gray, colored, outputs=tmp_path / "outputs")
+    assert done.document["sets"]["samples"]["image_shape"] == [3, 64, 64]
+    assert "resized to 64 x 64" in done.document["rule"]
+    small = memgen.audit(gray, colored, outputs=tmp_path / "outputs", resize=10)
+    assert small.document["sets"]["train"]["image_shape"] == [3, 10, 10]
+
+
+def test_groups_compete_and_must_not_straddle(images, tmp_path):
+    """Folders as groups: units are groups; a folder with images on both sides is refused by name."""
+    for number in range(20):
+        save(images[10 * number : 10 * number + 10], tmp_path / ("train" if number < 10 else "holdout") / f"p{number}")
+    samples = save(images[600:660], tmp_path / "samples")
+    done = memgen.audit(
+        samples,
+        tmp_path / "train",
+        tmp_path / "holdout",
+        outputs=tmp_path / "outputs",
+        groups="folder",
+        spaces=("pixels",),
+    )
+    counts = done.document["counts"]
+    assert (counts["unit"], counts["n_pool_train"], counts["n_pool_heldout"]) == ("group", 10, 10)
+    assert done.document["sets"]["train"]["groups"] == 10
+    assert {pair["group"] for pair in done.document["closest"]} <= {f"p{i}" for i in range(10)}
+    save(images[800:803], tmp_path / "holdout" / "p3")
+    with pytest.raises(DataError, match="p3"):
+        memgen.audit(
+            samples, tmp_path / "train", tmp_path / "holdout", outputs=tmp_path / "outputs", groups="folder", name="two"
+        )
+
+
+def test_names_that_suggest_groups_are_pointed_out(images, tmp_path):
+    """Files named after patients, on both sides, without --groups: a warning."""
+    for side, offset in (("train", 0), ("holdout", 100)):
+        folder = tmp_path / side
+        folder.mkdir()
+        for number in range(60):
+            Image.fromarray(images[offset + number]).save(folder / f"patient{number % 6}_slice_{number:03}.png")
+    samples = save(images[600:640], tmp_path / "samples")
+    done = memgen.audit(samples, tmp_path / "train", tmp_path / "holdout", outputs=tmp_path / "o", spaces=("pixels",))
+    assert any("Names suggest groups" in warning for warning in done.document["warnings"])
+
+
+def test_the_command(sets, tmp_path):
+    """Page on standard output, the answer on standard error; --json, --fail-on and verify; a config reproduces it."""
+    arguments = ["audit", sets["copied"], sets["train"], "--holdout", sets["holdout"], "--outputs", tmp_path]
+    done = command(*arguments, "--fail-on", "found")
+    assert done.code == 6
+    assert done.path.name == "report.html"
+    assert "Found: samples depend on" in done.err
+    document = command(*arguments, "--json").done().json
+    assert document["answer"] == "found"
+    stated = next(tmp_path.iterdir()) / "audit.json"
+    assert "Every file and every number agrees." in command("verify", stated).done().err
+    config = tmp_path / "audit.toml"
+    config.write_text(f'samples = "{sets["copied"]}"\ntrain = "{sets["train"]}"\nholdout = "{sets["holdout"]}"\n')
+    again = command("audit", "--config", config, "--outputs", tmp_path, "--json").done().json
+    assert again["hash"] == document["hash"]
+    command("audit", sets["copied"], "--outputs", tmp_path).failed(2, "expected both")
+    command("audit", *arguments[1:3], "--fail-on", "never").failed(2, "expected found or undecided")
+    assert "audit" in command("runs", "list", "--outputs", tmp_path).done().err
+    command("verdict", "--outputs", tmp_path).failed(4)
