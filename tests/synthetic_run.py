@@ -167,8 +167,7 @@ class Run:
             where < n,
             train_id=[f"{part}-{i}" for i in own],
             correlation=of_own,
-            d1=np.sqrt(np.maximum(0, 2 - 2 * value)),
-            d2=1.0,
+            closeness=value,
         )
 
     def _copies(self, trained: dict) -> pa.Table:

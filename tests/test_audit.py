@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,6 +74,16 @@ def test_the_document_says_what_was_audited(found, sets):
     assert {"tables/copies/audit.parquet", "sets/train/pixels.npy"} <= document["files"].keys()
     assert len(document["closest"]) == 40
     assert document["versions"]["memgen"] == memgen.__version__
+
+
+def test_documents_follow_the_published_schema(found, sets, tmp_path):
+    """audit.json of an audit with finds, and of one without held-out images, agree with docs/audit.schema.json."""
+    schema = json.loads((Path(__file__).parents[1] / "docs" / "audit.schema.json").read_text())
+    alone = memgen.audit(sets["clean"], sets["train"], outputs=tmp_path)
+    for document in (found.document, alone.document):
+        jsonschema.validate(json.loads(json.dumps(document)), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(found.document | {"answer": "copied"}, schema)
 
 
 def test_training_images_at_risk(found):

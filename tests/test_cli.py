@@ -59,8 +59,16 @@ COLUMNS = {
         "weight": "bits / pixel units^2",
     },
     "levels": {"n_train": "images", "quantity": "", "sigma": "pixel units", "estimate": "", "low": "", "high": ""},
-    "significance": {"sample": "", "nearest_id": "", "nearest_in": "", "d1": "", "W": "", "p": "", "discovered": ""},
-    "copies": {"n_pool_train": "images", "answer": "", "discoveries": "", "k_min": "", "memorized_fraction": ""},
+    "significance": {
+        "sample": "",
+        "nearest_id": "",
+        "nearest_in": "",
+        "closeness": "",
+        "W": "",
+        "p": "",
+        "discovered": "",
+    },
+    "copies": {"n_pool_train": "units", "answer": "", "discoveries": "", "k_min": "", "memorized_fraction": ""},
     "calibration": {"n_train": "images", "control": "", "discoveries": "", "known_fraction": "", "eps": "pixel units"},
     "basis": {"sigma": "pixel units", "k": "", "eigenvalue": "", "coefficient_clean": "pixel units"},
     "basis_summary": {"trace": "", "asymmetry": "", "sure": "pixel units^2", "overlap_twin": "", "overlap_chance": ""},
@@ -283,7 +291,7 @@ def test_verdict(tiny):
         assert 0 <= pair["sample"] < len(drawn)
     rows = Run(tiny).table("significance", "n4-s0-a").to_pandas()
     assert rows["sample"].tolist() == list(range(6))
-    assert (rows["d1"] <= rows["d2"]).all()
+    assert (rows["closeness"] >= rows["correlation"] - 1e-12).all()  # the nearest may be in H
     assert rows["p"].between(0, 1).all()
 
 

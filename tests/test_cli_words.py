@@ -142,16 +142,16 @@ def test_runs_list_is_what_the_folders_hold(tiny, printed):
     listed = memgen("runs", "list", "--json").done().json
     (shown,) = printed
     assert shown.title == "runs in outputs"
-    assert shown.columns == ["run", "created (UTC)", "status", "trained cells", "largest N", "MB"]
+    assert shown.columns == ["run", "kind", "created (UTC)", "status", "trained cells", "largest N", "MB"]
     assert [dict(zip(shown.columns, row, strict=True)) for row in shown.rows] == listed
     megabytes = [
         round(sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) / 1e6, 1) for run in (half, tiny)
     ]
     created = json.loads((tiny / "run.json").read_text())["created"][:16]
     assert shown.rows == [
-        ["half", "2020-01-02T03:04", "interrupted", "3 of 8", 4, megabytes[0]],
-        ["tiny", created, "idle", "4 of 4", 4, megabytes[1]],
-        ["broken", None, "damaged", None, None, 0.1],
+        ["half", "sweep", "2020-01-02T03:04", "interrupted", "3 of 8", 4, megabytes[0]],
+        ["tiny", "sweep", created, "idle", "4 of 4", 4, megabytes[1]],
+        ["broken", None, None, "damaged", None, None, 0.1],
     ]
     assert memgen("runs", "list").done().out == "outputs\n"
 
@@ -470,7 +470,7 @@ def test_options_that_do_not_fit_together_are_refused_in_words(tiny):
 def test_options_are_off_unless_given():
     """No command prints JSON, skips a question or chooses anything by itself but the device and the folder of runs."""
     given = {"outputs": Path("outputs"), "device": "auto", "lpips_net": "alex", "low_db": 0.0, "high_db": 34.0}
-    required = {("import_", "source"), ("runs_remove", "run"), ("restore", "task")}
+    required = {("import_", "source"), ("runs_remove", "run"), ("restore", "task"), ("verify", "document")}
     apps = [app, *(group.typer_instance for group in app.registered_groups)]
     commands = [command.callback for each in apps for command in each.registered_commands]
     assert len(commands) > 20

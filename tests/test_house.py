@@ -58,7 +58,7 @@ def commands() -> list[str]:
 
 def test_every_command_is_in_the_readme_and_has_help():
     """The README names every command; each has a help text of its own."""
-    assert len(commands()) == 23
+    assert len(commands()) == 25
     for command in commands():
         assert f"memgen {command}" in README, command
     from memgen.cli.root import app
@@ -89,7 +89,7 @@ def test_the_library_example_runs(tmp_path, monkeypatch, capsys):
             Image.fromarray(pixels).save(tmp_path / "faces" / name / f"{i}.png")
     exec(example, {})
     answer, headline = capsys.readouterr().out.splitlines()
-    assert answer.split()[0] == "found"  # the generated images are training images
+    assert answer.split()[0] == "Found:"  # the generated images are training images
     assert headline.endswith(".")
     assert (tmp_path / "outputs" / "smoke" / "report" / "report.html").exists()
 

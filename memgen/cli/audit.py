@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memgen.base.errors import ConfigError
-from memgen.cli.options import Json, Outputs
+from memgen.cli.options import Config, Json, NewName, Outputs, Overrides, Range, Seed
 from memgen.cli.root import app
 from memgen.cli.shared import finish, note, say_warnings
 from memgen.experiment import runs
@@ -55,14 +55,11 @@ def audit(
         int | None,
         typer.Option(help="Side to which all images are resized, in pixels. Default: their size, if all have one."),
     ] = None,
-    value_range: Annotated[
-        str | None,
-        typer.Option("--range", metavar="LOW,HIGH", help="The values that become black and white, such as 0,4095."),
-    ] = None,
+    value_range: Range = None,
     calibrate: Annotated[
         int | None,
         typer.Option(
-            min=0,
+            min=1,
             help="Plant copies of many kinds among the samples so many times, and say what share of them is found.",
         ),
     ] = None,
@@ -72,19 +69,14 @@ def audit(
             help=f"Exit with code {FAILED} if copies were found (found), or if the answer is undecided too (undecided)."
         ),
     ] = None,
-    images: Annotated[
-        bool | None, typer.Option("--images/--no-images", help="Whether the page shows images. Default: it does.")
-    ] = None,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", help="Show no image on the page; no pixel leaves the run.")
+    ] = False,
     outputs: Outputs = runs.OUTPUTS,
-    run: Annotated[
-        str | None,
-        typer.Option("--run", help="Name of the run. An audit of this name is continued. Default: from the settings."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of settings of an audit.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, such as q=0.1. May be given several times.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of permutations and planted copies. Default: 0.")] = None,
+    run: NewName = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
     as_json: Json = False,
 ) -> None:
     """Does a model copy its training images? Compare its samples with them, and with held-out images.
@@ -107,7 +99,7 @@ def audit(
         "resize": resize,
         "range": value_range,
         "calibrate": calibrate,
-        "images": images,
+        "images": False if no_images else None,
         "seed": seed,
     }
     given = {key: value for key, value in options.items() if value is not None}

@@ -91,6 +91,7 @@ class Examiner:
     Attributes:
         pool: the representatives of T and H.
         names: the spaces.
+        searcher: the representatives, indexed in these spaces.
 
     Raises:
         DataError: T or H is empty, their groups do not fit together, or the threshold is not in (0, 1].
@@ -113,7 +114,7 @@ class Examiner:
         self._held_out, self._n_train = held_out, len(train)
         self._pixels = np.concatenate([train.pixels, held_out.pixels])[self.pool.representatives]
         candidates = Candidates(self._pixels, self.pool.ids, self.pool.unit)
-        self._searcher = Searcher(candidates, self.names, backend, device)
+        self.searcher = Searcher(candidates, self.names, backend, device)
 
     def examine(self, samples: Tensor, seed: int, q: float = Q) -> Examination:
         """Test samples (M, C, H, W) for dependence on single units of T.
@@ -131,14 +132,14 @@ class Examiner:
 
     def contest(self, sight: Sight, seed: int, q: float = Q) -> Examination:
         """The same for samples that were looked at before."""
-        chosen = self._searcher.choose(sight, self._searcher.standing_out(sight))
+        chosen = self.searcher.choose(sight, self.searcher.standing_out(sight))
         unit, in_train = self.pool.unit[chosen.nearest], self.pool.unit_in_train
         found = competition.compete(unit, chosen.magnitude, in_train, q)
         return Examination(sight, chosen, found, competition.memorized_fraction(unit, in_train, seed))
 
     def see(self, images: Tensor, left_out: LeftOut | None = None, progress: Progress | None = None) -> Sight:
         """Look for samples (M, C, H, W), or images in their place, in all spaces; see `Searcher.see`."""
-        return self._searcher.see(images, left_out, progress)
+        return self.searcher.see(images, left_out, progress)
 
     def evidence(self, found: Examination) -> dict[str, Any]:
         """Columns of a SIGNIFICANCE table: the space in which each sample competes, and what was found there."""
@@ -148,7 +149,7 @@ class Examiner:
         columns = {name: np.stack([side[name] for side in each])[chosen.matcher, rows] for name in each[0]}
         fit = np.stack([matches.fit for matches in found.sight.matches])[chosen.matcher, rows]
         return {
-            "space": self._searcher.space_of[chosen.matcher],
+            "space": self.searcher.space_of[chosen.matcher],
             "closeness": columns["closeness"],
             "found_train_id": _ids(self.pool, columns["T"]),
             "found_train": columns["in T"],
@@ -176,7 +177,7 @@ class Examiner:
 
     def depths(self, sight: Sight) -> Floats:
         """The score W of samples in the conformal test, (M,): the largest over spaces, + in T, - in H."""
-        chosen = self._searcher.choose(sight, self._searcher.comparable(sight))
+        chosen = self.searcher.choose(sight, self.searcher.comparable(sight))
         return np.where(self.pool.in_train[chosen.nearest], chosen.magnitude, -chosen.magnitude)
 
     @cached_property
@@ -196,7 +197,7 @@ class Examiner:
             np.where(represents | self.pool.grouped, self.pool.row_unit[rows], -1), np.where(heir >= 0, numbers, -1)
         )
         sight = self.see(self._held_out.floats(rows - self._n_train), left_out)
-        chosen = self._searcher.choose(sight, self._searcher.comparable(sight))
+        chosen = self.searcher.choose(sight, self.searcher.comparable(sight))
         in_train = self.pool.in_train[chosen.nearest]
         inherited = (heir >= 0) & (chosen.nearest == numbers)
         in_train[inherited] = heir[inherited] < self._n_train

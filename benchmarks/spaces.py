@@ -1,0 +1,184 @@
+"""What an audit finds in all of its spaces together, in pixels alone, and in each space at q / S; how often it errs.
+
+    python benchmarks/spaces.py [--source FOLDER] [--repeats N] [--power | --size]
+
+Power: T and H of 2,000 images and 1,000 samples, all real and different, of which 5, 10 and 30 % are replaced by copies
+of images of T, of each kind in `memgen.measures.copies.planting`. The tables give the share of the copies found by the
+competition at q = 5 %, and the share of false ones among all that it finds. `together` is the audit; `q / S` is what is
+found in any of S spaces by a competition at q / S in each. The rules of other groups stand beside it, each with the
+threshold that gives the same false share on the same samples, or 5 % where that is more: an oracle that nobody has,
+since it looks at which samples are copies.
+
+    1/3 rule     ratio of the distances to the first and second nearest training image (Yoon et al. 2023)
+    percentile   distance to the nearest training image, below a quantile of that of held-out images
+    AuthPct      the same, divided by the distance of that training image to its nearest (Alaa et al. 2022)
+
+Size: 2,000 images without copies are divided anew into T and H, 200 times, at 1:1, 4:1 and 10:1, and 500 others are
+the samples; with and without groups, as patients of 200, 100 and 50 images. All finds are false here, so the share of
+redraws with a find is the expected false share, which is at most q if the test is right. Images are drawn 10 times, and
+labels 20 times for each of these.
+
+Without --source, the images are the embedded ones at 28x28.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from memgen.base.intervals import clopper_pearson
+from memgen.images.imageset import ImageSet
+from memgen.images.importing import ImportSettings, import_images
+from memgen.measures.copies.competition import Q, compete
+from memgen.measures.copies.examiner import Examiner
+from memgen.measures.copies.matching import EVERY
+from memgen.measures.copies.planting import KINDS, planted
+from memgen.measures.copies.sight import Sight
+
+SHARES = (0.05, 0.1, 0.3)
+SIZES = (2000, 2000, 1000)
+RATIOS = {"1 : 1": 1 / 2, "4 : 1": 4 / 5, "10 : 1": 10 / 11}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, help="folder or file of images")
+    parser.add_argument("--repeats", type=int, default=3, help="redraws of the images for the power")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--power", action="store_true")
+    only.add_argument("--size", action="store_true")
+    arguments = parser.parse_args()
+    images = import_images(arguments.source, ImportSettings(deduplicate=False, limit=20000)).images
+    print(f"{len(images)} images of {images.image_shape}")
+    if not arguments.size:
+        power(images, arguments.repeats)
+    if not arguments.power:
+        size(images)
+
+
+def found_in(examiner, sight, names, q):
+    """Which samples compete and are found in some spaces together."""
+    magnitudes = examiner.searcher.standing_out(sight)
+    of = [i for i, space in enumerate(examiner.searcher.space_of) if space in names]
+    chosen = np.argmax([magnitudes[i] for i in of], axis=0)
+    rows = np.arange(len(sight))
+    nearest = np.stack([sight.matches[i].candidates[:, 0] for i in of])[chosen, rows]
+    # Alone, a space needs no scale.
+    magnitude = sight.matches[of[0]].depth if len(of) == 1 else np.max([magnitudes[i] for i in of], axis=0)
+    return compete(examiner.pool.unit[nearest], magnitude, examiner.pool.unit_in_train, q).discovered
+
+
+def power(images, repeats):
+    """Print the power of the audit, of its spaces, and of other rules, for each kind of copy."""
+    rng = np.random.default_rng(0)
+    rows = {kind: {share: [] for share in SHARES} for kind in KINDS}
+    for _ in range(repeats):
+        n_t, n_h, m = SIZES
+        order = rng.permutation(len(images))
+        train, held_out = images.take(order[:n_t]), images.take(order[n_t : n_t + n_h])
+        samples = images.floats(order[n_t + n_h : n_t + n_h + m])
+        examiner = Examiner(train, held_out, 0.99, names=EVERY)
+        plain, rules = examiner.see(samples), Rules(train, held_out)
+        plain_scores = rules.scores(samples)
+        for kind in KINDS:
+            most = round(max(SHARES) * m)
+            copies = planted(kind, train.floats(rng.permutation(n_t)[:most]), samples[:most], rng)
+            seen, scores = examiner.see(copies), rules.scores(copies)
+            for share in SHARES:
+                count = round(share * m)
+                sight = Sight.joined([seen.take(slice(count)), plain.take(slice(count, None))])
+                copied = np.arange(m) < count
+                together = found_in(examiner, sight, EVERY, Q)
+                divided = np.any([found_in(examiner, sight, (name,), Q / len(EVERY)) for name in EVERY], axis=0)
+                false = (together & ~copied).sum() / max(1, together.sum())
+                results = {"together": together, "pixels": found_in(examiner, sight, ("pixels",), Q), "q / S": divided}
+                line = {name: found[copied].mean() for name, found in results.items()}
+                line["false"] = false
+                for rule, value in scores.items():
+                    both = np.concatenate([value[:count], plain_scores[rule][count:]])
+                    line[rule] = power_at(both, copied, max(false, Q))
+                rows[kind][share].append(line)
+    columns = ["together", "pixels", "q / S", "1/3 rule", "percentile", "AuthPct", "false"]
+    for share in SHARES:
+        print(f"\ncopies in {share:.0%} of {SIZES[2]} samples; mean over {repeats} redraws\n")
+        print("| kind of copy | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+        for kind, found in rows.items():
+            means = [np.mean([line[name] for line in found[share]]) for name in columns]
+            print(f"| {kind} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |")
+
+
+class Rules:
+    """Scores of other groups' rules: the smaller, the more likely a copy."""
+
+    def __init__(self, train, held_out):
+        self.train = train.floats().flatten(1)
+        distances = torch.cdist(self.train, self.train)
+        self.own = distances.fill_diagonal_(torch.inf).min(dim=1).values.clamp(min=1e-9)
+
+    def scores(self, samples):
+        nearest, index = torch.cdist(samples.flatten(1), self.train).topk(2, largest=False)
+        first = nearest[:, 0]
+        return {
+            "1/3 rule": (first / nearest[:, 1].clamp(min=1e-9)).numpy(),
+            "percentile": first.numpy(),
+            "AuthPct": (first / self.own[index[:, 0]]).numpy(),
+        }
+
+
+def power_at(score, copied, false_share):
+    """Share of copies below the largest threshold at which the share of false ones among all below is small enough."""
+    order = np.argsort(score, kind="stable")
+    right = np.cumsum(copied[order])
+    total = np.arange(1, len(order) + 1)
+    allowed = np.flatnonzero((total - right) / total <= false_share)
+    return right[allowed[-1]] / copied.sum() if len(allowed) else 0.0
+
+
+def size(images):
+    """Print the mean false share of what is found where nothing is copied."""
+    print("\n| images | T : H | redraws | with a find | expected false share |\n|---|---|---|---|---|")
+    for label, per_group in (("single", 1), ("40 patients x 50", 50), ("20 x 100", 100), ("10 x 200", 200)):
+        rng = np.random.default_rng(1)
+        outcomes = {ratio: [] for ratio in RATIOS}
+        for _ in range(10):
+            pooled, groups, samples = drawn(images, rng, per_group)
+            half = len(pooled) // 2
+            sides = [grouped(pooled, groups, slice(0, half)), grouped(pooled, groups, slice(half, None))]
+            examiner = Examiner(*sides, 0.999, names=EVERY)
+            sight = examiner.see(samples)
+            magnitudes = examiner.searcher.standing_out(sight)
+            chosen = examiner.searcher.choose(sight, magnitudes)
+            unit, count = examiner.pool.unit[chosen.nearest], len(examiner.pool.unit_in_train)
+            for ratio, share in RATIOS.items():
+                for _ in range(20):
+                    in_train = np.zeros(count, dtype=bool)
+                    in_train[rng.permutation(count)[: max(1, min(count - 1, round(share * count)))]] = True
+                    outcomes[ratio].append(compete(unit, chosen.magnitude, in_train).discovered.any())
+        for ratio, found in outcomes.items():
+            low, high = clopper_pearson(int(sum(found)), len(found))
+            print(f"| {label} | {ratio} | {len(found)} | {sum(found)} | {np.mean(found):.3f} [{low:.3f}, {high:.3f}] |")
+
+
+def drawn(images, rng, per_group):
+    """2,000 images in groups, the group of each, and 500 samples of other groups of the same kind."""
+    if per_group == 1:
+        order = rng.permutation(len(images))
+        return images.floats(order[:2000]), None, images.floats(order[2000:2500])
+    groups = 2000 // per_group
+    bases = images.floats(rng.permutation(len(images))[: groups + 50])
+    own = images.floats(rng.permutation(len(images))[:2500])
+    number = np.concatenate([np.repeat(np.arange(groups), per_group), groups + np.arange(500) % 50])
+    mixed = 0.8 * bases[number] + 0.2 * own  # images of one patient resemble each other
+    return mixed[:2000], number[:2000], mixed[2000:]
+
+
+def grouped(images, groups, rows):
+    found = ImageSet.from_pixels(images[rows].numpy())
+    if groups is None:
+        return found
+    return ImageSet(found.pixels, found.ids, found.sources, found.recipe, tuple(str(i) for i in groups[rows]))
+
+
+if __name__ == "__main__":
+    main()
