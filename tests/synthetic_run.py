@@ -8,6 +8,7 @@ import functools
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import tested
 
 from memgen.base import schemas, tables
@@ -243,16 +244,15 @@ def imported(tables_of: dict[str, pa.Table], n: int, name: str) -> dict[str, pa.
     """The rows of the model of part a at one N, as those of an imported subject whose samples were given."""
     found = {}
     for kind in ("neighbors", "psnr", "significance", "copies", "samples"):
-        table = tables_of[kind].to_pandas()
-        own = table["part"] == "a"
+        table = tables_of[kind]
+        own = pc.field("part") == "a"
         if kind == "neighbors":
-            own |= (table["query_kind"] == "holdout") & (table["reference"] == "train_a")
-        table = table[own & (table["n_train"] == n)]
+            own |= (pc.field("query_kind") == "holdout") & (pc.field("reference") == "train_a")
+        table = table.filter(own & (pc.field("n_train") == n))
         changed = {"subject": name, "role": "imported", "part": None, "train_seed": None}
         changed |= {"reference": "train", "query_source": None} if kind == "neighbors" else {}
         changed |= {"status": "given"} if kind == "samples" else {}
-        columns = {column: table[column].tolist() for column in table.columns} | changed
-        found[kind] = tables.make(schemas.SCHEMAS[kind], columns, len(table))
+        found[kind] = tables.make(schemas.SCHEMAS[kind], table.to_pydict() | changed, len(table))
     return found
 
 

@@ -187,7 +187,7 @@ def test_commands_and_options_stand_in_their_panels():
             panels.setdefault(command.panel, []).append(name)
     assert panels == {
         "The whole experiment": ["sweep", "demo", "report", "verdict"],
-        "Audit": ["audit", "verify"],
+        "Audit": ["audit", "verify", "canaries"],
         "Models and samples": ["train", "import", "subjects", "sample", "restore", "index"],
         "Measures": ["nn-search", "compare", "psnr", "basis", "peers", "calibrate", "slopes"],
         "Images and runs": ["data", "runs"],

@@ -379,6 +379,19 @@ AT_RISK = _schema(
         _field("closeness", _F64, "similarity of the two there", null=True),
     ],
 )
+CANARIES = _schema(
+    "canaries",
+    1,
+    [
+        _field("file", _STR, "name of the image"),
+        _field("image_id", _STR, "its content id"),
+        _field("trained", pa.bool_(), "whether it was trained on; a random draw decided"),
+        _field("samples", _INT, "samples that are nearest to it"),
+        _field("score", _F64, "how much the deepest of them stands out; 0 for none"),
+        _field("auc", _F64, "of all canaries: probability that a trained one has the larger score"),
+        _field("p", _F64, "of all canaries: exact p-value that samples do not depend on the draw"),
+    ],
+)
 PLANTED = _schema(
     "planted",
     1,
@@ -480,7 +493,7 @@ SCHEMAS = {
     for schema in (
         IMAGES, SKIPPED, DUPLICATES, SPLIT, SUBJECTS, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
         NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, PEERS, CALIBRATION,
-        AT_RISK, PLANTED,
+        AT_RISK, CANARIES, PLANTED,
         BASIS, BASIS_SUMMARY, SLOPES,
     )
 }  # fmt: skip

@@ -44,6 +44,9 @@ def audit(
             "file that an image comes from, or a CSV file with the columns file and group.",
         ),
     ] = None,
+    canaries: Annotated[
+        Path | None, typer.Option(help="The canaries.json that memgen canaries plant wrote before the training.")
+    ] = None,
     space: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,6 +98,7 @@ def audit(
         "train": train and str(train.resolve()),
         "holdout": holdout and str(holdout.resolve()),
         "groups": groups,
+        "canaries": canaries and str(canaries.resolve()),
         "spaces": tuple(space) if space else None,
         "resize": resize,
         "range": value_range,

@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Import, inspect and split the images of a run.", no_args_is_help=True)
 runs_app = typer.Typer(help="List, show and remove runs.", no_args_is_help=True)
+canaries_app = typer.Typer(help="Plant images that make a later audit exact.", no_args_is_help=True)
+app.add_typer(canaries_app, name="canaries", rich_help_panel="Audit")
 app.add_typer(data_app, name="data", rich_help_panel="Images and runs")
 app.add_typer(runs_app, name="runs", rich_help_panel="Images and runs")
 

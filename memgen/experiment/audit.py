@@ -26,6 +26,7 @@ from pydantic import Field
 from memgen.base import files, noise, schemas, tables
 from memgen.base.config import validate
 from memgen.base.errors import ConfigError, DataError, RunError, ShapeError
+from memgen.experiment import canaries as planted_canaries
 from memgen.experiment import runs
 from memgen.findings import audit as findings
 from memgen.images import groups
@@ -33,10 +34,11 @@ from memgen.images.imageset import ImageSet
 from memgen.images.importing import Imported, ImportSettings, import_images
 from memgen.images.names import escaped
 from memgen.images.prepare import ReadSettings
-from memgen.measures.copies import matching, planting
+from memgen.measures.copies import canaries, matching, planting
 from memgen.measures.copies.competition import Q
 from memgen.measures.copies.examiner import Examination, Examiner, judge, nearest, to_tables
-from memgen.measures.copies.sight import Sight
+from memgen.measures.copies.matching import Candidates
+from memgen.measures.copies.sight import Searcher, Sight
 from memgen.measures.subject import Identity, Samples
 from memgen.report import audit_page
 
@@ -61,6 +63,7 @@ class AuditSettings(ReadSettings):
     groups: str | None = Field(
         None, description="what was divided as a whole: folder, file, or a CSV file with the columns file and group"
     )
+    canaries: str | None = Field(None, description="canaries.json that memgen canaries plant wrote before the training")
     spaces: tuple[str, ...] = Field(matching.EVERY, min_length=1, description="spaces that are searched for copies")
     q: float = Field(Q, gt=0, lt=1, description="false-discovery rate aimed at")
     cluster_threshold: float = Field(
@@ -160,6 +163,8 @@ def perform(run: runs.Run, on_stage: OnStage | None = None) -> Audit:
             run.write_table("neighbors", _NAME, nearest(sets["train"], _samples(sets)))
         if "held_out" in sets and settings_of(run).calibrate:
             _calibrate(run, sets, report)
+        if settings_of(run).canaries and not run.has_table("canaries", _NAME):
+            run.write_table("canaries", _NAME, _canaries(run, sets, report))
         report("writing the page", 0, 1)
         answer = _answer(run)
         page = run.report / "report.html"
@@ -310,6 +315,53 @@ def _test(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> None:
     run.write_table("copies", _NAME, copies)
 
 
+def _canaries(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> pa.Table:
+    """A CANARIES table: how closely samples follow each canary, among all training images and the kept canaries."""
+    settings = settings_of(run)
+    assert settings.canaries is not None
+    drawn, train = planted_canaries.load(Path(settings.canaries)), sets["train"]
+    files_of = {name: i for i, name in enumerate(map(groups.file_of, train.sources))}
+    if absent := [name for name in map(escaped, drawn.trained) if name not in files_of]:
+        raise DataError(
+            f"{settings.canaries}: {len(absent)} of {len(drawn.trained)} canaries that were to be trained on are not "
+            f"among the training images (the first: {absent[0]}). Give the folder that they were planted in as TRAIN."
+        )
+    if present := [name for name in map(escaped, drawn.kept) if name in files_of]:
+        raise DataError(f"{settings.canaries}: {present[0]} was to be kept, but is among the training images.")
+    kept = _read_set("held_out", str(drawn.folder), settings, train.image_shape[1], _color(train), report).images
+    position = {name: i for i, name in enumerate(map(groups.file_of, kept.sources))}
+    if absent := [name for name in map(escaped, drawn.kept) if name not in position]:
+        raise DataError(f"{drawn.folder}: the kept canary {absent[0]} is missing or cannot be read. Restore it.")
+    chosen = kept.take([position[name] for name in map(escaped, drawn.kept)])
+    ids = [*train.ids, *chosen.ids]
+    order = np.array(sorted(range(len(ids)), key=lambda i: files.digest(ids[i])))  # does not know the draw
+    pixels = np.concatenate([train.pixels, chosen.pixels])[order]
+    searcher = Searcher(Candidates(pixels, [ids[i] for i in order], np.arange(len(ids))), settings.spaces)
+    sight = searcher.see(sets["samples"].floats(), progress=_stage(report, "searching for canaries"))
+    found = searcher.choose(sight, searcher.standing_out(sight))
+    place = np.argsort(order)  # of each image in the pool
+    names = [*drawn.trained, *drawn.kept]
+    of_train = [files_of[escaped(name)] for name in drawn.trained]
+    number = place[[*of_train, *range(len(train), len(ids))]]
+    score = np.array([found.magnitude[found.nearest == i].max(initial=0.0) for i in number])
+    trained = np.arange(len(names)) < len(drawn.trained)
+    exposed = canaries.exposure(score, trained)
+    columns = {
+        "file": [escaped(name) for name in names],
+        "image_id": [ids[order[i]] for i in number],
+        "trained": trained,
+        "samples": [int((found.nearest == i).sum()) for i in number],
+        "score": score,
+        "auc": exposed.auc,
+        "p": exposed.p,
+    }
+    return tables.make(schemas.CANARIES, columns)
+
+
+def _color(images: ImageSet) -> str:
+    return "gray" if images.image_shape[0] == 1 else "rgb"
+
+
 def _stage(report: OnStage, what: str) -> Callable[[int, int], None]:
     return lambda done, total: report(what, done, total)
 
@@ -438,7 +490,7 @@ def _sources(train: ImageSet, generator: np.random.Generator) -> np.ndarray[Any,
 
 def _answer(run: runs.Run) -> findings.Answer:
     copies = run.table("copies", _NAME) if run.has_table("copies", _NAME) else None
-    return findings.answer(copies, run.table("planted"), run.manifest["data"]["sets"])
+    return findings.answer(copies, run.table("planted"), run.table("canaries"), run.manifest["data"]["sets"])
 
 
 def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> audit_page.AuditInput:

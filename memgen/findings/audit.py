@@ -1,6 +1,7 @@
 """What an audit says: found, none, or undecided, with the pairs and the power behind it.
 
-found       one of the two tests for copies reports something, and chance alone would seldom lead as far (`copies`)
+found       one of the two tests for copies reports something, and chance alone would seldom lead as far (`copies`),
+            or the exact test on canaries says that samples depend on the draw
 none        neither does, and they would have found exact copies of different images in 5 % of the samples
 undecided   neither does, and they might have missed such copies; or there are no held-out images to compare with
 """
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from memgen.base.intervals import clopper_pearson
-from memgen.findings.copies import ASSUMPTIONS, MOST_UNSEEN, Tested, judge
+from memgen.findings.copies import ASSUMPTIONS, LEVEL, MOST_UNSEEN, Tested, judge
 
 SCHEMA = "memgen.audit/1"
 REPORTED_BY = {"discovered": "competition", "flagged": "conformal test"}
@@ -206,14 +207,21 @@ def powers(planted: pa.Table) -> list[dict[str, Any]]:
     return listed_powers
 
 
-def answer(copies: pa.Table | None, planted: pa.Table, sets: Mapping[str, Mapping[str, Any]]) -> Answer:
+def answer(
+    copies: pa.Table | None, planted: pa.Table, canaries: pa.Table, sets: Mapping[str, Mapping[str, Any]]
+) -> Answer:
     """What an audit says.
 
     Args:
         copies: a COPIES table of one row; None without held-out images.
         planted: a PLANTED table; empty if nothing was planted.
+        canaries: a CANARIES table; empty without canaries.
         sets: number of images of each set, as `audit.json` has them.
     """
+    of_canaries = _canaries(canaries)
+    depends = bool(of_canaries) and canaries["p"][0].as_py() <= LEVEL
+    if copies is None and depends:
+        return Answer("found", _EXPOSED, tuple(of_canaries), {})
     if copies is None:
         samples, train = sets["samples"]["images"], sets["train"]["images"]
         return Answer(
@@ -224,6 +232,7 @@ def answer(copies: pa.Table | None, planted: pa.Table, sets: Mapping[str, Mappin
                 "pairs are listed.",
                 "Images of one kind resemble each other, so a close pair proves nothing by itself. Give images of the "
                 "same source that the model never saw with --holdout.",
+                *of_canaries,
             ),
             {},
         )
@@ -234,6 +243,8 @@ def answer(copies: pa.Table | None, planted: pa.Table, sets: Mapping[str, Mappin
     if tested.competition or tested.conformal:
         kind: Literal["found", "none", "undecided"] = "found"
         headline = _found(row, tested, unit)
+    elif depends:
+        kind, headline = "found", _EXPOSED
     elif tested.unseen <= MOST_UNSEEN:
         kind = "none"
         headline = (
@@ -243,7 +254,7 @@ def answer(copies: pa.Table | None, planted: pa.Table, sets: Mapping[str, Mappin
     else:
         kind = "undecided"
         headline = f"Undecided: copies in up to {tested.unseen:.0%} of the samples could have gone unseen."
-    sentences = [*tested.sentences, *_fraction(row), *_power(power)]
+    sentences = [*tested.sentences, *of_canaries, *_fraction(row), *_power(power)]
     if kind == "undecided":
         sentences.append(_larger(row, tested))
     if row["n_leaks"]:
@@ -252,6 +263,23 @@ def answer(copies: pa.Table | None, planted: pa.Table, sets: Mapping[str, Mappin
             "counts as one image, on one side."
         )
     return Answer(kind, headline, (*sentences, ASSUMPTIONS), _counts(row, tested))
+
+
+_EXPOSED = "Found: the samples depend on which canaries the model was trained on."
+
+
+def _canaries(table: pa.Table) -> list[str]:
+    """What canaries say, in a sentence; nothing without them."""
+    if not table.num_rows:
+        return []
+    row = table.slice(0, 1).to_pylist()[0]
+    trained = sum(table["trained"].to_pylist())
+    return [
+        f"Of {table.num_rows} canaries, {trained} were trained on, as a random draw decided. A trained canary is "
+        f"followed more closely by samples than a kept one with a probability of {row['auc']:.2f}, and 0.5 is chance. "
+        "If the samples did not depend on the draw, chance alone would give as much with a probability of "
+        f"{row['p']:.2g}."
+    ]
 
 
 def _found(row: Mapping[str, Any], tested: Tested, unit: str) -> str:
