@@ -13,7 +13,7 @@ from program import memgen as command
 import memgen
 from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import audit as auditing
-from memgen.experiment import runs
+from memgen.experiment import audit_tests, runs
 from memgen.images.importing import ImportSettings, import_images
 
 
@@ -180,7 +180,7 @@ def test_a_second_audit_does_nothing_again(sets, tmp_path, monkeypatch):
     """The same sets and settings: the tables stay as they are, whatever is asked of the page."""
     arguments = (sets["clean"], sets["train"], sets["holdout"])
     first = memgen.audit(*arguments, outputs=tmp_path, spaces=("pixels",))
-    monkeypatch.setattr(auditing, "Examiner", None)
+    monkeypatch.setattr(audit_tests, "Examiner", None)
     second = memgen.audit(*arguments, outputs=tmp_path, spaces=("pixels",), images=False)
     assert second.path == first.path
     assert second.document["files"] == first.document["files"]

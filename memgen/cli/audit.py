@@ -90,6 +90,7 @@ def audit(
     """
     from memgen.base import config as configuration
     from memgen.experiment import audit as auditing
+    from memgen.experiment.audit_images import AuditSettings
 
     if fail_on is not None and fail_on not in _FAILS:
         raise ConfigError(f"--fail-on {fail_on}: expected found or undecided.")
@@ -111,7 +112,7 @@ def audit(
         raise ConfigError(
             "found no samples or no training images, expected both: memgen audit SAMPLES TRAIN --holdout H."
         )
-    settings = configuration.load(auditing.AuditSettings, config, overrides, given)
+    settings = configuration.load(AuditSettings, config, overrides, given)
     begun = auditing.start(outputs, run, settings)
     note(f"audit {begun.path}")
     with _stages() as on_stage:

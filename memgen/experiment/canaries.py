@@ -26,11 +26,31 @@ class Canaries:
         trained: names of the files that stay in the training folder, relative to it.
         kept: names of the files that were moved, relative to either folder.
         folder: the folder of the kept files.
+        digests: of each file, when it was drawn.
     """
 
     trained: tuple[str, ...]
     kept: tuple[str, ...]
     folder: Path
+    digests: dict[str, str]
+
+    def check(self, train: Path) -> None:
+        """Check that the files of all canaries are where they should be, as they were.
+
+        Args:
+            train: the training images. Only in a folder can files be looked at; anything else is not checked.
+
+        Raises:
+            DataError: naming the first file that is missing, was changed, or was to be kept from training.
+        """
+        files_of = [self.folder / name for name in self.kept]
+        files_of += [train / name for name in self.trained] if train.is_dir() else []
+        for path, name in zip(files_of, (*self.kept, *self.trained), strict=False):
+            if not path.is_file() or files.digest_file(path) != self.digests[name]:
+                raise DataError(
+                    f"{path}: this canary is missing, or was changed since it was drawn. Restore the file, and give "
+                    "the folder that the canaries were planted in as TRAIN."
+                )
 
 
 def plant(source: Path, kept: Path, count: int, seed: int) -> Canaries:
@@ -77,7 +97,8 @@ def load(path: Path) -> Canaries:
     """
     plan = _read(path)
     named = {use: tuple(each["file"] for each in plan["canaries"] if each["use"] == use) for use in ("trained", "kept")}
-    return Canaries(named["trained"], named["kept"], path.parent)
+    digests = {each["file"]: each["digest"] for each in plan["canaries"]}
+    return Canaries(named["trained"], named["kept"], path.parent, digests)
 
 
 def _read(path: Path) -> dict[str, Any]:

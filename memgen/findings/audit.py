@@ -218,8 +218,9 @@ def answer(
         canaries: a CANARIES table; empty without canaries.
         sets: number of images of each set, as `audit.json` has them.
     """
-    of_canaries = _canaries(canaries)
-    depends = bool(of_canaries) and canaries["p"][0].as_py() <= LEVEL
+    of_draw = exposed(canaries)
+    of_canaries = _canaries(of_draw)
+    depends = of_draw is not None and of_draw["p"] <= LEVEL
     if copies is None and depends:
         return Answer("found", _EXPOSED, tuple(of_canaries), {})
     if copies is None:
@@ -268,17 +269,24 @@ def answer(
 _EXPOSED = "Found: the samples depend on which canaries the model was trained on."
 
 
-def _canaries(table: pa.Table) -> list[str]:
+def exposed(canaries: pa.Table) -> dict[str, Any] | None:
+    """What a CANARIES table says of all canaries, as `audit.json` has it; None without canaries."""
+    if not canaries.num_rows:
+        return None
+    trained = sum(canaries["trained"].to_pylist())
+    row = {name: canaries[name][0].as_py() for name in ("auc", "p")}
+    return {"trained": trained, "kept": canaries.num_rows - trained, **row}
+
+
+def _canaries(found: Mapping[str, Any] | None) -> list[str]:
     """What canaries say, in a sentence; nothing without them."""
-    if not table.num_rows:
+    if found is None:
         return []
-    row = table.slice(0, 1).to_pylist()[0]
-    trained = sum(table["trained"].to_pylist())
     return [
-        f"Of {table.num_rows} canaries, {trained} were trained on, as a random draw decided. A trained canary is "
-        f"followed more closely by samples than a kept one with a probability of {row['auc']:.2f}, and 0.5 is chance. "
-        "If the samples did not depend on the draw, chance alone would give as much with a probability of "
-        f"{row['p']:.2g}."
+        f"Of {found['trained'] + found['kept']} canaries, {found['trained']} were trained on, as a random draw "
+        f"decided. A trained canary is followed more closely by samples than a kept one with a probability of "
+        f"{found['auc']:.2f}, where 0.5 is chance. If the samples did not depend on the draw, chance alone would give "
+        f"as much with a probability of {found['p']:.2g}."
     ]
 
 

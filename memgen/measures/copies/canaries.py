@@ -66,13 +66,11 @@ def _doubled_ranks(score: Floats) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 def _at_least(doubled: np.ndarray[tuple[int], np.dtype[np.int64]], count: int, observed: int) -> float:
     """Share of all choices of `count` entries whose sum is at least `observed`, by counting them."""
     total = int(doubled.sum())
-    # ways[k][s]: share-weighted number of choices of k of the entries so far that sum to s.
+    # ways[k, s]: choices of k of the entries so far whose sum is s, all divided by one number so that none overflows.
     ways = np.zeros((count + 1, total + 1))
     ways[0, 0] = 1.0
     for taken, value in enumerate(doubled, start=1):
-        # A uniform choice is made entry by entry, so numbers stay within [0, 1] for any n.
         for k in range(min(count, taken), 0, -1):
             ways[k, value:] += ways[k - 1, : total + 1 - value]
-        scale = ways.max()
-        ways /= scale
+        ways /= ways.max()
     return float(min(1.0, ways[count, observed:].sum() / ways[count].sum()))

@@ -1,0 +1,164 @@
+"""The settings of an audit, and its images: samples, T and H, prepared alike, and where they are kept in its run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+from pydantic import Field
+
+from memgen.base.config import validate
+from memgen.base.errors import DataError, ShapeError
+from memgen.experiment import runs
+from memgen.images import groups
+from memgen.images.imageset import ImageSet
+from memgen.images.importing import Imported, ImportSettings, import_images
+from memgen.images.names import escaped
+from memgen.images.prepare import ReadSettings
+from memgen.measures.copies import matching
+from memgen.measures.copies.competition import Q
+
+NAME = "audit"  # of the subject and of its tables
+_MIXED = 64  # side to which all images are resized if they have different sizes
+_IN_WORDS = {"samples": "samples", "train": "training images", "held_out": "held-out images"}
+
+OnStage = Callable[[str, int, int], None]
+
+
+class AuditSettings(ReadSettings):
+    """What is audited, and how."""
+
+    samples: str = Field(description="generated images: a folder or a file")
+    train: str = Field(description="images that the model was trained on")
+    holdout: str | None = Field(None, description="images of the same source that the model never saw")
+    groups: str | None = Field(
+        None, description="what was divided as a whole: folder, file, or a CSV file with the columns file and group"
+    )
+    canaries: str | None = Field(None, description="canaries.json that memgen canaries plant wrote before the training")
+    spaces: tuple[str, ...] = Field(matching.EVERY, min_length=1, description="spaces that are searched for copies")
+    q: float = Field(Q, gt=0, lt=1, description="false-discovery rate aimed at")
+    cluster_threshold: float = Field(
+        0.99, gt=0, le=1, description="correlation above which two images count as near-duplicates"
+    )
+    calibrate: int = Field(0, ge=0, description="how often copies of each kind are planted, to learn what is found")
+    images: bool = Field(True, description="whether the page shows images")
+    seed: int = Field(0, ge=0, description="seed of the permutations and of planted copies")
+
+
+def settings_of(run: runs.Run) -> AuditSettings:
+    """The settings of an audit."""
+    return validate(AuditSettings, run.manifest["config"], source=str(run.path / "run.json"))
+
+
+def load(run: runs.Run, report: OnStage) -> dict[str, ImageSet]:
+    """The image sets `samples`, `train` and `held_out` of an audit, read and prepared alike unless they are there.
+
+    Raises:
+        DataError: a set cannot be used, or a group has images in both T and H.
+    """
+    settings = settings_of(run)
+    sources = {"samples": settings.samples, "train": settings.train}
+    sources |= {} if settings.holdout is None else {"held_out": settings.holdout}
+    if run.manifest["data"] is None:
+        read, rule = _read(sources, settings, report)
+        for kind, found in read.items():
+            found.images.save(run.image_set(kind))
+        skipped = [found.skipped for found in read.values()]
+        run.write_table("skipped", NAME, pa.concat_tables(skipped))
+        train = read["train"].images
+        held_out = read["held_out"].images if "held_out" in read else None
+        warnings = list(dict.fromkeys(warning for found in read.values() for warning in found.warnings))
+        if train.groups is None:
+            warnings += groups.suspected(train.sources, () if held_out is None else held_out.sources)
+        if train.groups is not None and held_out is not None:
+            _check_groups(train, held_out)
+        about = {
+            kind: {
+                "source": escaped(sources[kind]),
+                "images": len(found.images),
+                "skipped": found.skipped.num_rows,
+                "groups": None if found.images.groups is None else len(set(found.images.groups)),
+                "image_shape": list(found.images.image_shape),
+                "digest": found.images.digest,
+            }
+            for kind, found in read.items()
+        }
+        run.update(data={"sets": about, "rule": rule, "warnings": warnings})
+    return {kind: ImageSet.load(run.image_set(kind)) for kind in sources}
+
+
+def _read(sources: dict[str, str], settings: AuditSettings, report: OnStage) -> tuple[dict[str, Imported], str]:
+    """All sets, prepared alike, and the rule by which they were, in a sentence."""
+    side = settings.resize
+    try:
+        read = {kind: _read_set(kind, source, settings, side, "auto", report) for kind, source in sources.items()}
+        shapes = {found.images.image_shape[1:] for found in read.values()}
+    except ShapeError:
+        shapes = set()
+    if len(shapes) != 1:
+        side = _MIXED
+        read = {kind: _read_set(kind, source, settings, side, "auto", report) for kind, source in sources.items()}
+    channels = max(found.images.image_shape[0] for found in read.values())
+    if any(found.images.image_shape[0] != channels for found in read.values()):
+        read = {
+            kind: found
+            if found.images.image_shape[0] == channels
+            else _read_set(kind, sources[kind], settings, side, "rgb", report)
+            for kind, found in read.items()
+        }
+    height, width = next(iter(read.values())).images.image_shape[1:]
+    if side is None:
+        rule = f"All images have {width} x {height} pixels and were left at that size."
+    elif settings.resize is None:
+        rule = (
+            f"The images differ in size, so all were resized to {side} x {side} pixels (the short side, bicubic with "
+            "antialiasing, and the center of the long side). --resize chooses another size."
+        )
+    else:
+        rule = (
+            f"All images were resized to {side} x {side} pixels (the short side, bicubic with antialiasing, and the "
+            "center of the long side)."
+        )
+    return read, rule
+
+
+def read_like(images: ImageSet, source: str, settings: AuditSettings, report: OnStage) -> ImageSet:
+    """Held-out images of one more source, prepared as images of the audit were: in their size and with their channels.
+
+    Raises:
+        DataError: the source cannot be used.
+    """
+    color = "gray" if images.image_shape[0] == 1 else "rgb"
+    return _read_set("held_out", source, settings, images.image_shape[1], color, report).images
+
+
+def _read_set(
+    kind: str, source: str, settings: AuditSettings, side: int | None, color: str, report: OnStage
+) -> Imported:
+    values = {name: getattr(settings, name) for name in ReadSettings.model_fields}
+    values |= {"resize": side, "deduplicate": False, "color": settings.color if color == "auto" else color}
+    values |= {"groups": settings.groups if kind != "samples" else None}
+    chosen = validate(ImportSettings, values, source="audit")
+    found = import_images(
+        Path(source), chosen, lambda done, total: report(f"reading {_IN_WORDS[kind]}", done, total), settings.seed
+    )
+    if kind == "samples" and found.images.groups is not None:
+        images = found.images  # samples have no patients
+        return Imported(
+            ImageSet(images.pixels, images.ids, images.sources, images.recipe),
+            found.skipped,
+            found.duplicates,
+            found.warnings,
+        )
+    return found
+
+
+def _check_groups(train: ImageSet, held_out: ImageSet) -> None:
+    """Refuse groups with images on both sides; the pool would too, but only after all images were read."""
+    assert train.groups is not None
+    both = set(train.groups) & set(held_out.groups or ())
+    if both:
+        raise DataError(
+            f"--groups: found images of {len(both):,} groups among both the training and the held-out images (for "
+            f"example {min(both)}), expected each group on one side. If the images were divided one by one, leave out "
+            "--groups."
+        )

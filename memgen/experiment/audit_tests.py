@@ -1,0 +1,247 @@
+"""The tests of an audit: copies among its samples, what they would find of planted copies, and canaries."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from memgen.base import files, noise, schemas, tables
+from memgen.base.errors import DataError
+from memgen.experiment import canaries as planted_canaries
+from memgen.experiment import runs
+from memgen.experiment.audit_images import NAME, AuditSettings, OnStage, read_like, settings_of
+from memgen.images import groups
+from memgen.images.imageset import ImageSet
+from memgen.images.names import escaped
+from memgen.measures.copies import canaries, planting
+from memgen.measures.copies.examiner import Examination, Examiner, judge, nearest, to_tables
+from memgen.measures.copies.matching import Candidates
+from memgen.measures.copies.sight import Searcher, Sight
+from memgen.measures.subject import Identity, Samples
+
+SHARES = (0.05, 0.1, 0.3)  # of the samples, planted by a calibration
+_MOST_PLANTED = 400  # copies of one kind
+
+
+def perform(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> None:
+    """Make every table of an audit that is missing.
+
+    Args:
+        run: the audit.
+        sets: its images: `samples`, `train`, and maybe `held_out`.
+        report: called with (what is being done, items done, items).
+    """
+    settings = settings_of(run)
+    if "held_out" in sets and not _tested(run):
+        _test(run, sets, report)
+    elif not run.has_table("neighbors", NAME):
+        run.write_table("neighbors", NAME, nearest(sets["train"], _samples(sets)))
+    if "held_out" in sets and settings.calibrate:
+        _calibrate(run, sets, report)
+    if settings.canaries and not run.has_table("canaries", NAME):
+        run.write_table("canaries", NAME, _canaries(run, sets, report))
+
+
+def _tested(run: runs.Run) -> bool:
+    return all(run.has_table(kind, NAME) for kind in ("neighbors", "significance", "copies", "at_risk"))
+
+
+def _samples(sets: dict[str, ImageSet]) -> Samples:
+    return Samples(sets["samples"].floats().numpy(), np.arange(len(sets["samples"])))
+
+
+def _examiner(run: runs.Run, sets: dict[str, ImageSet]) -> Examiner:
+    settings = settings_of(run)
+    return Examiner(sets["train"], sets["held_out"], settings.cluster_threshold, names=settings.spaces)
+
+
+def _test(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> None:
+    """Test the samples for copies, and keep the tables."""
+    settings, samples = settings_of(run), _samples(sets)
+    report("building the indexes", 0, 1)
+    own = nearest(sets["train"], samples)
+    examiner = _examiner(run, sets)
+    sight = examiner.see(torch.from_numpy(samples.images), progress=_stage(report, "searching for the samples"))
+    report("judging by held-out images", 0, 1)
+    found = examiner.contest(sight, settings.seed, settings.q)
+    judged = judge(examiner.depths(sight), examiner.held_out_depths, settings.q)
+    keys = Identity(NAME, "imported", len(sets["train"])).columns
+    significance, copies = to_tables(
+        keys, samples.index, examiner.pool, found, judged, own, examiner.evidence(found), settings.spaces
+    )
+    run.write_table("neighbors", NAME, own)
+    run.write_table("significance", NAME, significance)
+    run.write_table("at_risk", NAME, _at_risk(sets, significance))
+    run.write_table("copies", NAME, copies)
+
+
+def _canaries(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> pa.Table:
+    """A CANARIES table: how closely samples follow each canary, among all training images and the kept canaries."""
+    settings, train = settings_of(run), sets["train"]
+    assert settings.canaries is not None
+    drawn = planted_canaries.load(Path(settings.canaries))
+    drawn.check(Path(settings.train))
+    trained, kept = (tuple(map(escaped, names)) for names in (drawn.trained, drawn.kept))
+    of_train = _positions(train)
+    if absent := [name for name in trained if name not in of_train]:
+        raise DataError(
+            f"{settings.canaries}: {len(absent)} of {len(trained)} canaries that were to be trained on are not among "
+            f"the training images (the first: {absent[0]}). Give the folder that they were planted in as TRAIN."
+        )
+    if present := [name for name in kept if name in of_train]:
+        raise DataError(f"{settings.canaries}: {present[0]} was to be kept, but is among the training images.")
+    set_aside = read_like(train, str(drawn.folder), settings, report)
+    of_kept = _positions(set_aside)
+    if absent := [name for name in kept if name not in of_kept]:
+        raise DataError(f"{drawn.folder}: the kept canary {absent[0]} is missing or cannot be read. Restore it.")
+    chosen = set_aside.take([of_kept[name] for name in kept])
+    ids = [*train.ids, *chosen.ids]
+    order = np.array(sorted(range(len(ids)), key=lambda i: files.digest(ids[i])))  # does not know the draw
+    pixels = np.concatenate([train.pixels, chosen.pixels])[order]
+    searcher = Searcher(Candidates(pixels, [ids[i] for i in order], np.arange(len(ids))), settings.spaces)
+    sight = searcher.see(sets["samples"].floats(), progress=_stage(report, "searching for canaries"))
+    found = searcher.choose(sight, searcher.standing_out(sight))
+    place = np.argsort(order)[[*(of_train[name] for name in trained), *range(len(train), len(ids))]]
+    score = np.array([found.magnitude[found.nearest == i].max(initial=0.0) for i in place])
+    exposed = canaries.exposure(score, np.arange(len(place)) < len(trained))
+    columns = {
+        "file": [*trained, *kept],
+        "image_id": [ids[order[i]] for i in place],
+        "trained": np.arange(len(place)) < len(trained),
+        "samples": [int((found.nearest == i).sum()) for i in place],
+        "score": score,
+        "auc": exposed.auc,
+        "p": exposed.p,
+    }
+    return tables.make(schemas.CANARIES, columns)
+
+
+def _positions(images: ImageSet) -> dict[str, int]:
+    """The position of the image of each file."""
+    return {groups.file_of(source): i for i, source in enumerate(images.sources)}
+
+
+def _stage(report: OnStage, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: report(what, done, total)
+
+
+def _at_risk(sets: dict[str, ImageSet], significance: pa.Table) -> pa.Table:
+    """An AT_RISK table: every training unit that a sample is nearest to, those in danger first."""
+    train = sets["train"]
+    place = {image_id: i for i, image_id in reversed(list(enumerate(train.ids)))}
+    units: dict[int, list[dict[str, Any]]] = {}
+    for row in significance.to_pylist():
+        if row["nearest_in"] == "T":
+            units.setdefault(row["unit"], []).append(row)
+    rows = []
+    for unit, members in units.items():
+        deepest = max(
+            members, key=lambda row: (row["discovered"], np.inf if row["W"] is None else row["W"], -row["sample"])
+        )
+        position = place[deepest["nearest_id"]]
+        rows.append(
+            {
+                "unit": unit,
+                "group": None if train.groups is None else train.groups[position],
+                "image_id": deepest["nearest_id"],
+                "source": train.sources[position],
+                "samples": len(members),
+                "flagged": sum(row["flagged"] for row in members),
+                "discovered": any(row["discovered"] for row in members),
+                "sample": deepest["sample"],
+                "sample_source": sets["samples"].sources[deepest["sample"]],
+                "W": deepest["W"],
+                "space": deepest["space"],
+                "closeness": deepest["closeness"],
+            }
+        )
+    rows.sort(key=lambda row: (not row["discovered"], not row["flagged"], -(row["W"] or 0), row["unit"]))
+    return tables.make(schemas.AT_RISK, {key: [row[key] for row in rows] for key in schemas.AT_RISK.names}, len(rows))
+
+
+def _calibrate(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> None:
+    """Plant copies of every kind among the samples, and keep what is found: PLANTED tables, one for each draw."""
+    settings = settings_of(run)
+    missing = [i for i in range(settings.calibrate) if not run.has_table("planted", f"{NAME}-r{i}")]
+    if not missing:
+        return
+    examiner, images = _examiner(run, sets), sets["samples"].floats()
+    sight = examiner.see(images, progress=_stage(report, "searching for the samples"))
+    # Copies that were found in the samples would help planted ones to be found.
+    significance = run.table("significance", NAME)
+    reported = np.logical_or(*(significance[name].to_numpy(zero_copy_only=False) for name in ("discovered", "flagged")))
+    clean = np.flatnonzero(~reported)
+    for repeat in missing:
+        order = noise.stream("planted copies", settings.seed, repeat).permutation(
+            clean
+        )  # they are replaced in this order
+        rows: list[dict[str, Any]] = []
+        for number, kind in enumerate(planting.KINDS):
+            report("planting copies", number, len(planting.KINDS))
+            rows += _planted(examiner, sight, images, order, sets["train"], kind, settings, repeat)
+        columns = {name: [row[name] for row in rows] for name in schemas.PLANTED.names}
+        run.write_table("planted", f"{NAME}-r{repeat}", tables.make(schemas.PLANTED, columns))
+
+
+def _planted(
+    examiner: Examiner,
+    sight: Sight,
+    images: torch.Tensor,
+    order: np.ndarray[Any, Any],
+    train: ImageSet,
+    kind: str,
+    settings: AuditSettings,
+    repeat: int,
+) -> list[dict[str, Any]]:
+    """What is found of copies of one kind, at each share: rows of a PLANTED table.
+
+    Args:
+        examiner: of the audit.
+        sight: what all samples look like.
+        images: all samples, (M, C, H, W).
+        order: positions of the samples that no test reports; the first are replaced.
+        train: T.
+        kind: of copies.
+        settings: of the audit.
+        repeat: number of the draw.
+    """
+    generator = noise.stream(f"planted copies, {kind}", settings.seed, repeat)
+    most = min(max(1, round(max(SHARES) * len(order))), _MOST_PLANTED)
+    chosen = _sources(train, generator)[:most]
+    most = len(chosen)
+    copies = planting.planted(kind, train.floats(chosen), images[order[:most]], generator)
+    planted = examiner.see(copies)
+    rows = []
+    for share in SHARES:
+        count = min(most, max(1, round(share * len(order))))
+        both = Sight.joined([planted.take(slice(count)), sight.take(order[count:])])
+        found: Examination = examiner.contest(both, settings.seed, settings.q)
+        flagged = judge(examiner.depths(both), examiner.held_out_depths, settings.q).flagged
+        discovered = found.competition.discovered
+        rows.append(
+            {
+                "kind": kind,
+                "share": share,
+                "repeat": repeat,
+                "samples": len(order),
+                "planted": count,
+                "found": int(discovered[:count].sum()),
+                "flagged": int(flagged[:count].sum()),
+                "either": int((discovered | flagged)[:count].sum()),
+                "found_others": int(discovered[count:].sum()),
+                "flagged_others": int(flagged[count:].sum()),
+            }
+        )
+    return rows
+
+
+def _sources(train: ImageSet, generator: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Positions of training images in a random order; of each group one, since a group is found once."""
+    order = generator.permutation(len(train))
+    if train.groups is None:
+        return order
+    names = np.array(train.groups)[order]
+    return order[np.sort(np.unique(names, return_index=True)[1])]
