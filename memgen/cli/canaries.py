@@ -14,7 +14,7 @@ from memgen.cli.shared import finish, note
 def canaries_plant(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures that a model will be trained on.")],
     kept: Annotated[Path, typer.Option(help="Folder that the kept half of the canaries is moved to.")],
-    count: Annotated[int, typer.Option("--n", min=2, help="Number of canaries, even. Half of them are kept.")] = 50,
+    n: Annotated[int, typer.Option("--n", min=2, help="Number of canaries, even. Half of them are kept.")] = 50,
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
@@ -25,6 +25,6 @@ def canaries_plant(
     """
     from memgen.experiment import canaries
 
-    found = canaries.plant(folder, kept, count, seed or 0)
+    found = canaries.plant(folder, kept, n, seed or 0)
     note(f"{len(found.trained)} canaries stay in {folder}, and {len(found.kept)} were moved to {kept}.")
     finish(as_json, kept / canaries.PLAN, trained=len(found.trained), kept=len(found.kept))
