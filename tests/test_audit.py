@@ -166,6 +166,19 @@ def test_planted_copies_say_what_would_have_been_found(sets, tmp_path):
     assert auditing.verify(done.path / "audit.json") == []
 
 
+def test_calibrate_continues_an_audit(sets, tmp_path):
+    """memgen calibrate --run AUDIT plants copies among its samples; what was planted before is kept."""
+    arguments = (sets["clean"], sets["train"], sets["holdout"])
+    once = memgen.audit(*arguments, outputs=tmp_path, name="mine", spaces=("pixels",), calibrate=1)
+    kept = runs.Run(once.path).table("planted", "audit-r0")
+    arguments = ["calibrate", "--run", "mine", "--outputs", tmp_path]
+    document = command(*arguments, "--repeats", 2, "--json").done().json
+    assert document["settings"]["calibrate"] == 2
+    assert {row["kind"] for row in document["power"]} == {row["kind"] for row in once.document["power"]}
+    assert runs.Run(once.path).table("planted", "audit-r0") == kept
+    command(*arguments, "--n", 4).failed(2, "is an audit of one model")
+
+
 def test_without_held_out_images_nothing_is_concluded(sets, tmp_path):
     """Exact copies, but no control: undecided, with the closest pairs."""
     done = memgen.audit(sets["train"], sets["train"], outputs=tmp_path)

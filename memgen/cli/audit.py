@@ -113,17 +113,21 @@ def audit(
             "found no samples or no training images, expected both: memgen audit SAMPLES TRAIN --holdout H."
         )
     settings = configuration.load(AuditSettings, config, overrides, given)
-    begun = auditing.start(outputs, run, settings)
-    note(f"audit {begun.path}")
-    with _stages() as on_stage:
-        done = auditing.perform(begun, on_stage)
-    _say(done)
-    if as_json:
-        print(json.dumps(done.document, indent=2))
-    else:
-        print(done.page)
+    done = carry_out(auditing.start(outputs, run, settings), as_json)
     if fail_on is not None and done.answer.answer in _FAILS[fail_on]:
         raise typer.Exit(FAILED)
+
+
+def carry_out(run: runs.Run, as_json: bool) -> "Audit":
+    """Do what is missing of an audit, and print what it says."""
+    from memgen.experiment import audit as auditing
+
+    note(f"audit {run.path}")
+    with _stages() as on_stage:
+        done = auditing.perform(run, on_stage)
+    _say(done)
+    print(json.dumps(done.document, indent=2) if as_json else done.page)
+    return done
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memgen.base.errors import ConfigError
+from memgen.cli.audit import carry_out
 from memgen.cli.options import Device, Jobs, Json, OneSize, Outputs, OwnImages, Range, RunName, Sizes, SubjectName
 from memgen.cli.root import app
 from memgen.cli.search import PANEL
@@ -263,7 +264,11 @@ def calibrate(
     n_train: OneSize = None,
     repeats: Annotated[
         int | None,
-        typer.Option(min=2, help="How often the images are redrawn (20). A larger number continues a smaller one."),
+        typer.Option(
+            min=2,
+            help="How often the images of a sweep are redrawn (20), or how often copies are planted in an audit (1). A "
+            "larger number continues a smaller one.",
+        ),
     ] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
@@ -276,12 +281,22 @@ def calibrate(
     copies it finds (its power), and how often its intervals contain the truth, all at one N. A test that keeps its
     promises is called not calibrated in at most 5 % of calibrations, however few the redraws; choose their number
     beforehand. It is called calibrated only by enough redraws, such as --repeats 100. The report carries the result.
+
+    If --run names an audit, copies of 22 kinds are planted among its samples instead, as memgen audit --calibrate does.
     """
     from memgen.cli import terminal
-    from memgen.experiment import measure, tasks
+    from memgen.experiment import audit as auditing
+    from memgen.experiment import audit_images, measure, tasks
     from memgen.findings import calibration
     from memgen.measures.copies import controls
 
+    if run is not None and (audited := runs.find(outputs, run, kind=None)).kind == runs.AUDIT:
+        if n_train is not None:
+            raise ConfigError(f"--n {n_train}: {audited.path} is an audit of one model. Leave out --n.")
+        settings = audit_images.settings_of(audited)
+        settings = settings.model_copy(update={"calibrate": max(settings.calibrate, repeats or 1)})
+        carry_out(auditing.start(audited.path.parent, audited.name, settings), as_json)
+        return
     workspace = existing(outputs, run, device)
     size = n_train or largest_size(workspace)
     with (

@@ -28,7 +28,6 @@ from memgen.findings import audit as findings
 from memgen.images.imageset import ImageSet
 from memgen.report import audit_page
 
-KIND = "audit"
 DOCUMENT = "audit.json"
 _FREE = ("calibrate", "images")  # settings that can change when an audit goes on
 
@@ -93,8 +92,8 @@ def start(outputs: Path, name: str | None, settings: AuditSettings) -> runs.Run:
     lasting = {key: value for key, value in values.items() if key not in _FREE}
     name = name or f"audit-{files.digest_json(lasting)[:6]}"
     if not (outputs / name / "run.json").exists():
-        return runs.create(outputs, name, values, "cpu", kind=KIND)
-    run = runs.find(outputs, name, KIND)
+        return runs.create(outputs, name, values, "cpu", kind=runs.AUDIT)
+    run = runs.find(outputs, name, runs.AUDIT)
     before = run.manifest["config"]
     if differing := [key for key in lasting if before.get(key) != lasting[key]]:
         raise ConfigError(

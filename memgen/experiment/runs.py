@@ -40,10 +40,10 @@ from memgen.base.errors import MemgenError, RunError
 
 FORMAT = 2
 OUTPUTS = Path("outputs")
-SWEEP = "sweep"  # the kind of a run whose models memgen trains; that of an audit is in audit.py
+SWEEP, AUDIT = "sweep", "audit"  # kinds of runs: one whose models memgen trains, and one of anyone's samples
 
 
-_KINDS = {SWEEP: "a sweep", "audit": "an audit"}
+_KINDS = {SWEEP: "a sweep", AUDIT: "an audit"}
 
 
 @dataclass(frozen=True, order=True)
