@@ -1,6 +1,6 @@
 """What an audit finds in all of its spaces together, in pixels alone, and in each space at q / S; how often it errs.
 
-    python benchmarks/spaces.py [--source FOLDER] [--repeats N] [--power | --size]
+    python benchmarks/spaces.py [--source FOLDER] [--repeats N] [--power | --size | --speed]
 
 Power: T and H of 2,000 images and 1,000 samples, all real and different, of which 5, 10 and 30 % are replaced by copies
 of images of T, of each kind in `memgen.measures.copies.planting`. The tables give the share of the copies found by the
@@ -18,10 +18,16 @@ the samples; with and without groups, as patients of 200, 100 and 50 images. All
 redraws with a find is the expected false share, which is at most q if the test is right. Images are drawn 10 times, and
 labels 20 times for each of these.
 
+Speed: 10,000 samples in a pool of 100,000 images, half of them in T, made of pairs of the given images by averaging.
+For each space, the time of the search and its ratio to the float32 matrix products that it needs, which are timed by
+turns with it for the first two blocks of 1,024 samples; and the time and the peak memory of the whole test.
+
 Without --source, the images are the embedded ones at 28x28.
 """
 
 import argparse
+import resource
+import time
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +37,14 @@ from memgen.base.intervals import clopper_pearson
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.competition import Q, compete
-from memgen.measures.copies.examiner import Examiner
+from memgen.measures.copies.examiner import Examiner, judge
 from memgen.measures.copies.matching import EVERY
 from memgen.measures.copies.planting import KINDS, planted
 from memgen.measures.copies.sight import Sight
 
 SHARES = (0.05, 0.1, 0.3)
 SIZES = (2000, 2000, 1000)
+TURNS = 2  # blocks of samples whose matrix products are timed
 RATIOS = {"1 : 1": 1 / 2, "4 : 1": 4 / 5, "10 : 1": 10 / 11}
 
 
@@ -48,9 +55,15 @@ def main():
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--power", action="store_true")
     only.add_argument("--size", action="store_true")
+    only.add_argument("--speed", action="store_true")
+    parser.add_argument("--samples", type=int, default=10_000, help="samples of --speed")
+    parser.add_argument("--pool", type=int, default=100_000, help="images of the pool of --speed")
     arguments = parser.parse_args()
     images = import_images(arguments.source, ImportSettings(deduplicate=False, limit=20000)).images
     print(f"{len(images)} images of {images.image_shape}")
+    if arguments.speed:
+        speed(images, arguments.pool, arguments.samples)
+        return
     if not arguments.size:
         power(images, arguments.repeats)
     if not arguments.power:
@@ -178,6 +191,67 @@ def grouped(images, groups, rows):
     if groups is None:
         return found
     return ImageSet(found.pixels, found.ids, found.sources, found.recipe, tuple(str(i) for i in groups[rows]))
+
+
+def speed(images, n, m):
+    """Print how long the test takes, and the ratio of each space to the matrix products that it needs."""
+    rng = np.random.default_rng(0)
+    mixed = images.pixels[rng.integers(len(images), size=n + m)] // 2
+    mixed += images.pixels[rng.integers(len(images), size=n + m)] // 2
+    made = ImageSet.from_pixels(mixed)
+    train, held_out, samples = made.take(slice(0, n // 2)), made.take(slice(n // 2, n)), made.floats(slice(n, None))
+    begun = time.perf_counter()
+    examiner = Examiner(train, held_out, 0.99, names=EVERY)
+    clusters = len(examiner.pool.ids)
+    print(f"pool of {n:,} images: {time.perf_counter() - begun:.0f} s, {clusters:,} clusters; peak {peak():.1f} GiB")
+    channels, height, width = images.image_shape
+    small = min(height, 16) * min(width, 16)
+    products = {  # of each matcher: numbers of an image, and how often all images are multiplied
+        "pixels": (channels * height * width, 1),
+        "blurred": (channels * small, 2),
+        "aligned": (small, 62),
+        "halves": (channels * height * width // 2, 1),
+    }
+    vectors = {name: torch.randn(n, d) for name, (d, _) in products.items()}
+    seconds, bare_seconds = {name: [] for name in EVERY}, {name: [] for name in EVERY}
+    parts = []
+    for start in range(0, m, 1024):
+        block, seen = samples[start : start + 1024], []
+        for matcher, name in zip(examiner.searcher._matchers, examiner.searcher.space_of, strict=True):
+            before = time.perf_counter()
+            seen.append(matcher.match(block))
+            seconds[name].append(time.perf_counter() - before)
+            if start < TURNS * 1024:
+                bare_seconds[name].append(product(vectors[name], len(block), products[name][1]))
+        parts.append(Sight(tuple(seen)))
+    sight = Sight.joined(parts)
+    before = time.perf_counter()
+    found = examiner.contest(sight, 0)
+    judged = judge(examiner.depths(sight), examiner.held_out_depths, Q)
+    after = time.perf_counter()
+    print(f"\n| space | {m:,} samples, s | times its matrix products |\n|---|---|---|")
+    for name in EVERY:
+        ratios = np.divide(seconds[name][: len(bare_seconds[name])], bare_seconds[name])
+        print(f"| {name} | {sum(seconds[name]):.0f} | {ratios.min():.2f} to {ratios.max():.2f} |")
+    bare = sum(map(sum, bare_seconds.values()))
+    print(f"\n{after - before:.0f} s for {judged.judged_by:,} held-out images, 1,024 images of the pool, and the tests")
+    print(f"{after - begun - bare:.0f} s for all, without the {bare:.0f} s of bare products; peak {peak():.1f} GiB")
+    print(f"samples reported: {found.competition.discovered.sum()}, {judged.flagged.sum()}")
+
+
+def product(vectors, count, times):
+    """Seconds of the matrix products of so many queries with all vectors, so many times."""
+    query = torch.randn(count, vectors.shape[1])
+    begun = time.perf_counter()
+    for _ in range(times):
+        for first in range(0, len(vectors), 8192):
+            query @ vectors[first : first + 8192].T
+    return time.perf_counter() - begun
+
+
+def peak():
+    """The largest memory of this process so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 if __name__ == "__main__":

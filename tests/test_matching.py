@@ -55,7 +55,7 @@ def test_alignment_finds_the_image_and_undoes_the_change(images, changed):
     pool_images = images.floats(slice(300))
     samples = warped(pool_images[:20], known_change(**changed).expand(20, 6))
     samples = 1 - samples if changed.get("NEGATIVE") else samples
-    near, value, depth, fit = AlignedPool(pool_images, np.arange(300)).search(samples)
+    near, value, depth, fit = AlignedPool(pool_images.numpy(), np.arange(300)).search(samples)
     right = near[:, 0] == np.arange(20)
     assert right.mean() >= 0.9
     assert np.median(value[right, 0]) > 0.99
@@ -71,7 +71,7 @@ def test_alignment_finds_the_image_and_undoes_the_change(images, changed):
 
 def test_a_sample_does_not_depend_on_its_company(images):
     """What alignment finds of a sample is the same whatever else is searched."""
-    ap, samples = AlignedPool(images.floats(slice(200)), np.arange(200)), images.floats(slice(200, 230))
+    ap, samples = AlignedPool(images.pixels[:200], np.arange(200)), images.floats(slice(200, 230))
     whole = ap.search(samples)
     pieces = [ap.search(piece) for piece in samples.split([1, 9, 20])]
     for number, found in enumerate(whole):

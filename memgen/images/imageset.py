@@ -28,6 +28,12 @@ _FORMAT = 1
 _BLOCK_BYTES = 1 << 24
 
 
+def floats(pixels: NDArray[Any]) -> torch.Tensor:
+    """Pixels of uint8, or of float32 in pixel units, as a new float32 tensor in pixel units."""
+    made = torch.from_numpy(pixels.astype(np.float32))
+    return made.div_(255) if pixels.dtype == np.uint8 else made
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images with their content ids.
@@ -108,9 +114,7 @@ class ImageSet:
         Returns:
             (n, C, H, W) float32 in [0, 1].
         """
-        chosen = self._chosen(indices)
-        scaled = torch.from_numpy(chosen.astype(np.float32, copy=False))
-        return scaled.div_(255) if chosen.dtype == np.uint8 else scaled
+        return floats(self._chosen(indices))
 
     def take(self, indices: Indices) -> "ImageSet":
         """The image set of the chosen images, in the order given, with a copy of their pixels.

@@ -23,6 +23,7 @@ from torch import Tensor
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError
 from memgen.images.duplicates import leaders
+from memgen.images.imageset import floats
 from memgen.spaces import Space, find, flat, is_squared
 
 _SHORTLIST = 16  # of each query at first
@@ -111,12 +112,12 @@ class Index:
             raise DataError(
                 f"index {name}: found {len(pixels)} images of {pixels.dtype}, expected at least 1, of uint8 or float32."
             )
-        floats = _floats(pixels)
-        _check_finite(floats, f"index {name}: image", ids)
-        search = flat.build(space.embed(floats), space, flat.choose(backend, device), device)
+        images = floats(pixels)
+        _check_finite(images, f"index {name}: image", ids)
+        search = flat.build(space.embed(images), space, flat.choose(backend, device), device)
         clusters = np.arange(len(pixels))
         if cluster_threshold is not None:
-            clusters, _ = leaders(floats.flatten(1), cluster_threshold, ids=ids)
+            clusters, _ = leaders(images.flatten(1), cluster_threshold, ids=ids)
         return cls(pixels, ids, clusters, space, name, cluster_threshold, search)
 
     def __len__(self) -> int:
@@ -189,7 +190,7 @@ class Index:
         value = np.empty(pairs.shape[1])
         step = max(1, _RESCORED // int(np.prod(self.image_shape)))
         for start in range(0, len(value), step):
-            first, second = (_floats(self._pixels[side]) for side in pairs[:, start : start + step])
+            first, second = (floats(self._pixels[side]) for side in pairs[:, start : start + step])
             value[start : start + step] = self.space.paired(first, second).numpy()
         return value.reshape(others.shape)
 
@@ -228,7 +229,7 @@ class Index:
         for start in range(0, len(pairs), step):
             chosen = pairs[start : start + step]
             query = np.arange(start, start + len(chosen)) // shortlist.shape[1]
-            references = _floats(self._pixels[chosen])
+            references = floats(self._pixels[chosen])
             value.reshape(-1)[start : start + step] = self.space.paired(queries[query], references).numpy()
         order = np.lexsort((shortlist, -value if self.space.larger_is_closer else value))[:, :k]  # NaN goes last
         return np.take_along_axis(shortlist, order, axis=1), np.take_along_axis(value, order, axis=1)
@@ -355,15 +356,8 @@ class Index:
         if chosen == "faiss" and _VECTORS in digests:
             search: flat.Search = flat.FaissSearch.read(folder / _VECTORS, space.larger_is_closer)
         else:
-            search = flat.build(space.embed(_floats(pixels)), space, chosen, device)
+            search = flat.build(space.embed(floats(pixels)), space, chosen, device)
         return cls(pixels, ids, clusters, space, name, threshold, search)
-
-
-def _floats(pixels: NDArray[Any]) -> Tensor:
-    """Pixels as float32 in pixel units; uint8 is divided by 255."""
-    if pixels.dtype == np.uint8:
-        return torch.from_numpy(np.divide(pixels, 255, dtype=np.float32))
-    return torch.from_numpy(np.array(pixels))  # a copy, since PyTorch warns of read-only memory
 
 
 def _check_finite(images: Tensor, what: str, labels: Sequence[Any]) -> None:

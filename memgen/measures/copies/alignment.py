@@ -16,6 +16,8 @@ distance).
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +25,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memgen.images.imageset import floats
 from memgen.measures.copies.reduced import reduced
 
 _PROPOSALS = 6
 _STEPS = 3
 _QUERIES = 512  # compared at a time
+_EMBEDDED = 4096  # images of the pool whose vectors are made at a time
 _BLOCKS = 16  # in which the pool is searched; each change proposes the best image of each
 _FLOOR = 1e-4  # added to 1 - s: below it, the differences of two images are those of rounding and resampling
 _FINE = 32  # largest side of the images in which changes are refined, in pixels
@@ -56,15 +60,15 @@ class AlignedPool:
     """The images of a pool, searched by samples that are changed so as to fit them.
 
     Args:
-        images: (n, C, H, W), float32.
+        pixels: (n, C, H, W), uint8 or float32.
         unit: number of the unit of each, (n,).
     """
 
-    def __init__(self, images: Tensor, unit: NDArray[np.int64]) -> None:
+    def __init__(self, pixels: NDArray[Any], unit: NDArray[np.int64]) -> None:
         self._unit = torch.from_numpy(np.ascontiguousarray(unit))
-        self._vectors = _embedded(reduced(images, _FINE))
-        self._luminance = _embedded(reduced(images.mean(dim=1, keepdim=True)))
-        self._changes = _grid(images.shape[-2], images.shape[-1])
+        self._vectors = _in_blocks(pixels, lambda images: _embedded(reduced(images, _FINE)))
+        self._luminance = _in_blocks(pixels, lambda images: _embedded(reduced(images.mean(dim=1, keepdim=True))))
+        self._changes = _grid(pixels.shape[-2], pixels.shape[-1])
 
     def search(
         self, samples: Tensor, left_out: NDArray[np.int64] | None = None, but: NDArray[np.int64] | None = None
@@ -167,6 +171,15 @@ class AlignedPool:
         second = torch.where(others, value[:, 1:], -1.0).max(dim=1).values
         squared = [(1 - each).clamp(min=0).double() + _FLOOR for each in (second, value[:, 0])]
         return 0.5 * torch.log(squared[0] / squared[1])
+
+
+def _in_blocks(pixels: NDArray[Any], embed: Callable[[Tensor], Tensor]) -> Tensor:
+    """The vectors of many images, (n, d), without a float32 copy of all of them."""
+    made = torch.empty((len(pixels), embed(floats(pixels[:1])).shape[1]))
+    for start in range(0, len(pixels), _EMBEDDED):
+        rows = slice(start, start + _EMBEDDED)
+        made[rows] = embed(floats(pixels[rows]))
+    return made
 
 
 def _weighted(images: Tensor) -> Tensor:

@@ -104,12 +104,6 @@ class Candidates:
     unit: Ints
 
 
-def floats(pixels: NDArray[Any]) -> Tensor:
-    """Images of uint8 or float32 as float32 in pixel units."""
-    made = torch.from_numpy(pixels.astype(np.float32))
-    return made.div_(255) if pixels.dtype == np.uint8 else made
-
-
 class SpaceMatcher:
     """Searches a space, among the images as they are or among views of them.
 
@@ -120,7 +114,7 @@ class SpaceMatcher:
     Args:
         pool: the images.
         space: how they are compared.
-        view: what is compared of each image (B, C, H, W); None for the whole.
+        view: what is compared of each image (B, C, H, W), of uint8 or float32; None for the whole.
         part: name of that part.
         negative: whether the negative of a sample is tried too, and the closer of both kept.
         backend: faiss, torch or auto.
@@ -139,7 +133,7 @@ class SpaceMatcher:
     ) -> None:
         self._space, self._view, self._part, self._negative = space, view, part, negative
         self._unit, self._sizes = pool.unit, np.bincount(pool.unit)
-        pixels = pool.pixels if view is None else view(floats(pool.pixels)).numpy()
+        pixels = pool.pixels if view is None else view(torch.from_numpy(pool.pixels)).numpy()
         self._index = Index.build(pixels, pool.ids, space, "pool", None, backend, device)
 
     def match(self, samples: Tensor, left_out: LeftOut | None = None) -> Matches:
@@ -202,7 +196,7 @@ class AlignedMatcher:
     """Fits each sample to each image as well as possible; see `alignment`."""
 
     def __init__(self, pool: Candidates) -> None:
-        self._pool = AlignedPool(floats(pool.pixels), pool.unit)
+        self._pool = AlignedPool(pool.pixels, pool.unit)
 
     def match(self, samples: Tensor, left_out: LeftOut | None = None) -> Matches:
         """The nearest images to each sample; see `Matcher`."""

@@ -4,13 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memgen.images.imageset import floats
+
 SIDE = 16  # largest side of the reduced images, in pixels, unless told otherwise
 _BLUR = 1.1 / 32  # standard deviation of the Gaussian, as a share of the side of the image
 _BLOCK = 2**24  # pixels blurred at a time: 64 MiB
 
 
 def reduced(images: Tensor, side: int = SIDE) -> Tensor:
-    """Images (B, C, H, W) blurred and reduced to at most side x side pixels, float32 on the CPU.
+    """Images (B, C, H, W), of uint8 or float32, blurred and reduced to at most side x side pixels: float32 on the CPU.
 
     The blur makes the result depend little on where the pixels of an image lie. A side that is smaller stays as it is,
     and images that are not square are squeezed.
@@ -19,7 +21,7 @@ def reduced(images: Tensor, side: int = SIDE) -> Tensor:
     made = torch.empty((len(images), images.shape[1], *size))
     step = max(1, _BLOCK // max(1, images.shape[1:].numel()))
     for start in range(0, len(images), step):
-        block = images[start : start + step].detach().cpu().float()
+        block = floats(images[start : start + step].detach().cpu().numpy())
         block = _blurred(_blurred(block).transpose(2, 3)).transpose(2, 3)
         made[start : start + step] = F.interpolate(block, size=size, mode="bilinear", antialias=True)
     return made

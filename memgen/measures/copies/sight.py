@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen.base.progress import Progress
+from memgen.images.imageset import floats
 from memgen.measures.copies import matching
 from memgen.measures.copies.lead import Floats, Ints
 from memgen.measures.copies.matching import Candidates, LeftOut, Matches
@@ -124,7 +125,7 @@ class Searcher:
     def usual(self) -> list[Floats]:
         """For each matcher, the depths of images of the pool, each as if its unit were not there, ascending."""
         count = min(SCALED_BY, len(self._pool.ids))
-        images = matching.floats(self._pool.pixels[:count])
+        images = floats(self._pool.pixels[:count])
         sight = self.see(images, LeftOut(self._pool.unit[:count], np.full(count, -1)))
         return [np.sort(each.depth) for each in sight.matches]
 
