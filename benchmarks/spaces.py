@@ -1,6 +1,6 @@
 """What an audit finds in all of its spaces together, in pixels alone, and in each space at q / S; how often it errs.
 
-    python benchmarks/spaces.py [--source FOLDER] [--repeats N] [--power | --size | --speed]
+    python benchmarks/spaces.py [--source FOLDER] [--repeats N] [--power | --size | --speed] [--space NAME=FILE]
 
 Power: T and H of 2,000 images and 1,000 samples, all real and different, of which 5, 10 and 30 % are replaced by copies
 of images of T, of each kind in `memgen.measures.copies.planting`. The tables give the share of the copies found by the
@@ -13,10 +13,13 @@ since it looks at which samples are copies.
     percentile   distance to the nearest training image, below a quantile of that of held-out images
     AuthPct      the same, divided by the distance of that training image to its nearest (Alaa et al. 2022)
 
+Each --space adds three columns to the power: the competition in it alone, together with the four others, and the rule
+that calls a sample a copy whose similarity in that space is above a threshold (as SSCD is used; Pizzi et al. 2022).
+
 Size: 2,000 images without copies are divided anew into T and H, 200 times, at 1:1, 4:1 and 10:1, and 500 others are
-the samples; with and without groups, as patients of 200, 100 and 50 images. All finds are false here, so the share of
-redraws with a find is the expected false share, which is at most q if the test is right. Images are drawn 10 times, and
-labels 20 times for each of these.
+the samples; with and without groups, as patients of 200, 100 and 50 images; in all spaces together and in each alone.
+All finds are false here, so the share of redraws with a find is the expected false share, which is at most q if the
+test is right. Images are drawn 5 times, and labels 40 times for each of these.
 
 Speed: 10,000 samples in a pool of 100,000 images, half of them in T, made of pairs of the given images by averaging.
 For each space, the time of the search and its ratio to the float32 matrix products that it needs, which are timed by
@@ -43,7 +46,7 @@ from memgen.measures.copies.planting import KINDS, planted
 from memgen.measures.copies.sight import Sight
 
 SHARES = (0.05, 0.1, 0.3)
-SIZES = (2000, 2000, 1000)
+DRAWS, LABELS = 5, 40  # of images, and of labels for each
 TURNS = 2  # blocks of samples whose matrix products are timed
 RATIOS = {"1 : 1": 1 / 2, "4 : 1": 4 / 5, "10 : 1": 10 / 11}
 
@@ -52,6 +55,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help="folder or file of images")
     parser.add_argument("--repeats", type=int, default=3, help="redraws of the images for the power")
+    parser.add_argument(
+        "--space", action="append", default=[], help="a further space of the power, as memgen audit has"
+    )
+    parser.add_argument("--images", type=int, default=2000, help="images of T, and of H; samples are half as many")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--power", action="store_true")
     only.add_argument("--size", action="store_true")
@@ -65,60 +72,75 @@ def main():
         speed(images, arguments.pool, arguments.samples)
         return
     if not arguments.size:
-        power(images, arguments.repeats)
+        power(images, arguments.images, arguments.repeats, arguments.space)
     if not arguments.power:
         size(images)
 
 
 def found_in(examiner, sight, names, q):
     """Which samples compete and are found in some spaces together."""
+    unit, magnitude = strength(examiner, sight, names)
+    return compete(unit, magnitude, examiner.pool.unit_in_train, q).discovered
+
+
+def strength(examiner, sight, names):
+    """The unit that each sample is nearest to in some spaces together, and how much it stands out there."""
     magnitudes = examiner.searcher.standing_out(sight)
     of = [i for i, space in enumerate(examiner.searcher.space_of) if space in names]
     chosen = np.argmax([magnitudes[i] for i in of], axis=0)
-    rows = np.arange(len(sight))
-    nearest = np.stack([sight.matches[i].candidates[:, 0] for i in of])[chosen, rows]
+    nearest = np.stack([sight.matches[i].candidates[:, 0] for i in of])[chosen, np.arange(len(sight))]
     # Alone, a space needs no scale.
     magnitude = sight.matches[of[0]].depth if len(of) == 1 else np.max([magnitudes[i] for i in of], axis=0)
-    return compete(examiner.pool.unit[nearest], magnitude, examiner.pool.unit_in_train, q).discovered
+    return examiner.pool.unit[nearest], magnitude
 
 
-def power(images, repeats):
+def power(images, n, repeats, further):
     """Print the power of the audit, of its spaces, and of other rules, for each kind of copy."""
-    rng = np.random.default_rng(0)
+    rng, m = np.random.default_rng(0), n // 2
     rows = {kind: {share: [] for share in SHARES} for kind in KINDS}
     for _ in range(repeats):
-        n_t, n_h, m = SIZES
         order = rng.permutation(len(images))
-        train, held_out = images.take(order[:n_t]), images.take(order[n_t : n_t + n_h])
-        samples = images.floats(order[n_t + n_h : n_t + n_h + m])
-        examiner = Examiner(train, held_out, 0.99, names=EVERY)
+        train, held_out = images.take(order[:n]), images.take(order[n : 2 * n])
+        samples = images.floats(order[2 * n : 2 * n + m])
+        examiner = Examiner(train, held_out, 0.99, names=(*EVERY, *further))
         plain, rules = examiner.see(samples), Rules(train, held_out)
         plain_scores = rules.scores(samples)
         for kind in KINDS:
             most = round(max(SHARES) * m)
-            copies = planted(kind, train.floats(rng.permutation(n_t)[:most]), samples[:most], rng)
+            copies = planted(kind, train.floats(rng.permutation(n)[:most]), samples[:most], rng)
             seen, scores = examiner.see(copies), rules.scores(copies)
             for share in SHARES:
                 count = round(share * m)
                 sight = Sight.joined([seen.take(slice(count)), plain.take(slice(count, None))])
                 copied = np.arange(m) < count
-                together = found_in(examiner, sight, EVERY, Q)
-                divided = np.any([found_in(examiner, sight, (name,), Q / len(EVERY)) for name in EVERY], axis=0)
-                false = (together & ~copied).sum() / max(1, together.sum())
-                results = {"together": together, "pixels": found_in(examiner, sight, ("pixels",), Q), "q / S": divided}
-                line = {name: found[copied].mean() for name, found in results.items()}
-                line["false"] = false
-                for rule, value in scores.items():
-                    both = np.concatenate([value[:count], plain_scores[rule][count:]])
-                    line[rule] = power_at(both, copied, max(false, Q))
+                results = {"together": found_in(examiner, sight, EVERY, Q)}
+                results["pixels"] = found_in(examiner, sight, ("pixels",), Q)
+                results["q / S"] = np.any(
+                    [found_in(examiner, sight, (name,), Q / len(EVERY)) for name in EVERY], axis=0
+                )
+                for name in further:
+                    label = name.split("=")[0]
+                    results[label] = found_in(examiner, sight, (name,), Q)
+                    results[f"with {label}"] = found_in(examiner, sight, (*EVERY, name), Q)
+                false = (results["together"] & ~copied).sum() / max(1, results["together"].sum())
+                line = {name: found[copied].mean() for name, found in results.items()} | {"false": false}
+                both = {
+                    rule: np.concatenate([value[:count], plain_scores[rule][count:]]) for rule, value in scores.items()
+                }
+                for name in further:
+                    (of,) = np.flatnonzero(examiner.searcher.space_of == name)
+                    closeness = sight.matches[of].closeness[:, 0]
+                    nearer = examiner.searcher._matchers[of]._space.larger_is_closer
+                    both[f"{name.split('=')[0]} threshold"] = -closeness if nearer else closeness
+                line |= {rule: power_at(value, copied, max(false, Q)) for rule, value in both.items()}
                 rows[kind][share].append(line)
-    columns = ["together", "pixels", "q / S", "1/3 rule", "percentile", "AuthPct", "false"]
+    columns = list(line)
     for share in SHARES:
-        print(f"\ncopies in {share:.0%} of {SIZES[2]} samples; mean over {repeats} redraws\n")
+        print(f"\ncopies in {share:.0%} of {m} samples; mean over {repeats} redraws\n")
         print("| kind of copy | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
         for kind, found in rows.items():
             means = [np.mean([line[name] for line in found[share]]) for name in columns]
-            print(f"| {kind} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |")
+            print(f"| {kind} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |", flush=True)
 
 
 class Rules:
@@ -149,28 +171,32 @@ def power_at(score, copied, false_share):
 
 
 def size(images):
-    """Print the mean false share of what is found where nothing is copied."""
-    print("\n| images | T : H | redraws | with a find | expected false share |\n|---|---|---|---|---|")
+    """Print the mean false share of what is found where nothing is copied, in all spaces together and in each alone."""
+    columns = {"together": EVERY, **{name: (name,) for name in EVERY}}
+    print("\n| images | T : H | " + " | ".join(columns) + " |\n|---|---|" + "---|" * len(columns))
     for label, per_group in (("single", 1), ("40 patients x 50", 50), ("20 x 100", 100), ("10 x 200", 200)):
         rng = np.random.default_rng(1)
-        outcomes = {ratio: [] for ratio in RATIOS}
-        for _ in range(10):
+        outcomes = {(ratio, column): [] for ratio in RATIOS for column in columns}
+        for _ in range(DRAWS):
             pooled, groups, samples = drawn(images, rng, per_group)
             half = len(pooled) // 2
             sides = [grouped(pooled, groups, slice(0, half)), grouped(pooled, groups, slice(half, None))]
             examiner = Examiner(*sides, 0.999, names=EVERY)
-            sight = examiner.see(samples)
-            magnitudes = examiner.searcher.standing_out(sight)
-            chosen = examiner.searcher.choose(sight, magnitudes)
-            unit, count = examiner.pool.unit[chosen.nearest], len(examiner.pool.unit_in_train)
+            seen = {name: strength(examiner, examiner.see(samples), names) for name, names in columns.items()}
+            count = len(examiner.pool.unit_in_train)
             for ratio, share in RATIOS.items():
-                for _ in range(20):
+                for _ in range(LABELS):
                     in_train = np.zeros(count, dtype=bool)
                     in_train[rng.permutation(count)[: max(1, min(count - 1, round(share * count)))]] = True
-                    outcomes[ratio].append(compete(unit, chosen.magnitude, in_train).discovered.any())
-        for ratio, found in outcomes.items():
-            low, high = clopper_pearson(int(sum(found)), len(found))
-            print(f"| {label} | {ratio} | {len(found)} | {sum(found)} | {np.mean(found):.3f} [{low:.3f}, {high:.3f}] |")
+                    for column, (unit, magnitude) in seen.items():
+                        outcomes[ratio, column].append(compete(unit, magnitude, in_train).discovered.any())
+        for ratio in RATIOS:
+            cells = []
+            for column in columns:
+                found = outcomes[ratio, column]
+                low, high = clopper_pearson(int(sum(found)), len(found))
+                cells.append(f"{np.mean(found):.3f} [{low:.3f}, {high:.3f}]")
+            print(f"| {label} | {ratio} | " + " | ".join(cells) + " |", flush=True)
 
 
 def drawn(images, rng, per_group):

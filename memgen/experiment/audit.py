@@ -170,6 +170,7 @@ def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
         "sets": manifest["data"]["sets"],
         "rule": manifest["data"]["rule"],
         "warnings": manifest["data"]["warnings"],
+        "spaces": manifest["data"]["spaces"],
         "settings": manifest["config"],
         "versions": manifest["versions"],
         "files": {path.relative_to(run.path).as_posix(): _sha256(path) for path in made},

@@ -53,9 +53,11 @@ def load(run: runs.Run, report: OnStage) -> dict[str, ImageSet]:
     """The image sets `samples`, `train` and `held_out` of an audit, read and prepared alike unless they are there.
 
     Raises:
-        DataError: a set cannot be used, or a group has images in both T and H.
+        ConfigError: there is no space of a name.
+        DataError: a set cannot be used, a group has images in both T and H, or the file of a space cannot be used.
     """
     settings = settings_of(run)
+    made_of = matching.records(settings.spaces)
     sources = {"samples": settings.samples, "train": settings.train}
     sources |= {} if settings.holdout is None else {"held_out": settings.holdout}
     if run.manifest["data"] is None:
@@ -82,7 +84,12 @@ def load(run: runs.Run, report: OnStage) -> dict[str, ImageSet]:
             }
             for kind, found in read.items()
         }
-        run.update(data={"sets": about, "rule": rule, "warnings": warnings})
+        run.update(data={"sets": about, "rule": rule, "warnings": warnings, "spaces": made_of})
+    elif changed := [name for name, record in run.manifest["data"]["spaces"].items() if made_of[name] != record]:
+        raise DataError(
+            f"{run.path}: the file of the space {changed[0]}, or a package that reads it, has changed since the audit "
+            "began. Bring it back, or choose another name with --run to start a new audit."
+        )
     return {kind: ImageSet.load(run.image_set(kind)) for kind in sources}
 
 

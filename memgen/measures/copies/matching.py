@@ -223,6 +223,22 @@ def build(name: str, pool: Candidates, backend: str = "auto", device: str = "cpu
     return [SpaceMatcher(pool, spaces.find(name), backend=backend, device=device)]
 
 
+def records(names: Sequence[str]) -> dict[str, Any]:
+    """For each space by its name, JSON values that identify what it is made of; None where the name says all.
+
+    Raises:
+        ConfigError: there is no space of a name.
+        DataError: the file of a space cannot be used.
+    """
+    known = {name: None if name in EVERY else spaces.find(name) for name in names}
+    return {called(name): getattr(space, "record", None) for name, space in known.items()}
+
+
+def called(name: str) -> str:
+    """The name of the space of `NAME=FILE`."""
+    return name.partition("=")[0]
+
+
 _HALVES: Mapping[str, View] = {
     "left": lambda images: images[..., : (images.shape[-1] + 1) // 2].contiguous(),
     "right": lambda images: images[..., images.shape[-1] // 2 :].contiguous(),

@@ -102,7 +102,9 @@ class Searcher:
         self._pool = pool
         built = {name: matching.build(name, pool, backend, device) for name in names}
         self._matchers = [matcher for matchers in built.values() for matcher in matchers]
-        self.space_of: NDArray[np.str_] = np.array([name for name, matchers in built.items() for _ in matchers])
+        self.space_of: NDArray[np.str_] = np.array(
+            [matching.called(name) for name, matchers in built.items() for _ in matchers]
+        )
 
     def see(self, images: Tensor, left_out: LeftOut | None = None, progress: Progress | None = None) -> Sight:
         """Look for samples (M, C, H, W), or images in their place, in all spaces.
