@@ -107,9 +107,7 @@ class Examiner:
         device: str = "cpu",
         names: Sequence[str] = PIXELS,
     ) -> None:
-        space = spaces.find("correlation")
-        rows_t, rows_h = (space.embed(images.floats()).numpy() for images in (train, held_out))
-        self.pool: Pool = pool(rows_t, rows_h, train.ids, held_out.ids, threshold, train.groups, held_out.groups)
+        self.pool: Pool = _pooled(train, held_out, threshold)
         self.names = tuple(names)
         self._held_out, self._n_train = held_out, len(train)
         self._pixels = np.concatenate([train.pixels, held_out.pixels])[self.pool.representatives]
@@ -334,6 +332,13 @@ def to_tables(
         "closest": float(np.nan_to_num(closeness, nan=-1).max(initial=-1)),
     }
     return significance, tables.make(schemas.COPIES, {**keys, **{name: [value] for name, value in columns.items()}})
+
+
+def _pooled(train: ImageSet, held_out: ImageSet, threshold: float) -> Pool:
+    """The pool of T and H; a function of its own, so that the vectors are freed before the indexes are built."""
+    space = spaces.find("correlation")
+    rows_t, rows_h = (space.embed(images.floats()).numpy() for images in (train, held_out))
+    return pool(rows_t, rows_h, train.ids, held_out.ids, threshold, train.groups, held_out.groups)
 
 
 def _ids(pooled: Pool, numbers: Ints) -> list[str | None]:
