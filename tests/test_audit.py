@@ -1,5 +1,6 @@
 """memgen audit: the answer on sets with and without copies, its evidence, its files, and what it refuses."""
 
+import itertools
 import json
 import shutil
 import warnings
@@ -17,6 +18,7 @@ from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import audit as auditing
 from memgen.experiment import audit_tests, runs
 from memgen.images.importing import ImportSettings, import_images
+from memgen.measures.copies.rarefaction import rarefied
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,25 @@ def test_training_images_at_risk(found):
     assert sum(discovered) == found.document["counts"]["discoveries"]
     assert sum(row["samples"] for row in table) <= 200
     assert table[0]["source"] == table[0]["sample_source"]  # the files of copies have the names of their sources
+
+
+def test_rarefaction_is_the_mean_over_all_choices():
+    """Against every choice of 3 of 8 samples; none of them shows nothing, and all show every unit."""
+    units = np.array([0, 0, 0, 1, 1, 2, -1, -1])  # of each sample; -1 for none
+    hits = [3, 2, 1]
+    chosen = itertools.combinations(units.tolist(), 3)
+    mean = np.mean([len(set(each) - {-1}) for each in chosen])
+    assert rarefied(hits, 8, 3) == pytest.approx(mean)
+    assert (rarefied(hits, 8, 0), rarefied(hits, 8, 8)) == (0, 3)
+
+
+def test_what_fewer_samples_would_have_shown(found):
+    """Each of 50 copied images has one sample, so half of the samples show half of them."""
+    growth = found.document["growth"]
+    assert [row["samples"] for row in growth] == [50, 100, 150, 200]
+    assert growth[-1]["units"] >= found.document["counts"]["discoveries"]
+    assert growth[1]["units"] == pytest.approx(growth[-1]["units"] / 2, rel=0.1)
+    assert f"Half as many samples would be expected to show {growth[1]['units']:.1f} of them" in found.page.read_text()
 
 
 def test_the_page_shows_the_pairs(found):

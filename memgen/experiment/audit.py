@@ -123,7 +123,9 @@ def perform(run: runs.Run, on_stage: OnStage | None = None) -> Audit:
 
 def _answer(run: runs.Run) -> findings.Answer:
     copies = run.table("copies", NAME) if run.has_table("copies", NAME) else None
-    return findings.answer(copies, run.table("planted"), run.table("canaries"), run.manifest["data"]["sets"])
+    return findings.answer(
+        copies, run.table("planted"), run.table("canaries"), run.table("at_risk"), run.manifest["data"]["sets"]
+    )
 
 
 def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> audit_page.AuditInput:
@@ -166,6 +168,7 @@ def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
         "closest": [pair.as_json() for pair in _pairs(run, sets)],
         "counts": answer.counts,
         "power": findings.powers(run.table("planted")),
+        "growth": findings.growth(run.table("at_risk"), manifest["data"]["sets"]["samples"]["images"]),
         "canaries": findings.exposed(run.table("canaries")),
         "sets": manifest["data"]["sets"],
         "rule": manifest["data"]["rule"],

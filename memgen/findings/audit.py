@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from memgen.base.intervals import clopper_pearson
 from memgen.findings.copies import ASSUMPTIONS, LEVEL, MOST_UNSEEN, Tested, judge
+from memgen.measures.copies.rarefaction import rarefied
 
 SCHEMA = "memgen.audit/1"
 REPORTED_BY = {"discovered": "competition", "flagged": "conformal test"}
@@ -207,8 +208,31 @@ def powers(planted: pa.Table) -> list[dict[str, Any]]:
     return listed_powers
 
 
+def growth(at_risk: pa.Table, samples: int) -> list[dict[str, Any]]:
+    """How the number of different training images or groups that are reported grows with the samples; see `rarefied`.
+
+    A unit has as many samples as were flagged, or one if only the competition reports it.
+
+    Args:
+        at_risk: an AT_RISK table.
+        samples: number of all samples.
+
+    Returns:
+        For a quarter, a half, three quarters and all of the samples, their number and the expected number of units;
+        empty if none is reported.
+    """
+    rows = [row for row in at_risk.to_pylist() if row["discovered"] or row["flagged"]]
+    hits = [max(1, row["flagged"]) for row in rows]
+    drawn = [samples * part // 4 for part in range(1, 5)]
+    return [{"samples": m, "units": rarefied(hits, samples, m)} for m in drawn] if hits else []
+
+
 def answer(
-    copies: pa.Table | None, planted: pa.Table, canaries: pa.Table, sets: Mapping[str, Mapping[str, Any]]
+    copies: pa.Table | None,
+    planted: pa.Table,
+    canaries: pa.Table,
+    at_risk: pa.Table,
+    sets: Mapping[str, Mapping[str, Any]],
 ) -> Answer:
     """What an audit says.
 
@@ -216,6 +240,7 @@ def answer(
         copies: a COPIES table of one row; None without held-out images.
         planted: a PLANTED table; empty if nothing was planted.
         canaries: a CANARIES table; empty without canaries.
+        at_risk: an AT_RISK table; empty without held-out images.
         sets: number of images of each set, as `audit.json` has them.
     """
     of_draw = exposed(canaries)
@@ -255,7 +280,13 @@ def answer(
     else:
         kind = "undecided"
         headline = f"Undecided: copies in up to {tested.unseen:.0%} of the samples could have gone unseen."
-    sentences = [*tested.sentences, *of_canaries, *_fraction(row), *_power(power)]
+    sentences = [
+        *tested.sentences,
+        *_growth(growth(at_risk, sets["samples"]["images"]), unit),
+        *of_canaries,
+        *_fraction(row),
+        *_power(power),
+    ]
     if kind == "undecided":
         sentences.append(_larger(row, tested))
     if row["n_leaks"]:
@@ -287,6 +318,17 @@ def _canaries(found: Mapping[str, Any] | None) -> list[str]:
         f"decided. A trained canary is followed more closely by samples than a kept one with a probability of "
         f"{found['auc']:.2f}, where 0.5 is chance. If the samples did not depend on the draw, chance alone would give "
         f"as much with a probability of {found['p']:.2g}."
+    ]
+
+
+def _growth(found: Sequence[Mapping[str, Any]], unit: str) -> list[str]:
+    """What fewer samples would have shown, in a sentence; nothing where nothing was reported."""
+    if not found:
+        return []
+    half, everything = found[1], found[-1]
+    return [
+        f"The tests report {_number(round(everything['units']), unit)} in all. Half as many samples would be expected "
+        f"to show {half['units']:.1f} of them: the nearer this is to half, the more would be found in more samples."
     ]
 
 
