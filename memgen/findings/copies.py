@@ -123,9 +123,11 @@ class Tested:
         if not self.conformal:
             return f"The conformal test flags {_count(flagged, 'sample')}, which {self._too_few('conformal_p')}"
         shared = max(row["most_shared"] for row in self.rows)
+        belong = "They belong" if flagged > 1 else "It belongs"
         return (
-            f"The conformal test flags {_count(flagged, 'sample')}, at the same rate. They belong to "
-            f"{_count(self._sum('flagged_images'), 'training image')}, and up to {_count(shared, 'sample')} share one."
+            f"The conformal test flags {_count(flagged, 'sample')}, at the same rate. "
+            f"{belong} to {_count(self._sum('flagged_images'), 'training image')}"
+            + (f", and up to {shared:,} samples share one." if shared > 1 else ".")
         )
 
     def _too_few(self, chance: str) -> str:

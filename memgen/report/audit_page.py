@@ -72,7 +72,11 @@ def render(found: AuditInput) -> str:
         skipped=found.skipped[:20],
         n_skipped=len(found.skipped),
         wording=wording,
-        settings={key: value for key, value in found.manifest["config"].items() if value is not None},
+        settings={
+            key: ", ".join(value) if isinstance(value, list) else value
+            for key, value in found.manifest["config"].items()
+            if value is not None
+        },
         versions=found.manifest["versions"],
     )
 
