@@ -17,7 +17,9 @@ import memgen
 from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import audit as auditing
 from memgen.experiment import audit_tests, runs
+from memgen.images.imageset import ImageSet
 from memgen.images.importing import ImportSettings, import_images
+from memgen.measures.copies.examiner import nearest_others
 from memgen.measures.copies.rarefaction import rarefied
 
 
@@ -239,8 +241,26 @@ def test_without_held_out_images_nothing_is_concluded(sets, tmp_path):
     assert done.answer.answer == "undecided"
     assert "--holdout" in " ".join(done.answer.sentences)
     assert done.document["closest"][0]["correlation"] == 1
+    (baseline,) = [each for each in done.answer.sentences if "nearest other one" in each]
+    assert "has the median 1.000. Between" in baseline
+    assert "100% of the samples are closer than" in baseline
     assert done.document["counts"] == {}
     assert auditing.verify(done.path / "audit.json") == []
+
+
+def test_training_images_among_themselves(images):
+    """The nearest other image, by brute force; images of one group are no others."""
+    pixels = np.concatenate([images[:40], images[:4]])[:, None]
+    for groups in (None, tuple(str(i // 4) for i in range(44))):
+        made = ImageSet.from_pixels(pixels)
+        train = ImageSet(made.pixels, made.ids, made.sources, made.recipe, groups)
+        table = nearest_others(train)
+        correlation = np.corrcoef(pixels.reshape(44, -1).astype(float))
+        unit = np.arange(44) if groups is None else np.arange(44) // 4
+        correlation[unit[:, None] == unit[None, :]] = -1
+        assert table["query"].to_pylist() == list(range(44))
+        assert np.allclose(table["value"].to_numpy(), correlation.max(axis=1))
+        assert table["value"][0].as_py() == pytest.approx(1)  # the copy of it at the end
 
 
 def test_a_second_audit_does_nothing_again(sets, tmp_path, monkeypatch):

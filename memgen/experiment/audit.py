@@ -122,10 +122,8 @@ def perform(run: runs.Run, on_stage: OnStage | None = None) -> Audit:
 
 
 def _answer(run: runs.Run) -> findings.Answer:
-    copies = run.table("copies", NAME) if run.has_table("copies", NAME) else None
-    return findings.answer(
-        copies, run.table("planted"), run.table("canaries"), run.table("at_risk"), run.manifest["data"]["sets"]
-    )
+    tables = {kind: run.table(kind) for kind in ("copies", "planted", "canaries", "at_risk", "neighbors")}
+    return findings.answer(tables, run.manifest["data"]["sets"])
 
 
 def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> audit_page.AuditInput:

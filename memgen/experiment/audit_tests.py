@@ -17,11 +17,12 @@ from memgen.images import groups
 from memgen.images.imageset import ImageSet
 from memgen.images.names import escaped
 from memgen.measures.copies import canaries, planting
-from memgen.measures.copies.examiner import Examination, Examiner, judge, nearest, to_tables
+from memgen.measures.copies.examiner import Examination, Examiner, judge, nearest, nearest_others, to_tables
 from memgen.measures.copies.matching import Candidates
 from memgen.measures.copies.sight import Searcher, Sight
 from memgen.measures.subject import Identity, Samples
 
+TRAIN = f"{NAME}-train"  # the table of training images among themselves
 SHARES = (0.05, 0.1, 0.3)  # of the samples, planted by a calibration
 _MOST_PLANTED = 400  # copies of one kind
 
@@ -38,6 +39,7 @@ def perform(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> None:
     if "held_out" in sets and not _tested(run):
         _test(run, sets, report)
     elif not run.has_table("neighbors", NAME):
+        run.write_table("neighbors", TRAIN, nearest_others(sets["train"]))
         run.write_table("neighbors", NAME, nearest(sets["train"], _samples(sets)))
     if "held_out" in sets and settings.calibrate:
         _calibrate(run, sets, report)

@@ -10,14 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from memgen.base.intervals import clopper_pearson
+from memgen.base.wording import number
 from memgen.findings.copies import ASSUMPTIONS, LEVEL, MOST_UNSEEN, Tested, judge
 from memgen.measures.copies.rarefaction import rarefied
 
 SCHEMA = "memgen.audit/1"
 REPORTED_BY = {"discovered": "competition", "flagged": "conformal test"}
+_CLOSE = 0.95  # quantile of the closeness of training images to each other, beyond which samples are counted
 _FOUND = 0.8  # power from which a kind of copy counts as found
 
 
@@ -227,44 +231,34 @@ def growth(at_risk: pa.Table, samples: int) -> list[dict[str, Any]]:
     return [{"samples": m, "units": rarefied(hits, samples, m)} for m in drawn] if hits else []
 
 
-def answer(
-    copies: pa.Table | None,
-    planted: pa.Table,
-    canaries: pa.Table,
-    at_risk: pa.Table,
-    sets: Mapping[str, Mapping[str, Any]],
-) -> Answer:
+def answer(tables: Mapping[str, pa.Table], sets: Mapping[str, Mapping[str, Any]]) -> Answer:
     """What an audit says.
 
     Args:
-        copies: a COPIES table of one row; None without held-out images.
-        planted: a PLANTED table; empty if nothing was planted.
-        canaries: a CANARIES table; empty without canaries.
-        at_risk: an AT_RISK table; empty without held-out images.
+        tables: the tables `copies` and `at_risk` (empty without held-out images), `planted` and `canaries` (empty where
+            none were), and `neighbors`, of samples and, without held-out images, of training images among themselves.
         sets: number of images of each set, as `audit.json` has them.
     """
-    of_draw = exposed(canaries)
+    of_draw = exposed(tables["canaries"])
     of_canaries = _canaries(of_draw)
     depends = of_draw is not None and of_draw["p"] <= LEVEL
-    if copies is None and depends:
-        return Answer("found", _EXPOSED, tuple(of_canaries), {})
-    if copies is None:
-        samples, train = sets["samples"]["images"], sets["train"]["images"]
+    if not tables["copies"].num_rows:
+        alone = [*of_canaries, *_among_themselves(tables["neighbors"], sets["train"]["images"])]
+        if depends:
+            return Answer("found", _EXPOSED, tuple(alone), {})
         return Answer(
             "undecided",
             "Undecided: without held-out images, nothing tells a copy from a natural resemblance.",
             (
-                f"The closest of {train:,} training images was found for each of {samples:,} samples. The closest "
-                "pairs are listed.",
+                *alone,
                 "Images of one kind resemble each other, so a close pair proves nothing by itself. Give images of the "
                 "same source that the model never saw with --holdout.",
-                *of_canaries,
             ),
             {},
         )
-    (row,) = copies.to_pylist()
-    (tested,) = judge(copies).values()
-    power = powers(planted)
+    (row,) = tables["copies"].to_pylist()
+    (tested,) = judge(tables["copies"]).values()
+    power = powers(tables["planted"])
     unit = f"training {row['unit']}"
     if tested.competition or tested.conformal:
         kind: Literal["found", "none", "undecided"] = "found"
@@ -282,7 +276,7 @@ def answer(
         headline = f"Undecided: copies in up to {tested.unseen:.0%} of the samples could have gone unseen."
     sentences = [
         *tested.sentences,
-        *_growth(growth(at_risk, sets["samples"]["images"]), unit),
+        *_growth(growth(tables["at_risk"], sets["samples"]["images"]), unit),
         *of_canaries,
         *_fraction(row),
         *_power(power),
@@ -298,6 +292,26 @@ def answer(
 
 
 _EXPOSED = "Found: the samples depend on which canaries the model was trained on."
+
+
+def _among_themselves(neighbors: pa.Table, train: int) -> list[str]:
+    """How close samples are to training images, and how close these are to each other: the only baseline without H."""
+    values = {
+        kind: np.nan_to_num(neighbors.filter(pc.field("query_kind") == kind)["value"].to_numpy(), nan=-1)
+        for kind in ("sample", "train")
+    }
+    if train < 2 or not len(values["train"]):
+        return []
+    limit = float(np.quantile(values["train"], _CLOSE))
+    median = {kind: number(float(np.median(each)), "correlation") for kind, each in values.items()}
+    closer = float(np.mean(values["sample"] > limit))
+    return [
+        f"The nearest of {train:,} training images was found for each of {len(values['sample']):,} samples: the "
+        f"correlation has the median {median['sample']}. Between a training image and the nearest other one it has the "
+        f"median {median['train']}. {closer:.0%} of the samples are closer than {number(limit, 'correlation')}, where "
+        f"{1 - _CLOSE:.0%} of the training images are. A larger share may come from copies, or from samples that vary "
+        "less than training images do."
+    ]
 
 
 def exposed(canaries: pa.Table) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen import spaces
-from memgen.base import schemas, tables
+from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError
 from memgen.base.progress import Progress
 from memgen.images.imageset import ImageSet
@@ -352,3 +352,28 @@ def nearest(train: ImageSet, samples: Samples, backend: str = "auto", device: st
     searched = index.Index.build(train.pixels, train.ids, space, "train", None, backend, device)
     hits = searched.search(torch.from_numpy(samples.images), 1)
     return searched.to_table(hits, "sample", samples.ids, nothing, sources=train.sources)
+
+
+def nearest_others(train: ImageSet, count: int = JUDGED_BY, most: int = 512) -> pa.Table:
+    """The nearest other training image, by correlation, to each of some training images: a NEIGHBORS table of rank 1.
+
+    Images of one group are no others of each other. Without held-out images, this is what samples can be compared with.
+
+    Args:
+        train: T.
+        count: number of images that are looked for, at most; their ids choose them.
+        most: images of one group that are passed over, at most; where all of the nearest are, the value is null.
+    """
+    space, nothing = spaces.find("correlation"), dict.fromkeys(("subject", "role", "n_train", "part", "train_seed"))
+    searched = index.Index.build(train.pixels, train.ids, space, "train", None)
+    unit = np.unique(train.groups, return_inverse=True)[1] if train.groups else np.arange(len(train))
+    chosen = np.sort(np.argsort([files.digest(each) for each in train.ids], kind="stable")[:count])
+    hits = searched.search(train.floats(chosen), min(len(train), 1 + min(most, int(np.bincount(unit).max()))))
+    others = unit[hits.reference_index] != unit[chosen][:, None]
+    first = others.argmax(axis=1)[:, None]
+    place = np.take_along_axis(hits.reference_index, first, axis=1)
+    value = np.take_along_axis(hits.value, first, axis=1)
+    value = np.where(others.any(axis=1)[:, None], value, np.nan)
+    found = index.Hits(place, value, place)
+    ids, sources = ([named[i] for i in chosen] for named in (train.ids, train.sources))
+    return searched.to_table(found, "train", ids, nothing, chosen.tolist(), sources, train.sources)
