@@ -364,6 +364,7 @@ def size_bytes(run: Run) -> int:
 def versions() -> dict[str, str | None]:
     """Versions of memgen and of the packages whose numbers end up in its results."""
     names = ["memgen", "torch", "numpy", "faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "pyarrow", "pillow", "lpips"]
+    names += ["pydicom", "nibabel", "onnxruntime", "timm", "open-clip-torch", "transformers"]
     found: dict[str, str | None] = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
