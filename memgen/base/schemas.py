@@ -392,6 +392,24 @@ CANARIES = _schema(
         _field("p", _F64, "of all canaries: exact p-value that samples do not depend on the draw"),
     ],
 )
+GAPS = _schema(
+    "gaps",
+    1,
+    [
+        _field("sigma", _F64, "standard deviation of the noise", "pixel units"),
+        _field("train", _F64, "mean output PSNR of units of T", "dB"),
+        _field("held_out", _F64, "the same of units of H", "dB"),
+        _field("gap", _F64, "their difference", "dB"),
+        _field("low", _F64, "lower end of its interval; those of all noise levels hold together", "dB", null=True),
+        _field("high", _F64, "upper end", "dB", null=True),
+        _field("auc", _F64, "probability that a unit of T is denoised better than one of H"),
+        _field("tpr", _F64, "share of T that an attack finds at 1 % false alarms; null with too few units", null=True),
+        _field("tpr_low", _F64, "lower end of its interval", null=True),
+        _field("tpr_high", _F64, "upper end", null=True),
+        _field("n_train", _INT, "units of T: images, or groups"),
+        _field("n_held_out", _INT, "units of H"),
+    ],
+)
 PLANTED = _schema(
     "planted",
     1,
@@ -493,7 +511,7 @@ SCHEMAS = {
     for schema in (
         IMAGES, SKIPPED, DUPLICATES, SPLIT, SUBJECTS, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
         NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, PEERS, CALIBRATION,
-        AT_RISK, CANARIES, PLANTED,
+        AT_RISK, CANARIES, GAPS, PLANTED,
         BASIS, BASIS_SUMMARY, SLOPES,
     )
 }  # fmt: skip

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memgen.base.errors import ConfigError
-from memgen.cli.options import Config, Json, NewName, Outputs, Overrides, Range, Seed
+from memgen.cli.options import Config, Device, Json, NewName, Outputs, Overrides, Range, Seed
 from memgen.cli.root import app
-from memgen.cli.shared import finish, note, say_warnings
+from memgen.cli.shared import choose_device, finish, note, say_warnings
 from memgen.experiment import runs
 
 if TYPE_CHECKING:
@@ -30,6 +30,14 @@ def audit(
         Path | None, typer.Argument(help="Generated images: a folder, an archive or a file (docs/images.md).")
     ] = None,
     train: Annotated[Path | None, typer.Argument(help="The images that the model was trained on.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="The model itself, in place of SAMPLES: samples are drawn from it, and its denoising of training and "
+            "held-out images is compared. See memgen import for what it can be."
+        ),
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Number of samples drawn from --model (512).")] = None,
     holdout: Annotated[
         Path | None,
         typer.Option(
@@ -80,6 +88,7 @@ def audit(
     config: Config = None,
     overrides: Overrides = None,
     seed: Seed = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Does a model copy its training images? Compare its samples with them, and with held-out images.
@@ -90,12 +99,17 @@ def audit(
     """
     from memgen.base import config as configuration
     from memgen.experiment import audit as auditing
-    from memgen.experiment.audit_images import AuditSettings
+    from memgen.experiment.audit_settings import AuditSettings
 
     if fail_on is not None and fail_on not in _FAILS:
         raise ConfigError(f"--fail-on {fail_on}: expected found or undecided.")
+    if model is not None and train is not None:
+        raise ConfigError(f"found the samples {samples} and --model {model}, expected one of them.")
+    if model is not None:
+        samples, train = None, samples
     options: dict[str, Any] = {
         "samples": samples and str(samples.resolve()),
+        "model": model and str(model.resolve()),
         "train": train and str(train.resolve()),
         "holdout": holdout and str(holdout.resolve()),
         "groups": groups,
@@ -106,25 +120,27 @@ def audit(
         "calibrate": calibrate,
         "images": False if no_images else None,
         "seed": seed,
+        "sample": count and {"n_samples": count},
     }
     given = {key: value for key, value in options.items() if value is not None}
-    if config is None and not {"samples", "train"} <= given.keys():
+    if config is None and ("train" not in given or not {"samples", "model"} & given.keys()):
         raise ConfigError(
-            "found no samples or no training images, expected both: memgen audit SAMPLES TRAIN --holdout H."
+            "found no samples or no training images, expected both: memgen audit SAMPLES TRAIN --holdout H, or memgen "
+            "audit TRAIN --model MODEL --holdout H."
         )
     settings = configuration.load(AuditSettings, config, overrides, given)
-    done = carry_out(auditing.start(outputs, run, settings), as_json)
+    done = carry_out(auditing.start(outputs, run, settings), as_json, choose_device(device))
     if fail_on is not None and done.answer.answer in _FAILS[fail_on]:
         raise typer.Exit(FAILED)
 
 
-def carry_out(run: runs.Run, as_json: bool) -> "Audit":
+def carry_out(run: runs.Run, as_json: bool, device: str = "cpu") -> "Audit":
     """Do what is missing of an audit, and print what it says."""
     from memgen.experiment import audit as auditing
 
     note(f"audit {run.path}")
     with _stages() as on_stage:
-        done = auditing.perform(run, on_stage)
+        done = auditing.perform(run, on_stage, device)
     _say(done)
     print(json.dumps(done.document, indent=2) if as_json else done.page)
     return done

@@ -13,6 +13,7 @@ from memgen.cli.root import app
 from memgen.cli.search import PANEL
 from memgen.cli.shared import (
     choose_cells,
+    choose_device,
     choose_subjects,
     execute,
     existing,
@@ -286,16 +287,16 @@ def calibrate(
     """
     from memgen.cli import terminal
     from memgen.experiment import audit as auditing
-    from memgen.experiment import audit_images, measure, tasks
+    from memgen.experiment import audit_settings, measure, tasks
     from memgen.findings import calibration
     from memgen.measures.copies import controls
 
     if run is not None and (audited := runs.find(outputs, run, kind=None)).kind == runs.AUDIT:
         if n_train is not None:
             raise ConfigError(f"--n {n_train}: {audited.path} is an audit of one model. Leave out --n.")
-        settings = audit_images.settings_of(audited)
+        settings = audit_settings.settings_of(audited)
         settings = settings.model_copy(update={"calibrate": max(settings.calibrate, repeats or 1)})
-        carry_out(auditing.start(audited.path.parent, audited.name, settings), as_json)
+        carry_out(auditing.start(audited.path.parent, audited.name, settings), as_json, choose_device(device))
         return
     workspace = existing(outputs, run, device)
     size = n_train or largest_size(workspace)

@@ -23,7 +23,7 @@ from memgen.base import files
 from memgen.base.config import validate
 from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import audit_images, audit_tests, runs
-from memgen.experiment.audit_images import NAME, AuditSettings, OnStage, settings_of
+from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.findings import audit as findings
 from memgen.images.imageset import ImageSet
 from memgen.report import audit_page
@@ -50,36 +50,34 @@ class Audit:
 
 
 def audit(
-    samples: str | Path,
+    samples: str | Path | None,
     train: str | Path,
     held_out: str | Path | None = None,
     outputs: str | Path = runs.OUTPUTS,
     name: str | None = None,
     on_stage: OnStage | None = None,
+    device: str = "cpu",
     **settings: Any,
 ) -> Audit:
     """Does a model copy its training images? An answer from its samples alone; nothing is trained.
 
     Args:
-        samples: generated images: a folder or a file.
+        samples: generated images: a folder or a file; None for samples that are drawn from the setting `model`.
         train: images that the model was trained on.
         held_out: images of the same source that it never saw. Without them nothing can be concluded.
         outputs: folder that holds the runs.
         name: of the run; None makes one from the settings. A run of that name is continued.
         on_stage: called with (what is being done, items done, items).
-        settings: further fields of AuditSettings, such as groups="folder" or calibrate=1.
+        device: where a model runs.
+        settings: further fields of AuditSettings, such as groups="folder", calibrate=1 or model="checkpoint.pt".
 
     Raises:
         ConfigError: a setting is unknown or out of its range.
         DataError: a set of images cannot be used; the message names the file and the remedy.
     """
-    given = {"samples": _absolute(samples), "train": _absolute(train), **settings}
-    given |= {} if held_out is None else {"holdout": _absolute(held_out)}
-    return perform(start(Path(outputs), name, validate(AuditSettings, given, source="audit")), on_stage)
-
-
-def _absolute(source: str | Path) -> str:
-    return str(Path(source).resolve())
+    sets = {"samples": samples, "train": train, "holdout": held_out}
+    given = {name: str(Path(source).resolve()) for name, source in sets.items() if source is not None} | settings
+    return perform(start(Path(outputs), name, validate(AuditSettings, given, source="audit")), on_stage, device)
 
 
 def start(outputs: Path, name: str | None, settings: AuditSettings) -> runs.Run:
@@ -105,12 +103,18 @@ def start(outputs: Path, name: str | None, settings: AuditSettings) -> runs.Run:
     return run
 
 
-def perform(run: runs.Run, on_stage: OnStage | None = None) -> Audit:
-    """Do what is missing of an audit, write its page and `audit.json`, and return what it says."""
+def perform(run: runs.Run, on_stage: OnStage | None = None, device: str = "cpu") -> Audit:
+    """Do what is missing of an audit, write its page and `audit.json`, and return what it says.
+
+    Args:
+        run: the audit.
+        on_stage: called with (what is being done, items done, items).
+        device: where a model runs.
+    """
     report = on_stage or (lambda what, done, total: None)
     with run.working():
-        sets = audit_images.load(run, report)
-        audit_tests.perform(run, sets, report)
+        sets = audit_images.load(run, report, device)
+        audit_tests.perform(run, sets, report, device)
         report("writing the page", 0, 1)
         answer = _answer(run)
         page = run.report / "report.html"
@@ -122,7 +126,7 @@ def perform(run: runs.Run, on_stage: OnStage | None = None) -> Audit:
 
 
 def _answer(run: runs.Run) -> findings.Answer:
-    tables = {kind: run.table(kind) for kind in ("copies", "planted", "canaries", "at_risk", "neighbors")}
+    tables = {kind: run.table(kind) for kind in ("copies", "planted", "canaries", "at_risk", "neighbors", "gaps")}
     return findings.answer(tables, run.manifest["data"]["sets"])
 
 
@@ -135,6 +139,7 @@ def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> 
         pairs=_pairs(run, sets),
         at_risk=run.table("at_risk", NAME).to_pylist() if run.has_table("at_risk", NAME) else [],
         planted=findings.powers(run.table("planted")),
+        gaps=run.table("gaps").to_pylist(),
         skipped=run.table("skipped", NAME).to_pylist(),
         image_of=(lambda kind, position: np.asarray(sets[kind].pixels[position])) if shown else None,
     )
@@ -167,6 +172,7 @@ def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
         "counts": answer.counts,
         "power": findings.powers(run.table("planted")),
         "growth": findings.growth(run.table("at_risk"), manifest["data"]["sets"]["samples"]["images"]),
+        "gaps": run.table("gaps").to_pylist(),
         "canaries": findings.exposed(run.table("canaries")),
         "sets": manifest["data"]["sets"],
         "rule": manifest["data"]["rule"],

@@ -1,96 +1,87 @@
-"""The settings of an audit, and its images: samples, T and H, prepared alike, and where they are kept in its run."""
+"""The images of an audit: samples, T and H, prepared alike, and kept in its run."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
 
 from memgen.base.config import validate
 from memgen.base.errors import DataError, ShapeError
-from memgen.experiment import runs
+from memgen.experiment import audit_model, runs
+from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.images import groups
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import Imported, ImportSettings, import_images
 from memgen.images.names import escaped
 from memgen.images.prepare import ReadSettings
 from memgen.measures.copies import matching
-from memgen.measures.copies.competition import Q
 
-NAME = "audit"  # of the subject and of its tables
 _MIXED = 64  # side to which all images are resized if they have different sizes
 _IN_WORDS = {"samples": "samples", "train": "training images", "held_out": "held-out images"}
 
-OnStage = Callable[[str, int, int], None]
 
-
-class AuditSettings(ReadSettings):
-    """What is audited, and how."""
-
-    samples: str = Field(description="generated images: a folder or a file")
-    train: str = Field(description="images that the model was trained on")
-    holdout: str | None = Field(None, description="images of the same source that the model never saw")
-    groups: str | None = Field(
-        None, description="what was divided as a whole: folder, file, or a CSV file with the columns file and group"
-    )
-    canaries: str | None = Field(None, description="canaries.json that memgen canaries plant wrote before the training")
-    spaces: tuple[str, ...] = Field(matching.EVERY, min_length=1, description="spaces that are searched for copies")
-    q: float = Field(Q, gt=0, lt=1, description="false-discovery rate aimed at")
-    cluster_threshold: float = Field(
-        0.99, gt=0, le=1, description="correlation above which two images count as near-duplicates"
-    )
-    calibrate: int = Field(0, ge=0, description="how often copies of each kind are planted, to learn what is found")
-    images: bool = Field(True, description="whether the page shows images")
-    seed: int = Field(0, ge=0, description="seed of the permutations and of planted copies")
-
-
-def settings_of(run: runs.Run) -> AuditSettings:
-    """The settings of an audit."""
-    return validate(AuditSettings, run.manifest["config"], source=str(run.path / "run.json"))
-
-
-def load(run: runs.Run, report: OnStage) -> dict[str, ImageSet]:
+def load(run: runs.Run, report: OnStage, device: str = "cpu") -> dict[str, ImageSet]:
     """The image sets `samples`, `train` and `held_out` of an audit, read and prepared alike unless they are there.
+
+    The samples of a model are drawn.
 
     Raises:
         ConfigError: there is no space of a name.
         DataError: a set cannot be used, a group has images in both T and H, or the file of a space cannot be used.
+        ShapeError: the model takes images of another shape.
     """
     settings = settings_of(run)
     made_of = matching.records(settings.spaces)
-    sources = {"samples": settings.samples, "train": settings.train}
-    sources |= {} if settings.holdout is None else {"held_out": settings.holdout}
+    sources = {"samples": settings.samples, "train": settings.train, "held_out": settings.holdout}
+    given = {kind: source for kind, source in sources.items() if source is not None}
     if run.manifest["data"] is None:
-        read, rule = _read(sources, settings, report)
+        read, rule = _read(given, settings, report)
         for kind, found in read.items():
             found.images.save(run.image_set(kind))
         skipped = [found.skipped for found in read.values()]
         run.write_table("skipped", NAME, pa.concat_tables(skipped))
-        train = read["train"].images
-        held_out = read["held_out"].images if "held_out" in read else None
-        warnings = list(dict.fromkeys(warning for found in read.values() for warning in found.warnings))
-        if train.groups is None:
-            warnings += groups.suspected(train.sources, () if held_out is None else held_out.sources)
-        if train.groups is not None and held_out is not None:
-            _check_groups(train, held_out)
-        about = {
-            kind: {
-                "source": escaped(sources[kind]),
-                "images": len(found.images),
-                "skipped": found.skipped.num_rows,
-                "groups": None if found.images.groups is None else len(set(found.images.groups)),
-                "image_shape": list(found.images.image_shape),
-                "digest": found.images.digest,
-            }
-            for kind, found in read.items()
-        }
+        warnings = _warnings(read)
+        about = {kind: _about(given[kind], found.images, found.skipped.num_rows) for kind, found in read.items()}
+        if settings.model is not None:
+            real = [found.images for found in read.values()]
+            drawn, more = audit_model.draw(run, settings, real, report, device)
+            drawn.save(run.image_set("samples"))
+            about = {"samples": _about(settings.model, drawn, 0), **about}
+            warnings += more
         run.update(data={"sets": about, "rule": rule, "warnings": warnings, "spaces": made_of})
     elif changed := [name for name, record in run.manifest["data"]["spaces"].items() if made_of[name] != record]:
         raise DataError(
             f"{run.path}: the file of the space {changed[0]}, or a package that reads it, has changed since the audit "
             "began. Bring it back, or choose another name with --run to start a new audit."
         )
-    return {kind: ImageSet.load(run.image_set(kind)) for kind in sources}
+    return {kind: ImageSet.load(run.image_set(kind)) for kind in run.manifest["data"]["sets"]}
+
+
+def _about(source: str, images: ImageSet, skipped: int) -> dict[str, Any]:
+    """What the run says of one of its sets."""
+    return {
+        "source": escaped(source),
+        "images": len(images),
+        "skipped": skipped,
+        "groups": None if images.groups is None else len(set(images.groups)),
+        "image_shape": list(images.image_shape),
+        "digest": images.digest,
+    }
+
+
+def _warnings(read: dict[str, Imported]) -> list[str]:
+    """What to know of the images that were read, in sentences.
+
+    Raises:
+        DataError: a group has images in both T and H.
+    """
+    train, held_out = read["train"].images, read["held_out"].images if "held_out" in read else None
+    warnings = list(dict.fromkeys(warning for found in read.values() for warning in found.warnings))
+    if train.groups is None:
+        return warnings + groups.suspected(train.sources, () if held_out is None else held_out.sources)
+    if held_out is not None:
+        _check_groups(train, held_out)
+    return warnings
 
 
 def _read(sources: dict[str, str], settings: AuditSettings, report: OnStage) -> tuple[dict[str, Imported], str]:

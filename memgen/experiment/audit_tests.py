@@ -10,9 +10,10 @@ import torch
 
 from memgen.base import files, noise, schemas, tables
 from memgen.base.errors import DataError
+from memgen.experiment import audit_model, runs
 from memgen.experiment import canaries as planted_canaries
-from memgen.experiment import runs
-from memgen.experiment.audit_images import NAME, AuditSettings, OnStage, read_like, settings_of
+from memgen.experiment.audit_images import read_like
+from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.images import groups
 from memgen.images.imageset import ImageSet
 from memgen.images.names import escaped
@@ -27,13 +28,14 @@ SHARES = (0.05, 0.1, 0.3)  # of the samples, planted by a calibration
 _MOST_PLANTED = 400  # copies of one kind
 
 
-def perform(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> None:
+def perform(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, device: str = "cpu") -> None:
     """Make every table of an audit that is missing.
 
     Args:
         run: the audit.
         sets: its images: `samples`, `train`, and maybe `held_out`.
         report: called with (what is being done, items done, items).
+        device: where a model runs.
     """
     settings = settings_of(run)
     if "held_out" in sets and not _tested(run):
@@ -43,6 +45,9 @@ def perform(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> None:
         run.write_table("neighbors", NAME, nearest(sets["train"], _samples(sets)))
     if "held_out" in sets and settings.calibrate:
         _calibrate(run, sets, report)
+    if settings.model is not None and "held_out" in sets and not run.has_table("gaps", NAME):
+        report("measuring the denoising of training and held-out images", 0, 1)
+        audit_model.measure(run, settings, sets["train"], sets["held_out"], device)
     if settings.canaries and not run.has_table("canaries", NAME):
         run.write_table("canaries", NAME, _canaries(run, sets, report))
 

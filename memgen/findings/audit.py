@@ -278,6 +278,7 @@ def answer(tables: Mapping[str, pa.Table], sets: Mapping[str, Mapping[str, Any]]
         *tested.sentences,
         *_growth(growth(tables["at_risk"], sets["samples"]["images"]), unit),
         *of_canaries,
+        *_gaps(tables["gaps"]),
         *_fraction(row),
         *_power(power),
     ]
@@ -367,6 +368,28 @@ def _fraction(row: Mapping[str, Any]) -> list[str]:
         f"nearest to one of them. The memorized fraction, 0 at chance and 1 if all are, is "
         f"{row['memorized_fraction']:.3f} [{row['low']:.3f}, {row['high']:.3f}], and chance alone gives as much with a "
         f"probability of {row['p']:.2g}."
+    ]
+
+
+def _gaps(gaps: pa.Table) -> list[str]:
+    """What the denoising of training and held-out images says of the model; nothing where it was not measured."""
+    rows = gaps.to_pylist()
+    if not rows:
+        return []
+    most = max(rows, key=lambda row: row["gap"] if row["low"] is None else row["low"])
+    if most["low"] is None or most["low"] <= 0:
+        high = max((row["high"] for row in rows if row["high"] is not None), default=None)
+        bound = "" if high is None else f" At every one of {len(rows)} noise levels, the gap is at most {high:.2f} dB."
+        return [f"As a denoiser, the model does not do better on training images than on held-out ones.{bound}"]
+    found = (
+        ""
+        if most["tpr"] is None
+        else f" Whoever calls an image that is denoised well a training image finds {most['tpr']:.0%} "
+        f"[{most['tpr_low']:.0%}, {most['tpr_high']:.0%}] of them so, at 1 % false alarms."
+    )
+    return [
+        f"As a denoiser, the model memorizes: at a noise level of {most['sigma']:.3g}, its PSNR on training images is "
+        f"{most['gap']:.2f} dB [{most['low']:.2f}, {most['high']:.2f}] larger than on held-out ones.{found}"
     ]
 
 

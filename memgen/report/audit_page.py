@@ -16,6 +16,7 @@ from PIL import Image
 
 from memgen.base import wording
 from memgen.findings.audit import Answer, Pair
+from memgen.report.page import flat
 
 PAIRS_SHOWN = 40
 _AT_RISK_SHOWN = 50
@@ -35,6 +36,7 @@ class AuditInput:
         pairs: samples and training images, those first that a test reports.
         at_risk: rows of an AT_RISK table.
         planted: how many planted copies were found; see `findings.audit.powers`.
+        gaps: rows of a GAPS table.
         skipped: rows of a SKIPPED table.
         image_of: gives an image (C, H, W) of the set samples, train or held_out by its position; None shows no images.
     """
@@ -45,6 +47,7 @@ class AuditInput:
     pairs: Sequence[Pair]
     at_risk: Sequence[Mapping[str, Any]]
     planted: Sequence[Mapping[str, Any]]
+    gaps: Sequence[Mapping[str, Any]]
     skipped: Sequence[Mapping[str, Any]]
     image_of: ImageOf | None
 
@@ -72,13 +75,21 @@ def render(found: AuditInput) -> str:
         skipped=found.skipped[:20],
         n_skipped=len(found.skipped),
         wording=wording,
-        settings={
-            key: ", ".join(value) if isinstance(value, list) else value
-            for key, value in found.manifest["config"].items()
-            if value is not None
-        },
+        gaps=found.gaps,
+        unit="group" if found.manifest["config"]["groups"] else "image",
+        settings=_stated(found.manifest["config"]),
         versions=found.manifest["versions"],
     )
+
+
+def _stated(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The settings that are set; groups of them are about a model, so they are left out without one."""
+    kept = {
+        key: value
+        for key, value in settings.items()
+        if value is not None and (settings["model"] is not None or not isinstance(value, Mapping))
+    }
+    return [(key, value) for key, value in flat(kept) if value]
 
 
 def _by_kind(planted: Sequence[Mapping[str, Any]]) -> dict[str, dict[float, Mapping[str, Any]]]:

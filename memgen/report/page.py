@@ -183,7 +183,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         warnings=(report.manifest.get("data") or {}).get("warnings", []),
         shuffled=report.manifest.get("config", {}).get("data", {}).get("shuffle", False),
         about=report.manifest.get("about"),
-        manifest=list(_flat(provenance)) if provenance else [],
+        manifest=list(flat(provenance)) if provenance else [],
     )
 
 
@@ -325,14 +325,14 @@ def _data(run: Mapping[str, pa.Table]) -> dict[str, Any]:
     return {**counts, "parts": parts, "first_skipped": skipped}
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """The leaves of a JSON value with their paths, such as ("config.train.steps", "600")."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+            yield from flat(inner, f"{path}.{key}" if path else str(key))
     elif isinstance(value, (list, tuple)) and any(isinstance(inner, (Mapping, list, tuple)) for inner in value):
         for position, inner in enumerate(value):
-            yield from _flat(inner, f"{path}[{position}]")
+            yield from flat(inner, f"{path}[{position}]")
     elif isinstance(value, (list, tuple)):
         yield path, ", ".join(map(str, value))
     else:

@@ -1,0 +1,119 @@
+"""The model of an audit: it is loaded, its samples are drawn, and its denoising is measured on T and on H.
+
+Samples are drawn in parts, each kept when it is finished, and are then audited as the pictures that they would be saved
+as: clipped, and of 8 bits where the training images are.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from memgen.base import files, schemas, tables
+from memgen.base.errors import DataError, ShapeError
+from memgen.experiment import runs
+from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage
+from memgen.images.imageset import ImageSet
+from memgen.measures.gap import gaps
+from memgen.measures.psnr import measure_psnr
+from memgen.measures.subject import Identity, subject
+from memgen.models import sampling
+from memgen.models.denoiser import Denoiser
+from memgen.models.loading import load_denoiser
+
+_PART = 4  # micro-batches of samples that are drawn and kept at a time
+
+
+def load(settings: AuditSettings, train: ImageSet, device: str) -> Denoiser:
+    """The model of an audit, for images like those of T, on a device.
+
+    Raises:
+        DataError: the file cannot be used.
+        ShapeError: the model takes images of another shape.
+    """
+    assert settings.model is not None
+    denoiser = load_denoiser(settings.model, train.image_shape[1:], settings.checkpoint)
+    if tuple(denoiser.image_shape) != train.image_shape:
+        (channels, height, width), (found, rows, columns) = denoiser.image_shape, train.image_shape
+        raise ShapeError(
+            f"{settings.model}: takes images of {channels} channels and {width} x {height} pixels, but the training "
+            f"images have {found} channels and {columns} x {rows} pixels. Use --resize, or --set color=gray or rgb."
+        )
+    return denoiser.to(device) if isinstance(denoiser, torch.nn.Module) else denoiser
+
+
+def draw(
+    run: runs.Run, settings: AuditSettings, real: list[ImageSet], report: OnStage, device: str
+) -> tuple[ImageSet, list[str]]:
+    """The samples of the model, and what to know of them, in sentences.
+
+    Every sample starts at the mean of all real images, which does not tell which of them are in T.
+
+    Args:
+        run: the audit, which keeps finished samples.
+        settings: how many are drawn, and how.
+        real: T and, where there are any, held-out images.
+        report: called with (what is being done, samples done, samples).
+        device: where the model runs.
+
+    Raises:
+        DataError: the file of the model, or a part of the samples, cannot be used.
+        ShapeError: the model takes images of another shape.
+    """
+    denoiser = load(settings, real[0], device)
+    count = sum(map(len, real))
+    mean = sum((len(images) / count * images.floats().mean(dim=0) for images in real), torch.zeros(real[0].image_shape))
+    total, step, folder = settings.sample.n_samples, _PART * settings.sample.micro_batch, run.path / "drawn"
+    parts = []
+    for start in range(0, total, step):
+        path = folder / f"{start:08}.npz"
+        if not path.exists():
+            chosen = range(start, min(start + step, total))
+            drawn = sampling.sample(
+                denoiser,
+                mean.to(device),
+                chosen,
+                settings.seed,
+                settings.sample,
+                on_step=lambda ended, _, start=start: report("drawing samples", start + ended, total),  # type: ignore[misc]
+            )
+            kept = {name: getattr(drawn, name) for name in ("samples", "updates", "sigma", "residual_sigma", "status")}
+            with files.writing(path) as file:
+                np.savez(file, images=drawn.images, **kept)
+        parts.append(_read(path))
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    pixels = _as_pictures(whole.pop("images"), real[0].pixels.dtype)
+    columns = {"sample" if name == "samples" else name: values for name, values in whole.items()}
+    keys = Identity(NAME, "imported", len(real[0])).columns
+    run.write_table("samples", NAME, tables.make(schemas.SAMPLES, keys | columns | {"noise_seed": settings.seed}))
+    unfinished = int((whole["status"] != "converged").sum())
+    warnings = [
+        f"{unfinished:,} of {total:,} samples did not converge. They are audited as they are; the table samples says "
+        "which they are."
+    ]
+    return ImageSet.from_pixels(pixels, [f"sample {i}" for i in whole["samples"]]), warnings if unfinished else []
+
+
+def measure(run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: ImageSet, device: str) -> None:
+    """Measure how well the model denoises images of T and of H: the tables `psnr` and `gaps`."""
+    given = subject(NAME, denoiser=load(settings, train, device), train=train, held_out=held_out)
+    psnr = measure_psnr(given, settings.psnr, settings.seed, device=device)
+    sides = [images for images in (train, held_out) if images.groups is not None]
+    known = {key: name for images in sides for key, name in zip(images.ids, images.groups or (), strict=True)}
+    run.write_table("psnr", NAME, psnr)
+    run.write_table("gaps", NAME, gaps(psnr, known or None))
+
+
+def _as_pictures(images: NDArray[np.float32], dtype: Any) -> NDArray[Any]:
+    clipped = np.nan_to_num(images).clip(0, 1)
+    return np.asarray((clipped * 255).round().astype(np.uint8) if dtype == np.uint8 else clipped)
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: damaged ({error}). Delete it, and give the command again.") from error

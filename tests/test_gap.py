@@ -1,0 +1,170 @@
+"""The denoising gap and its attack, against brute force and known truth; audits of a model that memorizes, and resume."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from program import memgen as command
+from sklearn.datasets import load_digits
+
+import memgen
+from memgen.base import schemas, tables
+from memgen.base.errors import ConfigError, ShapeError
+from memgen.experiment import audit_model, runs
+from memgen.images.imageset import ImageSet
+from memgen.measures.gap import gaps, threshold
+from memgen.models import checkpoints, networks, sampling
+from memgen.models.networks import UNetSettings
+from memgen.models.training import Training, TrainSettings, train
+
+
+def psnr_table(train_values, held_out_values, sigma=0.1, draws=2):
+    """Rows of two noise draws whose mean is the value, for images t0, t1, ... and h0, h1, ..."""
+    rows = []
+    for kind, letter, values in (("train", "t", train_values), ("holdout", "h", held_out_values)):
+        for i, value in enumerate(values):
+            rows += [(kind, f"{letter}{i}", draw, value + (draw - (draws - 1) / 2)) for draw in range(draws)]
+    kind, image_id, draw, value = zip(*rows, strict=True)
+    columns = {"subject": "x", "role": "imported", "n_train": 1, "part": None, "train_seed": None, "kind": kind}
+    columns |= {"image_id": image_id, "sigma": sigma, "noise_draw": draw, "input_psnr_db": 0.0, "output_psnr_db": value}
+    return tables.make(schemas.PSNR, columns, len(rows))
+
+
+def test_gap_auc_and_attack_by_brute_force():
+    """Against loops over all pairs; the threshold lets two of 200 held-out images pass, even with ties."""
+    rng = np.random.default_rng(0)
+    train_values, held_out_values = rng.normal(1, 1, 50).round(1), rng.normal(0, 1, 200).round(1)
+    (row,) = gaps(psnr_table(train_values, held_out_values)).to_pylist()
+    assert row["gap"] == pytest.approx(train_values.mean() - held_out_values.mean())
+    pairs = train_values[:, None] - held_out_values[None, :]
+    assert row["auc"] == pytest.approx(np.mean((pairs > 0) + 0.5 * (np.abs(pairs) < 1e-9)))
+    limit = threshold(held_out_values)
+    assert (held_out_values > limit).sum() <= 2
+    assert (held_out_values > np.sort(held_out_values)[-4]).sum() > 2
+    assert row["tpr"] == np.mean(train_values > limit + 1e-9)
+    assert row["tpr_low"] < row["tpr"] < row["tpr_high"]
+    assert (row["n_train"], row["n_held_out"]) == (50, 200)
+
+
+def test_intervals_hold_together_and_units_are_groups():
+    """Without a gap, all intervals of 5 noise levels contain 0 in 95 % of tables; groups widen what belongs together."""
+    rng = np.random.default_rng(1)
+    missed = 0
+    for _ in range(100):
+        table = [psnr_table(rng.normal(size=40), rng.normal(size=40), sigma, 1) for sigma in (0.1, 0.2, 0.3, 0.4, 0.5)]
+        rows = gaps(pa.concat_tables(table)).to_pylist()
+        missed += any(not row["low"] <= 0 <= row["high"] for row in rows)
+    assert missed <= 11  # of 100 at 5 %: more with a probability of 1 %
+    values = np.repeat(rng.normal(size=20), 10)
+    shared = psnr_table(values[:100], values[100:])
+    names = {f"{side}{i}": f"{side}{i // 10}" for side in "th" for i in range(100)}
+    (alone,), (grouped,) = gaps(shared).to_pylist(), gaps(shared, names).to_pylist()
+    assert grouped["high"] - grouped["low"] > 2 * (alone["high"] - alone["low"])
+    assert (grouped["n_train"], grouped["tpr"]) == (10, None)  # 1 % of 10 groups is less than one
+
+
+def test_one_image_has_no_interval():
+    (row,) = gaps(psnr_table([1.0], [0.0, 2.0])).to_pylist()
+    assert (row["gap"], row["low"], row["high"], row["tpr"]) == (0, None, None, None)
+
+
+# ------------------------------------------------------------------------------------------------- audits
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folders of 8x8 digits, and the checkpoint of a network that was trained on 12 of them for long."""
+    folder = tmp_path_factory.mktemp("model")
+    pixels = (load_digits().images * 15.9).astype(np.uint8)
+    for name, chosen in (("train", pixels[:12]), ("holdout", pixels[200:400])):
+        (folder / name).mkdir()
+        for i, image in enumerate(chosen):
+            Image.fromarray(image).save(folder / name / f"{i:03}.png")
+    settings = UNetSettings(architecture="unet", blocks=1, width=24)
+    training = Training(networks.build(settings, (1, 8, 8)), TrainSettings(images_seen=12_000), (0, 0))
+    for _ in train(training, torch.from_numpy(pixels[:12, None])):
+        pass
+    checkpoints.save(folder / "model.safetensors", training.result.eval(), settings, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audited(trained, tmp_path_factory):
+    arguments = ("audit", trained / "train", "--model", trained / "model.safetensors", "--holdout", trained / "holdout")
+    arguments += (
+        "--count",
+        60,
+        "--set",
+        "sample.micro_batch=8",
+        "--set",
+        "psnr.sigmas=[0.05,0.2]",
+        "--space",
+        "pixels",
+    )
+    arguments += ("--outputs", tmp_path_factory.mktemp("outputs"), "--run", "mine", "--json")
+    return arguments, command(*arguments).done().json
+
+
+def test_a_model_that_memorizes(audited):
+    """Its samples are drawn and audited, its gap is measured, and audit.json follows the schema."""
+    arguments, document = audited
+    assert document["sets"]["samples"]["images"] == 60
+    assert [row["sigma"] for row in document["gaps"]] == [0.05, 0.2]
+    assert document["gaps"][1]["low"] > 1
+    assert any(sentence.startswith("As a denoiser, the model memorizes") for sentence in document["sentences"])
+    schema = json.loads((Path(__file__).parents[1] / "docs" / "audit.schema.json").read_text())
+    jsonschema.validate(document, schema)
+    run = runs.Run(Path(arguments[arguments.index("--outputs") + 1]) / "mine")
+    samples = ImageSet.load(run.image_set("samples"))
+    assert samples.pixels.dtype == np.uint8
+    assert run.table("samples")["status"].to_pylist() == ["converged"] * 60
+    page = (run.report / "report.html").read_text()
+    assert f"<th>0.050</th><td>{document['gaps'][0]['train']:.2f}</td>" in page
+    assert "sample.sigma_end" in page
+
+
+def test_drawing_goes_on_where_it_stopped(trained, tmp_path, monkeypatch, audited):
+    """Killed after the first part of the samples, the audit draws the others only, and ends with the same tables."""
+    _, document = audited
+    real, drawn = sampling.sample, []
+
+    def stop(denoiser, mean, chosen, *more, **named):
+        drawn.append(chosen)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return real(denoiser, mean, chosen, *more, **named)
+
+    settings = {"model": str(trained / "model.safetensors"), "spaces": ("pixels",), "psnr": {"sigmas": [0.05, 0.2]}}
+    settings |= {"sample": {"n_samples": 60, "micro_batch": 8}}
+    monkeypatch.setattr(sampling, "sample", stop)
+    given = (None, trained / "train", trained / "holdout", tmp_path, "again")
+    with pytest.raises(KeyboardInterrupt):
+        memgen.audit(*given, **settings)
+    again = memgen.audit(*given, **settings)
+    assert drawn == [range(32), range(32, 60), range(32, 60)]
+    for name, digest in document["files"].items():
+        if not name.endswith("set.json"):
+            assert again.document["files"][name] == digest, name
+
+
+def test_models_and_samples_that_do_not_go_together(trained, tmp_path):
+    arguments = ["audit", trained / "train", "--model", trained / "model.safetensors", "--outputs", tmp_path]
+    command(*arguments, trained / "holdout").failed(2, "expected one of them")
+    command("audit", "--model", trained / "model.safetensors", "--outputs", tmp_path).failed(2, "or memgen audit TRAIN")
+    with pytest.raises(ShapeError, match="takes images of 1 channels and 8 x 8 pixels, but the training images have 3"):
+        memgen.audit(None, trained / "train", outputs=tmp_path, model=str(trained / "model.safetensors"), color="rgb")
+    with pytest.raises(ConfigError, match="exactly one of samples and model"):
+        memgen.audit(trained / "train", trained / "train", model="x")
+
+
+def test_a_damaged_part_is_named(trained, tmp_path):
+    """A part of the samples that cannot be read is named, with what to do."""
+    path = tmp_path / "00000000.npz"
+    path.write_bytes(b"PK")
+    with pytest.raises(memgen.MemgenError, match=r"00000000\.npz: damaged"):
+        audit_model._read(path)
