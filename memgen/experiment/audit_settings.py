@@ -1,4 +1,4 @@
-"""The settings of an audit."""
+"""The settings of an audit, and the name of its tables."""
 
 from collections.abc import Callable
 from typing import Self
