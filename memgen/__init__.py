@@ -9,6 +9,8 @@ The public names. Each is loaded when it is first used, since PyTorch takes seco
     find_copies       test the samples of a subject for copies of its training images
     measure_psnr      denoising PSNR of a subject on training images and held-out images
     sweep             the whole experiment as a function of N, in a run directory
+    Monitor           follows memorization in anyone's training loop
+    FunctionDenoiser  a denoiser made of a function
 
     ImageSet, Split, Subject, Denoiser, Index, RunSettings, Workspace, Findings, MemgenError     the types behind them
 """
@@ -31,6 +33,8 @@ _HOMES = {
     "Split": "images.split",
     "Subject": "measures.subject",
     "Denoiser": "models.denoiser",
+    "FunctionDenoiser": "models.denoiser",
+    "Monitor": "experiment.monitor",
     "Index": "spaces.index",
     "RunSettings": "experiment.settings",
     "Workspace": "experiment.workspace",

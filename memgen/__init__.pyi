@@ -1,5 +1,6 @@
 from memgen.base.errors import MemgenError as MemgenError
 from memgen.experiment.audit import audit as audit
+from memgen.experiment.monitor import Monitor as Monitor
 from memgen.experiment.present import Findings as Findings
 from memgen.experiment.settings import RunSettings as RunSettings
 from memgen.experiment.whole import sweep as sweep
@@ -12,6 +13,7 @@ from memgen.measures.psnr import measure_psnr as measure_psnr
 from memgen.measures.subject import Subject as Subject
 from memgen.measures.subject import subject as subject
 from memgen.models.denoiser import Denoiser as Denoiser
+from memgen.models.denoiser import FunctionDenoiser as FunctionDenoiser
 from memgen.models.loading import load_denoiser as load_denoiser
 from memgen.spaces.index import Index as Index
 

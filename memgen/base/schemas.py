@@ -410,6 +410,33 @@ GAPS = _schema(
         _field("n_held_out", _INT, "units of H"),
     ],
 )
+READINGS = _schema(
+    "readings",
+    1,
+    [
+        _field("images_seen", _INT, "training images that the model had seen, counted with repetitions", "images"),
+        _field("kind", _STR, "train or holdout"),
+        _field("image_id", _STR, "content id of the clean image"),
+        _field("psnr_db", _F64, "output PSNR, averaged over noise levels and draws", "dB"),
+    ],
+)
+TIMELINE = _schema(
+    "timeline",
+    1,
+    [
+        _field("images_seen", _INT, "training images that the model had seen, counted with repetitions", "images"),
+        _field("train", _F64, "mean output PSNR of training images", "dB"),
+        _field("held_out", _F64, "the same of held-out images", "dB"),
+        _field("gap", _F64, "their difference", "dB"),
+        _field("low", _F64, "lower end of its interval; those of all readings hold together", "dB", null=True),
+        _field("high", _F64, "upper end", "dB", null=True),
+        _field("growth", _F64, "gap minus that of the first reading", "dB"),
+        _field("growth_low", _F64, "lower end of its interval", "dB", null=True),
+        _field("growth_high", _F64, "upper end", "dB", null=True),
+        _field("memorizes", pa.bool_(), "whether one of the two intervals lies above 0"),
+        _field("as_good", pa.bool_(), "whether held-out images may be denoised as well as at the best reading"),
+    ],
+)
 PLANTED = _schema(
     "planted",
     1,

@@ -45,7 +45,7 @@ def gaps(psnr: pa.Table, groups: Mapping[str, str] | None = None) -> pa.Table:
     for sigma in sigmas:
         here = psnr.filter(pc.field("sigma") == sigma)
         train, held_out = (_values(here.filter(pc.field("kind") == kind), groups) for kind in ("train", "holdout"))
-        low, high = _interval(train, held_out, 1 - (1 - LEVEL) / len(sigmas))
+        low, high = welch(train, held_out, 1 - (1 - LEVEL) / len(sigmas))
         attack = threshold(held_out)
         hits = None if attack is None else int((train > attack).sum())
         tpr_low, tpr_high = (None, None) if hits is None else clopper_pearson(hits, len(train), LEVEL)
@@ -86,8 +86,17 @@ def _values(psnr: pa.Table, groups: Mapping[str, str] | None) -> Floats:
     return np.asarray(means["value_mean"].to_numpy(), dtype=np.float64)
 
 
-def _interval(train: Floats, held_out: Floats, level: float) -> tuple[float | None, float | None]:
-    """Welch's interval of the difference of the means; none with fewer than two units on a side."""
+def welch(train: Floats, held_out: Floats, level: float) -> tuple[float | None, float | None]:
+    """Welch's interval of the difference of two means, with the normal distribution in place of Student's.
+
+    Args:
+        train: values of units of T, (n,).
+        held_out: values of units of H, (m,).
+        level: coverage, in (0, 1).
+
+    Returns:
+        (low, high); None for both with fewer than two units on a side.
+    """
     if min(len(train), len(held_out)) < 2:
         return None, None
     error = math.sqrt(train.var(ddof=1) / len(train) + held_out.var(ddof=1) / len(held_out))

@@ -1,6 +1,7 @@
 """The denoiser protocol: a function of noisy images and their noise levels, in units where pixels lie in [0, 1]."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -33,6 +34,26 @@ class Denoiser(Protocol):
             (B, C, H, W), same units, not clipped.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionDenoiser:
+    """A denoiser made of a function, such as the network of a training loop.
+
+    Attributes:
+        function: maps noisy images (B, C, H, W) and their noise levels (B,), in units where clean pixels lie in [0, 1],
+            to the denoised images.
+        image_shape: (C, H, W).
+        blind: whether the function ignores the noise levels.
+    """
+
+    function: Callable[[Tensor, Tensor | None], Tensor]
+    image_shape: ImageShape
+    blind: bool = False
+
+    def __call__(self, noisy: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """The denoised images; see `Denoiser`."""
+        return self.function(noisy, sigma)
 
 
 def check_measurable(denoiser: Denoiser, images: Tensor, ids: Sequence[str]) -> None:

@@ -1,0 +1,112 @@
+"""When, during a training, a model began to generalize, and when it began to memorize.
+
+A reading is what was measured of the model after some images seen: the PSNR of images of T and of H with the same noise
+each time, averaged over noise levels and draws.
+
+    tau_gen    the first reading that denoises H as well as the best one does, within TOLERANCE dB: the paired interval
+               of the difference over images does not exclude it
+    tau_mem    the first reading from which on every reading shows memorization: the interval of the gap, PSNR on T
+               minus PSNR on H, lies above 0, or that of its growth since the first reading does
+
+Images differ in how hard they are to denoise. The growth compares each image with itself, so its interval is about half
+as wide. Both times are known to lie between the reading before and that one.
+
+Reading k has the level 1 - .05 / (k (k + 1)), half of the error for each of the two intervals. These errors add up to
+.05 over any number of readings. So whoever stops as soon as a reading shows memorization stops for no reason in at most
+5 % of trainings, if T and H were divided at random.
+
+Source: the two times of Bonnaire, Urfin, Biroli & Mezard 2025, who measure them by the quality of samples and by the
+share of copies among them; here both are read off the denoiser, which needs no samples.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from memgen.base import schemas, tables
+from memgen.measures.copies.lead import Floats
+from memgen.measures.gap import welch
+
+TOLERANCE = 0.1  # dB
+_ERROR = 0.05
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When something was reached.
+
+    Attributes:
+        after: images seen at the last reading before; 0 if the first reading reached it.
+        by: images seen at the first reading that reached it.
+    """
+
+    after: int
+    by: int
+
+
+def timeline(readings: pa.Table) -> pa.Table:
+    """The gap and the quality at each reading: a TIMELINE table, in the order of images seen.
+
+    Args:
+        readings: a READINGS table, with the same images in every reading.
+    """
+    seen = np.unique(readings["images_seen"].to_numpy())
+    sides = {kind: [_values(readings, each, kind) for each in seen] for kind in ("train", "holdout")}
+    best = max(range(len(seen)), key=lambda i: float(sides["holdout"][i].mean())) if len(seen) else 0
+    rows: list[dict[str, Any]] = []
+    for k, images_seen in enumerate(seen, start=1):
+        train, held_out = sides["train"][k - 1], sides["holdout"][k - 1]
+        level = 1 - _ERROR / (k * (k + 1)) / 2
+        low, high = welch(train, held_out, level)
+        grown = train - sides["train"][0], held_out - sides["holdout"][0]
+        grown_low, grown_high = welch(*grown, level)
+        behind = sides["holdout"][best] - held_out
+        error = float(behind.std(ddof=1)) / math.sqrt(len(behind)) if len(behind) > 1 else 0.0
+        rows.append(
+            {
+                "images_seen": int(images_seen),
+                "train": float(train.mean()),
+                "held_out": float(held_out.mean()),
+                "gap": float(train.mean() - held_out.mean()),
+                "low": low,
+                "high": high,
+                "growth": float(grown[0].mean() - grown[1].mean()),
+                "growth_low": grown_low,
+                "growth_high": grown_high,
+                "memorizes": any(end is not None and end > 0 for end in (low, grown_low)),
+                "as_good": float(behind.mean()) - NormalDist().inv_cdf((1 + level) / 2) * error <= TOLERANCE,
+            }
+        )
+    names = schemas.TIMELINE.names
+    return tables.make(schemas.TIMELINE, {name: [row[name] for row in rows] for name in names}, len(rows))
+
+
+def generalizes(timeline: pa.Table) -> Reached | None:
+    """tau_gen of a TIMELINE table; None without readings."""
+    good = timeline["as_good"].to_pylist()
+    return _reached(timeline, good.index(True)) if any(good) else None
+
+
+def memorizes(timeline: pa.Table) -> Reached | None:
+    """tau_mem of a TIMELINE table; None where the last reading shows no gap."""
+    found: Sequence[bool] = timeline["memorizes"].to_pylist()
+    if not found or not found[-1]:
+        return None
+    return _reached(timeline, len(found) - next((i for i, each in enumerate(reversed(found)) if not each), len(found)))
+
+
+def _reached(timeline: pa.Table, position: int) -> Reached:
+    seen = timeline["images_seen"].to_pylist()
+    return Reached(seen[position - 1] if position else 0, seen[position])
+
+
+def _values(readings: pa.Table, images_seen: int, kind: str) -> Floats:
+    """The values of one reading, in the order of the ids of the images, (n,)."""
+    here = readings.filter((pc.field("images_seen") == int(images_seen)) & (pc.field("kind") == kind))
+    return np.asarray(here.sort_by("image_id")["psnr_db"].to_numpy(), dtype=np.float64)

@@ -1,0 +1,117 @@
+"""Readings during a training: times against constructed curves, error over many looks, a real training, and resume."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import memgen
+from memgen.base import schemas, tables
+from memgen.base.errors import DataError, ShapeError
+from memgen.images.imageset import ImageSet
+from memgen.measures import timeline
+from memgen.measures.psnr import PsnrSettings
+from memgen.measures.timeline import Reached
+from memgen.models import networks
+from memgen.models.networks import UNetSettings
+from memgen.models.training import Training, TrainSettings, train
+
+
+def readings(train, held_out):
+    """A READINGS table of values (K, n) and (K, m), after 100, 200, ... images seen."""
+    parts = []
+    for kind, values in (("train", train), ("holdout", held_out)):
+        for k, row in enumerate(values, start=1):
+            columns = {"images_seen": 100 * k, "kind": kind, "image_id": [f"{kind}{i:03}" for i in range(len(row))]}
+            parts.append(tables.make(schemas.READINGS, columns | {"psnr_db": list(row)}))
+    return pa.concat_tables(parts)
+
+
+def test_times_of_a_constructed_training():
+    """Held-out PSNR is at its best from reading 3 on, and the gap grows by 1 dB from reading 5 on."""
+    rng = np.random.default_rng(0)
+    hard = [rng.normal(20, 2, 50), rng.normal(20, 2, 50)]
+    quality = np.array([-4, -2, 0, 0.02, 0.01, 0, -0.3])
+    grown = np.array([0, 0, 0, 0, 1, 1.2, 1.4])
+    noise = rng.normal(0, 0.05, (2, 7, 50))
+    found = timeline.timeline(
+        readings(hard[0] + (quality + grown)[:, None] + noise[0], hard[1] + quality[:, None] + noise[1])
+    )
+    assert timeline.generalizes(found) == Reached(200, 300)
+    assert timeline.memorizes(found) == Reached(400, 500)
+    assert found["growth"].to_numpy() == pytest.approx(grown, abs=0.1)
+    widths = [found[f"{name}high"].to_numpy() - found[f"{name}low"].to_numpy() for name in ("", "growth_")]
+    assert (widths[1] < 0.2 * widths[0]).all()
+    assert timeline.memorizes(found.slice(0, 4)) is None
+    assert timeline.generalizes(found.slice(0, 0)) is None
+
+
+def test_a_gap_that_closes_again_is_no_memorization():
+    """What counts is the first reading from which on all show it."""
+    rng = np.random.default_rng(1)
+    base = rng.normal(20, 0.1, (2, 20))
+    gap = np.array([0, 2, 0, 2, 2])
+    found = timeline.timeline(readings(base[0] + gap[:, None], np.tile(base[1], (5, 1))))
+    assert found["memorizes"].to_pylist() == [False, True, False, True, True]
+    assert timeline.memorizes(found) == Reached(300, 400)
+
+
+def test_looking_often_stops_in_few_trainings():
+    """A training without a gap, looked at 12 times: some look shows memorization in at most 5 % of trainings."""
+    rng = np.random.default_rng(2)
+    stopped = 0
+    for _ in range(40):
+        hard = rng.normal(0, 1, (2, 30))
+        walk = rng.normal(0, 0.2, (2, 12, 30)).cumsum(axis=1)
+        found = timeline.timeline(readings(hard[0] + walk[0], hard[1] + walk[1]))
+        stopped += any(found["memorizes"].to_pylist())
+    assert stopped <= 6  # of 40 at 5 %: more with a probability of 1 %
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return ImageSet.from_pixels((load_digits().images * 15.9).astype(np.uint8)[:, None])
+
+
+def test_a_training_that_memorizes(digits, tmp_path):
+    """16 digits: the held-out PSNR comes near its best before the gap opens, and the monitor says when both were."""
+    T, H = digits.take(slice(0, 16)), digits.take(slice(100, 164))
+    monitor = memgen.Monitor(T, H, tmp_path / "mine")
+    assert monitor.summary() == "Nothing was measured yet."
+    assert not monitor.memorizes
+    training = Training(networks.build(UNetSettings(architecture="unet", blocks=1, width=16), (1, 8, 8)),
+                        TrainSettings(images_seen=16_000), (0, 0))  # fmt: skip
+    for record in train(training, torch.from_numpy(T.pixels), record_every=100):
+        assert training.network.training
+        monitor(training.network, record.images_seen)
+        assert training.network.training  # as it was
+    found = monitor.timeline
+    assert monitor.memorizes
+    good, copies = timeline.generalizes(found), timeline.memorizes(found)
+    assert good.by <= copies.by
+    assert f"began to memorize between {copies.after:,} and {copies.by:,} images seen" in monitor.summary()
+    again = memgen.Monitor(T, H, tmp_path / "mine")
+    assert again.timeline == found
+    again(None, record.images_seen)  # there is such a reading, so nothing is measured
+    with pytest.raises(DataError, match="other images or settings"):
+        memgen.Monitor(T, H, tmp_path / "mine", PsnrSettings(sigmas=(0.3,)))
+    with pytest.raises(DataError, match="other images or settings"):
+        memgen.Monitor(T, T, tmp_path / "mine")
+
+
+def test_a_function_as_a_denoiser(digits, tmp_path):
+    """The identity gains nothing: its PSNR is that of the noise, with no gap."""
+    monitor = memgen.Monitor(digits.take(slice(0, 40)), digits.take(slice(40, 80)), tmp_path)
+    monitor(memgen.FunctionDenoiser(lambda noisy, sigma: noisy, (1, 8, 8)), 10)
+    (row,) = monitor.timeline.to_pylist()
+    expected = np.mean([-20 * np.log10(sigma) for sigma in (0.05, 0.1, 0.2, 0.4)])
+    assert row["held_out"] == pytest.approx(expected, abs=0.2)
+    assert not row["memorizes"]
+    assert "Memorization was not seen." in monitor.summary()
+
+
+def test_sets_of_different_shapes_are_refused(digits, tmp_path):
+    small = ImageSet.from_pixels(digits.pixels[:, :, :6, :6])
+    with pytest.raises(ShapeError, match="expected the same shape"):
+        memgen.Monitor(digits, small, tmp_path)
