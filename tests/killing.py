@@ -72,7 +72,7 @@ def watch(run: Path, reach) -> None:
 
     make._SAVE_EVERY_S = 0.0  # keep the state of a training at every record
     rename, remove = os.replace, runs.Run.remove_table
-    update, draw, read = sampling._State.update, training._draw, importing.readers.read
+    update, draw, read = sampling._StochasticState.update, training._draw, importing.readers.read
 
     def replace(source, target) -> None:
         kind = kind_of(Path(target).relative_to(run))
@@ -100,7 +100,12 @@ def watch(run: Path, reach) -> None:
         return images
 
     runs.Run.remove_table = removed
-    os.replace, sampling._State.update, training._draw, importing.readers.read = replace, updated, drawn, found
+    os.replace, sampling._StochasticState.update, training._draw, importing.readers.read = (
+        replace,
+        updated,
+        drawn,
+        found,
+    )
 
 
 def kind_of(path: Path) -> str:

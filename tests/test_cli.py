@@ -24,7 +24,7 @@ from PIL import Image
 from program import memgen
 
 import memgen as package
-from memgen.experiment import present, tasks
+from memgen.experiment import present, subjects, tasks
 from memgen.experiment.runs import Run
 from memgen.experiment.workspace import Workspace
 from memgen.images import shuffle
@@ -336,6 +336,38 @@ def test_trajectories(tiny, monkeypatch):
     with np.load(tiny / "samples" / "n4-s0-a.path.npz") as kept:
         assert kept["steps"].tolist() == list(range(0, int(updates.max()), 7))
     assert (tiny / "samples" / "n4-s0-a.npy").read_bytes() == before
+
+
+def test_sample_by_another_method(tiny):
+    """Its samples stand beside the run's own, which keep every bit, are continued, and are those of the library."""
+    before = {path: path.read_bytes() for path in (tiny / "tables").rglob("*.parquet")}
+    own = (tiny / "samples" / "n4-s0-a.npy").read_bytes()
+    shown = memgen("sample", "--part", "a", "--method", "heun", "--json").done().json
+    assert shown["path"].endswith("samples/n4-s0-a.heun.npy")
+    assert sum(shown["samples"]["n4-s0-a"].values()) == 6
+    workspace = Workspace.of(Run(tiny), "cpu")
+    settings = workspace.settings.sample.drawn_by("heun")
+    with tasks.threads(1):
+        denoiser = subjects.find(workspace, "n4-s0-a").denoiser
+        wanted = sampling.sample(denoiser, workspace.mean, range(6), workspace.settings.seed, settings).images
+    np.testing.assert_array_equal(np.load(tiny / "samples" / "n4-s0-a.heun.npy"), wanted)
+    assert (tiny / "samples" / "n4-s0-a.npy").read_bytes() == own
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert Run(tiny).table("method_samples", "n4-s0-a.heun").num_rows == 6
+    memgen("sample", "--part", "a", "--method", "edm").failed(2, "--method edm", "stochastic, heun, ddim, ddpm, euler")
+
+
+def test_a_run_with_another_method(tmp_path, config, monkeypatch):
+    """A method in the settings draws the samples of the run, and settings that do nothing with it are refused."""
+    monkeypatch.chdir(tmp_path)
+    given = ["--run", "flow", "--config", config]
+    heun = [*given, "--set", "sample.method=heun"]
+    memgen("train", "--n", "4", *heun, "--set", "sample.preset=paper").failed(2, "do nothing with the method heun")
+    memgen("train", "--n", "4", *heun, "--set", "sample.steps=5").done()
+    memgen("sample", "--run", "flow", "--jobs", "1").done()
+    found = Run(tmp_path / "outputs" / "flow").table("samples").to_pandas()
+    assert set(found["updates"]) == {4}
+    assert set(found["status"]) == {"converged"}
 
 
 def test_imported_denoiser(tiny, tmp_path):

@@ -545,6 +545,7 @@ SCHEMAS = {
 # The tables that a run keeps. What a person asked for beside the sweep has kinds of its own, which no summary counts.
 KINDS = SCHEMAS | {
     "searches": NEIGHBORS,
+    "method_samples": SAMPLES,
     "own_basis": BASIS,
     "own_basis_summary": BASIS_SUMMARY,
     "subject_skipped": SKIPPED,

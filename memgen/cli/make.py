@@ -195,13 +195,25 @@ def sample(
     trajectories: Annotated[
         int | None, typer.Option(min=1, help="Also keep the denoised images after every so many updates.")
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Sampler: stochastic, heun, ddim, ddpm or euler. Default: sample.method of the run. Samples "
+            "by another one are kept beside the samples of the run."
+        ),
+    ] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
-    """Draw samples by stochastic reverse diffusion. The two models of each N start from the same noise.
+    """Draw samples from denoisers. The two models of each N start from the same noise, whatever the method.
+
+    The method is stochastic reverse diffusion unless the run was made with another one, such as --set
+    sample.method=heun, or --method names it. heun and ddim solve the probability flow, euler is that of flow matching,
+    and ddpm adds noise after every step. What --method draws is kept in samples/ of the run, where nothing is measured
+    of it.
 
     The settings of the sampler are fixed when the run is made. The number of samples can grow: memgen sample --count
     256 extends a run to 256 samples of each model, as if it had been made with --set sample.n_samples=256. What was
@@ -210,7 +222,11 @@ def sample(
     """
     from memgen.cli import terminal
     from memgen.experiment import make, subjects, tasks
+    from memgen.models import sampling
 
+    by: sampling.Method | None = next((each for each in sampling.METHODS if each == method), None)
+    if method is not None and by is None:
+        raise ConfigError(f"--method {method}: expected {', '.join(sampling.METHODS)}.")
     workspace = existing(outputs, run, device)
     every = [record.identity.subject for record in subjects.records(workspace.run) if record.has_denoiser]
     chosen = bool(count is None or sizes or part or subject)
@@ -219,7 +235,7 @@ def sample(
         make.require_denoiser(workspace, name)
     if count is not None:
         workspace = grown(workspace, workspace.with_samples(count))
-    if trajectories:
+    if trajectories or by:
         total = workspace.settings.sample.n_samples
         for name in names:
             with (
@@ -227,19 +243,20 @@ def sample(
                 tasks.threads(workspace.settings.compute.threads),
                 terminal.bar(f"sampling {name}") as progress,
             ):
-                make.sample_subject(workspace, name, lambda ended, _: progress(ended, total), trajectories)
+                make.sample_subject(workspace, name, lambda ended, _: progress(ended, total), trajectories, by)
     else:
         execute(workspace, tasks_of(workspace, names, ("sample",)), jobs)
     rows, counts = [], {}
     for name in names:
-        found = workspace.run.table("samples", name).to_pylist()
+        found = workspace.run.table(*make.samples_place(workspace, name, by)).to_pylist()
         status = [row["status"] for row in found]
         counts[name] = {kind: status.count(kind) for kind in ("converged", "step_cap", "diverged")}
         updates = sorted(row["updates"] for row in found)
         rows.append([name, *counts[name].values(), updates[0], updates[len(updates) // 2], updates[-1]])
     columns = ["subject", "converged", "step cap", "diverged", "fewest updates", "median", "most"]
     terminal.table("samples", columns, rows)
-    finish(as_json, workspace.run.samples_path(names[-1]), samples=counts)
+    _, key = make.samples_place(workspace, names[-1], by)
+    finish(as_json, workspace.run.samples_path(key), samples=counts)
 
 
 @app.command(rich_help_panel=PANEL)

@@ -15,7 +15,7 @@ from memgen.images.imageset import ImageSet
 from memgen.models.denoiser import Denoiser
 from memgen.models.known.fitting import fit
 from memgen.models.networks import NetworkSettings, build
-from memgen.models.sampling import expected_updates
+from memgen.models.sampling import expected_calls
 from memgen.models.training import Training, train
 
 
@@ -52,9 +52,9 @@ def estimate(settings: RunSettings, images: ImageSet, device: str, jobs: int) ->
         with torch.inference_mode():
             call = _timed(denoiser(noisy, sigma) for _ in range(4)) / settings.sample.micro_batch
     trained = sum(settings.train.budget(cell.n_train) for cell in cells)
-    updates = expected_updates(settings.sample)
+    calls = expected_calls(settings.sample)
     measured = sum(min(cell.n_train, settings.psnr.n_images) + settings.psnr.n_images for cell in cells)
-    denoised = len(cells) * settings.sample.n_samples * updates
+    denoised = len(cells) * settings.sample.n_samples * calls
     denoised += (measured + len(cells) * settings.psnr.n_images) * len(settings.psnr.sigmas) * settings.psnr.noise_draws
     seconds = trained / len(batch) * step + denoised * call
     references = sum(cell.n_train for cell in cells) * pixels * 5  # pixels and float32 vectors

@@ -31,6 +31,7 @@ from memgen.measures.subject import Identity
 from memgen.models import checkpoints, inverse, sampling
 from memgen.models.known import classes, generate
 from memgen.models.networks import NetworkSettings, build
+from memgen.models.sampling import Method
 from memgen.models.training import Training, TrainingRecord, train
 
 _SAVE_EVERY_S = 20.0
@@ -167,24 +168,36 @@ def _load_state(path: Path, device: str) -> dict[str, Any]:
 
 
 def sample_subject(
-    workspace: Workspace, name: str, on_step: Progress | None = None, path_every: int | None = None
+    workspace: Workspace,
+    name: str,
+    on_step: Progress | None = None,
+    path_every: int | None = None,
+    method: Method | None = None,
 ) -> Path:
     """Draw those samples of a subject that are missing; returns the path of the images.
 
-    Samples that are finished stay as they are. With `path_every` they are drawn again, for their path alone.
+    Samples that are finished stay as they are. With `path_every` they are drawn again, for their path alone. Samples by
+    another method than that of the run are kept beside its own, and nothing is measured of them.
 
     Args:
         workspace: the run.
         name: of the subject, which has a denoiser.
         on_step: called with (samples finished, updates made).
         path_every: number of updates after which the denoised images are kept each time; None keeps none.
+        method: of sampling; that of the settings when None.
+
+    Raises:
+        RunError: there is no such subject, or it has no denoiser.
     """
-    run, settings, path = workspace.run, workspace.settings, workspace.run.samples_path(name)
-    kept = len(run.table("samples", name)) if run.has_table("samples", name) and path.exists() else 0
+    run, settings = workspace.run, workspace.settings
+    chosen_by = settings.sample.drawn_by(method or settings.sample.method)
+    kind, key = samples_place(workspace, name, method)
+    path = run.samples_path(key)
+    kept = len(run.table(kind, key)) if run.has_table(kind, key) and path.exists() else 0
     total, first = settings.sample.n_samples, 0 if path_every else kept
-    if kept == total and (path_every is None or _path_interval(run, name) == path_every):
+    if kept == total and (path_every is None or _path_interval(run, key) == path_every):
         return path
-    subject, before = require_denoiser(workspace, name), [workspace.kept_samples(name).images] if kept else []
+    subject, before = require_denoiser(workspace, name), [workspace.kept_samples(key, kind).images] if kept else []
     assert subject.denoiser is not None
 
     def report(ended: int, step: int) -> None:
@@ -192,14 +205,14 @@ def sample_subject(
             on_step(first + ended, step)
 
     chosen, start = range(first, total), workspace.mean
-    drawn = sampling.sample(subject.denoiser, start, chosen, settings.seed, settings.sample, path_every, report)
+    drawn = sampling.sample(subject.denoiser, start, chosen, settings.seed, chosen_by, path_every, report)
     new = slice(kept - first, None)
     with files.writing(path) as file:
         np.save(file, np.concatenate([*before, drawn.images[new]]))
     if drawn.path is not None:
-        with files.writing(run.trajectory_path(name)) as file:
+        with files.writing(run.trajectory_path(key)) as file:
             np.savez(file, path=drawn.path, steps=np.array(drawn.path_steps), interval=np.array(path_every))
-        run.write_table("trajectory", name, _trajectory(name, drawn))
+        run.write_table("trajectory", key, _trajectory(name, drawn))
     columns = {
         "sample": drawn.samples[new],
         "noise_seed": settings.seed,
@@ -210,9 +223,15 @@ def sample_subject(
     }
     listed = tables.make(schemas.SAMPLES, subject.identity.columns | columns)
     if kept:
-        listed = pa.concat_tables([run.table("samples", name), listed]).combine_chunks()
-    run.write_table("samples", name, listed)
+        listed = pa.concat_tables([run.table(kind, key), listed]).combine_chunks()
+    run.write_table(kind, key, listed)
     return path
+
+
+def samples_place(workspace: Workspace, name: str, method: Method | None = None) -> tuple[str, str]:
+    """Kind and name of the table of a subject's samples by a method: the run's own, or another one."""
+    own = method in (None, workspace.settings.sample.method)
+    return ("samples", name) if own else ("method_samples", f"{name}.{method}")
 
 
 def restore_images(

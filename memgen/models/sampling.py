@@ -1,6 +1,7 @@
-"""Drawing samples from a denoiser by stochastic reverse diffusion.
+"""Drawing samples from a denoiser.
 
-From y = m + σ_0 z, with r(y) = y - f(y) and σ = ||r(y)|| / sqrt(d), repeat until σ <= σ_end:
+The default is stochastic reverse diffusion. From y = m + σ_0 z, with r(y) = y - f(y) and σ = ||r(y)|| / sqrt(d), repeat
+until σ <= σ_end:
 
     h_t = h_0 t / (1 + h_0 (t - 1))          (or h_t = h_0)
     y  <- y - h_t r(y) + γ_t z_t,             γ_t = σ sqrt((1 - β h_t)² - (1 - h_t)²)
@@ -12,6 +13,10 @@ ends the sample. A denoiser that needs σ receives the level that the sampler ke
 A linear inverse problem differs in one step: the denoised image is moved to the nearest image that agrees with the
 measurement (see `inverse`), and r is the residual after that move. Then y starts at m, completed by the measurement.
 
+The other samplers follow a list of noise levels that is fixed beforehand (see `solvers`), and a last denoising ends the
+sample too. A denoiser that needs σ receives the level of the list. A blind one does not, and how far its residual is
+from that level is kept.
+
 The initial and the injected noise of sample i come from one stream, which depends on (noise seed, i) alone, so two
 denoisers get the same noise. (The authors restart one generator, so their first injected noise equals the initial
 noise.)
@@ -19,9 +24,11 @@ noise.)
 Source: Kadkhodaie & Simoncelli (2020); Kadkhodaie et al. (ICLR 2024), Algorithm 1; their released code.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -30,19 +37,32 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from memgen.base import noise
-from memgen.base.config import Settings
+from memgen.base.config import Settings, validate
 from memgen.base.errors import ShapeError
 from memgen.models.denoiser import Denoiser
 from memgen.models.inverse import Constraint
+from memgen.models.solvers import SCHEDULES, STEPS, Schedule, Solver, noise_levels
 
 # Algorithm 1 as printed: constant step, and the last iterate is returned as it is.
 _PAPER: dict[str, Any] = {"growing_step": False, "final_denoise": False, "max_steps": 10_000}
+# Settings of one kind of sampler alone, which must keep their defaults with the other.
+_OF_STOCHASTIC = ("preset", "h0", "beta", "growing_step", "max_steps")
+_OF_SOLVERS = ("steps", "schedule", "rho", "sigmas")
+
+Method = Literal["stochastic", Solver]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 class SampleSettings(Settings):
     """How samples are drawn; the defaults are the preset `code` with σ_end = .05."""
 
-    preset: Literal["code", "paper"] = Field("code", description="default values of all other settings in this group")
+    method: Method = Field(
+        "stochastic",
+        description="stochastic reverse diffusion, heun (probability flow), ddim, ddpm, or euler (flow matching)",
+    )
+    preset: Literal["code", "paper"] = Field(
+        "code", description="default values of the other settings of stochastic reverse diffusion"
+    )
     n_samples: int = Field(128, ge=1, description="samples drawn from each denoiser")
     h0: float = Field(0.01, gt=0, le=1, description="step size, or its first value if it grows")
     beta: float = Field(
@@ -60,6 +80,15 @@ class SampleSettings(Settings):
     divergence_sigma: float = Field(
         2.0, gt=0, description="noise level above which a sample is kept and marked diverged"
     )
+    steps: int = Field(32, ge=2, description="noise levels of all methods but stochastic")
+    schedule: Literal["auto", Schedule] = Field(
+        "auto",
+        description="noise levels between sigma_start and sigma_end: edm, vp, flow; auto is that of the method's paper",
+    )
+    rho: float = Field(7.0, gt=0, description="exponent of the schedule edm; larger takes smaller steps at low noise")
+    sigmas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (), description="falling noise levels, pixel units, instead of sigma_start, sigma_end, steps and schedule"
+    )
     micro_batch: int = Field(64, ge=1, description="images per network call; the last call is padded to this size")
 
     @model_validator(mode="before")
@@ -67,13 +96,68 @@ class SampleSettings(Settings):
     def _fill_from_preset(cls, values: Any) -> Any:
         return _PAPER | values if isinstance(values, dict) and values.get("preset") == "paper" else values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_sigmas(cls, values: Any) -> Any:
+        sigmas = values.get("sigmas") if isinstance(values, dict) else None
+        if not isinstance(sigmas, list | tuple) or len(sigmas) < 2:
+            return values
+        return {"sigma_start": sigmas[0], "sigma_end": sigmas[-1], "steps": len(sigmas)} | values
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        self._must_be_default(_OF_SOLVERS if self.method == "stochastic" else _OF_STOCHASTIC)
+        if self.sigmas:
+            if len(self.sigmas) < 2 or any(low >= high for high, low in pairwise(self.sigmas)):
+                raise ValueError("sigmas must be at least two noise levels, each below the one before it")
+            ends = self.sigmas[0], self.sigmas[-1], len(self.sigmas)
+            if (self.sigma_start, self.sigma_end, self.steps) != ends:
+                raise ValueError("sigma_start, sigma_end and steps follow from sigmas; leave them out")
+        if self.sigma_end >= self.sigma_start and self.method != "stochastic":
+            raise ValueError("sigma_end must be below sigma_start")
+        return self
+
+    def _must_be_default(self, names: Sequence[str]) -> None:
+        changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if changed:
+            verb = "does" if len(changed) == 1 else "do"
+            raise ValueError(f"{', '.join(changed)} {verb} nothing with the method {self.method}; leave it out")
+
+    def drawn_by(self, method: Method) -> "SampleSettings":
+        """The settings of another method, with the same samples, range of noise and limits; the rest are its defaults.
+
+        Raises:
+            ConfigError: sigma_end is not below sigma_start.
+        """
+        kept = self.model_dump(exclude={*_OF_STOCHASTIC, *_OF_SOLVERS}) | {"method": method}
+        return self if method == self.method else validate(SampleSettings, kept, f"method {method}")
+
+    @property
+    def levels(self) -> NDArray[np.float64]:
+        """The noise levels of all methods but stochastic, falling, pixel units."""
+        assert self.method != "stochastic"
+        if self.sigmas:
+            return np.array(self.sigmas)
+        schedule = SCHEDULES[self.method] if self.schedule == "auto" else self.schedule
+        return noise_levels(schedule, self.sigma_start, self.sigma_end, self.steps, self.rho)
+
     def step_size(self, step: int) -> float:
         """h_t for t = 1, 2, ..."""
         return self.h0 * step / (1 + self.h0 * (step - 1)) if self.growing_step else self.h0
 
 
+def expected_calls(settings: SampleSettings) -> int:
+    """Denoised images that a sample takes, besides the last: an update takes one each, and one of Heun's takes two."""
+    return expected_updates(settings) * (2 if settings.method == "heun" else 1)
+
+
 def expected_updates(settings: SampleSettings) -> int:
-    """Updates with a perfect denoiser: each multiplies σ by 1 - β h_t, and one more follows the crossing."""
+    """Updates with a perfect denoiser: each multiplies σ by 1 - β h_t, and one more follows the crossing.
+
+    All methods but stochastic make one less than they have noise levels.
+    """
+    if settings.method != "stochastic":
+        return settings.steps - 1
     sigma, step = settings.sigma_start, 0
     while sigma > settings.sigma_end and step < settings.max_steps:
         step += 1
@@ -143,7 +227,8 @@ def sample(
         raise ShapeError(
             f"{len(samples)} samples of {tuple(mean.shape)}, but measurements of {tuple(constraint.measured.shape)}."
         )
-    state = _State(denoiser, mean, samples, noise_seed, settings, constraint)
+    kind = _StochasticState if settings.method == "stochastic" else _SolverState
+    state = kind(denoiser, mean, samples, noise_seed, settings, constraint)
     levels: list[NDArray[np.float32]] = []
     path: list[NDArray[np.float32]] = []
     path_steps: list[int] = []
@@ -170,7 +255,7 @@ def sample(
     )
 
 
-class _State:
+class _State(ABC):
     """The iterates of all samples; samples that have ended no longer change."""
 
     def __init__(
@@ -193,31 +278,9 @@ class _State:
         self.updates = np.zeros(len(samples), dtype=np.int64)
         self.status = np.full(len(samples), "step_cap", dtype="<U9")
 
+    @abstractmethod
     def update(self, step: int) -> NDArray[np.float32]:
         """One update of the active samples; returns the levels (M, 2) before it, NaN for those that have ended."""
-        settings, active = self.settings, self.active
-        index = torch.from_numpy(active).to(self.y.device)
-        y = self.y.index_select(0, index)
-        residual = y - self._denoise(y, active)
-        measured = _norms(residual) / np.sqrt(np.prod(self.shape))
-        self.residual_sigma[active] = measured
-        if self.denoiser.blind:
-            self.sigma[active] = measured
-        sigma = self.sigma[active]
-        h = settings.step_size(step)
-        contraction = 1 - settings.beta * h
-        gamma = torch.from_numpy((sigma * np.sqrt(contraction**2 - (1 - h) ** 2)).astype(np.float32))
-        injected = self._noise(y.device) if settings.beta < 1 else torch.zeros((), device=y.device)
-        moved = y - h * residual + gamma.to(y.device)[:, None, None, None] * injected
-        finite = moved.flatten(1).isfinite().all(dim=1)[:, None, None, None]
-        self.y.index_copy_(0, index, torch.where(finite, moved, y))
-        self.updates[active] = step
-        levels = np.full((len(self.status), 2), np.nan, dtype=np.float32)
-        levels[active] = np.stack([sigma, measured], axis=1)
-        if not self.denoiser.blind:
-            self.sigma[active] = contraction * sigma
-        self._end(sigma, measured, step)
-        return levels
 
     def denoised(self) -> NDArray[np.float32]:
         """The denoised iterates (M, C, H, W); an iterate that the denoiser maps to no finite image is kept instead."""
@@ -235,15 +298,25 @@ class _State:
         images: NDArray[np.float32] = y.cpu().numpy()
         return images
 
-    def _end(self, sigma: NDArray[np.float64], measured: NDArray[np.float64], step: int) -> None:
-        """Remove the samples that are done or lost from the active ones."""
-        worst = np.maximum(sigma, measured)  # NaN where either is
-        diverged = ~(worst <= self.settings.divergence_sigma)
-        converged = ~diverged & (sigma <= self.settings.sigma_end)
-        self.status[self.active[diverged]] = "diverged"
-        self.status[self.active[converged]] = "converged"
-        ended = diverged | converged | (step >= self.settings.max_steps)
-        self.active = self.active[~ended]
+    def _keep(self, moved: Tensor, y: Tensor, index: Tensor, step: int) -> NDArray[np.bool_]:
+        """Take over the moved iterates that are finite; returns which are."""
+        finite = moved.flatten(1).isfinite().all(dim=1)[:, None, None, None]
+        self.y.index_copy_(0, index, torch.where(finite, moved, y))
+        self.updates[self.active] = step
+        which: NDArray[np.bool_] = finite.flatten().cpu().numpy()
+        return which
+
+    def _levels(self, sigma: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float32]:
+        """The levels (M, 2) of the active samples, NaN for the others."""
+        levels = np.full((len(self.status), 2), np.nan, dtype=np.float32)
+        levels[self.active] = np.stack([sigma, measured], axis=1)
+        return levels
+
+    def _measure(self, y: Tensor, denoised: Tensor) -> NDArray[np.float64]:
+        """||r|| / sqrt(d) of the active samples, which is kept."""
+        measured: NDArray[np.float64] = _norms(y - denoised) / np.sqrt(np.prod(self.shape))
+        self.residual_sigma[self.active] = measured
+        return measured
 
     def _noise(self, device: torch.device) -> Tensor:
         """The next standard normal image of every active sample's own stream."""
@@ -270,6 +343,73 @@ class _State:
                 estimate = self.constraint.nearest(estimate, row.to(y.device))
             denoised[start : start + count] = estimate[:count]
         return denoised
+
+
+class _StochasticState(_State):
+    """Samples by stochastic reverse diffusion, each of which ends when it is done."""
+
+    def update(self, step: int) -> NDArray[np.float32]:
+        """See _State."""
+        settings, active = self.settings, self.active
+        index = torch.from_numpy(active).to(self.y.device)
+        y = self.y.index_select(0, index)
+        denoised = self._denoise(y, active)
+        residual, measured = y - denoised, self._measure(y, denoised)
+        if self.denoiser.blind:
+            self.sigma[active] = measured
+        sigma = self.sigma[active]
+        h = settings.step_size(step)
+        contraction = 1 - settings.beta * h
+        gamma = torch.from_numpy((sigma * np.sqrt(contraction**2 - (1 - h) ** 2)).astype(np.float32))
+        injected = self._noise(y.device) if settings.beta < 1 else torch.zeros((), device=y.device)
+        moved = y - h * residual + gamma.to(y.device)[:, None, None, None] * injected
+        self._keep(moved, y, index, step)
+        levels = self._levels(sigma, measured)
+        if not self.denoiser.blind:
+            self.sigma[active] = contraction * sigma
+        self._end(sigma, measured, step)
+        return levels
+
+    def _end(self, sigma: NDArray[np.float64], measured: NDArray[np.float64], step: int) -> None:
+        """Remove the samples that are done or lost from the active ones."""
+        worst = np.maximum(sigma, measured)  # NaN where either is
+        diverged = ~(worst <= self.settings.divergence_sigma)
+        converged = ~diverged & (sigma <= self.settings.sigma_end)
+        self.status[self.active[diverged]] = "diverged"
+        self.status[self.active[converged]] = "converged"
+        ended = diverged | converged | (step >= self.settings.max_steps)
+        self.active = self.active[~ended]
+
+
+class _SolverState(_State):
+    """Samples along the noise levels of the settings, which all end at the last of them."""
+
+    def update(self, step: int) -> NDArray[np.float32]:
+        """See _State."""
+        settings, active, levels = self.settings, self.active, self.settings.levels
+        assert settings.method != "stochastic"
+        sigma, following = float(levels[step - 1]), float(levels[step])
+        index = torch.from_numpy(active).to(self.y.device)
+        y = self.y.index_select(0, index)
+
+        def denoise(at: Tensor, level: float) -> Tensor:
+            self.sigma[active] = level
+            return self._denoise(at, active)
+
+        denoised = denoise(y, sigma)
+        measured = self._measure(y, denoised)
+        moved = STEPS[settings.method](denoise, y, denoised, sigma, following, lambda: self._noise(y.device))
+        finite = self._keep(moved, y, index, step)
+        found = self._levels(np.full(len(active), sigma), measured)
+        self.sigma[active] = following
+        lost = ~(finite & (measured <= max(settings.divergence_sigma, 2 * sigma)))
+        self.sigma[active[lost]] = sigma
+        self.status[active[lost]] = "diverged"
+        self.active = active[~lost]
+        if step == len(levels) - 1:
+            self.status[self.active] = "converged"
+            self.active = self.active[:0]
+        return found
 
 
 def _norms(residual: Tensor) -> NDArray[np.float64]:
