@@ -8,7 +8,7 @@ import torch
 
 from memgen.base.errors import ConfigError, DataError
 from memgen.models.networks import UNetSettings, build
-from memgen.models.training import Training, TrainSettings, _batches, _learning_rate, train
+from memgen.models.training import Training, TrainSettings, _augmented, _batches, _learning_rate, _noised, train
 
 SHAPE = (1, 8, 8)
 
@@ -218,3 +218,47 @@ def test_a_budget_is_given_once():
 def test_every_setting_is_read(key, value):
     """Changing a setting changes the weights."""
     assert not equal(finish(training(**{key: value}), images(10)), finish(training(), images(10)))
+
+
+def test_augmented_images_are_shifted_and_mirrored_ones():
+    """Each is one of the 2 x 9 x 9 changes of its image, with the border repeated; all kinds occur; colors move together."""
+    clean = torch.rand((64, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    changed = _augmented(clean, ("mirror", "shift"), np.random.default_rng(0))
+    wide = torch.nn.functional.pad(clean, (4, 4, 4, 4), mode="replicate")
+    seen = set()
+    for i in range(64):
+        for mirrored in (False, True):
+            for down in range(9):
+                for right in range(9):
+                    view = wide[i, :, down : down + 32, right : right + 32]
+                    if torch.equal(view.flip(2) if mirrored else view, changed[i]):
+                        seen.add((i, mirrored, down, right))
+    assert {i for i, *_ in seen} == set(range(64))
+    assert {mirrored for _, mirrored, *_ in seen} == {False, True}
+    assert len({place for *_, place, _ in seen}) == 9
+
+
+def test_noisy_data_are_the_same_whenever_they_are_seen():
+    """Noise of the stated size, another one for each image, and the same again; the images themselves stay as they are."""
+    pixels = images(50)
+    found = _noised(pixels, 0.2, (0, 0))
+    noise = found - pixels / 255
+    assert noise.std().item() == pytest.approx(0.2, rel=0.05)
+    assert torch.equal(_noised(pixels, 0.2, (0, 0)), found)
+    assert not torch.equal(_noised(pixels, 0.2, (1, 0)), found)
+    assert torch.equal(_noised(pixels[:10], 0.2, (0, 0)), found[:10])
+
+
+@pytest.mark.parametrize("settings", [{"augment": ("mirror", "shift")}, {"data_noise": 0.1}])
+def test_training_against_memorization_changes_the_result_and_resumes(settings):
+    """The option changes the weights, and a training that is resumed ends with the same ones."""
+    pixels = images(20)
+    plain, whole = finish(training(), pixels), finish(training(**settings), pixels)
+    assert not equal(plain, whole)
+    first = training(**settings)
+    for record in train(first, pixels, record_every=5):
+        if record.step == 15:
+            break
+    second = training(**settings)
+    second.restore(copy.deepcopy(first.state()))
+    assert equal(finish(second, pixels), whole)

@@ -11,7 +11,7 @@ training that is resumed from its saved state ends with the same weights as one 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
@@ -27,6 +27,7 @@ from memgen.base.config import Settings
 from memgen.base.errors import DataError
 from memgen.models.networks import BiasFreeNetwork
 
+_SHIFT = 8  # share of the side, 1 / _SHIFT, by which images are shifted at most
 _PAPER: dict[str, Any] = {
     "images_seen": None,
     "epochs": 1000,
@@ -70,6 +71,15 @@ class TrainSettings(Settings):
     )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="decay of an exponential average of the weights; None keeps no average"
+    )
+    augment: tuple[Literal["mirror", "shift"], ...] = Field(
+        (), description="changes made to clean images at random: mirror, and shift by up to an eighth of the side"
+    )
+    data_noise: float = Field(
+        0.0,
+        ge=0,
+        description="standard deviation of noise that is added once to each training image, which the model never sees "
+        "without it, in pixel units",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="number type of the network's forward and backward pass"
@@ -188,6 +198,8 @@ def train(training: Training, pixels: Tensor, record_every: int = 40) -> Iterato
         DataError: the loss is no longer finite.
     """
     settings, network = training.settings, training.network
+    if settings.data_noise:
+        pixels = _noised(pixels, settings.data_noise, training.seed)
     budget, device = settings.budget(len(pixels)), pixels.device
     started, before = time.perf_counter(), training.seconds
     loss_sum = torch.zeros((), device=device)
@@ -198,6 +210,8 @@ def train(training: Training, pixels: Tensor, record_every: int = 40) -> Iterato
         for group in training.optimizer.param_groups:
             group["lr"] = rate
         clean = _unit(pixels.index_select(0, torch.from_numpy(indices).to(device)))
+        if settings.augment:
+            clean = _augmented(clean, settings.augment, noise.stream("augmentation", *training.seed, training.step))
         sigma, z = _draw(training, clean)
         target = sigma * z
         noisy = (clean + target).contiguous(memory_format=torch.channels_last)
@@ -261,6 +275,31 @@ def _draw(training: Training, clean: Tensor) -> tuple[Tensor, Tensor]:
     if training.settings.sigma_law == "quadratic":
         sigma = sigma.square()
     return sigma, torch.randn(clean.shape, generator=generator, device=clean.device)
+
+
+def _noised(pixels: Tensor, sigma: float, seed: tuple[int, int]) -> Tensor:
+    """Every training image with noise of its own, (N, C, H, W) float32, the same whenever it is seen."""
+    shape = tuple(pixels.shape[1:])
+    normal = [noise.normal(noise.stream("data noise", *seed, i), shape) for i in range(len(pixels))]
+    return _unit(pixels) + sigma * torch.from_numpy(np.stack(normal)).to(pixels.device)
+
+
+def _augmented(clean: Tensor, kinds: Sequence[str], generator: np.random.Generator) -> Tensor:
+    """Clean images (B, C, H, W), each changed at random; beyond the border, the last pixel is repeated."""
+    count, (height, width) = len(clean), clean.shape[2:]
+    numbers = generator.integers(2**31, size=(3, count))
+    rows, columns = (torch.arange(side).expand(count, -1) for side in (height, width))
+    if "shift" in kinds:
+        down, right = (
+            torch.from_numpy(draw % (2 * (side // _SHIFT) + 1) - side // _SHIFT)[:, None]
+            for draw, side in zip(numbers[:2], (height, width), strict=True)
+        )
+        rows, columns = (rows - down).clamp(0, height - 1), (columns - right).clamp(0, width - 1)
+    if "mirror" in kinds:
+        columns = torch.where(torch.from_numpy(numbers[2] % 2 == 1)[:, None], columns.flip(1), columns)
+    places = (rows[:, :, None] * width + columns[:, None, :]).flatten(1).to(clean.device)
+    changed = clean.flatten(2).gather(2, places[:, None].expand(-1, clean.shape[1], -1))
+    return changed.view_as(clean)
 
 
 def _torch_generator(device: str, purpose: str, *key: int) -> torch.Generator:
