@@ -17,7 +17,8 @@ Each --space adds three columns to the power: the competition in it alone, toget
 that calls a sample a copy whose similarity in that space is above a threshold (as SSCD is used; Pizzi et al. 2022).
 
 Size: 2,000 images without copies are divided anew into T and H, 200 times, at 1:1, 4:1 and 10:1, and 500 others are
-the samples; with and without groups, as patients of 200, 100 and 50 images; in all spaces together and in each alone.
+the samples; with and without groups, as patients of 200, 100, 50 and 5 images; in all spaces together and in each
+alone, and together as if the images had been divided one by one, which is wrong where there are groups.
 All finds are false here, so the share of redraws with a find is the expected false share, which is at most q if the
 test is right. Images are drawn 5 times, and labels 40 times for each of these.
 
@@ -79,19 +80,19 @@ def main():
 
 def found_in(examiner, sight, names, q):
     """Which samples compete and are found in some spaces together."""
-    unit, magnitude = strength(examiner, sight, names)
-    return compete(unit, magnitude, examiner.pool.unit_in_train, q).discovered
+    nearest, magnitude = strength(examiner, sight, names)
+    return compete(examiner.pool.unit[nearest], magnitude, examiner.pool.unit_in_train, q).discovered
 
 
 def strength(examiner, sight, names):
-    """The unit that each sample is nearest to in some spaces together, and how much it stands out there."""
+    """The image that each sample is nearest to in some spaces together, and how much it stands out there."""
     magnitudes = examiner.searcher.standing_out(sight)
     of = [i for i, space in enumerate(examiner.searcher.space_of) if space in names]
     chosen = np.argmax([magnitudes[i] for i in of], axis=0)
     nearest = np.stack([sight.matches[i].candidates[:, 0] for i in of])[chosen, np.arange(len(sight))]
     # Alone, a space needs no scale.
     magnitude = sight.matches[of[0]].depth if len(of) == 1 else np.max([magnitudes[i] for i in of], axis=0)
-    return examiner.pool.unit[nearest], magnitude
+    return nearest, magnitude
 
 
 def power(images, n, repeats, further):
@@ -173,10 +174,17 @@ def power_at(score, copied, false_share):
 def size(images):
     """Print the mean false share of what is found where nothing is copied, in all spaces together and in each alone."""
     columns = {"together": EVERY, **{name: (name,) for name in EVERY}}
-    print("\n| images | T : H | " + " | ".join(columns) + " |\n|---|---|" + "---|" * len(columns))
-    for label, per_group in (("single", 1), ("40 patients x 50", 50), ("20 x 100", 100), ("10 x 200", 200)):
+    shown = [*columns, "groups ignored"]
+    print("\n| images | T : H | " + " | ".join(shown) + " |\n|---|---|" + "---|" * len(shown))
+    for label, per_group in (
+        ("single", 1),
+        ("400 patients x 5", 5),
+        ("40 patients x 50", 50),
+        ("20 x 100", 100),
+        ("10 x 200", 200),
+    ):
         rng = np.random.default_rng(1)
-        outcomes = {(ratio, column): [] for ratio in RATIOS for column in columns}
+        outcomes = {(ratio, column): [] for ratio in RATIOS for column in shown}
         for _ in range(DRAWS):
             pooled, groups, samples = drawn(images, rng, per_group)
             half = len(pooled) // 2
@@ -188,11 +196,15 @@ def size(images):
                 for _ in range(LABELS):
                     in_train = np.zeros(count, dtype=bool)
                     in_train[rng.permutation(count)[: max(1, min(count - 1, round(share * count)))]] = True
-                    for column, (unit, magnitude) in seen.items():
+                    for column, (nearest, magnitude) in seen.items():
+                        unit = examiner.pool.unit[nearest]
                         outcomes[ratio, column].append(compete(unit, magnitude, in_train).discovered.any())
+                    nearest, magnitude = seen["together"]
+                    naive = compete(nearest, magnitude, in_train[examiner.pool.unit])
+                    outcomes[ratio, "groups ignored"].append(naive.discovered.any())
         for ratio in RATIOS:
             cells = []
-            for column in columns:
+            for column in shown:
                 found = outcomes[ratio, column]
                 low, high = clopper_pearson(int(sum(found)), len(found))
                 cells.append(f"{np.mean(found):.3f} [{low:.3f}, {high:.3f}]")
