@@ -47,6 +47,7 @@ from memgen.measures.copies.planting import KINDS, planted
 from memgen.measures.copies.sight import Sight
 
 SHARES = (0.05, 0.1, 0.3)
+GROUPED = {"single": 1, "400 patients x 5": 5, "40 x 50": 50, "20 x 100": 100, "10 x 200": 200}
 DRAWS, LABELS = 5, 40  # of images, and of labels for each
 TURNS = 2  # blocks of samples whose matrix products are timed
 RATIOS = {"1 : 1": 1 / 2, "4 : 1": 4 / 5, "10 : 1": 10 / 11}
