@@ -16,11 +16,11 @@ since it looks at which samples are copies.
 Each --space adds three columns to the power: the competition in it alone, together with the four others, and the rule
 that calls a sample a copy whose similarity in that space is above a threshold (as SSCD is used; Pizzi et al. 2022).
 
-Size: 2,000 images without copies are divided anew into T and H, 200 times, at 1:1, 4:1 and 10:1, and 500 others are
+Size: 2,000 images without copies are divided anew into T and H, 201 times, at 1:1, 4:1 and 10:1, and 500 others are
 the samples; with and without groups, as patients of 200, 100, 50 and 5 images; in all spaces together and in each
 alone, and together as if the images had been divided one by one, which is wrong where there are groups.
 All finds are false here, so the share of redraws with a find is the expected false share, which is at most q if the
-test is right. Images are drawn 5 times, and labels 40 times for each of these.
+test is right. Images are drawn 3 times, and labels 67 times for each of these.
 
 Speed: 10,000 samples in a pool of 100,000 images, half of them in T, made of pairs of the given images by averaging.
 For each space, the time of the search and its ratio to the float32 matrix products that it needs, which are timed by
@@ -48,7 +48,7 @@ from memgen.measures.copies.sight import Sight
 
 SHARES = (0.05, 0.1, 0.3)
 GROUPED = {"single": 1, "400 patients x 5": 5, "40 x 50": 50, "20 x 100": 100, "10 x 200": 200}
-DRAWS, LABELS = 5, 40  # of images, and of labels for each
+DRAWS, LABELS = 3, 67  # of images, and of labels for each
 TURNS = 2  # blocks of samples whose matrix products are timed
 RATIOS = {"1 : 1": 1 / 2, "4 : 1": 4 / 5, "10 : 1": 10 / 11}
 
