@@ -24,8 +24,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from memgen import spaces
+from memgen.base import optional
 from memgen.base.errors import ConfigError, DataError, ShapeError
-from memgen.spaces import embedders, optional, preprocessing
+from memgen.spaces import embedders, preprocessing
 from memgen.spaces.embedders import Source
 from memgen.spaces.embedders.copy_detection import _Network
 from memgen.spaces.index import Index

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memgen.base.errors import ConfigError
-from memgen.cli.options import Config, Device, Json, NewName, Outputs, Overrides, Range, Seed
+from memgen.cli.options import (
+    Config,
+    Device,
+    Json,
+    Label,
+    NewName,
+    Outputs,
+    Overrides,
+    Range,
+    Scheduler,
+    Seed,
+    TrustCode,
+)
 from memgen.cli.root import app
 from memgen.cli.shared import choose_device, finish, note, say_warnings
 from memgen.experiment import runs
@@ -38,6 +50,9 @@ def audit(
         ),
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Number of samples drawn from --model (512).")] = None,
+    label: Label = None,
+    scheduler: Scheduler = None,
+    trust_code: TrustCode = False,
     holdout: Annotated[
         Path | None,
         typer.Option(
@@ -109,7 +124,7 @@ def audit(
         samples, train = None, samples
     options: dict[str, Any] = {
         "samples": samples and str(samples.resolve()),
-        "model": model and str(model.resolve()),
+        "model": model and str(model.resolve() if model.exists() else model),
         "train": train and str(train.resolve()),
         "holdout": holdout and str(holdout.resolve()),
         "groups": groups,
@@ -121,6 +136,15 @@ def audit(
         "images": False if no_images else None,
         "seed": seed,
         "sample": count and {"n_samples": count},
+        "checkpoint": {
+            name: value
+            for name, value in (
+                ("label", label),
+                ("scheduler", scheduler and str(scheduler.resolve())),
+                ("trust_code", trust_code or None),
+            )
+            if value is not None
+        },
     }
     given = {key: value for key, value in options.items() if value is not None}
     if config is None and ("train" not in given or not {"samples", "model"} & given.keys()):

@@ -13,15 +13,18 @@ from memgen.cli.options import (
     EverySize,
     Jobs,
     Json,
+    Label,
     NewName,
     Outputs,
     Overrides,
     Part,
     Range,
     RunName,
+    Scheduler,
     Seed,
     Sizes,
     SubjectName,
+    TrustCode,
 )
 from memgen.cli.root import app
 from memgen.cli.shared import (
@@ -83,7 +86,11 @@ def train(
 @app.command("import", rich_help_panel=PANEL)
 def import_(
     source: Annotated[
-        Path, typer.Argument(help="A checkpoint (.pt, .pth or .safetensors), or samples: a folder or an array file.")
+        Path,
+        typer.Argument(
+            help="A model (a checkpoint, a folder of diffusers, ...; docs/models.md), or samples: a folder or an array "
+            "file."
+        ),
     ],
     trained_on: Annotated[
         Path | None, typer.Option(help="Images that the model was trained on: a folder or an array file.")
@@ -109,21 +116,25 @@ def import_(
             help="Whether a ReLU follows the first layer of a BF-CNN, where the weights do not tell.",
         ),
     ] = None,
+    label: Label = None,
+    scheduler: Scheduler = None,
+    trust_code: TrustCode = False,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     as_json: Json = False,
 ) -> None:
     """Bring a denoiser or a set of samples from elsewhere into a run.
 
-    A denoiser is a checkpoint of the paper's authors (UNet, BF-CNN or BF_CNN_RF) or of memgen. Nothing in the file is
-    executed. Samples are images that a model has drawn.
+    A denoiser is a checkpoint of the paper's authors (UNet, BF-CNN or BF_CNN_RF) or of memgen, a folder of diffusers, a
+    pickle of EDM, or a function of yours. No code of it runs without --trust-code. Samples are images that a model has
+    drawn.
 
     With --trained-on, the imported subject gets what a model of the sweep gets: its nearest training images, the test
     for copies, the memorized fraction and, for a denoiser, the PSNR gap. Without it, memgen measures what it can, and
     says what it cannot. Afterwards: memgen verdict, and memgen report --sweep.
     """
     from memgen.cli import terminal
-    from memgen.experiment import subjects
+    from memgen.experiment import references, subjects
     from memgen.images.arrays import parted
     from memgen.models.foreign import ImportOptions
 
@@ -133,7 +144,12 @@ def import_(
     path, _ = parted(source)
     name = name or (path.stem if path.is_file() else path.resolve().name)
     as_denoiser = subjects.is_denoiser(source) if kind is None else kind == "denoiser"
-    options = ImportOptions(first_layer_linear=first_layer_linear)
+    options = ImportOptions(
+        first_layer_linear=first_layer_linear,
+        label=label,
+        scheduler=scheduler and scheduler.resolve(),
+        trust_code=trust_code,
+    )
     with prepared(workspace), terminal.bar("importing") as progress:
         record, warnings = subjects.import_subject(
             workspace, source, name, as_denoiser, trained_on, holdout, options, progress, value_range
@@ -141,7 +157,7 @@ def import_(
     found = subjects.find(workspace, name)
     shown: dict[str, Any] = {"kind": "denoiser" if as_denoiser else "samples"}
     if as_denoiser:
-        shown |= subjects.architecture(workspace, name)
+        shown |= references.about(workspace.run, name)
     else:
         shown["samples"] = 0 if found.samples is None else len(found.samples)
     shown |= {"training images": record.identity.n_train, "held-out images": record.n_held_out}

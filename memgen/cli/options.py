@@ -60,6 +60,19 @@ SubjectName = Annotated[
     str | None,
     typer.Option("--subject", help="Name of one subject, trained or imported; memgen subjects lists them."),
 ]
+Label = Annotated[int | None, typer.Option(min=0, help="Class that is denoised, of a model of classes.")]
+Scheduler = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the scheduler_config.json of a model of diffusers, if it does not lie beside it."),
+]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        help="Let code of the model run: a pickle of EDM, or package.module:function. It can read, change and send "
+        "whatever you can.",
+    ),
+]
 Range = Annotated[
     str | None,
     typer.Option(

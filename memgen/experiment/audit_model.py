@@ -13,35 +13,38 @@ from numpy.typing import NDArray
 
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError
-from memgen.experiment import runs
+from memgen.experiment import references, runs
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage
 from memgen.images.imageset import ImageSet
 from memgen.measures.gap import gaps
 from memgen.measures.psnr import measure_psnr
 from memgen.measures.subject import Identity, subject
-from memgen.models import sampling
+from memgen.models import loading, sampling
 from memgen.models.denoiser import Denoiser
-from memgen.models.loading import load_denoiser
 
 _PART = 4  # micro-batches of samples that are drawn and kept at a time
 
 
-def load(settings: AuditSettings, train: ImageSet, device: str) -> Denoiser:
-    """The model of an audit, for images like those of T, on a device.
+def load(run: runs.Run, settings: AuditSettings, train: ImageSet, device: str) -> Denoiser:
+    """The model of an audit, for images like those of T, on a device; the audit keeps it as a run keeps any model.
 
     Raises:
         DataError: the file cannot be used.
         ShapeError: the model takes images of another shape.
     """
     assert settings.model is not None
-    denoiser = load_denoiser(settings.model, train.image_shape[1:], settings.checkpoint)
+    if references.is_kept(run, NAME):
+        return references.load(run, NAME, device)
+    model = loading.find(Path(settings.model), train.image_shape[1:], settings.checkpoint)
+    denoiser = loading.denoiser_of(model)
     if tuple(denoiser.image_shape) != train.image_shape:
         (channels, height, width), (found, rows, columns) = denoiser.image_shape, train.image_shape
         raise ShapeError(
             f"{settings.model}: takes images of {channels} channels and {width} x {height} pixels, but the training "
             f"images have {found} channels and {columns} x {rows} pixels. Use --resize, or --set color=gray or rgb."
         )
-    return denoiser.to(device) if isinstance(denoiser, torch.nn.Module) else denoiser
+    references.keep(run, NAME, Path(settings.model), settings.checkpoint, model)
+    return references.load(run, NAME, device)
 
 
 def draw(
@@ -62,7 +65,7 @@ def draw(
         DataError: the file of the model, or a part of the samples, cannot be used.
         ShapeError: the model takes images of another shape.
     """
-    denoiser = load(settings, real[0], device)
+    denoiser = load(run, settings, real[0], device)
     count = sum(map(len, real))
     mean = sum((len(images) / count * images.floats().mean(dim=0) for images in real), torch.zeros(real[0].image_shape))
     total, step, folder = settings.sample.n_samples, _PART * settings.sample.micro_batch, run.path / "drawn"
@@ -98,7 +101,7 @@ def draw(
 
 def measure(run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: ImageSet, device: str) -> None:
     """Measure how well the model denoises images of T and of H: the tables `psnr` and `gaps`."""
-    given = subject(NAME, denoiser=load(settings, train, device), train=train, held_out=held_out)
+    given = subject(NAME, denoiser=load(run, settings, train, device), train=train, held_out=held_out)
     psnr = measure_psnr(given, settings.psnr, settings.seed, device=device)
     sides = [images for images in (train, held_out) if images.groups is not None]
     known = {key: name for images in sides for key, name in zip(images.ids, images.groups or (), strict=True)}

@@ -150,7 +150,7 @@ def _train_network(
                 file.write(saving.getbuffer())
     records = [asdict(record) for record in training.records]
     columns = {name: [record[name] for record in records] for name in records[0]}
-    extra = {"train": settings.train.model_dump(), "images_seen": training.images_seen, **cell.keys}
+    extra = {"train": settings.train.model_dump(mode="json"), "images_seen": training.images_seen, **cell.keys}
     checkpoints.save(path, training.result, model, extra)
     # Last, since it alone holds wall times: what a killed process has to do again then comes out the same.
     run.write_table("training", cell.name, tables.make(schemas.TRAINING, cell.keys | columns))

@@ -167,6 +167,10 @@ class Run:
         """The weights of a denoiser."""
         return self.path / "denoisers" / f"{name}.safetensors"
 
+    def reference_path(self, name: str) -> Path:
+        """Where a model lies that the run does not copy; see `references`."""
+        return self.path / "denoisers" / f"{name}.source.json"
+
     def training_state_path(self, name: str) -> Path:
         """The state of a training under way."""
         return self.path / "denoisers" / f"{name}.training.pt"

@@ -11,20 +11,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from memgen.base import files, schemas, tables
 from memgen.base.config import validate
 from memgen.base.errors import DataError, RunError, ShapeError
 from memgen.base.progress import Progress
-from memgen.experiment import runs
+from memgen.experiment import references, runs
 from memgen.experiment.workspace import Workspace
 from memgen.images.groups import BY_NAME
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import Imported, ImportSettings, import_images
 from memgen.images.names import escaped
 from memgen.measures.subject import Identity, Samples, Subject, lacking
-from memgen.models import checkpoints, foreign
+from memgen.models import foreign, loading
 from memgen.models.denoiser import Denoiser
 from memgen.models.foreign import ImportOptions
 from memgen.models.known.fitting import fit
@@ -118,12 +117,6 @@ def cell_of(record: Record) -> runs.Cell:
     return runs.Cell(identity.n_train, identity.train_seed, identity.part)
 
 
-def architecture(workspace: Workspace, name: str) -> dict[str, Any]:
-    """The architecture of an imported denoiser, and its number of parameters."""
-    network, manifest = checkpoints.load(workspace.run.denoiser_path(name))
-    return manifest.architecture.model_dump() | {"parameters": network.parameter_count}
-
-
 @dataclass(frozen=True, eq=False)
 class KeptSubject:
     """A subject of a run, whose parts are read when they are first needed; see `memgen.measures.subject.Subject`.
@@ -197,8 +190,7 @@ class KeptSubject:
         if self.identity.role == "cell" and not isinstance(settings, NetworkSettings):
             assert self.train is not None
             return fit(settings, self.train.pixels).to(device).eval()
-        network, _ = checkpoints.load(self.workspace.run.denoiser_path(self.name))
-        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return references.load(self.workspace.run, self.name, str(device))
 
     def _image_set(self, name: str | None) -> ImageSet | None:
         return None if name is None else ImageSet.load(self.workspace.run.image_set(name))
@@ -250,9 +242,9 @@ def prepared(
 
 def is_denoiser(source: Path) -> bool:
     """Whether a source is taken for a denoiser, by its format or its suffix; everything else is read as images."""
-    if not source.exists():
-        return source.suffix.lower() in _WEIGHTS
     identified = any(form.ORDER == 0 and form.reads(source) for form in foreign.all_formats())
+    if not source.exists():
+        return identified or source.suffix.lower() in _WEIGHTS
     return identified or (source.is_file() and source.suffix.lower() in _WEIGHTS)
 
 
@@ -343,14 +335,19 @@ def _keep(run: runs.Run, images: ImageSet) -> str:
 
 def _import_denoiser(workspace: Workspace, source: Path, name: str, options: ImportOptions) -> None:
     channels, height, width = workspace.images.image_shape
-    imported = foreign.load(source, (height, width), options)
-    found = imported.network.image_shape[0]
-    if found != channels:
+    model = loading.find(source, (height, width), options)
+    found = loading.denoiser_of(model).image_shape
+    if found[0] != channels:
         raise DataError(
-            f"{source}: takes images of {found} channels, but the images of the run have {channels}. Start a "
+            f"{source}: takes images of {found[0]} channels, but the images of the run have {channels}. Start a "
             f"run for it with memgen data import and --set data.color={'gray' if channels > 1 else 'rgb'}."
         )
-    checkpoints.save(workspace.run.denoiser_path(name), imported.network, imported.settings, imported.provenance)
+    if found[1:] != (height, width):
+        raise DataError(
+            f"{source}: takes images of {found[2]} x {found[1]} pixels, but the images of the run have {width} x "
+            f"{height}. Start a run for it with memgen data import and --resize {found[1]}."
+        )
+    references.keep(workspace.run, name, source, options, model)
 
 
 def _keep_samples(run: runs.Run, images: ImageSet, identity: Identity) -> None:

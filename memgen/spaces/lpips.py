@@ -25,9 +25,8 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from memgen.base import files
+from memgen.base import files, optional
 from memgen.base.errors import ConfigError, DataError, ShapeError
-from memgen.spaces import optional
 from memgen.spaces.learned import Vectors
 
 State = dict[str, Tensor]

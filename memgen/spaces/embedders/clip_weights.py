@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from memgen.base import optional
 from memgen.base.errors import DataError, first_line
-from memgen.spaces import optional
 from memgen.spaces import preprocessing as prepare
 from memgen.spaces.embedders import Embedder, Source, fill, identity, read_state, stated_or_error
 from memgen.spaces.preprocessing import Preprocessing

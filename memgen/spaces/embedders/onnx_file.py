@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memgen.base import optional
 from memgen.base.errors import DataError, first_line
-from memgen.spaces import optional
 from memgen.spaces.embedders import Embedder, Source, identity, stated_or_error
 from memgen.spaces.preprocessing import Preprocessing
 

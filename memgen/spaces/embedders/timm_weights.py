@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memgen.base import optional
 from memgen.base.errors import DataError, first_line
-from memgen.spaces import optional
 from memgen.spaces import preprocessing as prepare
 from memgen.spaces.embedders import Embedder, Source, fill, identity, read_state
 from memgen.spaces.preprocessing import Preprocessing

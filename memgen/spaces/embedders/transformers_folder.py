@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memgen.base import optional
 from memgen.base.errors import DataError, first_line
-from memgen.spaces import optional
 from memgen.spaces import preprocessing as prepare
 from memgen.spaces.embedders import Embedder, Source, identity
 from memgen.spaces.preprocessing import Preprocessing

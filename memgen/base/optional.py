@@ -1,4 +1,4 @@
-"""Packages that only some spaces need: imported when a space is asked for; an error says how to install them."""
+"""Packages that only some formats need: imported when one is asked for; an error says how to install them."""
 
 import functools
 import importlib
