@@ -208,10 +208,8 @@ def test_options_have_the_same_names_in_every_command():
         "value_range": ("--range",), "every": ("--sweep",), "kind": ("--as",), "yes": ("--yes", "-y"),
         "first_layer_linear": ("--first-layer-linear", "--first-layer-relu"),
     }  # fmt: skip
-    least = dict.fromkeys(("sizes", "n_train", "jobs", "k", "count", "trajectories", "calibrate"), 1) | {
-        "repeats": 2,
-        "n": 2,
-    }
+    least = dict.fromkeys(("sizes", "n_train", "jobs", "k", "count", "trajectories", "calibrate"), 1)
+    least |= {"repeats": 2, "n": 2, "label": 0}
     seen = set()
     for name, command in COMMANDS.items():
         for key, option in command.options.items():
