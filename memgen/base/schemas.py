@@ -208,6 +208,7 @@ LIKELIHOOD = _schema(
         _field("image_id", _STR, "content id of the clean image, to which noise of sigma_low is added"),
         _field("sigma_low", _F64, "noise level of the density, where the flow ends", "pixel units"),
         _field("sigma_high", _F64, "noise level at which the flow starts, from the mean image", "pixel units"),
+        _field("dimension", _INT, "d, the numbers of an image"),
         _field("log_density", _F64, "of the noisy image, natural logarithm, mean over probes", "nats"),
         _field("probe_error", _F64, "its standard error over the probes of the trace", "nats"),
         _field("step_change", _F64, "how much it changed when the number of steps was doubled", "nats"),

@@ -8,6 +8,9 @@ For images that A draws, the divergence is the Kullback-Leibler divergence of A'
 Source: Cover & Thomas 2006, section 5.4, for what a wrong code costs; the table `likelihood`, which is read here.
 """
 
+import math
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pyarrow as pa
 
@@ -18,6 +21,43 @@ from memgen.findings import membership
 from memgen.findings.membership import Groups, Scores
 
 UNIT = "bits per dimension"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Bits per dimension of one subject.
+
+    Attributes:
+        train: mean over images of T, or over groups of them, with a 95 % bootstrap interval.
+        held_out: the same of H.
+        gap: held_out minus train.
+        probe_error: the largest standard error over probes of an image, bits per dimension.
+        step_change: the largest change of an image when the number of steps was doubled, bits per dimension.
+    """
+
+    train: Estimate
+    held_out: Estimate
+    gap: Estimate
+    probe_error: float
+    step_change: float
+
+
+def summarize(table: pa.Table, groups: Groups | None, seed: int) -> Summary:
+    """The bits of T and H and their difference, with the largest error of an image.
+
+    Args:
+        table: a LIKELIHOOD table of one subject.
+        groups: group of each image by its id; None where images are independent.
+        seed: of the bootstrap.
+    """
+    bits = membership.by_unit(table, "bits_per_dim", groups)
+    train, held_out = (
+        replace(bootstrap(each, lambda draws: draws.mean(axis=1), seed), unit=UNIT)
+        for each in (bits.train, bits.held_out)
+    )
+    per_bit = table["dimension"].to_numpy() * math.log(2)
+    probe, step = (float(np.abs(table[name].to_numpy() / per_bit).max()) for name in ("probe_error", "step_change"))
+    return Summary(train, held_out, gap(table, groups, seed), probe, step)
 
 
 def gap(table: pa.Table, groups: Groups | None, seed: int) -> Estimate:

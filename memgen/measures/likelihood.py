@@ -121,6 +121,7 @@ def measure(
             "image_id": np.array(ids, dtype=object),
             "sigma_low": flow.low,
             "sigma_high": flow.high,
+            "dimension": images[0].numel(),
             "log_density": density,
             "probe_error": fine.std(axis=0, ddof=1) / math.sqrt(len(fine)),
             "step_change": density - coarse.mean(axis=0),
