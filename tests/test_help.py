@@ -199,6 +199,7 @@ def test_commands_and_options_stand_in_their_panels():
             "slopes",
             "likelihood",
             "membership",
+            "diversity",
         ],
         "Images and runs": ["data", "runs"],
     }

@@ -377,6 +377,24 @@ PEERS = _schema(
         _field("unit", _STR, "unit of both values"),
     ],
 )
+DIVERSITY = _schema(
+    "diversity",
+    1,
+    [
+        *_SUBJECT,
+        _field("space", _STR, "space in which images are compared"),
+        _field("measure", _STR, "name of the measure; see memgen.measures.diversity"),
+        _field("estimate", _F64, "its value on the samples; null where it was not measured", null=True),
+        _field("low", _F64, "lower end of its 95 % interval", null=True),
+        _field("high", _F64, "upper end of its 95 % interval", null=True),
+        _field("n", _INT, "samples or reference images that are averaged, or samples of the Vendi score"),
+        _field("held_out", _F64, "the same of held-out images in the place of samples", null=True),
+        _field("held_out_low", _F64, "lower end of its 95 % interval", null=True),
+        _field("held_out_high", _F64, "upper end of its 95 % interval", null=True),
+        _field("n_held_out", _INT, "images behind that"),
+        _field("unit", _STR, "unit of both values"),
+    ],
+)
 CALIBRATION = _schema(
     "calibration",
     1,
@@ -532,7 +550,7 @@ SCHEMAS = {
     for schema in (
         IMAGES, SKIPPED, DUPLICATES, SPLIT, SUBJECTS, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
         NEIGHBORS, SIMILARITY, PSNR, LIKELIHOOD, MEMBERSHIP, DISTANCES,
-        LEVELS, TRANSITION, SIGNIFICANCE, COPIES, PEERS, CALIBRATION,
+        LEVELS, TRANSITION, SIGNIFICANCE, COPIES, PEERS, DIVERSITY, CALIBRATION,
         AT_RISK, CANARIES, PLANTED,
         BASIS, BASIS_SUMMARY, SLOPES,
     )

@@ -1,7 +1,9 @@
-"""Commands that measure what a model itself shows: its likelihood, and which images it was trained on."""
+"""Commands that measure what a model knows: its likelihood, its training images, and how varied its samples are."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from memgen.base import wording
 from memgen.base.estimates import Estimate
@@ -92,6 +94,54 @@ def membership(
         note = f"{first['n_units']} {first['independent']}s of T, {first['n_held_out']} of H; 95 % intervals"
         terminal.table(f"{name}: training images minus held-out images, and the attack", columns, shown, note)
     finish(as_json, workspace.run.table_path("membership", names[-1]), membership=found)
+
+
+@app.command(rich_help_panel=PANEL)
+def diversity(
+    sizes: Sizes = None,
+    subject: SubjectName = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Space in which images are compared, such as correlation or rmse. Default: as in the settings."
+        ),
+    ] = None,
+    outputs: Outputs = runs.OUTPUTS,
+    run: RunName = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure how varied samples are, and whether they lie where real images do, beside held-out images.
+
+    The command shows the Vendi score, precision, recall, density and coverage. For denoisers it shows the variance of
+    the denoised image along the trajectory too, which is large where a sample wavers between kinds of images. Half of
+    the held-out images are the reference, and the other half show what a perfect model would have. None of these
+    numbers sees copies: a model that draws its training images passes for a perfect one.
+    """
+    from memgen.cli import terminal
+    from memgen.experiment import measure, tasks
+
+    workspace = existing(outputs, run, device)
+    names = choose_subjects(workspace, sizes, None, subject)
+    with prepared(workspace), tasks.threads(workspace.settings.compute.threads):
+        rows = [row for name in names for row in measure.measure_diversity(workspace, name, metric).to_pylist()]
+    shown = [
+        [row["subject"], row["measure"].replace("_", " "), _stated(row, ""), _stated(row, "held_out"), row["unit"]]
+        for row in rows
+    ]
+    columns = ["subject", "measure", "samples", "held-out images", "unit"]
+    note = f"in the space {rows[0]['space']}, {rows[0]['n']} images each, with 95 % intervals"
+    terminal.table("diversity", columns, shown, note)
+    finish(as_json, workspace.run.path / "tables" / "diversity", diversity=rows)
+
+
+def _stated(row: dict[str, Any], side: str) -> str:
+    """The value of the samples, or of the held-out images, as people print it."""
+    value, prefix = row[side or "estimate"], f"{side}_" if side else ""
+    if value is None:
+        return wording.DASH
+    ends = [f"{row[prefix + end]:.3g}" for end in ("low", "high") if row[prefix + end] is not None]
+    return f"{value:.3g} [{', '.join(ends)}]" if ends else f"{value:.3g}"
 
 
 def _interval(row: dict[str, Any], key: str, unit: str) -> str:

@@ -23,7 +23,7 @@ from memgen.experiment.subjects import KeptSubject
 from memgen.experiment.workspace import Workspace
 from memgen.findings import membership
 from memgen.images.imageset import ImageSet
-from memgen.measures import compare, distances, likelihood, peers, psnr
+from memgen.measures import compare, distances, diversity, likelihood, peers, psnr
 from memgen.measures.copies import controls, examiner
 from memgen.measures.subject import Samples
 from memgen.models.denoiser import Denoiser
@@ -396,6 +396,30 @@ def measure_peers(workspace: Workspace, name: str) -> pa.Table:
         found = peers.measure_peers(subject, workspace.settings.search.backend, workspace.device)
         run.write_table("peers", name, found)
     return run.table("peers", name)
+
+
+def measure_diversity(workspace: Workspace, name: str, metric: str | None = None) -> pa.Table:
+    """How varied the samples of a subject are, beside held-out images: a DIVERSITY table kept in the run.
+
+    Args:
+        workspace: the run.
+        name: of the subject.
+        metric: name of the space in which images are compared; that of the settings when None.
+
+    Raises:
+        RunError: the subject has no samples or no held-out images.
+    """
+    run, settings = workspace.run, workspace.settings
+    space = spaces.find(metric or settings.search.metric)
+    key = f"{name}.{space.name}"
+    if not run.has_table("diversity", key):
+        subject = subjects.find(workspace, name)
+        subjects.require(subject, "samples", "held_out")
+        start = diversity.Start(workspace.mean, settings.seed, settings.sample)
+        run.write_table(
+            "diversity", key, diversity.measure_diversity(subject, space, settings.diversity, start, settings.seed)
+        )
+    return run.table("diversity", key)
 
 
 def calibrate(

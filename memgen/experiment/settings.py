@@ -14,6 +14,7 @@ from memgen.experiment import runs
 from memgen.images.importing import ImportSettings
 from memgen.images.names import escaped
 from memgen.measures.distances import DistanceSettings
+from memgen.measures.diversity import DiversitySettings
 from memgen.measures.geometry.basis import BasisSettings
 from memgen.measures.likelihood import LikelihoodSettings
 from memgen.measures.psnr import PsnrSettings
@@ -134,6 +135,7 @@ class RunSettings(Settings):
     search: SearchSettings = SearchSettings()
     psnr: PsnrSettings = PsnrSettings()
     likelihood: LikelihoodSettings = LikelihoodSettings()
+    diversity: DiversitySettings = DiversitySettings()
     distances: DistanceSettings = DistanceSettings()
     basis: BasisSettings = BasisSettings()
     sweep: SweepSettings = SweepSettings()
