@@ -189,7 +189,18 @@ def test_commands_and_options_stand_in_their_panels():
         "The whole experiment": ["sweep", "demo", "report", "verdict"],
         "Audit": ["audit", "verify", "canaries"],
         "Models and samples": ["train", "import", "subjects", "sample", "restore", "index"],
-        "Measures": ["nn-search", "compare", "psnr", "basis", "peers", "calibrate", "slopes"],
+        "Measures": [
+            "nn-search",
+            "compare",
+            "psnr",
+            "basis",
+            "peers",
+            "calibrate",
+            "slopes",
+            "likelihood",
+            "membership",
+            "diversity",
+        ],
         "Images and runs": ["data", "runs"],
     }
     wanted = {"outputs": "Which run", "run": "Which run"}

@@ -158,6 +158,28 @@ def _least_mean(numbers: NDArray[np.float64], p: float) -> float:
     return _bisect(lambda mean: mean_p(numbers, mean) > p, 1.0) or 0.0
 
 
+def welch(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> tuple[float | None, float | None]:
+    """Interval of the difference of the means of two sets, with the normal distribution in place of Student's.
+
+    Args:
+        first: independent numbers, (n,).
+        second: independent numbers, (m,).
+        level: intended coverage, in (0, 1).
+
+    Returns:
+        (low, high) of the mean of the first minus that of the second; None for both with fewer than two on a side.
+
+    Source: Welch, Biometrika 34, 1947, 28-35.
+    """
+    one, other = (np.asarray(each, dtype=np.float64) for each in (first, second))
+    if min(len(one), len(other)) < 2:
+        return None, None
+    error = math.sqrt(one.var(ddof=1) / len(one) + other.var(ddof=1) / len(other))
+    half = NormalDist().inv_cdf((1 + level) / 2) * error
+    difference = float(one.mean() - other.mean())
+    return difference - half, difference + half
+
+
 def effective_count(counts: ArrayLike) -> float:
     """Effective number of independent observations when observations come in groups, (sum n_k)^2 / sum n_k^2.
 

@@ -199,6 +199,45 @@ PSNR = _schema(
         ),
     ],
 )
+LIKELIHOOD = _schema(
+    "likelihood",
+    1,
+    [
+        *_SUBJECT,
+        _field("kind", _STR, "train (images the denoiser was trained on) or holdout"),
+        _field("image_id", _STR, "content id of the clean image, to which noise of sigma_low is added"),
+        _field("sigma_low", _F64, "noise level of the density, where the flow ends", "pixel units"),
+        _field("sigma_high", _F64, "noise level at which the flow starts, from the mean image", "pixel units"),
+        _field("dimension", _INT, "d, the numbers of an image"),
+        _field("log_density", _F64, "of the noisy image, natural logarithm, mean over probes", "nats"),
+        _field("probe_error", _F64, "its standard error over the probes of the trace", "nats"),
+        _field("step_change", _F64, "how much it changed when the number of steps was doubled", "nats"),
+        _field("bits_per_dim", _F64, "8 - log2 of the density / d, as for 8-bit pixels", "bits per dimension"),
+    ],
+)
+MEMBERSHIP = _schema(
+    "membership",
+    1,
+    [
+        *_SUBJECT,
+        _field("score", _STR, "psnr of the denoised image, or log_density"),
+        _field("sigma", _F64, "noise level; null for the mean over all, and for log_density", "pixel units", null=True),
+        _field("independent", _STR, "the independent unit: image, or group, whose images' scores are averaged"),
+        _field("n_units", _INT, "units of T"),
+        _field("n_held_out", _INT, "units of H"),
+        _field("gap", _F64, "mean score on T minus that on H, in `unit`", null=True),
+        _field("gap_low", _F64, "lower end of its 95 % interval", null=True),
+        _field("gap_high", _F64, "upper end of its 95 % interval", null=True),
+        _field("unit", _STR, "unit of the gap: dB or nats"),
+        _field("auc", _F64, "probability that T has the higher score; 1/2 = nothing to see", null=True),
+        _field("auc_low", _F64, "lower end of its 95 % interval", null=True),
+        _field("auc_high", _F64, "upper end of its 95 % interval", null=True),
+        _field("tpr", _F64, "share of T above the threshold that H exceeds with probability fpr", null=True),
+        _field("tpr_low", _F64, "lower end of its 95 % Clopper-Pearson interval", null=True),
+        _field("tpr_high", _F64, "upper end of that interval", null=True),
+        _field("fpr", _F64, "probability of a false positive, at most 1 %; null where H is too small", null=True),
+    ],
+)
 DISTANCES = _schema(
     "distances",
     1,
@@ -335,6 +374,24 @@ PEERS = _schema(
         _field("held_out_low", _F64, "lower end of its 95 % interval", null=True),
         _field("held_out_high", _F64, "upper end of its 95 % interval", null=True),
         _field("n_held_out", _INT, "held-out images behind it", "images"),
+        _field("unit", _STR, "unit of both values"),
+    ],
+)
+DIVERSITY = _schema(
+    "diversity",
+    1,
+    [
+        *_SUBJECT,
+        _field("space", _STR, "space in which images are compared"),
+        _field("measure", _STR, "name of the measure; see memgen.measures.diversity"),
+        _field("estimate", _F64, "its value on the samples; null where it was not measured", null=True),
+        _field("low", _F64, "lower end of its 95 % interval", null=True),
+        _field("high", _F64, "upper end of its 95 % interval", null=True),
+        _field("n", _INT, "samples or reference images that are averaged, or samples of the Vendi score"),
+        _field("held_out", _F64, "the same of held-out images in the place of samples", null=True),
+        _field("held_out_low", _F64, "lower end of its 95 % interval", null=True),
+        _field("held_out_high", _F64, "upper end of its 95 % interval", null=True),
+        _field("n_held_out", _INT, "images behind that"),
         _field("unit", _STR, "unit of both values"),
     ],
 )
@@ -537,7 +594,8 @@ SCHEMAS = {
     schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
     for schema in (
         IMAGES, SKIPPED, DUPLICATES, SPLIT, SUBJECTS, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
-        NEIGHBORS, SIMILARITY, PSNR, DISTANCES, LEVELS, TRANSITION, SIGNIFICANCE, COPIES, PEERS, CALIBRATION,
+        NEIGHBORS, SIMILARITY, PSNR, LIKELIHOOD, MEMBERSHIP, DISTANCES,
+        LEVELS, TRANSITION, SIGNIFICANCE, COPIES, PEERS, DIVERSITY, CALIBRATION,
         AT_RISK, CANARIES, GAPS, PLANTED,
         BASIS, BASIS_SUMMARY, SLOPES,
     )

@@ -15,8 +15,8 @@ from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError
 from memgen.experiment import references, runs
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage
+from memgen.findings.gaps import gaps
 from memgen.images.imageset import ImageSet
-from memgen.measures.gap import gaps
 from memgen.measures.psnr import measure_psnr
 from memgen.measures.subject import Identity, subject
 from memgen.models import loading, sampling

@@ -21,8 +21,9 @@ from memgen.base.progress import Progress
 from memgen.experiment import runs, subjects
 from memgen.experiment.subjects import KeptSubject
 from memgen.experiment.workspace import Workspace
+from memgen.findings import membership
 from memgen.images.imageset import ImageSet
-from memgen.measures import compare, distances, peers, psnr
+from memgen.measures import compare, distances, diversity, likelihood, peers, psnr
 from memgen.measures.copies import controls, examiner
 from memgen.measures.subject import Samples
 from memgen.models.denoiser import Denoiser
@@ -302,6 +303,62 @@ def measure_psnr(workspace: Workspace, name: str) -> pa.Table:
     return run.table("psnr", name)
 
 
+def measure_likelihood(workspace: Workspace, name: str, progress: Progress | None = None) -> pa.Table:
+    """Likelihood of training images, where they are known, and of held-out images: a LIKELIHOOD table kept in the run.
+
+    Args:
+        workspace: the run.
+        name: of the subject.
+        progress: called with (images done, images) of each set.
+
+    Raises:
+        RunError: the subject has no denoiser or no held-out images.
+    """
+    run, settings = workspace.run, workspace.settings
+    if not run.has_table("likelihood", name):
+        subject = subjects.find(workspace, name)
+        subjects.require(subject, "denoiser", "held_out")
+        sample = settings.sample
+        flow = likelihood.Flow(workspace.mean, sample.sigma_start, sample.sigma_end, settings.likelihood)
+        found = likelihood.measure_likelihood(
+            subject, flow, settings.seed, sample.micro_batch, workspace.device, progress
+        )
+        run.write_table("likelihood", name, found)
+    return run.table("likelihood", name)
+
+
+def measure_membership(workspace: Workspace, name: str) -> pa.Table:
+    """What PSNR, and likelihood where it was measured, give away of T: a MEMBERSHIP table, made anew in the run.
+
+    Raises:
+        RunError: the subject has no denoiser, training set or held-out images.
+    """
+    run = workspace.run
+    subjects.require(subjects.find(workspace, name), "denoiser", "train", "held_out")
+    likely = run.table("likelihood", name) if run.has_table("likelihood", name) else None
+    groups = groups_of(workspace, name)
+    found = membership.summarize(measure_psnr(workspace, name), likely, groups, workspace.settings.seed)
+    run.write_table("membership", name, found)
+    return found
+
+
+def groups_of(workspace: Workspace, name: str) -> dict[str, str] | None:
+    """The group of each image of T and H of a subject by its id; None where one of the sets has no groups.
+
+    A group of T and one of H that have the same name are two.
+    """
+    subject = subjects.find(workspace, name)
+    sets = {"T": subject.train, "H": subject.held_out}
+    found: dict[str, str] = {}
+    for label, images in sets.items():
+        if images is None:
+            continue
+        if images.groups is None:
+            return None
+        found |= {each: f"{label}/{group}" for each, group in zip(images.ids, images.groups, strict=True)}
+    return found or None
+
+
 def find_copies(workspace: Workspace, name: str) -> pa.Table:
     """Test the samples of a subject for copies of its training images; its row of the table COPIES, kept in the run.
 
@@ -339,6 +396,30 @@ def measure_peers(workspace: Workspace, name: str) -> pa.Table:
         found = peers.measure_peers(subject, workspace.settings.search.backend, workspace.device)
         run.write_table("peers", name, found)
     return run.table("peers", name)
+
+
+def measure_diversity(workspace: Workspace, name: str, metric: str | None = None) -> pa.Table:
+    """How varied the samples of a subject are, beside held-out images: a DIVERSITY table kept in the run.
+
+    Args:
+        workspace: the run.
+        name: of the subject.
+        metric: name of the space in which images are compared; that of the settings when None.
+
+    Raises:
+        RunError: the subject has no samples or no held-out images.
+    """
+    run, settings = workspace.run, workspace.settings
+    space = spaces.find(metric or settings.search.metric)
+    key = f"{name}.{space.name}"
+    if not run.has_table("diversity", key):
+        subject = subjects.find(workspace, name)
+        subjects.require(subject, "samples", "held_out")
+        start = diversity.Start(workspace.mean, settings.seed, settings.sample)
+        run.write_table(
+            "diversity", key, diversity.measure_diversity(subject, space, settings.diversity, start, settings.seed)
+        )
+    return run.table("diversity", key)
 
 
 def calibrate(

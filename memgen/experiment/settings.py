@@ -14,7 +14,9 @@ from memgen.experiment import runs
 from memgen.images.importing import ImportSettings
 from memgen.images.names import escaped
 from memgen.measures.distances import DistanceSettings
+from memgen.measures.diversity import DiversitySettings
 from memgen.measures.geometry.basis import BasisSettings
+from memgen.measures.likelihood import LikelihoodSettings
 from memgen.measures.psnr import PsnrSettings
 from memgen.models.inverse import RestoreSettings
 from memgen.models.known.classes import GeneratedSettings
@@ -132,6 +134,8 @@ class RunSettings(Settings):
     restore: RestoreSettings = RestoreSettings()
     search: SearchSettings = SearchSettings()
     psnr: PsnrSettings = PsnrSettings()
+    likelihood: LikelihoodSettings = LikelihoodSettings()
+    diversity: DiversitySettings = DiversitySettings()
     distances: DistanceSettings = DistanceSettings()
     basis: BasisSettings = BasisSettings()
     sweep: SweepSettings = SweepSettings()

@@ -203,6 +203,9 @@ def _forget_samples(run: runs.Run) -> None:
     for kind in _OF_SUBJECTS:
         for name in drawn:
             run.remove_table(kind, name)
+    for name in run.table_names("diversity"):
+        if run.table("diversity", name)["subject"][0].as_py() in drawn:
+            run.remove_table("diversity", name)
     for kind in _OF_QUERIES:
         for name in run.table_names(kind):
             (query,) = run.table(kind, name).slice(0, 1).to_pylist()

@@ -30,8 +30,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from memgen.base import schemas, tables
+from memgen.base.intervals import welch
 from memgen.measures.copies.lead import Floats
-from memgen.measures.gap import welch
 
 TOLERANCE = 0.1  # dB
 _ERROR = 0.05
