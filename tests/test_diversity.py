@@ -160,6 +160,13 @@ def test_trajectory_variance():
     path = torch.stack([truth(clean + s * normal, torch.full((3,), s)).double() for s in window])
     found = diversity.noised_variance(truth, clean, ("a", "b", "c"), start)
     assert found == pytest.approx(path.var(0, correction=0).mean((1, 2, 3)).numpy(), rel=1e-4)
+    ends, top = [], torch.stack([torch.from_numpy(noise.normal(noise.stream("sample", 0, i), shape)) for i in (0, 1)])
+    for level in window:  # the flow of a Gaussian scales each coefficient like its deviation
+        scale = ((truth.variances + level**2) / (truth.variances + 1)).sqrt()
+        y = truth.mean + (((top.double() - truth.mean).flatten(1) @ truth.axes * scale) @ truth.axes.T).view(top.shape)
+        ends.append(truth(y, torch.full((2,), level)))
+    wanted = torch.stack(ends).var(0, correction=0).mean((1, 2, 3))
+    assert diversity.trajectory_variance(truth, [0, 1], start) == pytest.approx(wanted.numpy(), rel=0.02)
     image = torch.rand(shape)
     assert diversity.trajectory_variance(Modes(image, image), [0, 1], start).max() < 1e-12
     a, b = torch.zeros(shape), torch.full(shape, 0.2)

@@ -90,6 +90,8 @@ def test_the_trace_is_exact_where_probes_see_all_of_it():
     flow = flow_of(torch.zeros(SHAPE), steps=128)
     found = frame(truth, images, ids, flow).to_pandas()
     assert found["probe_error"].max() < 1e-4
+    half = frame(truth, images, ids, flow_of(torch.zeros(SHAPE), steps=64)).to_pandas()
+    assert found["step_change"].to_numpy() == pytest.approx(found["log_density"] - half["log_density"], rel=1e-6)
     assert found["log_density"].to_numpy() == pytest.approx(
         closed_form(truth, noisy(images, ids, 0.05), flow), abs=0.01
     )
