@@ -16,11 +16,11 @@ since it looks at which samples are copies.
 Each --space adds three columns to the power: the competition in it alone, together with the four others, and the rule
 that calls a sample a copy whose similarity in that space is above a threshold (as SSCD is used; Pizzi et al. 2022).
 
-Size: 2,000 images without copies are divided anew into T and H, 201 times, at 1:1, 4:1 and 10:1, and 500 others are
+Size: 2,000 images without copies are divided anew into T and H, at least 200 times, at 1:1, 4:1 and 10:1, and 500 others are
 the samples; with and without groups, as patients of 200, 100, 50 and 5 images; in all spaces together and in each
 alone, and together as if the images had been divided one by one, which is wrong where there are groups.
 All finds are false here, so the share of redraws with a find is the expected false share, which is at most q if the
-test is right. Images are drawn 3 times, and labels 67 times for each of these.
+test is right. Images are drawn --draws times.
 
 Speed: 10,000 samples in a pool of 100,000 images, half of them in T, made of pairs of the given images by averaging.
 For each space, the time of the search and its ratio to the float32 matrix products that it needs, which are timed by
@@ -48,7 +48,7 @@ from memgen.measures.copies.sight import Sight
 
 SHARES = (0.05, 0.1, 0.3)
 GROUPED = {"single": 1, "400 patients x 5": 5, "40 x 50": 50, "20 x 100": 100, "10 x 200": 200}
-DRAWS, LABELS = 3, 67  # of images, and of labels for each
+LABELS = 200  # redraws of the labels
 TURNS = 2  # blocks of samples whose matrix products are timed
 RATIOS = {"1 : 1": 1 / 2, "4 : 1": 4 / 5, "10 : 1": 10 / 11}
 
@@ -60,6 +60,7 @@ def main():
     parser.add_argument(
         "--space", action="append", default=[], help="a further space of the power, as memgen audit has"
     )
+    parser.add_argument("--draws", type=int, default=3, help="draws of the images for the size")
     parser.add_argument("--images", type=int, default=2000, help="images of T, and of H; samples are half as many")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--power", action="store_true")
@@ -76,7 +77,7 @@ def main():
     if not arguments.size:
         power(images, arguments.images, arguments.repeats, arguments.space)
     if not arguments.power:
-        size(images)
+        size(images, arguments.draws)
 
 
 def found_in(examiner, sight, names, q):
@@ -172,7 +173,7 @@ def power_at(score, copied, false_share):
     return right[allowed[-1]] / copied.sum() if len(allowed) else 0.0
 
 
-def size(images):
+def size(images, draws):
     """Print the mean false share of what is found where nothing is copied, in all spaces together and in each alone."""
     columns = {"together": EVERY, **{name: (name,) for name in EVERY}}
     shown = [*columns, "groups ignored"]
@@ -186,7 +187,7 @@ def size(images):
     ):
         rng = np.random.default_rng(1)
         outcomes = {(ratio, column): [] for ratio in RATIOS for column in shown}
-        for _ in range(DRAWS):
+        for _ in range(draws):
             pooled, groups, samples = drawn(images, rng, per_group)
             half = len(pooled) // 2
             sides = [grouped(pooled, groups, slice(0, half)), grouped(pooled, groups, slice(half, None))]
@@ -194,7 +195,7 @@ def size(images):
             seen = {name: strength(examiner, examiner.see(samples), names) for name, names in columns.items()}
             count = len(examiner.pool.unit_in_train)
             for ratio, share in RATIOS.items():
-                for _ in range(LABELS):
+                for _ in range(-(-LABELS // draws)):
                     in_train = np.zeros(count, dtype=bool)
                     in_train[rng.permutation(count)[: max(1, min(count - 1, round(share * count)))]] = True
                     for column, (nearest, magnitude) in seen.items():
