@@ -16,11 +16,11 @@ since it looks at which samples are copies.
 Each --space adds three columns to the power: the competition in it alone, together with the four others, and the rule
 that calls a sample a copy whose similarity in that space is above a threshold (as SSCD is used; Pizzi et al. 2022).
 
-Size: 2,000 images without copies are divided anew into T and H, at least 200 times, at 1:1, 4:1 and 10:1, and 500 others are
-the samples; with and without groups, as patients of 200, 100, 50 and 5 images; in all spaces together and in each
-alone, and together as if the images had been divided one by one, which is wrong where there are groups.
-All finds are false here, so the share of redraws with a find is the expected false share, which is at most q if the
-test is right. Images are drawn --draws times.
+Size: 2,000 images without copies are divided anew into T and H, at least 200 times, at 1:1, 4:1 and 10:1, and 500
+others are the samples; with and without groups, as patients of 200, 100, 50 and 5 images; in all spaces together and in
+each alone, and together as if the images had been divided one by one, which is wrong where there are groups. All finds
+are false here, so the share of redraws with a find is the expected false share, which is at most q if the test is
+right. Images are drawn --draws times.
 
 Speed: 10,000 samples in a pool of 100,000 images, half of them in T, made of pairs of the given images by averaging.
 For each space, the time of the search and its ratio to the float32 matrix products that it needs, which are timed by
