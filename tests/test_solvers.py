@@ -10,6 +10,7 @@ from truth import GaussianDenoiser, ZeroDenoiser
 
 from memgen.base import config, noise
 from memgen.base.errors import ConfigError, ShapeError
+from memgen.models import inverse
 from memgen.models.guidance import GuidedDenoiser
 from memgen.models.networks import UNetSettings, build
 from memgen.models.sampling import METHODS, SampleSettings, expected_calls, sample
@@ -270,6 +271,18 @@ def test_blind_denoisers_are_sampled_by_every_method(method):
         np.testing.assert_allclose(share, np.broadcast_to(share[0], share.shape), rtol=1e-4)
     elif method == "ddpm":
         assert drawn.levels[:, :, 1] == pytest.approx(drawn.levels[:, :, 0], rel=0.5)
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_restorations_agree_with_the_measurement(method):
+    """With a constraint, every method ends with images that agree with it, and differ from what was measured."""
+    truth = GaussianDenoiser.make(SHAPE, seed=3)
+    clean = truth.draw(5, 1).float()
+    measurement = inverse.build(inverse.choose("random_pixels", 0.3, SHAPE), SHAPE, 0)
+    constraint = inverse.Constraint.of(measurement, clean)
+    drawn = torch.from_numpy(sample(truth, MEAN, range(5), 0, settings(method=method), constraint=constraint).images)
+    torch.testing.assert_close(measurement.project(drawn), constraint.measured, atol=1e-5, rtol=0)
+    assert float((drawn - constraint.filled(MEAN)).abs().max()) > 0.1
 
 
 def test_samples_that_are_lost_are_kept_and_marked():

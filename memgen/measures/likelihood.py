@@ -46,7 +46,7 @@ class LikelihoodSettings(Settings):
         32, ge=4, multiple_of=2, description="steps of the flow; half as many show the error that they leave"
     )
     probes: int = Field(4, ge=2, description="random directions that estimate the trace of the Jacobian")
-    n_images: int = Field(64, ge=1, description="at most so many images of each set, the first in rank order")
+    n_images: int = Field(128, ge=1, description="at most so many images of each set, the first in rank order")
 
 
 @dataclass(frozen=True)
