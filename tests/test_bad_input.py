@@ -236,6 +236,7 @@ def sweep(config):
     return lambda outputs: memgen("sweep", "--config", config, "--outputs", outputs, "--run", "tiny", "--jobs", "1")
 
 
+@pytest.mark.slow
 def test_size_limit_at_every_kind_of_file(sweep, finished, tmp_path, monkeypatch):
     """A write that the system really refuses, at each kind of file once: exit 5 and its name; then all is well."""
     run, tried = tmp_path / "tiny", []

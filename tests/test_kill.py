@@ -51,6 +51,7 @@ GROWING = {"removed similarity", "removed levels", "removed neighbors", "samplin
 GROWING |= {"before samples/*.npy", "after samples/*.npy", "after tables/samples"}
 
 
+@pytest.mark.slow
 def test_killed_while_a_run_is_extended(config, finished, tmp_path, monkeypatch):
     """More samples of a finished run: it ends as a run that was made with their number, whenever it is killed."""
     run, nine = tmp_path / "tiny", ("--set", "sample.n_samples=9", "--config", config, "--outputs")
@@ -88,6 +89,7 @@ def wait_for(condition, seconds: float = 60.0):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through /proc")
+@pytest.mark.slow
 def test_killed_parent_takes_its_workers_along(config, finished, tmp_path):
     """No worker outlives a killed parent, to write on without the lock; the next run ends with the same tables."""
     with start(config, tmp_path) as running:

@@ -32,6 +32,7 @@ def read(tmp_path, *settings):
     return workspace, verdict, rows
 
 
+@pytest.mark.slow
 def test_a_model_that_has_memorized_is_read_as_such(tmp_path):
     """The posterior mean of the training images draws training images, all of them, and is said to, at every N."""
     workspace, verdict, rows = read(tmp_path, "model.architecture=empirical", "sweep.n_train=[1, 4, 64, 512]")
@@ -55,6 +56,7 @@ def test_a_model_that_has_memorized_is_read_as_such(tmp_path):
     assert "copy their training sets" in verdict.sentences[0]
 
 
+@pytest.mark.slow
 def test_a_model_that_generalizes_is_read_as_such(tmp_path):
     """Wiener filters of two halves agree at large N without copying, and not at small N."""
     workspace, verdict, rows = read(
@@ -73,6 +75,7 @@ def test_a_model_that_generalizes_is_read_as_such(tmp_path):
             assert row["low"] < 0 < row["high"]
 
 
+@pytest.mark.slow
 def test_patches_recombine(tmp_path):
     """The local denoiser draws images that are no training images, though every patch is known to it."""
     settings = [

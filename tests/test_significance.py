@@ -148,7 +148,15 @@ def test_magnitudes_know_no_labels(seed):
     assert len(np.unique(nearest[one.competes])) == one.competes.sum() == len(np.unique(nearest))
 
 
-@pytest.mark.parametrize(("n_t", "n_h", "width"), [(300, 300, 1.0), (800, 200, 1.0), (800, 100, 1.0), (800, 200, 1.5)])
+@pytest.mark.parametrize(
+    ("n_t", "n_h", "width"),
+    [
+        (300, 300, 1.0),
+        (800, 200, 1.5),
+        pytest.param(800, 200, 1.0, marks=pytest.mark.slow),
+        pytest.param(800, 100, 1.0, marks=pytest.mark.slow),
+    ],
+)
 def test_size_of_the_null(n_t, n_h, width):
     """Samples that know no labels, too broad ones too: a discovery in at most 5 % of 200 repeats plus 3 errors.
 
