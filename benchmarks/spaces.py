@@ -42,7 +42,7 @@ from memgen.images.imageset import ImageSet
 from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.competition import Q, compete
 from memgen.measures.copies.examiner import Examiner, judge
-from memgen.measures.copies.matching import EVERY
+from memgen.measures.copies.matching import EVERY, called
 from memgen.measures.copies.planting import KINDS, planted
 from memgen.measures.copies.sight import Sight
 
@@ -121,20 +121,19 @@ def power(images, n, repeats, further):
                 results["q / S"] = np.any(
                     [found_in(examiner, sight, (name,), Q / len(EVERY)) for name in EVERY], axis=0
                 )
-                for name in further:
-                    label = name.split("=")[0]
-                    results[label] = found_in(examiner, sight, (name,), Q)
-                    results[f"with {label}"] = found_in(examiner, sight, (*EVERY, name), Q)
+                for label in map(called, further):
+                    results[label] = found_in(examiner, sight, (label,), Q)
+                    results[f"with {label}"] = found_in(examiner, sight, (*EVERY, label), Q)
                 false = (results["together"] & ~copied).sum() / max(1, results["together"].sum())
                 line = {name: found[copied].mean() for name, found in results.items()} | {"false": false}
                 both = {
                     rule: np.concatenate([value[:count], plain_scores[rule][count:]]) for rule, value in scores.items()
                 }
-                for name in further:
-                    (of,) = np.flatnonzero(examiner.searcher.space_of == name)
+                for label in map(called, further):
+                    (of,) = np.flatnonzero(examiner.searcher.space_of == label)
                     closeness = sight.matches[of].closeness[:, 0]
                     nearer = examiner.searcher._matchers[of]._space.larger_is_closer
-                    both[f"{name.split('=')[0]} threshold"] = -closeness if nearer else closeness
+                    both[f"{label} threshold"] = -closeness if nearer else closeness
                 line |= {rule: power_at(value, copied, max(false, Q)) for rule, value in both.items()}
                 rows[kind][share].append(line)
     columns = list(line)
