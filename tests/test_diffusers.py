@@ -51,6 +51,7 @@ def saved(folder, scheduler, **more):
 def denoiser_of(folder, **options):
     found = foreign.load(folder, SHAPE[1:], ImportOptions(**options))
     assert isinstance(found, ForeignModel)
+    assert not found.denoiser.training
     return found.denoiser
 
 

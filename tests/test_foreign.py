@@ -105,6 +105,7 @@ def test_edm_pickles(tmp_path, monkeypatch):
     assert not (tmp_path / "ran-by-the-pickle").exists()
     (tmp_path / "edm.pkl").write_bytes(pickle.dumps({"ema": Edm()}))
     found = memgen.load_denoiser("edm.pkl", (8, 8), TRUSTED)
+    assert not found.training
     y, sigma = torch.rand(3, 1, 8, 8), torch.tensor([0.1, 0.5, 1.0])
     expected = ((2 * y - 1) / (1 + (2 * sigma.view(-1, 1, 1, 1)) ** 2) + 1) / 2
     assert torch.allclose(found(y, sigma), expected)

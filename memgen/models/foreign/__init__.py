@@ -131,6 +131,8 @@ def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> I
         raise DataError(f"{source}: not a kind of checkpoint that memgen reads. It reads {known}.")
     loaded = found.load(source, image_size, options)
     if isinstance(loaded, ForeignModel):
+        if isinstance(loaded.denoiser, torch.nn.Module):
+            loaded.denoiser.eval().requires_grad_(False)
         check(loaded.denoiser, source)
     return loaded
 

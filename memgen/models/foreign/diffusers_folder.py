@@ -77,7 +77,7 @@ def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> F
         settings = getattr(diffusers, str(_described(scheduler)["_class_name"])).from_config(_described(scheduler))
     except Exception as error:  # of another package
         raise DataError(f"{source}: diffusers cannot load it ({first_line(error)}). Save it again.") from error
-    denoiser = DiffusersDenoiser(network.float().eval().requires_grad_(False), settings, image_size, options, source)
+    denoiser = DiffusersDenoiser(network.float(), settings, image_size, options, source)
     files = [path for path in (*sorted(folder.iterdir()), *sorted(scheduler.iterdir())) if path.is_file()]
     about: dict[str, JsonValue] = {"model": kind, "scheduler": type(settings).__name__, "predicts": denoiser.predicts}
     return ForeignModel(denoiser, digests(files), about)

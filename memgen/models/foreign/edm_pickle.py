@@ -71,7 +71,7 @@ class EdmDenoiser(torch.nn.Module):
 
     def __init__(self, network: Any, options: ImportOptions, source: Path) -> None:
         super().__init__()
-        self.network = network.float().eval().requires_grad_(False)
+        self.network = network.float()
         side = int(network.img_resolution)
         self.image_shape = (int(network.img_channels), side, side)
         self.classes, self.label = int(network.label_dim), options.label

@@ -9,8 +9,6 @@ import re
 import sys
 from pathlib import Path
 
-import torch
-
 from memgen.base.errors import DataError, first_line
 from memgen.models.denoiser import Denoiser
 from memgen.models.foreign import ForeignModel, ImportOptions, digests, require_trust
@@ -43,7 +41,5 @@ def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> F
             f"{source}: made {type(denoiser).__name__}, expected a denoiser: an object with image_shape, blind and "
             "(noisy, sigma) -> denoised. memgen.FunctionDenoiser makes one of a function."
         )
-    if isinstance(denoiser, torch.nn.Module):
-        denoiser.eval().requires_grad_(False)
     files = [Path(found.__file__)] if found.__file__ else []
     return ForeignModel(denoiser, digests(files), {"function": str(source)})
