@@ -234,6 +234,7 @@ def test_data_split(tiny):
 # ------------------------------------------------------------------------------------------------ stages
 
 
+@pytest.mark.slow
 def test_stages_by_themselves_make_the_sweep(config, finished, tmp_path, monkeypatch):
     """The commands of the stages, one after the other, end with the tables and images of the sweep, byte for byte."""
     monkeypatch.chdir(tmp_path)
@@ -254,6 +255,7 @@ def test_stages_by_themselves_make_the_sweep(config, finished, tmp_path, monkeyp
     program.assert_same_runs(tmp_path / "outputs" / "tiny", finished)
 
 
+@pytest.mark.slow
 def test_lines_of_the_card(tiny):
     """The three lines of the card work as they are written, on the newest run, and end with a path that exists."""
     shutil.copytree(tiny, tiny.parent / "older")
@@ -474,6 +476,7 @@ def test_interval_over_one_image_is_null(tiny):
 # ------------------------------------------------------------------------------------------------ sweep
 
 
+@pytest.mark.slow
 def test_sweep_in_another_process_with_two_workers(config, finished, tmp_path):
     """The same settings in a fresh process, with two workers, end with the same tables and bit-identical images."""
     arguments = ("sweep", "--config", config, "--run", "tiny", "--jobs", "2", "--json")

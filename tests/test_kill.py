@@ -19,8 +19,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX pro
 
 # The moment after a file is that before the next one, unless a step of the work ends with it.
 FEW = {
-    *(f"before {kind}" for kind in killing.KINDS),
-    *("after tables/split", "after denoisers/*.pt", "after denoisers/*.json", "after transition.parquet"),
+    *("before denoisers/*.json", "after tables/split", "after denoisers/*.pt", "after transition.parquet"),
     *("importing", "training", "sampling"),
 }
 ALL = FEW | {f"{when} {kind}" for kind in (*killing.KINDS, *killing.REPORTED) for when in ("before", "after")}
