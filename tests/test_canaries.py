@@ -1,6 +1,7 @@
 """Canaries: the exact test against brute force, the plan and the move of files, and the audit that uses them."""
 
 import itertools
+import json
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from program import memgen as command
 
 import memgen
+from memgen.base import files
 from memgen.base.errors import ConfigError, DataError
 from memgen.experiment import canaries as planting
 from memgen.experiment import runs
@@ -210,6 +212,34 @@ def test_samples_without_canaries_stay_undecided(planted, tmp_path):
     found = memgen.audit(planted / "clean", planted / "train", outputs=tmp_path, canaries=str(plan))
     assert found.answer.answer == "undecided"
     assert any("Of 40 canaries, 20 were trained on" in sentence for sentence in found.answer.sentences)
+
+
+@pytest.mark.parametrize("stays", ["00.png", "01.png"])
+def test_equal_canaries_do_not_tell_the_draw(planted, tmp_path, stays):
+    """Two canaries of equal content, one trained and one kept: the same one gets the sample, whatever the draw."""
+    for name in ("train", "kept", "samples"):
+        (tmp_path / name).mkdir()
+    pictures = sorted((planted / "train").iterdir())[:40]
+    for number, picture in enumerate([pictures[0], *pictures]):  # the first two are equal
+        shutil.copy(picture, tmp_path / "train" / f"{number:02}.png")
+    for number, picture in enumerate(sorted((planted / "clean").iterdir())[:20]):
+        shutil.copy(picture if number else pictures[0], tmp_path / "samples" / f"{number:02}.png")
+    moved = ({"00.png", "01.png"} - {stays}).pop()
+    chosen = [(stays, "trained"), (moved, "kept"), ("02.png", "trained"), ("03.png", "kept")]
+    plan = [{"file": name, "use": use, "digest": files.digest_file(tmp_path / "train" / name)} for name, use in chosen]
+    for name, use in chosen:
+        if use == "kept":
+            (tmp_path / "train" / name).rename(tmp_path / "kept" / name)
+    (tmp_path / "kept" / planting.PLAN).write_text(json.dumps({"format": 1, "canaries": plan}))
+    found = memgen.audit(
+        tmp_path / "samples",
+        tmp_path / "train",
+        outputs=tmp_path / "o",
+        canaries=str(tmp_path / "kept" / planting.PLAN),
+    )
+    samples = {row["file"]: row["samples"] for row in runs.Run(found.path).table("canaries").to_pylist()}
+    assert samples["00.png"] > 0
+    assert samples["01.png"] == 0
 
 
 def test_another_training_folder_is_refused(planted, tmp_path):

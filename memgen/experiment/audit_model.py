@@ -18,7 +18,7 @@ from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage
 from memgen.findings.gaps import gaps
 from memgen.images.imageset import ImageSet
 from memgen.measures.psnr import measure_psnr
-from memgen.measures.subject import Identity, subject
+from memgen.measures.subject import Identity, groups_by_id, subject
 from memgen.models import loading, sampling
 from memgen.models.denoiser import Denoiser
 
@@ -33,17 +33,17 @@ def load(run: runs.Run, settings: AuditSettings, train: ImageSet, device: str) -
         ShapeError: the model takes images of another shape.
     """
     assert settings.model is not None
-    if references.is_kept(run, NAME):
-        return references.load(run, NAME, device)
-    model = loading.find(Path(settings.model), train.image_shape[1:], settings.checkpoint)
-    denoiser = loading.denoiser_of(model)
-    if tuple(denoiser.image_shape) != train.image_shape:
-        (channels, height, width), (found, rows, columns) = denoiser.image_shape, train.image_shape
-        raise ShapeError(
-            f"{settings.model}: takes images of {channels} channels and {width} x {height} pixels, but the training "
-            f"images have {found} channels and {columns} x {rows} pixels. Use --resize, or --set color=gray or rgb."
-        )
-    references.keep(run, NAME, Path(settings.model), settings.checkpoint, model)
+    if not references.is_kept(run, NAME):
+        model = loading.find(Path(settings.model), train.image_shape[1:], settings.checkpoint)
+        shape = loading.denoiser_of(model).image_shape
+        if tuple(shape) != train.image_shape:
+            (channels, height, width), (found, rows, columns) = shape, train.image_shape
+            raise ShapeError(
+                f"{settings.model}: takes images of {channels} channels and {width} x {height} pixels, but the "
+                f"training images have {found} channels and {columns} x {rows} pixels. Use --resize, or --set "
+                "color=gray or rgb."
+            )
+        references.keep(run, NAME, Path(settings.model), settings.checkpoint, model)
     return references.load(run, NAME, device)
 
 
@@ -103,10 +103,8 @@ def measure(run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: I
     """Measure how well the model denoises images of T and of H: the tables `psnr` and `gaps`."""
     given = subject(NAME, denoiser=load(run, settings, train, device), train=train, held_out=held_out)
     psnr = measure_psnr(given, settings.psnr, settings.seed, device=device)
-    sides = [images for images in (train, held_out) if images.groups is not None]
-    known = {key: name for images in sides for key, name in zip(images.ids, images.groups or (), strict=True)}
     run.write_table("psnr", NAME, psnr)
-    run.write_table("gaps", NAME, gaps(psnr, known or None))
+    run.write_table("gaps", NAME, gaps(psnr, groups_by_id(given)))
 
 
 def _as_pictures(images: NDArray[np.float32], dtype: Any) -> NDArray[Any]:

@@ -106,7 +106,9 @@ def _canaries(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> pa.T
         raise DataError(f"{drawn.folder}: the kept canary {absent[0]} is missing or cannot be read. Restore it.")
     chosen = set_aside.take([of_kept[name] for name in kept])
     ids = [*train.ids, *chosen.ids]
-    order = np.array(sorted(range(len(ids)), key=lambda i: files.digest(ids[i])))  # does not know the draw
+    # This order does not know the draw: images of equal content are in the order of their names.
+    names = [*map(groups.file_of, train.sources), *kept]
+    order = np.array(sorted(range(len(ids)), key=lambda i: (files.digest(ids[i]), names[i])))
     pixels = np.concatenate([train.pixels, chosen.pixels])[order]
     searcher = Searcher(Candidates(pixels, [ids[i] for i in order], np.arange(len(ids))), settings.spaces)
     sight = searcher.see(sets["samples"].floats(), progress=_stage(report, "searching for canaries"))

@@ -25,7 +25,7 @@ from memgen.findings import membership
 from memgen.images.imageset import ImageSet
 from memgen.measures import compare, distances, diversity, likelihood, peers, psnr
 from memgen.measures.copies import controls, examiner
-from memgen.measures.subject import Samples
+from memgen.measures.subject import Samples, groups_by_id
 from memgen.models.denoiser import Denoiser
 from memgen.models.known.fitting import EmpiricalSettings, fit
 from memgen.spaces import lpips
@@ -343,20 +343,8 @@ def measure_membership(workspace: Workspace, name: str) -> pa.Table:
 
 
 def groups_of(workspace: Workspace, name: str) -> dict[str, str] | None:
-    """The group of each image of T and H of a subject by its id; None where one of the sets has no groups.
-
-    A group of T and one of H that have the same name are two.
-    """
-    subject = subjects.find(workspace, name)
-    sets = {"T": subject.train, "H": subject.held_out}
-    found: dict[str, str] = {}
-    for label, images in sets.items():
-        if images is None:
-            continue
-        if images.groups is None:
-            return None
-        found |= {each: f"{label}/{group}" for each, group in zip(images.ids, images.groups, strict=True)}
-    return found or None
+    """The groups of the images of a subject of the run; see `memgen.measures.subject.groups_by_id`."""
+    return groups_by_id(subjects.find(workspace, name))
 
 
 def find_copies(workspace: Workspace, name: str) -> pa.Table:

@@ -20,10 +20,9 @@ import pyarrow as pa
 import torch
 
 from memgen.base import files, schemas, tables
-from memgen.base.config import validate
 from memgen.base.errors import DataError, ShapeError
 from memgen.images.imageset import ImageSet
-from memgen.images.importing import ImportSettings, import_images
+from memgen.images.importing import read_images
 from memgen.measures import timeline
 from memgen.measures.psnr import PsnrSettings, measure_psnr
 from memgen.measures.subject import subject
@@ -149,6 +148,4 @@ class Monitor:
 
 
 def _images(source: ImageSet | str | Path) -> ImageSet:
-    if isinstance(source, ImageSet):
-        return source
-    return import_images(Path(source), validate(ImportSettings, {"deduplicate": False}, source="monitor")).images
+    return source if isinstance(source, ImageSet) else read_images(source, deduplicate=False)

@@ -18,13 +18,12 @@ from memgen.findings import membership
 LEVEL = 0.95  # of all noise levels together
 
 
-def gaps(psnr: pa.Table, groups: Mapping[str, str] | None = None, seed: int = 0) -> pa.Table:
+def gaps(psnr: pa.Table, groups: Mapping[str, str] | None = None) -> pa.Table:
     """The gap at each noise level.
 
     Args:
         psnr: a PSNR table of one denoiser, with rows of the kinds train and holdout.
         groups: the group of each image by its content id; None if images were divided one by one.
-        seed: of the bootstrap.
 
     Returns:
         A GAPS table with a row for each noise level, ascending.
@@ -43,7 +42,7 @@ def gaps(psnr: pa.Table, groups: Mapping[str, str] | None = None, seed: int = 0)
                 "gap": float(scores.train.mean() - scores.held_out.mean()),
                 "low": low,
                 "high": high,
-                "auc": membership.auc(scores, seed).estimate,
+                "auc": membership.area(scores),
                 "tpr": found.estimate,
                 "tpr_low": found.low,
                 "tpr_high": found.high,

@@ -96,12 +96,22 @@ def auc(scores: Scores, seed: int) -> Estimate:
     """The area under the curve of the attack, with a 95 % bootstrap interval over units of T and of H."""
     if scores.n == 0:
         return Estimate.of(None, unit="probability", note="There are no images of T, or none of H.")
-    higher = np.sign(scores.train[:, None] - scores.held_out) / 2 + 0.5  # (n, m)
+    higher = _higher(scores)
     if scores.n < 2:
         return Estimate.of(float(higher.mean()), n=scores.n, unit="probability", note="One image has no interval.")
     train, held_out = (_multiplicities(len(each), side, seed) for side, each in _sides(scores))
     draws = np.einsum("rm,rm->r", train @ higher, held_out) / higher.size
     return Estimate.of(float(higher.mean()), *_ends(draws), scores.n, "probability")
+
+
+def area(scores: Scores) -> float:
+    """The area under the curve of the attack, without an interval; there is at least one unit of T and one of H."""
+    return float(_higher(scores).mean())
+
+
+def _higher(scores: Scores) -> Floats:
+    """Whether a unit of T has a higher score than one of H, 1/2 where they are equal, (n, m)."""
+    return np.sign(scores.train[:, None] - scores.held_out) / 2 + 0.5
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,21 @@ def subject(
     )
 
 
+def groups_by_id(subject: Subject) -> dict[str, str] | None:
+    """The group of each image of T and H by its content id; None where one of the sets has no groups.
+
+    A group of T and one of H that have the same name are two.
+    """
+    found: dict[str, str] = {}
+    for label, images in (("T", subject.train), ("H", subject.held_out)):
+        if images is None:
+            continue
+        if images.groups is None:
+            return None
+        found |= {each: f"{label}/{group}" for each, group in zip(images.ids, images.groups, strict=True)}
+    return found or None
+
+
 # What a measure can need, in words.
 NEEDS = {
     "samples": "it has no samples",

@@ -96,9 +96,8 @@ def generalizes(timeline: pa.Table) -> Reached | None:
 def memorizes(timeline: pa.Table) -> Reached | None:
     """tau_mem of a TIMELINE table; None where the last reading shows no gap."""
     found: Sequence[bool] = timeline["memorizes"].to_pylist()
-    if not found or not found[-1]:
-        return None
-    return _reached(timeline, len(found) - next((i for i, each in enumerate(reversed(found)) if not each), len(found)))
+    start = max((i + 1 for i, shown in enumerate(found) if not shown), default=0)
+    return _reached(timeline, start) if start < len(found) else None
 
 
 def _reached(timeline: pa.Table, position: int) -> Reached:

@@ -65,13 +65,13 @@ def _doubled_ranks(score: Floats) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 def _at_least(doubled: np.ndarray[tuple[int], np.dtype[np.int64]], count: int, observed: int) -> float:
     """Share of all choices of `count` entries whose sum is at least `observed`, by counting them."""
-    values = doubled // np.gcd.reduce(doubled)
-    least = observed // int(np.gcd.reduce(doubled))
+    divisor = int(np.gcd.reduce(doubled))
+    values, least = doubled // divisor, observed // divisor
     # ways[k, s]: choices of k of the entries so far whose sum is s, all divided by one number so that none overflows.
     ways = np.zeros((count + 1, int(values.sum()) + 1))
     ways[0, 0] = 1.0
     reached = 0
-    for taken, value in enumerate(values, start=1):
+    for taken, value in enumerate(values.tolist(), start=1):
         for k in range(min(count, taken), 0, -1):
             ways[k, value : reached + value + 1] += ways[k - 1, : reached + 1]
         reached += value

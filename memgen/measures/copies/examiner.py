@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen import spaces
-from memgen.base import files, schemas, tables
+from memgen.base import schemas, tables
 from memgen.base.errors import DataError
 from memgen.base.progress import Progress
 from memgen.images.imageset import ImageSet
@@ -27,7 +27,7 @@ from memgen.measures.copies.competition import ALIKE, DEFINITION, Competition, M
 from memgen.measures.copies.conformal import benjamini_hochberg, conformal, conformal_resolution
 from memgen.measures.copies.lead import Bools, Floats, Ints, lead, probability
 from memgen.measures.copies.matching import PIXELS, Candidates, LeftOut, Matches
-from memgen.measures.copies.pool import Pool, pool
+from memgen.measures.copies.pool import Pool, label_free_order, pool
 from memgen.measures.copies.sight import Chosen, Searcher, Sight
 from memgen.measures.subject import Samples, Subject, lacking
 from memgen.spaces import index
@@ -367,7 +367,7 @@ def nearest_others(train: ImageSet, count: int = JUDGED_BY, most: int = 512) -> 
     space, nothing = spaces.find("correlation"), dict.fromkeys(("subject", "role", "n_train", "part", "train_seed"))
     searched = index.Index.build(train.pixels, train.ids, space, "train", None)
     unit = np.unique(train.groups, return_inverse=True)[1] if train.groups else np.arange(len(train))
-    chosen = np.sort(np.argsort([files.digest(each) for each in train.ids], kind="stable")[:count])
+    chosen = np.sort(label_free_order(train.ids)[:count])
     hits = searched.search(train.floats(chosen), min(len(train), 1 + min(most, int(np.bincount(unit).max()))))
     others = unit[hits.reference_index] != unit[chosen][:, None]
     first = others.argmax(axis=1)[:, None]

@@ -99,7 +99,7 @@ def pool(
     ids = [*ids_t, *ids_h]
     in_train = np.arange(len(ids)) < len(ids_t)
     groups = _numbered(groups_t, groups_h, len(ids))
-    order = _label_free_order(ids)
+    order = label_free_order(ids)
     leader, _ = leaders(np.concatenate([features_t, features_h])[order], threshold, ids=[ids[i] for i in order])
     first, number = np.unique(leader, return_inverse=True)
     cluster = np.empty(len(ids), dtype=np.int64)
@@ -150,7 +150,7 @@ def _numbered(groups_t: Sequence[str] | None, groups_h: Sequence[str] | None, co
     return np.asarray(np.unique(names, return_inverse=True)[1], dtype=np.int64)
 
 
-def _label_free_order(ids: Sequence[str]) -> NDArray[np.int64]:
+def label_free_order(ids: Sequence[str]) -> NDArray[np.int64]:
     """Positions in the order of a hash of the ids; those of one id are turned by a number that the hash gives."""
     positions: dict[str, list[int]] = {}
     for i, identity in enumerate(ids):
