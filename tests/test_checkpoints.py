@@ -528,7 +528,7 @@ def _then(*steps: Callable[[Path], Any]) -> Callable[[Path], None]:
             "a state dict, written by torch.save or safetensors",
         ),
         (lambda path: path.write_bytes(b"\x50\x00\x00\x00\x00\x00\x00\x00{broken"), "damaged"),
-        (_torch_script, "a TorchScript program"),
+        (_torch_script, "damaged, or no TorchScript"),
         (_zip, "a zip archive, but not of torch.save"),
         (_then(_good, _truncate), "damaged"),
         (_then(_good, _flip), "damaged (a checksum is wrong)"),
@@ -622,6 +622,7 @@ from memgen.models.foreign import ImportedCheckpoint
 from memgen.models.networks import UNetSettings, build
 
 ORDER = 0
+OPTIONS = ()
 KIND = "a folder with weights.txt"
 
 
@@ -663,6 +664,7 @@ def test_every_format_follows_the_interface():
         "diffusers_folder",
         "edm_pickle",
         "factory",
+        "program",
         "kadkhodaie",
     ]
     assert all(isinstance(format_, foreign.Format) for format_ in foreign.all_formats())

@@ -7,11 +7,14 @@ import shutil
 import warnings
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
 
 from memgen.base.errors import ConfigError, DataError
-from memgen.models import foreign
+from memgen.experiment import runs
+from memgen.measures.psnr import PsnrSettings, curve
+from memgen.models import foreign, latent
 from memgen.models.foreign import ForeignModel, ImportOptions
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="diffusers is not installed")
@@ -30,9 +33,10 @@ def unet(**more):
     import diffusers
 
     torch.manual_seed(0)
+    settings = {"sample_size": 16, "in_channels": 3, "out_channels": 3} | more
     return diffusers.UNet2DModel(
-        sample_size=16, in_channels=3, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), **more,
+        block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, **settings,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     ).eval()  # fmt: skip
 
 
@@ -182,7 +186,7 @@ def test_models_of_classes(tmp_path):
 
 
 def test_what_is_refused(tmp_path):
-    """No scheduler, no safetensors, a latent model, an unknown prediction, another size, NaN: each by name."""
+    """No scheduler, no safetensors, an unknown autoencoder or prediction, another size, NaN: each by name."""
     import diffusers
 
     network = saved(tmp_path / "whole", diffusers.DDPMScheduler())
@@ -201,7 +205,7 @@ def test_what_is_refused(tmp_path):
     network.save_pretrained(tmp_path / "nan" / "unet")
     shutil.copytree(tmp_path / "whole" / "scheduler", tmp_path / "nan" / "scheduler")
     for folder, error, message in (
-        ("latent", DataError, "a latent model"),
+        ("latent", DataError, "vae: holds a None, expected AutoencoderKL"),
         ("alone/unet", ConfigError, "found no scheduler"),
         ("pickled", DataError, "holds no weights in safetensors"),
         ("odd", DataError, "predicts 'sideways'"),
@@ -209,5 +213,165 @@ def test_what_is_refused(tmp_path):
     ):
         with pytest.raises(error, match=message):
             denoiser_of(tmp_path / folder)
-    with pytest.raises(DataError, match="fails on images of"):
+    with pytest.raises(DataError, match="fails on two images of"):
         foreign.load(tmp_path / "whole", (15, 15), ImportOptions())
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderKL", "VQModel", "AutoencoderTiny"])
+def test_latent_models(tmp_path, kind):
+    """Sampling in latents and decoding is what diffusers does; images come back as the autoencoder gives them."""
+    import diffusers
+
+    scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, clip_sample=False)
+    network = saved(tmp_path, scheduler, sample_size=8, in_channels=4, out_channels=4)
+    vae = autoencoder(kind)
+    vae.save_pretrained(tmp_path / ("vqvae" if kind == "VQModel" else "vae"))
+    denoiser = denoiser_of(tmp_path)
+    assert isinstance(denoiser, latent.LatentDenoiser)
+    assert (tuple(denoiser.image_shape), latent.picture_shape(denoiser)) == ((4, 8, 8), SHAPE)
+
+    scheduler.set_timesteps(20)
+    theirs = torch.randn((3, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    kept, times = scheduler.alphas_cumprod, [int(t) for t in scheduler.timesteps]
+    levels = [((1 - kept[t]) / kept[t]).sqrt().item() / 2 for t in times]
+    ours = (theirs / kept[times[0]].sqrt() + 1) / 2
+    with torch.inference_mode():
+        for t in scheduler.timesteps:
+            theirs = scheduler.step(network(theirs, t).sample, t, theirs, eta=0.0).prev_sample
+        end = scheduler_end(scheduler, levels, len(levels) - 1, kept)
+        for sigma, after in itertools.pairwise([*levels, end]):
+            clean = denoiser(ours, torch.full((3,), sigma))
+            ours = clean + after / sigma * (ours - clean)
+    scaled = (2 * ours - 1) / (1 + (2 * end) ** 2) ** 0.5  # diffusers ends with a little noise
+    assert torch.allclose(scaled, theirs, atol=1e-4 * max(1.0, theirs.abs().max().item()))
+    with torch.inference_mode():
+        wanted = (vae.decode(theirs / (vae.config.scaling_factor or 1)).sample + 1) / 2
+    found = latent.decoded(denoiser, ((theirs + 1) / 2).numpy(), "cpu")
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5, rtol=1e-5)
+
+    images = torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        z = vae.encode(2 * images - 1)
+        z = z.latent_dist.mode() if kind == "AutoencoderKL" else z.latents
+    torch.testing.assert_close(2 * latent.encoded(denoiser, images) - 1, z * (vae.config.scaling_factor or 1))
+
+
+def autoencoder(kind):
+    import diffusers
+
+    torch.manual_seed(3)
+    blocks = {"block_out_channels": (8, 16), "in_channels": 3, "out_channels": 3, "latent_channels": 4}
+    if kind == "AutoencoderTiny":
+        # It halves the side once for each block after the first.
+        small = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+        counts = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1), "latent_channels": 4}
+        return diffusers.AutoencoderTiny(**small, **counts).eval()
+    downs = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    return getattr(diffusers, kind)(**blocks, **downs, norm_num_groups=4).eval()
+
+
+def test_a_latent_model_is_measured_and_audited(tmp_path):
+    """PSNR in latents, samples in pixels; measures of pixels are refused; another size is named."""
+    import diffusers
+    from PIL import Image
+
+    import memgen
+
+    saved(tmp_path / "model", diffusers.DDPMScheduler(), sample_size=8, in_channels=4, out_channels=4)
+    autoencoder("AutoencoderKL").save_pretrained(tmp_path / "model" / "vae")
+    rng = np.random.default_rng(0)
+    for name in ("t", "h"):
+        (tmp_path / name).mkdir()
+        for i in range(12):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+    found = memgen.audit(
+        None, tmp_path / "t", tmp_path / "h", tmp_path / "o", model=str(tmp_path / "model"),
+        sample={"method": "heun", "steps": 4, "n_samples": 10}, psnr={"sigmas": (0.1, 0.5), "noise_draws": 3},
+    )  # fmt: skip
+    run = runs.Run(found.path)
+    assert run.table("gaps").num_rows == 2
+    assert found.document["sets"]["samples"]["images"] == 10
+    # A table of the same numbers, from the parts.
+    denoiser = denoiser_of(tmp_path / "model")
+    images = memgen.read_images(tmp_path / "t", deduplicate=False)
+    z = latent.encoded(denoiser, images.floats())
+    by_hand = curve(denoiser, z, images.ids, "train", PsnrSettings(sigmas=(0.1, 0.5), noise_draws=3), 0, 64, IDENTITY)
+    kept = run.table("psnr").filter(pc.field("kind") == "train")["output_psnr_db"].to_numpy()
+    np.testing.assert_allclose(kept, by_hand["output_psnr_db"].to_numpy(), atol=1e-4)
+    with pytest.raises(DataError, match="Bases are for denoisers of pixels"):
+        latent.require_pixels(denoiser, "Bases")
+    with pytest.raises(DataError, match=r"vae: .*Use --resize"):
+        foreign.load(tmp_path / "model", (15, 15), ImportOptions())
+
+
+IDENTITY = {"subject": "audit", "role": "imported", "n_train": 12, "part": None, "train_seed": None}
+
+
+def test_dit(tmp_path):
+    """A transformer of classes: no class is the default, and guidance moves away from it."""
+    import diffusers
+
+    torch.manual_seed(0)
+    network = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=3, out_channels=6, num_layers=2, sample_size=16,
+        patch_size=4, num_embeds_ada_norm=5, norm_num_groups=4,
+    ).eval()  # fmt: skip
+    network.save_pretrained(tmp_path / "transformer")
+    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DiTPipeline"}))
+    y, t = torch.rand(2, *SHAPE), 300
+    s = ((1 - scheduler.alphas_cumprod[t]) / scheduler.alphas_cumprod[t]).sqrt()
+    sigma = torch.full((2,), s.item() / 2)
+    both = []
+    for label in (2, 5):  # 5 is no class
+        with torch.inference_mode():
+            x = 2 * y - 1
+            seen = x / (1 + s**2).sqrt()
+            p = network(seen, torch.full((2,), t), class_labels=torch.full((2,), label)).sample[:, :3]
+            both.append((x - s * p + 1) / 2)
+    for options, wanted in (
+        ({"label": 2}, both[0]),
+        ({}, both[1]),
+        ({"label": 2, "guidance": 3.0}, both[1] + 3 * (both[0] - both[1])),
+    ):
+        with torch.inference_mode():
+            torch.testing.assert_close(denoiser_of(tmp_path, **options)(y, sigma), wanted, atol=2e-4, rtol=1e-4)
+
+
+def test_models_of_texts(tmp_path):
+    """What the text encoder made of a text is the condition; with that of the empty text, there is guidance."""
+    import diffusers
+
+    torch.manual_seed(0)
+    network = diffusers.UNet2DConditionModel(
+        sample_size=16, in_channels=3, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4,
+        layers_per_block=1, cross_attention_dim=6, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).eval()  # fmt: skip
+    network.save_pretrained(tmp_path / "unet")
+    scheduler = diffusers.DDPMScheduler(prediction_type="sample")
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    (tmp_path / "model_index.json").write_text("{}")
+    texts = torch.randn(2, 7, 6)
+    np.save(tmp_path / "one.npy", texts[0].numpy())
+    np.save(tmp_path / "both.npy", texts.numpy())
+    np.save(tmp_path / "wide.npy", np.zeros((7, 8)))
+    s = ((1 - scheduler.alphas_cumprod[500]) / scheduler.alphas_cumprod[500]).sqrt()
+    y, sigma = torch.rand(2, *SHAPE), torch.full((2,), s.item() / 2)
+    with torch.inference_mode():
+        seen = (2 * y - 1) / (1 + s**2).sqrt()
+        time = torch.full((2,), 500)
+        with_it, without = ((network(seen, time, text.expand(2, -1, -1)).sample + 1) / 2 for text in texts)
+        found = denoiser_of(tmp_path, condition=tmp_path / "one.npy")(y, sigma)
+        guided = denoiser_of(tmp_path, condition=tmp_path / "both.npy", guidance=4.0)(y, sigma)
+    torch.testing.assert_close(found, with_it, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(guided, without + 4 * (with_it - without), atol=1e-3, rtol=1e-3)
+    for options, error, message in (
+        ({}, ConfigError, r"takes a text. Give what its text encoder makes of it with --condition"),
+        ({"condition": tmp_path / "wide.npy"}, DataError, r"found an array of shape \(7, 8\), expected finite numbers"),
+        ({"condition": tmp_path / "none.npy"}, DataError, "cannot be read as .npy"),
+        ({"condition": tmp_path / "one.npy", "guidance": 2.0}, ConfigError, "--guidance needs"),
+    ):
+        with pytest.raises(error, match=message):
+            denoiser_of(tmp_path, **options)

@@ -114,11 +114,17 @@ def test_edm_pickles(tmp_path, monkeypatch):
     (tmp_path / "other.pkl").write_bytes(pickle.dumps({"other": 1}))
     with pytest.raises(DataError, match="torch_utils and dnnlib"):
         memgen.load_denoiser("other.pkl", (8, 8), TRUSTED)
-    labelled = EdmDenoiser(Edm(4), ImportOptions(label=3), tmp_path)
-    free = EdmDenoiser(Edm(4), ImportOptions(), tmp_path)
+    labelled = EdmDenoiser(Edm(4), 3, tmp_path)
+    free = EdmDenoiser(Edm(4), None, tmp_path)
     assert torch.allclose(labelled(y, sigma) - free(y, sigma), torch.tensor(1.5))
     with pytest.raises(ConfigError, match="the model has 4 classes"):
-        EdmDenoiser(Edm(4), ImportOptions(label=4), tmp_path)
+        EdmDenoiser(Edm(4), 4, tmp_path)
+    (tmp_path / "classes.pkl").write_bytes(pickle.dumps({"ema": Edm(4)}))
+    guided = memgen.load_denoiser("classes.pkl", (8, 8), ImportOptions(trust_code=True, label=3, guidance=2.5))
+    assert torch.allclose(guided(y, sigma), free(y, sigma) + 2.5 * 1.5)
+    assert not guided.training
+    with pytest.raises(ConfigError, match="--guidance needs a class"):
+        memgen.load_denoiser("classes.pkl", (8, 8), ImportOptions(trust_code=True, guidance=2.5))
 
 
 def test_a_run_keeps_where_the_model_lies(made):

@@ -19,7 +19,7 @@ from memgen.findings.gaps import gaps
 from memgen.images.imageset import ImageSet
 from memgen.measures.psnr import measure_psnr
 from memgen.measures.subject import Identity, groups_by_id, subject
-from memgen.models import loading, sampling
+from memgen.models import latent, loading, sampling
 from memgen.models.denoiser import Denoiser
 
 _PART = 4  # micro-batches of samples that are drawn and kept at a time
@@ -35,7 +35,7 @@ def load(run: runs.Run, settings: AuditSettings, train: ImageSet, device: str) -
     assert settings.model is not None
     if not references.is_kept(run, NAME):
         model = loading.find(Path(settings.model), train.image_shape[1:], settings.checkpoint)
-        shape = loading.denoiser_of(model).image_shape
+        shape = latent.picture_shape(loading.denoiser_of(model))
         if tuple(shape) != train.image_shape:
             (channels, height, width), (found, rows, columns) = shape, train.image_shape
             raise ShapeError(
@@ -67,7 +67,8 @@ def draw(
     """
     denoiser = load(run, settings, real[0], device)
     count = sum(map(len, real))
-    mean = sum((len(images) / count * images.floats().mean(dim=0) for images in real), torch.zeros(real[0].image_shape))
+    means = [latent.mean_encoded(denoiser, images.floats().to(device)) * (len(images) / count) for images in real]
+    mean = torch.stack(means).sum(dim=0)
     total, step, folder = settings.sample.n_samples, _PART * settings.sample.micro_batch, run.path / "drawn"
     parts = []
     for start in range(0, total, step):
@@ -76,7 +77,7 @@ def draw(
             chosen = range(start, min(start + step, total))
             drawn = sampling.sample(
                 denoiser,
-                mean.to(device),
+                mean,
                 chosen,
                 settings.seed,
                 settings.sample,
@@ -84,7 +85,7 @@ def draw(
             )
             kept = {name: getattr(drawn, name) for name in ("samples", "updates", "sigma", "residual_sigma", "status")}
             with files.writing(path) as file:
-                np.savez(file, images=drawn.images, **kept)
+                np.savez(file, images=latent.decoded(denoiser, drawn.images, device), **kept)
         parts.append(_read(path))
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     pixels = _as_pictures(whole.pop("images"), real[0].pixels.dtype)

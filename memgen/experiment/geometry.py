@@ -26,6 +26,7 @@ from memgen.findings.slopes import Theory
 from memgen.images.imageset import ImageSet
 from memgen.measures import psnr as denoising
 from memgen.measures.geometry import basis
+from memgen.models import latent
 from memgen.models.denoiser import Denoiser
 from memgen.models.known import classes, generate, oracles, wavelets
 from memgen.models.known.closed_form import ClosedFormDenoiser
@@ -176,6 +177,8 @@ def _bases(
     for model in models:
         subjects.require(model, "denoiser")
     denoisers = [model.denoiser for model in models if model.denoiser is not None]
+    for denoiser in denoisers:
+        latent.require_pixels(denoiser, "Bases")
     if own:
         ids, clean, tangents = list(own.ids), own.floats(None).to(workspace.device), None
     else:

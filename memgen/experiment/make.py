@@ -28,7 +28,7 @@ from memgen.images.importing import Imported
 from memgen.images.shuffle import shuffle_images
 from memgen.images.split import Split
 from memgen.measures.subject import Identity
-from memgen.models import checkpoints, inverse, sampling
+from memgen.models import checkpoints, inverse, latent, sampling
 from memgen.models.known import classes, generate
 from memgen.models.networks import NetworkSettings, build
 from memgen.models.sampling import Method
@@ -204,14 +204,16 @@ def sample_subject(
         if on_step:
             on_step(first + ended, step)
 
-    chosen, start = range(first, total), workspace.mean
-    drawn = sampling.sample(subject.denoiser, start, chosen, settings.seed, chosen_by, path_every, report)
+    chosen, device = range(first, total), workspace.device
+    drawn = sampling.sample(subject.denoiser, subject.start, chosen, settings.seed, chosen_by, path_every, report)
     new = slice(kept - first, None)
+    images = latent.decoded(subject.denoiser, drawn.images[new], device)
     with files.writing(path) as file:
-        np.save(file, np.concatenate([*before, drawn.images[new]]))
+        np.save(file, np.concatenate([*before, images]))
     if drawn.path is not None:
+        path_images = np.stack([latent.decoded(subject.denoiser, each, device) for each in drawn.path])
         with files.writing(run.trajectory_path(key)) as file:
-            np.savez(file, path=drawn.path, steps=np.array(drawn.path_steps), interval=np.array(path_every))
+            np.savez(file, path=path_images, steps=np.array(drawn.path_steps), interval=np.array(path_every))
         run.write_table("trajectory", key, _trajectory(name, drawn))
     columns = {
         "sample": drawn.samples[new],
@@ -256,6 +258,7 @@ def restore_images(
         return run.samples_path(kept)
     subject = require_denoiser(workspace, name)
     assert subject.denoiser is not None
+    latent.require_pixels(subject.denoiser, "Restorations")
     chosen = workspace.split.holdout[: settings.restore.n_images]
     clean = workspace.images.floats(chosen).to(workspace.device)
     measurement = inverse.build(task, workspace.images.image_shape, settings.seed, workspace.device)

@@ -16,7 +16,7 @@ import torch
 
 from memgen import spaces
 from memgen.base import files, schemas, tables
-from memgen.base.errors import ConfigError, RunError
+from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.base.progress import Progress
 from memgen.experiment import runs, subjects
 from memgen.experiment.subjects import KeptSubject
@@ -26,6 +26,7 @@ from memgen.images.imageset import ImageSet
 from memgen.measures import compare, distances, diversity, likelihood, peers, psnr
 from memgen.measures.copies import controls, examiner
 from memgen.measures.subject import Samples, groups_by_id
+from memgen.models import latent
 from memgen.models.denoiser import Denoiser
 from memgen.models.known.fitting import EmpiricalSettings, fit
 from memgen.spaces import lpips
@@ -319,7 +320,7 @@ def measure_likelihood(workspace: Workspace, name: str, progress: Progress | Non
         subject = subjects.find(workspace, name)
         subjects.require(subject, "denoiser", "held_out")
         sample = settings.sample
-        flow = likelihood.Flow(workspace.mean, sample.sigma_start, sample.sigma_end, settings.likelihood)
+        flow = likelihood.Flow(subject.start, sample.sigma_start, sample.sigma_end, settings.likelihood)
         found = likelihood.measure_likelihood(
             subject, flow, settings.seed, sample.micro_batch, workspace.device, progress
         )
@@ -403,7 +404,7 @@ def measure_diversity(workspace: Workspace, name: str, metric: str | None = None
     if not run.has_table("diversity", key):
         subject = subjects.find(workspace, name)
         subjects.require(subject, "samples", "held_out")
-        start = diversity.Start(workspace.mean, settings.seed, settings.sample)
+        start = diversity.Start(subject.start, settings.seed, settings.sample)
         run.write_table(
             "diversity", key, diversity.measure_diversity(subject, space, settings.diversity, start, settings.seed)
         )
@@ -517,10 +518,10 @@ def measure_distances(workspace: Workspace, name_a: str, name_b: str) -> pa.Tabl
         assert a.held_out is not None
         batch, seed, draws = settings.sample.micro_batch, settings.seed, settings.psnr.noise_draws
         clean, keys, sigmas = a.held_out.take(slice(settings.psnr.n_images)), pair_columns(a, b), settings.psnr.sigmas
-        images, ids = clean.floats().to(workspace.device), list(clean.ids)
+        images, ids = _seen_by_both(a.denoiser, b.denoiser, clean.floats().to(workspace.device)), list(clean.ids)
         found = [distances.measure({"models": (a.denoiser, b.denoiser)}, images, ids, sigmas, draws, seed, batch, keys)]
         if (count := settings.distances.empirical_images) and a.train is not None and b.train is not None:
-            e_a, e_b = (_memory(workspace, train) for train in (a.train, b.train))
+            e_a, e_b = (_memory(workspace, each.denoiser, each.train) for each in (a, b))
             pairs = {
                 "empirical_a": (a.denoiser, e_a),
                 "empirical_b": (b.denoiser, e_b),
@@ -531,7 +532,7 @@ def measure_distances(workspace: Workspace, name_a: str, name_b: str) -> pa.Tabl
             settings.sample.sigma_end, settings.sample.sigma_start, settings.distances.bits_levels
         )
         for kind, samples in zip(("samples_a", "samples_b"), drawn, strict=True):
-            noised = torch.from_numpy(samples.images).to(workspace.device)
+            noised = latent.encoded(a.denoiser, torch.from_numpy(samples.images).to(workspace.device))
             numbers = [str(i) for i in samples.index]
             both = {kind: (a.denoiser, b.denoiser)}
             found.append(distances.measure(both, noised, numbers, levels, 1, seed, batch, keys, weights))
@@ -539,6 +540,26 @@ def measure_distances(workspace: Workspace, name_a: str, name_b: str) -> pa.Tabl
     return run.table("distances", key)
 
 
-def _memory(workspace: Workspace, train: ImageSet) -> Denoiser:
-    """The posterior mean of a training set: what a denoiser would be that has memorized it."""
-    return fit(EmpiricalSettings(), train.pixels).to(workspace.device).eval()
+def _seen_by_both(first: Denoiser, second: Denoiser, images: torch.Tensor) -> torch.Tensor:
+    """Images as two denoisers see them, for whom they are the same.
+
+    Raises:
+        DataError: one of them sees pixels and the other latents, or they see latents of different autoencoders.
+    """
+    one, other = (latent.encoded(denoiser, images) for denoiser in (first, second))
+    if one.shape != other.shape or not torch.equal(one, other):
+        raise DataError(
+            "the two models see different latents of the same image, so they cannot be compared as functions. Compare "
+            "their samples, or choose models with the same autoencoder."
+        )
+    return one
+
+
+def _memory(workspace: Workspace, denoiser: Denoiser | None, train: ImageSet | None) -> Denoiser:
+    """The posterior mean of a training set, as a denoiser sees it: what it would be if it had memorized the set."""
+    assert denoiser is not None
+    assert train is not None
+    pixels = train.pixels
+    if isinstance(denoiser, latent.LatentDenoiser):
+        pixels = latent.encoded(denoiser, train.floats().to(workspace.device)).cpu().numpy()
+    return fit(EmpiricalSettings(), pixels).to(workspace.device).eval()

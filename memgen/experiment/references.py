@@ -17,6 +17,7 @@ from memgen.experiment import runs
 from memgen.models import checkpoints, foreign
 from memgen.models.denoiser import Denoiser, ImageShape
 from memgen.models.foreign import ForeignModel, ImportedCheckpoint, ImportOptions
+from memgen.models.latent import picture_shape
 from memgen.models.loading import denoiser_of
 
 
@@ -37,7 +38,7 @@ def keep(
         return
     record = {
         "source": str(source.resolve() if source.exists() else source),
-        "image_shape": list(model.denoiser.image_shape),
+        "image_shape": list(picture_shape(model.denoiser)),
         "options": options.model_dump(mode="json"),
         "digests": model.digests,
         "about": model.about,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from memgen.base import files, schemas, tables
 from memgen.base.config import validate
@@ -23,7 +24,7 @@ from memgen.images.imageset import ImageSet
 from memgen.images.importing import Imported, ImportSettings, import_images
 from memgen.images.names import escaped
 from memgen.measures.subject import Identity, Samples, Subject, lacking
-from memgen.models import foreign, loading
+from memgen.models import foreign, latent, loading
 from memgen.models.denoiser import Denoiser
 from memgen.models.foreign import ImportOptions
 from memgen.models.known.fitting import fit
@@ -192,6 +193,15 @@ class KeptSubject:
             return fit(settings, self.train.pixels).to(device).eval()
         return references.load(self.workspace.run, self.name, str(device))
 
+    @cached_property
+    def start(self) -> Tensor:
+        """The initial mean of sampling: that of the run's held-out images, or of their latents for a latent model."""
+        denoiser, workspace = self.denoiser, self.workspace
+        if not isinstance(denoiser, latent.LatentDenoiser):
+            return workspace.mean
+        held_out = workspace.images.floats(workspace.split.holdout)
+        return latent.mean_encoded(denoiser, held_out.to(workspace.device))
+
     def _image_set(self, name: str | None) -> ImageSet | None:
         return None if name is None else ImageSet.load(self.workspace.run.image_set(name))
 
@@ -336,7 +346,7 @@ def _keep(run: runs.Run, images: ImageSet) -> str:
 def _import_denoiser(workspace: Workspace, source: Path, name: str, options: ImportOptions) -> None:
     channels, height, width = workspace.images.image_shape
     model = loading.find(source, (height, width), options)
-    found = loading.denoiser_of(model).image_shape
+    found = latent.picture_shape(loading.denoiser_of(model))
     if found[0] != channels:
         raise DataError(
             f"{source}: takes images of {found[0]} channels, but the images of the run have {channels}. Start a "

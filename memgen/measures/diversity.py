@@ -50,6 +50,7 @@ from memgen.base.intervals import bootstrap, clopper_pearson
 from memgen.images.imageset import ImageSet
 from memgen.measures.subject import Subject, lacking
 from memgen.models.denoiser import Denoiser
+from memgen.models.latent import encoded
 from memgen.models.sampling import SampleSettings, sample
 from memgen.spaces import Space
 
@@ -267,7 +268,8 @@ def _trajectories(subject: Subject, held_out: ImageSet, most: int, start: Start 
     n = min(most, len(held_out))
     index = [int(each) for each in subject.samples.index[:n]]
     own = trajectory_variance(subject.denoiser, index, start)
-    null = noised_variance(subject.denoiser, held_out.floats(slice(n)).to(start.mean.device), held_out.ids[:n], start)
+    clean = encoded(subject.denoiser, held_out.floats(slice(n)).to(start.mean.device))
+    null = noised_variance(subject.denoiser, clean, held_out.ids[:n], start)
     unit = UNITS["trajectory_variance"]
     return _mean(own, seed, unit), _mean(null, seed, unit)
 

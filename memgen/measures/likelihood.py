@@ -35,6 +35,7 @@ from memgen.base.errors import DataError
 from memgen.base.progress import Progress
 from memgen.measures.subject import Subject, lacking
 from memgen.models.denoiser import Denoiser, check_measurable
+from memgen.models.latent import encoded
 
 GRAY_BITS = 8.0  # log2 of the gray levels by which densities of pixels in [0, 1] are counted
 
@@ -161,7 +162,7 @@ def measure_likelihood(
     for kind, images in (("train", subject.train), ("holdout", subject.held_out)):
         if images is not None:
             chosen = images.take(slice(flow.settings.n_images))
-            clean, keys = chosen.floats().to(device), subject.identity.columns
+            clean, keys = encoded(subject.denoiser, chosen.floats().to(device)), subject.identity.columns
             table = measure(subject.denoiser, clean, chosen.ids, kind, flow, noise_seed, batch, keys, progress)
             found.append(table)
     return pa.concat_tables(found)

@@ -25,6 +25,7 @@ from memgen.base.config import Settings
 from memgen.base.errors import DataError
 from memgen.measures.subject import Subject, lacking
 from memgen.models.denoiser import Denoiser, check_measurable
+from memgen.models.latent import encoded
 
 # Input PSNR from 42.13 to 0.13 dB in steps of 3 dB: the axis of Figure 1.
 PAPER_SIGMAS = tuple(float(sigma) for sigma in np.logspace(0.3, 2.4, 15) / 255)
@@ -133,6 +134,6 @@ def measure_psnr(
     for kind, images in (("train", subject.train), ("holdout", subject.held_out)):
         if images is not None:
             chosen = images.take(slice(settings.n_images))
-            clean, keys = chosen.floats().to(device), subject.identity.columns
+            clean, keys = encoded(subject.denoiser, chosen.floats().to(device)), subject.identity.columns
             found.append(curve(subject.denoiser, clean, chosen.ids, kind, settings, noise_seed, batch, keys))
     return pa.concat_tables(found)

@@ -8,22 +8,22 @@ vary less. Such a denoiser is no posterior mean, so its flow has a likelihood, b
 Source: Ho & Salimans 2021, eq. 6, whose w is this one less 1.
 """
 
-from dataclasses import dataclass, field
-
+import torch
 from torch import Tensor
 
 from memgen.base.errors import ShapeError
-from memgen.models.denoiser import Denoiser, ImageShape
+from memgen.models.denoiser import Denoiser
 
 
-@dataclass(frozen=True)
-class GuidedDenoiser:
+class GuidedDenoiser(torch.nn.Module):
     """A `denoiser.Denoiser` that follows a condition more than its model does.
 
-    Attributes:
+    Args:
         conditional: the denoiser with the condition, such as a class label.
         unconditional: the denoiser without it, for images of the same shape.
         weight: the w.
+
+    Attributes:
         image_shape: (C, H, W), that of both.
         blind: whether both ignore the noise level.
 
@@ -31,28 +31,21 @@ class GuidedDenoiser:
         ShapeError: the two denoisers are for images of different shapes.
     """
 
-    conditional: Denoiser
-    unconditional: Denoiser
-    weight: float
-    image_shape: ImageShape = field(init=False)
-    blind: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        with_it, without = (tuple(each.image_shape) for each in (self.conditional, self.unconditional))
+    def __init__(self, conditional: Denoiser, unconditional: Denoiser, weight: float) -> None:
+        super().__init__()
+        with_it, without = (tuple(each.image_shape) for each in (conditional, unconditional))
         if with_it != without:
             raise ShapeError(
                 f"found a conditional denoiser for images of {with_it} and an unconditional one for {without}, "
                 f"expected the same shape."
             )
-        object.__setattr__(self, "image_shape", with_it)
-        object.__setattr__(self, "blind", self.conditional.blind and self.unconditional.blind)
+        self.conditional, self.unconditional, self.weight = conditional, unconditional, weight
+        self.image_shape = conditional.image_shape
+        self.blind = conditional.blind and unconditional.blind
+        # In train mode, nothing is measured: it is in train mode if one of the two is.
+        self.training = any(getattr(each, "training", False) for each in (conditional, unconditional))
 
-    @property
-    def training(self) -> bool:
-        """Whether one of the two is in train mode, where nothing is measured."""
-        return any(getattr(each, "training", False) for each in (self.conditional, self.unconditional))
-
-    def __call__(self, noisy: Tensor, sigma: Tensor | None = None) -> Tensor:
+    def forward(self, noisy: Tensor, sigma: Tensor | None = None) -> Tensor:
         """The denoised images (B, C, H, W) of noisy images at noise levels sigma (B,)."""
         without = self.unconditional(noisy, sigma)
         return without + self.weight * (self.conditional(noisy, sigma) - without)

@@ -20,7 +20,7 @@ from torch import Tensor
 from memgen.base import files
 from memgen.base.config import Settings
 from memgen.base.discovery import modules_of
-from memgen.base.errors import DataError, MemgenError, first_line
+from memgen.base.errors import ConfigError, DataError, MemgenError, first_line
 from memgen.models.denoiser import Denoiser
 from memgen.models.networks import ArchitectureSettings, BiasFreeNetwork
 
@@ -32,6 +32,12 @@ class ImportOptions(Settings):
         None, description="BF-CNN only: true if no ReLU follows the first convolution; its weights do not tell"
     )
     label: int | None = Field(None, ge=0, description="class that is denoised, of a model of classes")
+    condition: Path | None = Field(
+        None, description="what a text encoder made of the text, for a model of texts: FILE.npy, (tokens, width)"
+    )
+    guidance: float | None = Field(
+        None, ge=0, description="weight of classifier-free guidance by the label or the condition; 1 is none"
+    )
     scheduler: Path | None = Field(None, description="folder of the scheduler of a model of diffusers")
     trust_code: bool = Field(False, description="whether code of the source may run; it can do anything that you can")
 
@@ -75,10 +81,12 @@ class Format(Protocol):
         ORDER: formats with a lower number are asked first. A format that its first bytes or its files identify has 0; a
             format of plain weights, which accepts whatever the others leave, has 1.
         KIND: what it reads, as part of an error message.
+        OPTIONS: names of the options that it reads, besides trust_code.
     """
 
     ORDER: int
     KIND: str
+    OPTIONS: tuple[str, ...]
 
     def reads(self, source: Path) -> bool:
         """Whether a file or folder is of this format; decided by its first bytes or its files, not by all of it."""
@@ -129,6 +137,9 @@ def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> I
     if found is None:
         known = "; ".join(format_.KIND for format_ in all_formats())
         raise DataError(f"{source}: not a kind of checkpoint that memgen reads. It reads {known}.")
+    for name in options.model_fields_set - {"trust_code", *found.OPTIONS}:
+        if getattr(options, name) is not None:
+            raise ConfigError(f"{source}: the option {name} does nothing with {found.KIND}. Leave it out.")
     loaded = found.load(source, image_size, options)
     if isinstance(loaded, ForeignModel):
         if isinstance(loaded.denoiser, torch.nn.Module):
@@ -151,7 +162,10 @@ def check(denoiser: Denoiser, source: Path) -> None:
     except MemgenError:
         raise
     except Exception as error:  # of a foreign network
-        raise DataError(f"{source}: fails on images of {shape[1:]} ({first_line(error)}). Use --resize.") from error
+        raise DataError(
+            f"{source}: fails on two images of {shape[1:]} ({first_line(error)}). Use --resize if it takes another "
+            "size; a file with a fixed number of images must be exported again, with any number."
+        ) from error
     if not isinstance(found, Tensor) or tuple(found.shape) != shape or found.dtype != torch.float32:
         what = f"{tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
         raise DataError(f"{source}: gives {what} for images of shape {shape}, expected the same shape in float32.")

@@ -18,6 +18,8 @@ both. Here every one becomes the denoised image of x = x_0 + s n, with x_0 in [-
 The family is that of the scheduler. At the noise levels on which the model was trained, the result is exact; between
 them, the time is a number between two whole ones. Nothing is clipped.
 
+A latent model has a folder vae or vqvae. Its latents are scaled as the network sees them, and take the place of x.
+
 Source: Ho et al. 2020; Salimans & Ho 2022 (v); Karras et al. 2022, Table 1; Lipman et al. 2023; diffusers 0.42.
 """
 
@@ -25,18 +27,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import JsonValue
 from torch import Tensor
 
 from memgen.base import optional
 from memgen.base.errors import ConfigError, DataError, first_line
+from memgen.models.denoiser import Denoiser, ImageShape
 from memgen.models.foreign import ForeignModel, ImportOptions, digests
+from memgen.models.guidance import GuidedDenoiser
+from memgen.models.latent import LatentDenoiser
 
 ORDER = 0
+OPTIONS = ("label", "condition", "guidance", "scheduler")
 KIND = "a folder of diffusers (a pipeline, or a model and its scheduler)"
 
 _MODELS = ("UNet2DModel", "DiTTransformer2DModel", "UNet2DConditionModel")
+_AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
 _VP = (
     *("DDPM", "DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete"),
     *("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep", "KDPM2Discrete"),
@@ -55,32 +63,117 @@ def reads(source: Path) -> bool:
 def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> ForeignModel:
     """The model of a folder; see `foreign.Format`."""
     folder, scheduler = _parts(source, options)
-    described = _described(folder)
-    kind = described.get("_class_name")
-    if kind not in _MODELS:
-        raise DataError(f"{folder}: holds a {kind}, expected {', '.join(_MODELS)}.")
-    if (source / "vae").is_dir():
-        raise DataError(
-            f"{source}: a latent model, whose images are decoded by a VAE. memgen measures denoisers of pixels. Audit "
-            "samples that it drew: memgen audit SAMPLES TRAIN --holdout H."
-        )
+    autoencoder = next((source / name for name in ("vae", "vqvae") if (source / name).is_dir()), None)
+    diffusers = optional.package("diffusers", "diffusers", f"{source}")
+    network = _network(diffusers, folder, _MODELS)
+    described = _described(scheduler)
+    try:
+        settings = getattr(diffusers, str(described.get("_class_name"))).from_config(described)
+    except Exception as error:  # of another package
+        raise DataError(f"{scheduler}: diffusers cannot load it ({first_line(error)}). Save it again.") from error
+    codec = None
+    if autoencoder is not None:
+        codec = VaeOfDiffusers(_network(diffusers, autoencoder, _AUTOENCODERS), image_size, autoencoder)
+    size = image_size if codec is None else codec.latent_shape[1:]
+    _check_channels(network, codec, source)
+    label, no_label = _label(network, options, source)
+    condition, no_condition = _condition(network, options, source)
+    denoiser: Denoiser = DiffusersDenoiser(network, settings, size, label, condition, source)
+    if options.guidance is not None:
+        if no_label is None and no_condition is None:
+            raise ConfigError(
+                f"{source}: --guidance needs a model that knows no class beside its classes, or two conditions in "
+                "--condition FILE: (2, tokens, width), with that of the empty text second."
+            )
+        without = DiffusersDenoiser(network, settings, size, no_label, no_condition, source)
+        denoiser = GuidedDenoiser(denoiser, without, options.guidance)
+    kinds: dict[str, JsonValue] = {"model": type(network).__name__, "scheduler": type(settings).__name__}
+    kinds |= {"predicts": _family(settings, source)[1]}
+    if codec is not None:
+        denoiser = LatentDenoiser(denoiser, codec)
+        kinds |= {"autoencoder": type(codec.network).__name__, "latents": " x ".join(map(str, codec.latent_shape))}
+    folders = [folder, scheduler, *([autoencoder] if autoencoder else [])]
+    files = [path for each in folders for path in sorted(each.iterdir()) if path.is_file()]
+    return ForeignModel(denoiser, digests([*files, *([options.condition] if options.condition else [])]), kinds)
+
+
+def _network(diffusers: Any, folder: Path, known: tuple[str, ...]) -> Any:
+    """The network of a folder, in float32 and in eval mode."""
+    kind = _described(folder).get("_class_name")
+    if kind not in known:
+        raise DataError(f"{folder}: holds a {kind}, expected {', '.join(known)}.")
     if not list(folder.glob("*.safetensors")):
         raise DataError(
             f"{folder}: holds no weights in safetensors. Save the model again with save_pretrained(FOLDER), which "
             "writes them; other files can execute code."
         )
-    diffusers = optional.package("diffusers", "diffusers", f"{source}")
     try:
         network = getattr(diffusers, str(kind)).from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
         )
-        settings = getattr(diffusers, str(_described(scheduler)["_class_name"])).from_config(_described(scheduler))
     except Exception as error:  # of another package
-        raise DataError(f"{source}: diffusers cannot load it ({first_line(error)}). Save it again.") from error
-    denoiser = DiffusersDenoiser(network.float(), settings, image_size, options, source)
-    files = [path for path in (*sorted(folder.iterdir()), *sorted(scheduler.iterdir())) if path.is_file()]
-    about: dict[str, JsonValue] = {"model": kind, "scheduler": type(settings).__name__, "predicts": denoiser.predicts}
-    return ForeignModel(denoiser, digests(files), about)
+        raise DataError(f"{folder}: diffusers cannot load it ({first_line(error)}). Save it again.") from error
+    return network.float().eval()
+
+
+def _check_channels(network: Any, autoencoder: "VaeOfDiffusers | None", source: Path) -> None:
+    found = int(network.config.in_channels)
+    if autoencoder is not None and found != autoencoder.latent_shape[0]:
+        raise DataError(
+            f"{source}: the network takes {found} channels, but its autoencoder has {autoencoder.latent_shape[0]}. "
+            "memgen reads models that see noisy latents alone."
+        )
+
+
+class VaeOfDiffusers(torch.nn.Module):
+    """An autoencoder of diffusers; see `memgen.models.latent.Autoencoder`.
+
+    Args:
+        network: the autoencoder, in eval mode.
+        image_size: (H, W) of images.
+        source: named in errors.
+
+    Attributes:
+        network: as given.
+        image_shape: (C, H, W) of images.
+        latent_shape: (c, h, w) of latents.
+
+    Raises:
+        DataError: it cannot encode and decode images of that size.
+    """
+
+    def __init__(self, network: Any, image_size: tuple[int, int], source: Path) -> None:
+        super().__init__()
+        self.network = network
+        self.image_shape: ImageShape = (int(network.config.in_channels), *image_size)
+        self.scale = float(network.config.get("scaling_factor") or 1.0)
+        self.shift = float(network.config.get("shift_factor") or 0.0)
+        try:
+            with torch.inference_mode():
+                latents = self.encode(torch.zeros(1, *self.image_shape))
+                back = self.decode(latents)
+        except Exception as error:  # of a foreign network
+            raise DataError(
+                f"{source}: fails on images of {image_size[1]} x {image_size[0]} pixels ({first_line(error)}). "
+                "Use --resize."
+            ) from error
+        if tuple(back.shape[1:]) != self.image_shape:
+            raise DataError(
+                f"{source}: makes images of {back.shape[3]} x {back.shape[2]} pixels out of those of "
+                f"{image_size[1]} x {image_size[0]}. Use --resize {back.shape[3]}."
+            )
+        self.latent_shape: ImageShape = tuple(latents.shape[1:])  # type: ignore[assignment]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The latents of images; of a distribution, its mode."""
+        found = self.network.encode(2 * images - 1)
+        latents: Tensor = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latents
+        return ((latents - self.shift) * self.scale + 1) / 2
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The images of latents."""
+        found: Tensor = self.network.decode((2 * latents - 1) / self.scale + self.shift).sample
+        return (found + 1) / 2
 
 
 class DiffusersDenoiser(torch.nn.Module):
@@ -89,8 +182,9 @@ class DiffusersDenoiser(torch.nn.Module):
     Args:
         network: the model, in evaluation mode.
         scheduler: of diffusers; its kind and settings say what the network sees and predicts.
-        image_size: (H, W).
-        options: label of the class, for a model of classes.
+        image_size: (H, W) of what it denoises.
+        label: number of the class, for a model of classes.
+        condition: (tokens, width) float32, for a model of texts.
         source: named in errors.
 
     Attributes:
@@ -99,7 +193,6 @@ class DiffusersDenoiser(torch.nn.Module):
         predicts: epsilon, v_prediction, sample or velocity.
 
     Raises:
-        ConfigError: the model needs a class, and none is stated; or it needs a text, which cannot be stated.
         DataError: the scheduler, or what it says that the model predicts, is not known.
     """
 
@@ -110,17 +203,19 @@ class DiffusersDenoiser(torch.nn.Module):
         network: Any,
         scheduler: Any,
         image_size: tuple[int, int],
-        options: ImportOptions,
-        source: Path,
+        label: int | None = None,
+        condition: Tensor | None = None,
+        source: Path | str = "the model",
     ) -> None:
         super().__init__()
-        config, settings = network.config, scheduler.config
-        self.network, self.image_shape = network, (int(config.in_channels), *image_size)
+        settings = scheduler.config
+        self.network, self.image_shape = network, (int(network.config.in_channels), *image_size)
         self.family, self.predicts = _family(scheduler, source)
         self.steps = int(settings.num_train_timesteps)
         self.sigma_data = float(settings.get("sigma_data", 0.5))
         self.register_buffer("log_levels", _log_levels(scheduler) if self.family == "vp" else torch.zeros(1))
-        self.label = _label(network, options, source)
+        self.register_buffer("condition", condition)
+        self.label = label
 
     def forward(self, noisy: Tensor, sigma: Tensor | None = None) -> Tensor:
         """The denoised images; see `memgen.models.denoiser.Denoiser`."""
@@ -156,8 +251,13 @@ class DiffusersDenoiser(torch.nn.Module):
         return (place - 1 + (level - low) / (high - low)).clamp(0, len(levels) - 1)
 
     def _call(self, images: Tensor, time: Tensor) -> Tensor:
-        classes = {} if self.label is None else {"class_labels": time.new_full((len(time),), self.label).long()}
-        found: Tensor = self.network(images, time, **classes, return_dict=False)[0]
+        given: dict[str, Tensor] = {}
+        if self.label is not None:
+            given["class_labels"] = torch.full((len(time),), self.label, device=time.device)
+        if self.condition is not None:
+            assert isinstance(self.condition, Tensor)
+            given["encoder_hidden_states"] = self.condition.expand(len(time), -1, -1)
+        found: Tensor = self.network(images, time, **given, return_dict=False)[0]
         return found[:, : images.shape[1]]  # a second half is a learned variance
 
 
@@ -193,7 +293,7 @@ def _described(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _family(scheduler: Any, source: Path) -> tuple[str, str]:
+def _family(scheduler: Any, source: Path | str) -> tuple[str, str]:
     name = type(scheduler).__name__.removesuffix("Scheduler")
     families = {"vp": _VP, "edm": _EDM, "flow": _FLOW}
     family = next((family for family, names in families.items() if name in names), None)
@@ -218,21 +318,16 @@ def _log_levels(scheduler: Any) -> Tensor:
     return (((1 - kept) / kept).log() / 2).float()
 
 
-def _label(network: Any, options: ImportOptions, source: Path) -> int | None:
-    """The number of the class that is denoised; None for a model without classes."""
+def _label(network: Any, options: ImportOptions, source: Path) -> tuple[int | None, int | None]:
+    """The number of the class that is denoised, and that of no class; None for a model that has none."""
     config = network.config
-    if getattr(config, "cross_attention_dim", None) is not None and type(network).__name__ == "UNet2DConditionModel":
-        raise ConfigError(
-            f"{source}: takes a text, which memgen cannot make. Wrap it in a function of your own: --trust-code and "
-            "package.module:factory; see docs/models.md."
-        )
     classes, null = getattr(config, "num_class_embeds", None), None
     if type(network).__name__ == "DiTTransformer2DModel":
         classes = null = int(config.num_embeds_ada_norm)
     if classes is None:
         if options.label is not None:
             raise ConfigError(f"{source}: --label {options.label}: the model has no classes. Leave it out.")
-        return None
+        return None, None
     label = null if options.label is None else options.label
     if label is None:
         raise ConfigError(
@@ -240,4 +335,31 @@ def _label(network: Any, options: ImportOptions, source: Path) -> int | None:
         )
     if not 0 <= label <= (classes if null is not None else classes - 1):
         raise ConfigError(f"{source}: --label {label}: expected 0 to {classes - 1}.")
-    return label
+    return label, null
+
+
+def _condition(network: Any, options: ImportOptions, source: Path) -> tuple[Tensor | None, Tensor | None]:
+    """What the text encoder made of the text, and of the empty text; None for a model that takes no text."""
+    width = getattr(network.config, "cross_attention_dim", None)
+    takes = type(network).__name__ == "UNet2DConditionModel" and width is not None
+    if not takes:
+        if options.condition is not None:
+            raise ConfigError(f"{source}: --condition {options.condition}: the model takes no text. Leave it out.")
+        return None, None
+    if options.condition is None:
+        raise ConfigError(
+            f"{source}: takes a text. Give what its text encoder makes of it with --condition FILE.npy, of shape "
+            "(tokens, width); see docs/models.md."
+        )
+    try:
+        found = np.load(options.condition, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{options.condition}: cannot be read as .npy ({first_line(error)}).") from error
+    shape, found = found.shape, found[None] if found.ndim == 2 else found
+    if found.ndim != 3 or len(found) > 2 or found.shape[2] != width or not np.isfinite(found).all():
+        raise DataError(
+            f"{options.condition}: found an array of shape {shape}, expected finite numbers (tokens, {width}), or "
+            f"(2, tokens, {width}) with those of the empty text second."
+        )
+    both = torch.from_numpy(found.astype(np.float32))
+    return both[0], both[1] if len(both) > 1 else None

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from memgen.base.errors import ConfigError, DataError, first_line
+from memgen.models.denoiser import Denoiser
 from memgen.models.foreign import ForeignModel, ImportOptions, digests, require_trust
+from memgen.models.guidance import GuidedDenoiser
 
 ORDER = 0
+OPTIONS = ("label", "guidance")
 KIND = "a pickle of EDM or EDM2 (FILE.pkl, with --trust-code)"
 
 
@@ -40,7 +43,11 @@ def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> F
             f"{source}: cannot be opened ({type(error).__name__}: {first_line(error)}). Put the authors' code, with "
             "torch_utils and dnnlib, on PYTHONPATH."
         ) from error
-    denoiser = EdmDenoiser(network, options, source)
+    denoiser: Denoiser = EdmDenoiser(network, options.label, source)
+    if options.guidance is not None:
+        if options.label is None:
+            raise ConfigError(f"{source}: --guidance needs a class. State one with --label.")
+        denoiser = GuidedDenoiser(denoiser, EdmDenoiser(network, None, source), options.guidance)
     if denoiser.image_shape[1:] != tuple(image_size):
         size = denoiser.image_shape[1]
         raise DataError(
@@ -56,7 +63,7 @@ class EdmDenoiser(torch.nn.Module):
 
     Args:
         network: with img_resolution, img_channels and label_dim.
-        options: label of the class, for a model of classes.
+        label: number of the class, for a model of classes; None is no class.
         source: named in errors.
 
     Attributes:
@@ -69,12 +76,12 @@ class EdmDenoiser(torch.nn.Module):
 
     blind = False
 
-    def __init__(self, network: Any, options: ImportOptions, source: Path) -> None:
+    def __init__(self, network: Any, label: int | None, source: Path) -> None:
         super().__init__()
         self.network = network.float()
         side = int(network.img_resolution)
         self.image_shape = (int(network.img_channels), side, side)
-        self.classes, self.label = int(network.label_dim), options.label
+        self.classes, self.label = int(network.label_dim), label
         if self.label is not None and self.label >= self.classes:
             raise ConfigError(f"{source}: --label {self.label}: the model has {self.classes} classes.")
 

@@ -14,6 +14,7 @@ from memgen.models.denoiser import Denoiser
 from memgen.models.foreign import ForeignModel, ImportOptions, digests, require_trust
 
 ORDER = 0
+OPTIONS = ()
 KIND = "a function package.module:function that makes a denoiser (with --trust-code)"
 
 _NAMED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")

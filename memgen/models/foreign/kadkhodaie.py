@@ -35,6 +35,7 @@ from memgen.models.foreign import ImportedCheckpoint, ImportOptions
 from memgen.models.networks import ArchitectureSettings
 
 ORDER = 1  # it accepts any file of weights, so that a refusal can say what is wrong with the file
+OPTIONS = ("first_layer_linear",)
 KIND = "the weights of a UNet, BF-CNN or BF_CNN_RF (a state dict, written by torch.save or safetensors)"
 
 # The bytes with which torch.save began its files before it wrote zip archives (torch 1.5 and older).
@@ -160,8 +161,6 @@ def _check_archive(path: Path) -> None:
         raise DataError(f"{path}: damaged ({error}). Copy it again.") from error
     if damaged:
         raise DataError(f"{path}: damaged (a checksum is wrong). Copy it again.")
-    if "constants.pkl" in names:
-        raise DataError(f"{path}: a TorchScript program, not weights; {_REMEDY}.")
     if "data.pkl" not in names:
         raise DataError(f"{path}: a zip archive, but not of torch.save. Choose the file of the weights.")
 

@@ -10,7 +10,6 @@ The value of a pair of images is the cosine of their vectors.
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 from memgen.base import files
 from memgen.base.discovery import modules_of
 from memgen.base.errors import DataError, MemgenError, first_line
+from memgen.base.programs import reason
 from memgen.spaces import preprocessing
 from memgen.spaces.learned import Vectors
 from memgen.spaces.pixels import SPACES as PIXEL_SPACES
@@ -90,7 +90,7 @@ class Embedder:
             raise
         except Exception as error:  # a network fails in every possible way
             raise DataError(
-                f"the network fails on an input of shape {tuple(prepared.shape)} ({_reason(error)}). Compare the shape "
+                f"the network fails on an input of shape {tuple(prepared.shape)} ({reason(error)}). Compare the shape "
                 "with what its authors say, and correct side, fit and channels of its preprocessing."
             ) from error
         if not isinstance(found, Tensor):
@@ -236,14 +236,6 @@ def _try(embedder: Embedder) -> None:
 # ------------------------------------------------------------------------------------------- for the formats
 
 
-def members(path: Path) -> list[str]:
-    """The names of the files in a zip archive, without their common first folder; none for anything else."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return []
-    with zipfile.ZipFile(path) as archive:
-        return [name.partition("/")[2] for name in archive.namelist()]
-
-
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a file of weights, safetensors or torch.save, by name. Nothing else in it is opened.
 
@@ -327,8 +319,3 @@ def stated_or_error(stated: Preprocessing | None, source: Source) -> Preprocessi
     if stated is None:
         raise preprocessing.missing(source.path)
     return stated
-
-
-def _reason(error: Exception) -> str:
-    """The last line of a message: PyTorch's interpreter puts a traceback before it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".")[:300]

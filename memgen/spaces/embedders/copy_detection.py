@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from memgen.base.errors import DataError
-from memgen.spaces.embedders import Embedder, Source, fill, identity, members, read_state
+from memgen.base.programs import members
+from memgen.spaces.embedders import Embedder, Source, fill, identity, read_state
 from memgen.spaces.preprocessing import Preprocessing
 
 ORDER = 1

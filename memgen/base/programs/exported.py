@@ -1,4 +1,4 @@
-"""Embedders that torch.export.save wrote (.pt2): a list of operators with the names of what each takes and gives.
+"""Programs that torch.export.save wrote (.pt2): a list of operators with the names of what each takes and gives.
 
 PyTorch's own loader opens pickles of the file without restriction, and evaluates some of its texts as Python. memgen
 does not use it. The list is plain JSON and the weights are plain numbers; memgen reads both, and runs the list operator
@@ -10,17 +10,16 @@ import json
 import operator
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from memgen.base.errors import DataError, first_line
-from memgen.spaces.embedders import Embedder, Source, identity, members, stated_or_error
-from memgen.spaces.preprocessing import Preprocessing
+from memgen.base.programs import Program, members
 
-ORDER = 0
-KIND = "a program of torch.export.save (FILE.pt2 and FILE.pt2.json)"
+KIND = "a program of torch.export.save (FILE.pt2)"
 
 _MODEL = "models/model.json"
 _VERSION = 8  # major version of the layout, `schema_version` of the file; that of torch 2.13
@@ -62,15 +61,13 @@ Values = dict[str, Any]
 Step = tuple[Callable[..., Any], Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 
 
-def reads(source: Source) -> bool:
+def reads(path: Path) -> bool:
     """Whether a file is an archive of torch.export.save."""
-    return source.library is None and _MODEL in members(source.path)
+    return _MODEL in members(path)
 
 
-def load(source: Source, stated: Preprocessing | None) -> Embedder:
-    """The program of the file; see `embedders.Format`."""
-    path = source.path
-    preprocessing = stated_or_error(stated, source)
+def load(path: Path) -> Program:
+    """The program of the file; see `programs.Format`."""
     try:
         with zipfile.ZipFile(path) as archive:
             program = _Program(archive)
@@ -79,13 +76,13 @@ def load(source: Source, stated: Preprocessing | None) -> Embedder:
     except _NotAllowedError as error:
         raise DataError(
             f"{path}: {error}. Export the network again, in evaluation mode and in float32: "
-            "torch.export.save(torch.export.export(network.eval(), (images,)), FILE)."
+            "torch.export.save(torch.export.export(network.eval(), INPUTS), FILE)."
         ) from error
     except Exception as error:  # damaged files fail in every possible way
         raise DataError(
             f"{path}: damaged, or no program of torch.export.save ({first_line(error)}). Export it again."
         ) from error
-    return Embedder(program, preprocessing, identity("torch.export", path, torch=torch.__version__))
+    return Program(program, program.inputs, (path,), "torch.export", {"torch": torch.__version__})
 
 
 class _NotAllowedError(Exception):
@@ -111,22 +108,26 @@ class _Program:
             elif kind in ("parameter", "buffer", "tensor_constant"):
                 self._values[found["arg"]["name"]] = stored[found[f"{kind}_name"]]
             else:
-                raise _NotAllowedError(f"found an input of kind {kind}, expected weights and one tensor")
+                raise _NotAllowedError(f"found an input of kind {kind}, expected weights and tensors")
         outputs = [
             found["arg"]["as_tensor"]["name"]
             for spec in signature["output_specs"]
             for kind, found in spec.items()
             if kind == "user_output"
         ]
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise _NotAllowedError(f"found {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
-        (self._input,), (self._output,) = inputs, outputs
+        if not inputs or len(outputs) != 1:
+            raise _NotAllowedError(f"found {len(inputs)} inputs and {len(outputs)} outputs, expected one output")
+        self._inputs, (self._output,) = inputs, outputs
         self._steps: list[Step] = [
             (_function(node["target"]), node["inputs"], node["outputs"]) for node in graph["nodes"]
         ]
 
-    def __call__(self, images: Tensor) -> Tensor:
-        values = self._values | {self._input: images}
+    @property
+    def inputs(self) -> int:
+        return len(self._inputs)
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        values = self._values | dict(zip(self._inputs, tensors, strict=True))
         for function, inputs, outputs in self._steps:
             positional = [_argument(each["arg"], values) for each in inputs if each.get("kind") != 2]
             named = {each["name"]: _argument(each["arg"], values) for each in inputs if each.get("kind") == 2}

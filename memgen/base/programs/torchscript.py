@@ -1,4 +1,4 @@
-"""Embedders in TorchScript, a file of torch.jit.save, such as those in which SSCD is published.
+"""Programs in TorchScript, a file of torch.jit.save, such as those in which SSCD is published.
 
 TorchScript is a language of its own: a file of it holds a program of PyTorch's operators, and cannot name a function of
 Python. Loading it would run only methods called __setstate__, so a file that has one is refused before it is loaded.
@@ -11,16 +11,15 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from memgen.base.errors import DataError, first_line
-from memgen.spaces.embedders import Embedder, Source, identity, members, stated_or_error
-from memgen.spaces.preprocessing import Preprocessing
+from memgen.base.programs import Program, members
 
-ORDER = 0
-KIND = "TorchScript of torch.jit.save (FILE and FILE.json)"
+KIND = "TorchScript of torch.jit.save"
 
 _LIBRARIES = ("aten", "prim")
 _FORBIDDEN = (
@@ -34,15 +33,13 @@ _FORBIDDEN = (
 _UNSEEN = ("prim::CallMethod", "prim::CallFunction")  # what remains of calls after inlining
 
 
-def reads(source: Source) -> bool:
+def reads(path: Path) -> bool:
     """Whether a file is an archive of torch.jit.save."""
-    return source.library is None and "constants.pkl" in members(source.path)
+    return "constants.pkl" in members(path)
 
 
-def load(source: Source, stated: Preprocessing | None) -> Embedder:
-    """The program of the file; see `embedders.Format`."""
-    path = source.path
-    preprocessing = stated_or_error(stated, source)
+def load(path: Path) -> Program:
+    """The program of the file; see `programs.Format`."""
     try:
         with zipfile.ZipFile(path) as archive:
             code = [archive.read(name) for name in archive.namelist() if name.endswith(".py")]
@@ -69,8 +66,8 @@ def load(source: Source, stated: Preprocessing | None) -> Embedder:
                 f"{path}: runs the operator {operator}, which memgen does not allow, since it could touch files or "
                 "leave PyTorch. Export the network without it."
             )
-
-    return Embedder(network, preprocessing, identity("torchscript", path, torch=torch.__version__))
+    inputs = len(list(network.inlined_graph.inputs())) - 1  # the first is the module itself
+    return Program(network, inputs, (path,), "torchscript", {"torch": torch.__version__})
 
 
 def _operators(graph: Any) -> Iterator[str]:
