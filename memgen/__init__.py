@@ -11,8 +11,10 @@ The public names. Each is loaded when it is first used, since PyTorch takes seco
     sweep             the whole experiment as a function of N, in a run directory
     Monitor           follows memorization in anyone's training loop
     FunctionDenoiser  a denoiser made of a function
+    DiffusersDenoiser a denoiser made of a network of diffusers and its scheduler
 
-    ImageSet, Split, Subject, Denoiser, Index, RunSettings, Workspace, Findings, MemgenError     the types behind them
+    ImageSet, Split, Subject, Denoiser, Index, RunSettings, SampleSettings, PsnrSettings, Workspace, Findings,
+    MemgenError       the types behind them
 """
 
 import importlib
@@ -34,9 +36,12 @@ _HOMES = {
     "Subject": "measures.subject",
     "Denoiser": "models.denoiser",
     "FunctionDenoiser": "models.denoiser",
+    "DiffusersDenoiser": "models.foreign.diffusers_folder",
     "Monitor": "experiment.monitor",
     "Index": "spaces.index",
     "RunSettings": "experiment.settings",
+    "SampleSettings": "models.sampling",
+    "PsnrSettings": "measures.psnr",
     "Workspace": "experiment.workspace",
     "Findings": "experiment.present",
     "MemgenError": "base.errors",

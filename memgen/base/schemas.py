@@ -477,6 +477,20 @@ READINGS = _schema(
         _field("psnr_db", _F64, "output PSNR, averaged over noise levels and draws", "dB"),
     ],
 )
+DRAWN = _schema(
+    "drawn",
+    1,
+    [
+        _field("images_seen", _INT, "training images that the model had seen, counted with repetitions", "images"),
+        _field("samples", _INT, "samples that were drawn, from the same noise at each reading"),
+        _field("unfinished", _INT, "of these, samples that did not converge"),
+        _field("memorized_fraction", _F64, "share of samples nearest to T, less that expected by chance"),
+        _field("low", _F64, "lower end of its 95 % interval"),
+        _field("high", _F64, "upper end"),
+        _field("p", _F64, "exact p-value against a model that does not know which images are in T"),
+        _field("found", _INT, "training images that the samples depend on"),
+    ],
+)
 TIMELINE = _schema(
     "timeline",
     1,
@@ -596,7 +610,7 @@ SCHEMAS = {
         IMAGES, SKIPPED, DUPLICATES, SPLIT, SUBJECTS, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
         NEIGHBORS, SIMILARITY, PSNR, LIKELIHOOD, MEMBERSHIP, DISTANCES,
         LEVELS, TRANSITION, SIGNIFICANCE, COPIES, PEERS, DIVERSITY, CALIBRATION,
-        AT_RISK, CANARIES, GAPS, PLANTED, READINGS, TIMELINE,
+        AT_RISK, CANARIES, DRAWN, GAPS, PLANTED, READINGS, TIMELINE,
         BASIS, BASIS_SUMMARY, SLOPES,
     )
 }  # fmt: skip

@@ -136,6 +136,7 @@ def import_(
     from memgen.cli import terminal
     from memgen.experiment import references, subjects
     from memgen.images.arrays import parted
+    from memgen.models import loading
     from memgen.models.foreign import ImportOptions
 
     if kind not in (None, "denoiser", "samples"):
@@ -143,7 +144,7 @@ def import_(
     workspace = existing(outputs, run)
     path, _ = parted(source)
     name = name or (path.stem if path.is_file() else path.resolve().name)
-    as_denoiser = subjects.is_denoiser(source) if kind is None else kind == "denoiser"
+    as_denoiser = loading.is_model(source) if kind is None else kind == "denoiser"
     options = ImportOptions(
         first_layer_linear=first_layer_linear,
         label=label,

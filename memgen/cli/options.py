@@ -61,6 +61,14 @@ SubjectName = Annotated[
     typer.Option("--subject", help="Name of one subject, trained or imported; memgen subjects lists them."),
 ]
 Label = Annotated[int | None, typer.Option(min=0, help="Class that is denoised, of a model of classes.")]
+Condition = Annotated[
+    Path | None,
+    typer.Option(help="What a text encoder made of the text, for a model of texts: FILE.npy of shape (tokens, width)."),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(min=0, help="Weight of classifier-free guidance by the label or the condition; 1 is none."),
+]
 Scheduler = Annotated[
     Path | None,
     typer.Option(help="Folder with the scheduler_config.json of a model of diffusers, if it does not lie beside it."),

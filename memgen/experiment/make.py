@@ -139,9 +139,14 @@ def _train_network(
         training.restore(_load_state(state, workspace.device))
     budget = settings.train.budget(cell.n_train)
     saved = training.seconds
+    due = [seen for seen in settings.train.kept_at(cell.n_train) if seen > training.images_seen]
     for record in train(training, pixels):
         if on_record:
             on_record(record, budget)
+        if due and record.images_seen >= due[0]:
+            due = [seen for seen in due if seen > record.images_seen]
+            kept = run.checkpoint_path(cell.name, record.images_seen)
+            checkpoints.save(kept, training.result, model, {"images_seen": record.images_seen, **cell.keys})
         if record.seconds - saved > _SAVE_EVERY_S and record.images_seen < budget:
             saved = record.seconds
             saving = io.BytesIO()  # torch.save would report a full disk as a RuntimeError without its cause

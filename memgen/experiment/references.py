@@ -18,7 +18,7 @@ from memgen.models import checkpoints, foreign
 from memgen.models.denoiser import Denoiser, ImageShape
 from memgen.models.foreign import ForeignModel, ImportedCheckpoint, ImportOptions
 from memgen.models.latent import picture_shape
-from memgen.models.loading import denoiser_of
+from memgen.models.loading import denoiser_of, on_device
 
 
 def keep(
@@ -70,7 +70,7 @@ def load(run: runs.Run, name: str, device: str) -> Denoiser:
     shape: ImageShape = tuple(record["image_shape"])
     options = validate(ImportOptions, record["options"], source=str(run.reference_path(name)))
     found = denoiser_of(foreign.load(Path(record["source"]), shape[1:], options))
-    return found.to(device) if isinstance(found, torch.nn.Module) else found
+    return on_device(found, device)
 
 
 def about(run: runs.Run, name: str) -> dict[str, Any]:

@@ -7,6 +7,8 @@
       holdout_mean.npy      the common initial mean of all sampling
       tables/KIND/NAME.parquet      one table for each subject or pair; `Run.table(KIND)` stacks them
       denoisers/NAME.safetensors    weights, with NAME.json beside them; a closed form has none and is fitted anew
+      denoisers/NAME.checkpoints/   weights on the way, if train.checkpoints asks for them
+      readings/NAME/        what memgen monitor measured of these
       samples/NAME.npy      images drawn, or imported
       bases/NAME.npz        eigenvectors of the Jacobians of twins, or of one imported denoiser
       indexes/NAME/         FAISS indexes
@@ -174,6 +176,18 @@ class Run:
     def training_state_path(self, name: str) -> Path:
         """The state of a training under way."""
         return self.path / "denoisers" / f"{name}.training.pt"
+
+    def checkpoint_path(self, name: str, images_seen: int) -> Path:
+        """Weights of a training on the way."""
+        return self.checkpoints(name) / f"{images_seen:012}.safetensors"
+
+    def checkpoints(self, name: str) -> Path:
+        """Folder of the weights of a training on the way."""
+        return self.path / "denoisers" / f"{name}.checkpoints"
+
+    def readings(self, name: str) -> Path:
+        """Folder of what was measured of these weights; see `memgen.Monitor`."""
+        return self.path / "readings" / name
 
     def samples_path(self, name: str) -> Path:
         """The file of the samples (M, C, H, W) of a subject."""

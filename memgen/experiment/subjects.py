@@ -24,14 +24,11 @@ from memgen.images.imageset import ImageSet
 from memgen.images.importing import Imported, ImportSettings, import_images
 from memgen.images.names import escaped
 from memgen.measures.subject import Identity, Samples, Subject, lacking
-from memgen.models import foreign, latent, loading
+from memgen.models import latent, loading
 from memgen.models.denoiser import Denoiser
 from memgen.models.foreign import ImportOptions
 from memgen.models.known.fitting import fit
 from memgen.models.networks import NetworkSettings
-
-# Files of these types are taken for plain weights. A torch file can hold images too: then --as samples says so.
-_WEIGHTS = (".safetensors", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -248,14 +245,6 @@ def prepared(
             f"size of the run's images, which were not resized. Resize yours to that size."
         )
     return found
-
-
-def is_denoiser(source: Path) -> bool:
-    """Whether a source is taken for a denoiser, by its format or its suffix; everything else is read as images."""
-    identified = any(form.ORDER == 0 and form.reads(source) for form in foreign.all_formats())
-    if not source.exists():
-        return identified or source.suffix.lower() in _WEIGHTS
-    return identified or (source.is_file() and source.suffix.lower() in _WEIGHTS)
 
 
 def import_subject(

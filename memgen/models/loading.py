@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
+import torch
+
 from memgen.base.errors import ConfigError
 from memgen.models import checkpoints, foreign
 from memgen.models.denoiser import Denoiser
 from memgen.models.foreign import ForeignModel, ImportedCheckpoint, ImportOptions
+
+# Files of these types are taken for plain weights. A torch file can hold images too, and then a person says so.
+WEIGHTS = (".safetensors", ".pt", ".pth")
 
 
 def load_denoiser(
@@ -44,6 +49,18 @@ def find(source: Path, image_size: tuple[int, int], options: ImportOptions) -> I
 def denoiser_of(model: ImportedCheckpoint | ForeignModel) -> Denoiser:
     """The model as a denoiser."""
     return model.denoiser if isinstance(model, ForeignModel) else model.network
+
+
+def on_device(denoiser: Denoiser, device: str) -> Denoiser:
+    """A denoiser on a device, where it can be moved."""
+    return denoiser.to(device) if isinstance(denoiser, torch.nn.Module) else denoiser
+
+
+def is_model(source: Path) -> bool:
+    """Whether a source is taken for a model, by its format or its suffix; everything else is read as images."""
+    if any(form.ORDER == 0 and form.reads(source) for form in foreign.all_formats()):
+        return True
+    return source.suffix.lower() in WEIGHTS and not source.is_dir()
 
 
 def _is_own(source: Path) -> bool:

@@ -81,6 +81,12 @@ class TrainSettings(Settings):
         description="standard deviation of noise that is added once to each training image, which the model never sees "
         "without it, in pixel units",
     )
+    checkpoints: int = Field(
+        0,
+        ge=0,
+        le=24,
+        description="weights kept on the way, each after half of the images of the next; see memgen monitor",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="number type of the network's forward and backward pass"
     )
@@ -108,6 +114,11 @@ class TrainSettings(Settings):
     def budget(self, n_train: int) -> int:
         """Images seen in all by a training on n_train images."""
         return self.images_seen or (self.epochs or 0) * self.epoch_images(n_train)
+
+    def kept_at(self, n_train: int) -> list[int]:
+        """After how many images seen, or as soon as possible afterwards, weights are kept on the way, ascending."""
+        budget = self.budget(n_train)
+        return sorted({budget >> halvings for halvings in range(1, self.checkpoints + 1)} - {0})
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ OPTIONS = ("label", "condition", "guidance", "scheduler")
 KIND = "a folder of diffusers (a pipeline, or a model and its scheduler)"
 
 _MODELS = ("UNet2DModel", "DiTTransformer2DModel", "UNet2DConditionModel")
+_PARTS = ("unet", "transformer")  # folders of a pipeline, or of a checkpoint of diffusers' training scripts
 _AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
 _VP = (
     *("DDPM", "DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete"),
@@ -54,10 +55,13 @@ _FLOW = ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete")
 
 
 def reads(source: Path) -> bool:
-    """Whether a folder has the description of a pipeline, or of one of the known models."""
+    """Whether a folder has the description of a pipeline, of one of the known models, or of a folder of one."""
     if not source.is_dir():
         return False
-    return (source / "model_index.json").is_file() or _described(source).get("_class_name") in _MODELS
+    folders = (source, *(source / name for name in _PARTS))
+    return (source / "model_index.json").is_file() or any(
+        _described(folder).get("_class_name") in _MODELS for folder in folders
+    )
 
 
 def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> ForeignModel:
@@ -263,8 +267,8 @@ class DiffusersDenoiser(torch.nn.Module):
 
 def _parts(source: Path, options: ImportOptions) -> tuple[Path, Path]:
     """The folders of the model and of its scheduler."""
-    if (source / "model_index.json").is_file():
-        name = next((name for name in ("unet", "transformer") if (source / name).is_dir()), None)
+    if not (source / "config.json").is_file():
+        name = next((name for name in _PARTS if (source / name).is_dir()), None)
         if name is None:
             raise DataError(f"{source}: a pipeline without a folder unet or transformer. Give the folder of its model.")
         folder = source / name
