@@ -19,6 +19,7 @@ SIDE, BATCH = 16, 32
 
 
 def main() -> None:
+    """Train, take readings, and say what they show."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=3000)

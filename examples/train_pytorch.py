@@ -15,6 +15,7 @@ SIDE, BATCH, STEPS = 16, 32, 3000
 
 
 def main() -> None:
+    """Train, take readings, and say what they show."""
     if len(sys.argv) > 2:
         train, held_out = (memgen.read_images(path, resize=SIDE, color="gray") for path in sys.argv[1:3])
     else:

@@ -121,7 +121,15 @@ def test_a_model_that_memorizes(audited):
     samples = ImageSet.load(run.image_set("samples"))
     assert samples.pixels.dtype == np.uint8
     assert run.table("samples")["status"].to_pylist() == ["converged"] * 60
+    (near,) = document["shrinkage"]
+    assert (near["sigma"], near["n_train"], near["n_held_out"]) == (0.1, 12, 16)
+    assert near["difference"] < 0  # near what it knows by heart, it keeps fewer dimensions
+    assert near["difference"] == pytest.approx(near["trace_train"] - near["trace_held_out"])
+    table = run.table("shrinkage").to_pandas()
+    assert near["trace_train"] == pytest.approx(table[table.kind == "train"].trace.mean())
     page = (run.report / "report.html").read_text()
+    assert f"<th>0.100</th><td>{near['trace_train']:.1f}</td><td>{near['trace_held_out']:.1f}</td>" in page
+    assert page.count('alt="eigenvector of eigenvalue') == 16
     assert f"<th>0.050</th><td>{document['gaps'][0]['train']:.2f}</td>" in page
     assert "sample.sigma_end" in page
 

@@ -17,7 +17,7 @@ from memgen.experiment.settings import RunSettings
 from memgen.experiment.workspace import Workspace
 from memgen.findings import bases
 from memgen.images.imageset import ImageSet
-from memgen.measures.geometry import harmonics
+from memgen.measures.geometry import basis, harmonics
 from memgen.report import sheets, spectra
 from memgen.report.page import ReportInput, render
 
@@ -193,7 +193,7 @@ def test_large_images(wiener, monkeypatch, tmp_path):
         tmp_path, "data.resize=8", "data.limit=2200", "data.deduplicate=false", "model.architecture=gaussian",
         "sweep.n_train=[1024]", "basis.n_images=3", "basis.vectors=8", "basis.probes=50",
     )  # fmt: skip
-    monkeypatch.setattr(geometry, "_WHOLE", 63)
+    monkeypatch.setattr(basis, "WHOLE", 63)
     long, summary = geometry.measure_basis(workspace, twins(1024), 0.3)
     assert long.num_rows == 2 * 3 * 8
     assert pc.all(pc.is_null(long["singular_value"])).as_py()

@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from program import memgen as command
 from torch import Tensor
 
 from memgen.base import schemas, tables
@@ -149,6 +150,20 @@ def test_every_layout_gives_the_same_trunk(tmp_path, random_trunk):
         found = read_trunk(tmp_path / name, "alex")
         assert found.keys() == random_trunk.keys()
         assert all(torch.equal(found[key], value) for key, value in random_trunk.items()), name
+
+
+def test_weights_are_converted_once(tmp_path, random_trunk):
+    """The command writes safetensors with the same weights; a pickle that runs code writes and runs nothing."""
+    (tmp_path / "trunk.ckpt").write_bytes(pickle.dumps(flax(random_trunk)))
+    command("weights", tmp_path / "trunk.ckpt", tmp_path / "trunk.safetensors").done()
+    found = safetensors.torch.load_file(tmp_path / "trunk.safetensors")
+    assert found.keys() == random_trunk.keys()
+    assert all(torch.equal(found[key], value) for key, value in random_trunk.items())
+    (tmp_path / "evil.ckpt").write_bytes(pickle.dumps(Malicious(tmp_path / "target")))
+    command("weights", tmp_path / "evil.ckpt", tmp_path / "evil.safetensors").failed(3, "could execute code")
+    assert not (tmp_path / "target").exists()
+    assert not (tmp_path / "evil.safetensors").exists()
+    command("weights", tmp_path / "trunk.ckpt", tmp_path / "trunk.npz").failed(2, "ends in .safetensors")
 
 
 class Malicious:

@@ -576,6 +576,20 @@ BASIS_SUMMARY = _schema(
         _field("overlap_tangent_chance", _F64, "expected of a random basis, t / d; null where not known", null=True),
     ],
 )
+SHRINKAGE = _schema(
+    "shrinkage",
+    1,
+    [
+        _field("kind", _STR, "train or holdout"),
+        _field("image_id", _STR, "content id of the clean image"),
+        _field("sigma", _F64, "noise level", "pixel units"),
+        _field("trace", _F64, "trace of the Jacobian: how many dimensions of the noisy image are kept"),
+        _field("trace_error", _F64, "its standard error over random directions; 0 from the whole matrix"),
+        _field("asymmetry", _F64, "||J - J^T|| / ||J||; 0 for an exact posterior mean"),
+        _field("squared_error", _F64, "||f(y) - x||^2 / d", "pixel units^2"),
+        _field("sure", _F64, "Stein's estimate of it, without x", "pixel units^2"),
+    ],
+)
 SLOPES = _schema(
     "slopes",
     2,
@@ -611,7 +625,7 @@ SCHEMAS = {
         NEIGHBORS, SIMILARITY, PSNR, LIKELIHOOD, MEMBERSHIP, DISTANCES,
         LEVELS, TRANSITION, SIGNIFICANCE, COPIES, PEERS, DIVERSITY, CALIBRATION,
         AT_RISK, CANARIES, DRAWN, GAPS, PLANTED, READINGS, TIMELINE,
-        BASIS, BASIS_SUMMARY, SLOPES,
+        BASIS, BASIS_SUMMARY, SHRINKAGE, SLOPES,
     )
 }  # fmt: skip
 # The tables that a run keeps. What a person asked for beside the sweep has kinds of its own, which no summary counts.

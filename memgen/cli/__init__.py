@@ -6,6 +6,19 @@ command needs it, so `memgen --help` is instant. Importing this package adds eve
 
 # ruff: noqa: I001, the help lists the commands in the order of these imports
 from memgen.cli.root import app
-from memgen.cli import whole, audit, canaries, data, make, search, measure, scores, monitor, runs
+from memgen.cli import whole, audit, canaries, data, make, search, measure, scores, monitor, runs, weights
 
-__all__ = ["app", "audit", "canaries", "data", "make", "measure", "monitor", "runs", "scores", "search", "whole"]
+__all__ = [
+    "app",
+    "audit",
+    "canaries",
+    "data",
+    "make",
+    "measure",
+    "monitor",
+    "runs",
+    "scores",
+    "search",
+    "weights",
+    "whole",
+]

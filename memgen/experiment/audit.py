@@ -22,9 +22,10 @@ import numpy as np
 from memgen.base import files
 from memgen.base.config import validate
 from memgen.base.errors import ConfigError, DataError, RunError
-from memgen.experiment import audit_images, audit_tests, runs
+from memgen.experiment import audit_images, audit_model, audit_tests, runs
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.findings import audit as findings
+from memgen.findings import shrinkage
 from memgen.images.imageset import ImageSet
 from memgen.report import audit_page
 
@@ -140,6 +141,8 @@ def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> 
         at_risk=run.table("at_risk", NAME).to_pylist() if run.has_table("at_risk", NAME) else [],
         planted=findings.powers(run.table("planted")),
         gaps=run.table("gaps").to_pylist(),
+        shrinkage=shrinkage.compare(run.table("shrinkage")),
+        eigenvectors=audit_model.eigenvectors(run) if shown else {},
         skipped=run.table("skipped", NAME).to_pylist(),
         image_of=(lambda kind, position: np.asarray(sets[kind].pixels[position])) if shown else None,
     )
@@ -173,6 +176,7 @@ def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
         "power": findings.powers(run.table("planted")),
         "growth": findings.growth(run.table("at_risk"), manifest["data"]["sets"]["samples"]["images"]),
         "gaps": run.table("gaps").to_pylist(),
+        "shrinkage": shrinkage.compare(run.table("shrinkage")),
         "canaries": findings.exposed(run.table("canaries")),
         "sets": manifest["data"]["sets"],
         "rule": manifest["data"]["rule"],

@@ -12,16 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from memgen.base import files, schemas, tables
-from memgen.base.errors import DataError, ShapeError
+from memgen.base.errors import DataError, ShapeError, first_line
 from memgen.experiment import references, runs
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage
 from memgen.findings.gaps import gaps
 from memgen.images.imageset import ImageSet
+from memgen.measures.geometry.basis import Basis
+from memgen.measures.geometry.shrinkage import measure_shrinkage
 from memgen.measures.psnr import measure_psnr
 from memgen.measures.subject import Identity, groups_by_id, subject
 from memgen.models import latent, loading, sampling
 from memgen.models.denoiser import Denoiser
 
+_SHOWN = 8  # eigenvectors that the page shows
 _PART = 4  # micro-batches of samples that are drawn and kept at a time
 
 
@@ -106,6 +109,39 @@ def measure(run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: I
     psnr = measure_psnr(given, settings.psnr, settings.seed, device=device)
     run.write_table("psnr", NAME, psnr)
     run.write_table("gaps", NAME, gaps(psnr, groups_by_id(given)))
+
+
+def measure_jacobians(
+    run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: ImageSet, report: OnStage, device: str
+) -> list[str]:
+    """Measure the Jacobian of the model near images of T and of H: the table `shrinkage`, and the first eigenvectors.
+
+    Returns:
+        Why it could not be measured, in a sentence; the table is then empty.
+    """
+    given = subject(NAME, denoiser=load(run, settings, train, device), train=train, held_out=held_out)
+    try:
+        found, first = measure_shrinkage(
+            given, settings.basis, settings.seed, device, lambda done, total: report("measuring Jacobians", done, total)
+        )
+    except Exception as error:  # of a foreign network, such as one without derivatives
+        run.write_table("shrinkage", NAME, schemas.SHRINKAGE.empty_table())
+        return [f"The Jacobians of the model were not measured: {first_line(error)}"]
+    arrays = {f"{kind}_{name}": array for kind, basis in first.items() for name, array in _drawable(basis).items()}
+    with files.writing(run.bases_path(NAME)) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    run.write_table("shrinkage", NAME, found)
+    return []
+
+
+def eigenvectors(run: runs.Run) -> dict[str, NDArray[np.float64]]:
+    """The first eigenvectors near an image of T and one of H, as (k, C, H, W), with their eigenvalues."""
+    return _read(run.bases_path(NAME)) if run.bases_path(NAME).exists() else {}
+
+
+def _drawable(basis: Basis) -> dict[str, NDArray[np.float64]]:
+    vectors = basis.eigenvectors[:, :_SHOWN].T.reshape(-1, *basis.image_shape)
+    return {"vectors": vectors.numpy(), "values": basis.eigenvalues[:_SHOWN].numpy()}
 
 
 def _as_pictures(images: NDArray[np.float32], dtype: Any) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from memgen.experiment import runs
 from memgen.images.prepare import ReadSettings
 from memgen.measures.copies import matching
 from memgen.measures.copies.competition import Q
+from memgen.measures.geometry.basis import BasisSettings
 from memgen.measures.psnr import PsnrSettings
 from memgen.models.foreign import ImportOptions
 from memgen.models.sampling import SampleSettings
@@ -25,6 +26,15 @@ class _Drawn(SampleSettings):
     n_samples: int = Field(512, ge=1, description="samples drawn from the model")
 
 
+class _Bases(BasisSettings):
+    """Where the Jacobians of the model of an audit are computed."""
+
+    n_images: int = Field(
+        16, ge=0, description="images of each set near which the Jacobian is computed; 0 computes none"
+    )
+    vectors: int = Field(8, ge=1, description="eigenvectors of large images that are computed")
+
+
 class AuditSettings(ReadSettings):
     """What is audited, and how."""
 
@@ -38,6 +48,7 @@ class AuditSettings(ReadSettings):
     canaries: str | None = Field(None, description="canaries.json that memgen canaries plant wrote before the training")
     sample: _Drawn = Field(default_factory=_Drawn, description="how samples are drawn from the model")
     psnr: PsnrSettings = Field(default_factory=PsnrSettings, description="where the denoising of the model is measured")
+    basis: _Bases = Field(default_factory=_Bases, description="where the Jacobians of the model are computed")
     checkpoint: ImportOptions = Field(
         default_factory=ImportOptions, description="what the file of the model does not tell"
     )

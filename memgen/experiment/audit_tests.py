@@ -48,6 +48,11 @@ def perform(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, device: s
     if settings.model is not None and "held_out" in sets and not run.has_table("gaps", NAME):
         report("measuring the denoising of training and held-out images", 0, 1)
         audit_model.measure(run, settings, sets["train"], sets["held_out"], device)
+    measures_bases = settings.model is not None and settings.basis.n_images > 0
+    if measures_bases and "held_out" in sets and not run.has_table("shrinkage", NAME):
+        told = audit_model.measure_jacobians(run, settings, sets["train"], sets["held_out"], report, device)
+        data = run.manifest["data"]
+        run.update(data=data | {"warnings": [*data["warnings"], *told]})
     if settings.canaries and not run.has_table("canaries", NAME):
         run.write_table("canaries", NAME, _canaries(run, sets, report))
 

@@ -33,7 +33,6 @@ from memgen.models.known.closed_form import ClosedFormDenoiser
 from memgen.models.known.fitting import GaussianSettings, fit
 
 _DENSE = 4096  # pixels up to which a covariance is made and diagonalized: 2 minutes and 0.5 GB there
-_WHOLE = 6400  # pixels up to which a Jacobian is made and diagonalized
 
 
 def measure_references(workspace: Workspace) -> None:
@@ -186,7 +185,7 @@ def _bases(
         ids, clean = workspace.take(chosen)
         tangents = _tangents(workspace, chosen, shuffle=False)  # in place
     # Principal components come from a matrix of that side too.
-    principal = _in_place(workspace, workspace.principal) if math.prod(shape) <= _WHOLE else None
+    principal = _in_place(workspace, workspace.principal) if math.prod(shape) <= basis.WHOLE else None
     rows: list[tuple[pa.Table, pa.Table]] = []
     arrays: list[dict[str, NDArray[Any]]] = []
     for position, _, _, normal in noise.image_draws(ids, shape, 1, 1, settings.seed, 1):
@@ -194,7 +193,7 @@ def _bases(
         noisy = clean[i] + sigma * torch.from_numpy(normal[0]).to(clean.device)
         found = []
         for denoiser in denoisers:
-            found.append(_eigenbasis(workspace, denoiser, clean[i], noisy, sigma, ids[i]))
+            found.append(basis.analyze(denoiser, clean[i], noisy, sigma, settings.basis, settings.seed, ids[i]))
             if progress:
                 progress(len(rows) + len(found), len(names) * len(ids))
         placed = [replace(one, eigenvectors=_in_place(workspace, one.eigenvectors)) for one in found]
@@ -216,16 +215,6 @@ def _bases(
     long, summary = (pa.concat_tables(found) for found in zip(*rows, strict=True))
     stacked = {name: np.stack([each[name] for each in arrays]) for name in arrays[0]}
     return (long, summary), {"clean": clean.cpu().numpy(), **stacked}
-
-
-def _eigenbasis(
-    workspace: Workspace, denoiser: Denoiser, clean: Tensor, noisy: Tensor, sigma: float, image_id: str
-) -> basis.Basis:
-    d, settings = clean.numel(), workspace.settings
-    if d <= _WHOLE:
-        return basis.eigenbasis(denoiser, clean, noisy, sigma)
-    k, probes = min(d, settings.basis.vectors), settings.basis.probes
-    return basis.leading_eigenbasis(denoiser, clean, noisy, sigma, k, probes, settings.seed, image_id)
 
 
 def read_bases(

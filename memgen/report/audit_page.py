@@ -37,6 +37,9 @@ class AuditInput:
         at_risk: rows of an AT_RISK table.
         planted: how many planted copies were found; see `findings.audit.powers`.
         gaps: rows of a GAPS table.
+        shrinkage: what Jacobians say at each noise level; see `findings.shrinkage.compare`.
+        eigenvectors: the first ones near an image of T and of H, (k, C, H, W), and their eigenvalues, (k,), under the
+            names train_vectors, train_values, holdout_vectors and holdout_values; empty to show none.
         skipped: rows of a SKIPPED table.
         image_of: gives an image (C, H, W) of the set samples, train or held_out by its position; None shows no images.
     """
@@ -48,6 +51,8 @@ class AuditInput:
     at_risk: Sequence[Mapping[str, Any]]
     planted: Sequence[Mapping[str, Any]]
     gaps: Sequence[Mapping[str, Any]]
+    shrinkage: Sequence[Mapping[str, Any]]
+    eigenvectors: Mapping[str, NDArray[np.float64]]
     skipped: Sequence[Mapping[str, Any]]
     image_of: ImageOf | None
 
@@ -76,6 +81,8 @@ def render(found: AuditInput) -> str:
         n_skipped=len(found.skipped),
         wording=wording,
         gaps=found.gaps,
+        shrinkage=found.shrinkage,
+        eigenvectors=_eigenvectors(found.eigenvectors),
         unit="group" if found.manifest["config"]["groups"] else "image",
         settings=_stated(found.manifest["config"]),
         versions=found.manifest["versions"],
@@ -110,6 +117,21 @@ def _pictures(pair: Pair, image_of: ImageOf | None) -> dict[str, str]:
         pictures["nearest held out"] = _address(image_of("held_out", pair.held_out))
     difference = np.abs(_floats(sample) - _floats(train))
     return pictures | {"difference in pixels": _address(difference.astype(np.float32))}
+
+
+def _eigenvectors(found: Mapping[str, NDArray[np.float64]]) -> dict[str, list[tuple[str, str]]]:
+    """The eigenvectors of each side as data addresses with their eigenvalues; none for what is no picture."""
+    if not found or found["train_vectors"].shape[1] not in (1, 3):
+        return {}
+    shown = {}
+    for side, title in (("train", "near a training image"), ("holdout", "near a held-out image")):
+        pairs = zip(found[f"{side}_vectors"], found[f"{side}_values"], strict=True)
+        shown[title] = [(_address(_gray_at_zero(vector)), f"{value:.2f}") for vector, value in pairs]
+    return shown
+
+
+def _gray_at_zero(vector: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (0.5 + vector / (2 * max(float(np.abs(vector).max()), 1e-12))).astype(np.float32)
 
 
 def _floats(image: NDArray[Any]) -> NDArray[np.float64]:

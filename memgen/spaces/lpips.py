@@ -153,6 +153,24 @@ def read_trunk(path: Path, net: str) -> State:
     return {name: found[name].float() for name in names}
 
 
+def convert(source: Path, target: Path, net: str) -> int:
+    """Write the convolutions of a trunk as safetensors; returns the number of weights.
+
+    Args:
+        source: see `read_trunk`.
+        target: the file to write.
+        net: alex or vgg.
+
+    Raises:
+        DataError, ConfigError: see `read_trunk`.
+        StorageError: the target cannot be written.
+    """
+    state = read_trunk(source, net)
+    with files.writing(target) as file:
+        file.write(safetensors.torch.save({name: value.contiguous() for name, value in state.items()}))
+    return sum(value.numel() for value in state.values())
+
+
 def _parse(file: BinaryIO, path: Path, net: str) -> dict[str, Any]:
     """A state dict from any of the three kinds of files, recognized by their first bytes."""
     head = file.read(9)

@@ -130,6 +130,40 @@ class Basis:
         return self.sigma**2 * self.trace / self.d
 
 
+WHOLE = 6400  # numbers of an image up to which its Jacobian is made as a matrix
+
+
+def analyze(
+    denoiser: Denoiser,
+    clean: Tensor,
+    noisy: Tensor,
+    sigma: float,
+    settings: BasisSettings,
+    seed: int,
+    item: str = "",
+    whole: int | None = None,
+) -> Basis:
+    """The basis from the whole Jacobian of images up to a size, and its leading part for larger ones.
+
+    Args:
+        denoiser: see `eigenbasis`, as for the next three.
+        clean: the x.
+        noisy: the y.
+        sigma: noise level.
+        settings: how many eigenpairs are found of large images, and how sums over all of them are estimated.
+        seed: of random directions.
+        item: name of the image; each image has random directions of its own.
+        whole: numbers of an image up to which its Jacobian is made as a matrix; None takes WHOLE.
+
+    Raises:
+        ShapeError, DataError: see `eigenbasis`.
+    """
+    d = clean.numel()
+    if d <= (WHOLE if whole is None else whole):
+        return eigenbasis(denoiser, clean, noisy, sigma)
+    return leading_eigenbasis(denoiser, clean, noisy, sigma, min(d, settings.vectors), settings.probes, seed, item)
+
+
 def eigenbasis(denoiser: Denoiser, clean: Tensor, noisy: Tensor, sigma: float, chunk: int | None = None) -> Basis:
     """The basis in which a denoiser shrinks a noisy image, from its Jacobian as a matrix.
 
