@@ -9,7 +9,7 @@ whole numbers.
 import json
 import operator
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,12 @@ class _Program:
         self._steps: list[Step] = [
             (_function(node["target"]), node["inputs"], node["outputs"]) for node in graph["nodes"]
         ]
+        last = {name: i for i, node in enumerate(graph["nodes"]) for name in _names(node["inputs"])}
+        last.pop(self._output, None)
+        # What no later operator takes is let go after each one, which bounds the memory as PyTorch itself does.
+        self._done: list[list[str]] = [[] for _ in self._steps]
+        for name, i in last.items():
+            self._done[i].append(name)
 
     @property
     def inputs(self) -> int:
@@ -128,13 +134,16 @@ class _Program:
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         values = self._values | dict(zip(self._inputs, tensors, strict=True))
-        for function, inputs, outputs in self._steps:
+        for (function, inputs, outputs), done in zip(self._steps, self._done, strict=True):
             positional = [_argument(each["arg"], values) for each in inputs if each.get("kind") != 2]
             named = {each["name"]: _argument(each["arg"], values) for each in inputs if each.get("kind") == 2}
             found = function(*positional, **named)
             given = [found] if len(outputs) == 1 else found or ()
             for output, value in zip(outputs, given, strict=True):
                 _keep(output, value, values)
+            del found, given
+            for name in done:
+                values.pop(name, None)
         return values[self._output]  # type: ignore[no-any-return]
 
 
@@ -171,6 +180,19 @@ def _function(target: str) -> Callable[..., Any]:
     if not isinstance(found, torch._ops.OpOverload):
         raise _NotAllowedError(f"found the operator {target!r}, which aten does not have")
     return found
+
+
+def _names(found: Any) -> Iterator[str]:
+    """The names of the values that arguments refer to."""
+    if isinstance(found, Mapping):
+        for key, value in found.items():
+            if key in ("name", "as_name") and isinstance(value, str):
+                yield value
+            else:
+                yield from _names(value)
+    elif isinstance(found, list):
+        for each in found:
+            yield from _names(each)
 
 
 def _argument(argument: Mapping[str, Any], values: Values) -> Any:
