@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from memgen.base import wording
-from memgen.base.estimates import Estimate
 from memgen.cli.options import Device, Json, Outputs, RunName, Sizes, SubjectName
 from memgen.cli.root import app
 from memgen.cli.search import PANEL
@@ -77,6 +76,7 @@ def membership(
     """
     from memgen.cli import terminal
     from memgen.experiment import measure, tasks
+    from memgen.findings.membership import estimate
 
     workspace = existing(outputs, run, device)
     names = choose_subjects(workspace, sizes, None, subject)
@@ -87,7 +87,7 @@ def membership(
     columns = ["score", "noise level", "gap", "area under the curve", "found at 1 %"]
     for name, rows in found.items():
         shown = [
-            [row["score"], row["sigma"], *(_interval(row, key, row["unit"]) for key in ("gap", "auc", "tpr"))]
+            [row["score"], row["sigma"], *(wording.estimate(estimate(row, key)) for key in ("gap", "auc", "tpr"))]
             for row in rows
         ]
         first = rows[0]
@@ -142,9 +142,3 @@ def _stated(row: dict[str, Any], side: str) -> str:
         return wording.DASH
     ends = [f"{row[prefix + end]:.3g}" for end in ("low", "high") if row[prefix + end] is not None]
     return f"{value:.3g} [{', '.join(ends)}]" if ends else f"{value:.3g}"
-
-
-def _interval(row: dict[str, Any], key: str, unit: str) -> str:
-    """An estimate of a row with its interval, as people print it."""
-    unit = unit if key == "gap" else "share"
-    return wording.estimate(Estimate.of(row[key], row[f"{key}_low"], row[f"{key}_high"], unit=unit))

@@ -33,6 +33,8 @@ class Summary:
         gap: held_out minus train.
         probe_error: the largest standard error over probes of an image, bits per dimension.
         step_change: the largest change of an image when the number of steps was doubled, bits per dimension.
+        sigma_low: noise level of the density, pixel units.
+        independent: the independent unit: image, or group, whose images' bits are averaged.
     """
 
     train: Estimate
@@ -40,6 +42,8 @@ class Summary:
     gap: Estimate
     probe_error: float
     step_change: float
+    sigma_low: float
+    independent: str
 
 
 def summarize(table: pa.Table, groups: Groups | None, seed: int) -> Summary:
@@ -57,7 +61,8 @@ def summarize(table: pa.Table, groups: Groups | None, seed: int) -> Summary:
     )
     per_bit = table["dimension"].to_numpy() * math.log(2)
     probe, step = (float(np.abs(table[name].to_numpy() / per_bit).max()) for name in ("probe_error", "step_change"))
-    return Summary(train, held_out, gap(table, groups, seed), probe, step)
+    unit = "group" if groups else "image"
+    return Summary(train, held_out, gap(table, groups, seed), probe, step, table["sigma_low"][0].as_py(), unit)
 
 
 def gap(table: pa.Table, groups: Groups | None, seed: int) -> Estimate:
