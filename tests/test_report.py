@@ -642,7 +642,7 @@ def test_nothing_at_all_makes_a_page():
         ),
     ):
         empty = Page(render(ReportInput("Nothing", {}, given)))
-        assert empty.words.pop("").startswith(" Nothing No verdict: no model was measured at any N. Two denoisers are")
+        assert empty.words.pop("").startswith(" Nothing No verdict: nothing was measured that a verdict rests")
         del empty.words["definitions"]
         assert empty.words == {section: f" {text}" for section, text in (words | more).items()}
         assert not any(empty.pictures.values())

@@ -7,7 +7,7 @@ import pytest
 from drawn import bars, curves, horizontals, legend, panels, styles, verticals, words
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from program import memgen
+from program import memgen, write_config, write_digits
 from scored import diversity, membership, summary
 from test_report import Page
 from tested import imported, model
@@ -243,3 +243,15 @@ def test_sections_are_there_once_their_table_is(tiny, monkeypatch):
     assert len(one.tables["likelihood"][0]) == 3
     other = Page(memgen("report", "--n", "1").done().path.read_text())
     assert set(names) & set(other.sections) == {"diversity"}
+
+
+def test_a_likelihood_alone_makes_a_page(tmp_path, monkeypatch):
+    """A run whose models were trained and whose likelihood was measured has a page, which gives no verdict."""
+    write_config(tmp_path, write_digits(tmp_path / "digits.npy"))
+    monkeypatch.chdir(tmp_path)
+    memgen("train", "--config", "tiny.toml", "--n", "4", "--part", "a").done()
+    memgen("report", "--sweep").failed(4, "holds no measurements")
+    memgen("likelihood", "--subject", "n4-s0-a").done()
+    page = Page(memgen("report", "--sweep").done().path.read_text())
+    assert [row[0] for row in page.tables["likelihood"][0][1:]] == ["N = 4, model A"]
+    assert "No verdict: nothing was measured that a verdict rests on." in page.words[""]

@@ -28,7 +28,7 @@ _MISSING = {
     "similarity": "Similarities were not measured: there are no nearest neighbors and no comparison of two models.",
     "images": "There are no samples with their nearest training images.",
     "psnr": "Denoising PSNR was not measured.",
-    "transition": "no model was measured at any N.",
+    "transition": "nothing was measured that a verdict rests on.",
 }
 # How people read the units of the tables.
 _UNITS = {"pixel units^2": "squared pixel units"}
