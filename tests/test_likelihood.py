@@ -161,3 +161,8 @@ def test_gap_of_a_model_that_knows_its_images():
     assert apart.low > 0
     table = pa.concat_tables(rows).to_pandas().groupby("kind")["bits_per_dim"].mean()
     assert apart.estimate == pytest.approx(table["holdout"] - table["train"])
+    summary = likelihoods.summarize(pa.concat_tables(rows), None, 0)
+    assert (summary.gap, summary.sigma_low, summary.independent) == (apart, flow.low, "image")
+    halves = {each: f"{i // 20}" for i, each in enumerate(ids)}
+    grouped = likelihoods.summarize(pa.concat_tables(rows), halves, 0)
+    assert (grouped.train.n, grouped.held_out.n, grouped.independent) == (2, 2, "group")

@@ -12,6 +12,7 @@ from scored import diversity, membership, summary
 from test_report import Page
 from tested import imported, model
 
+from memgen import findings
 from memgen.base import schemas, wording
 from memgen.findings import diversities, labels
 from memgen.measures.diversity import UNITS
@@ -31,7 +32,7 @@ def quick(monkeypatch):
 
 def test_models_stand_in_ascending_order():
     """Cells come first by N, seed and part, then imported models by name, whatever their N; rows keep their order."""
-    keys = [imported("b", 1), model(1024), model(64, "b"), model(64, "a", 2), imported("a", None), model(64)]
+    keys = [imported("b", 1), model(1024), model(64, "b"), model(64, "a", 2), imported("a", 128), model(64)]
     table = pa.concat_tables([membership(key, {0.5: (1, 0), 0.1: (2, 0)}) for key in keys])
     found = list(labels.by_model(table))
     names = ["N = 64, model A", "N = 64, model B", "N = 64, model A, seed 2", "N = 1,024, model A", "a", "b"]
@@ -168,6 +169,12 @@ def test_the_section_of_membership():
         ["theirs", "mean PSNR dB", "1 image", "9 images", "30.0 [29.8, 30.2]", area, "\N{EM DASH}"],
     ]
     assert "N = 64, model B" in page.folded["membership"][0]
+    nats = membership(model(64), {None: (20.5, None)}, "log_density").to_pylist()[0]
+    found = [findings.membership.estimate(nats, name) for name in ("gap", "auc", "tpr")]
+    assert [(each.estimate, each.low, each.high, each.n) for each in found[:2]] == [
+        (20.5, 20.25, 20.75, 60), (0.625, 0.375, 0.875, 60)
+    ]  # fmt: skip
+    assert [each.unit for each in found] == ["nats", "probability", "share"]
     assert len(page.pictures["membership"]) == 1
 
 
