@@ -110,7 +110,10 @@ def test_divergence_of_two_gaussians_is_their_kl():
     assert kl > 0.1
     assert found.low < kl < found.high
     assert found.high - found.low < kl / 2
-    with pytest.raises(DataError, match="image_id"):
+    groups = {each: f"{i // 40}" for i, each in enumerate(ids)}
+    grouped = likelihoods.divergence(frame(a, images, ids, flow), frame(b, images, ids, flow), 0, groups)
+    assert (grouped.estimate, grouped.n, found.n) == (pytest.approx(found.estimate), 10, 400)
+    with pytest.raises(DataError, match="g and g differ in image_id"):
         likelihoods.divergence(frame(a, images, ids, flow), frame(b, images.flip(0), ids[::-1], flow), seed=0)
 
 
