@@ -110,7 +110,10 @@ def test_divergence_of_two_gaussians_is_their_kl():
     assert kl > 0.1
     assert found.low < kl < found.high
     assert found.high - found.low < kl / 2
-    with pytest.raises(DataError, match="image_id"):
+    groups = {each: f"{i // 40}" for i, each in enumerate(ids)}
+    grouped = likelihoods.divergence(frame(a, images, ids, flow), frame(b, images, ids, flow), 0, groups)
+    assert (grouped.estimate, grouped.n, found.n) == (pytest.approx(found.estimate), 10, 400)
+    with pytest.raises(DataError, match="g and g differ in image_id"):
         likelihoods.divergence(frame(a, images, ids, flow), frame(b, images.flip(0), ids[::-1], flow), seed=0)
 
 
@@ -161,3 +164,8 @@ def test_gap_of_a_model_that_knows_its_images():
     assert apart.low > 0
     table = pa.concat_tables(rows).to_pandas().groupby("kind")["bits_per_dim"].mean()
     assert apart.estimate == pytest.approx(table["holdout"] - table["train"])
+    summary = likelihoods.summarize(pa.concat_tables(rows), None, 0)
+    assert (summary.gap, summary.sigma_low, summary.independent) == (apart, flow.low, "image")
+    halves = {each: f"{i // 20}" for i, each in enumerate(ids)}
+    grouped = likelihoods.summarize(pa.concat_tables(rows), halves, 0)
+    assert (grouped.train.n, grouped.held_out.n, grouped.independent) == (2, 2, "group")

@@ -111,6 +111,15 @@ def test_the_commands(tiny):
     assert found["gap"]["estimate"] == pytest.approx(means["holdout"] - means["train"])
     assert found["step_change"] == pytest.approx((table["step_change"].abs() / (64 * np.log(2))).max())
     assert set(table["sigma_low"]) == {0.3}
+    apart = memgen("likelihood", "--subject", "n4-s0-a", "--against", "n4-s0-b", "--json").done().json
+    other = Run(tiny).table("likelihood", "n4-s0-b").to_pandas().groupby("kind")["bits_per_dim"].mean()
+    assert list(apart["likelihood"]) == ["n4-s0-a", "n4-s0-b"]
+    (more,) = apart["more_bits"].items()
+    assert (more[0], more[1]["n"]) == ("n4-s0-a", 8)
+    assert more[1]["estimate"] == pytest.approx(other["holdout"] - means["holdout"])
+    assert "bits that n4-s0-b spends more" in memgen("likelihood", "--n", "4", "--against", "n4-s0-b").done().err
+    memgen("likelihood", "--subject", "n4-s0-a", "--against", "n4-s0-a").failed(2, "--against", "another subject")
+    memgen("likelihood", "--subject", "n4-s0-a", "--against", "nobody").failed(4, "nobody")
     rows = memgen("membership", "--subject", "n4-s0-a", "--json").done().json["membership"]["n4-s0-a"]
     assert [row["score"] for row in rows] == ["psnr", "psnr", "psnr", "log_density"]
     psnr = Run(tiny).table("psnr", "n4-s0-a").to_pandas()

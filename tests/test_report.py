@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import scored
 import synthetic_run
 import tested
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from memgen.base import schemas, tables, wording
 from memgen.base.estimates import Estimate
-from memgen.findings import bases, levels, restorations, transition, verdict
+from memgen.findings import bases, diversities, levels, restorations, transition, verdict
 from memgen.report import page as pages
 from memgen.report import style
 from memgen.report.page import ReportInput, render, write
@@ -31,6 +32,8 @@ FIGURES = [
     "copies",
     "levels",
     "psnr",
+    "likelihood",
+    "membership",
     "spectrum",
     "bases",
     "samples",
@@ -122,6 +125,8 @@ def full() -> ReportInput:
             | {"singular_value": None, "coefficient_clean": 1.0, "coefficient_noisy": 1.0, "local_frequency": 0.1}
             | {"contour_energy": 1.0, "contour_direction": 0.5},
         ),
+        "membership": scored.membership(tested.model(4, "b"), {0.5: (0.5, 0.25), None: (0.5, 0.25)}),
+        "diversity": scored.diversity(tested.model(4, "b"), 0.5),
     }
     image = run.sets["a"][:1]
     restoration = restorations.Restoration("n4-s0-a", "low_pass", 0.5, 64, estimate(20.5), 15.5, 10.25, 30.75, 8)
@@ -141,6 +146,7 @@ def full() -> ReportInput:
         restored=[Restored("low_pass-0.5", image, image, models)],
         bases=[Bases("theirs", 0.5, image[0], image[0], image, np.array([[0.9, 0.1]]), eigenvectors)],
         readings=[reading(64, None, 0.25, 2), reading(None, "theirs", 0.25, 1), reading(64, None, 0.5, 0)],
+        likelihoods={"N = 4, model A": scored.summary(6.5, 6.75)},
     )
 
 
@@ -243,8 +249,10 @@ def test_the_page_opens_with_the_verdict_and_its_pictures(full, read):
     found = verdict.verdict(full.tables["transition"], full.tables["copies"])
     assert read.words[""].startswith(f" A run {found.headline} At each N two models")
     assert len(read.pictures[""]) == 2
-    names = "sizes imported similarity psnr restoration geometry optimality budget copies calibration data definitions"
-    assert read.sections == ["", *names.split(), "provenance"]
+    names = (
+        "sizes imported similarity diversity psnr membership likelihood restoration geometry optimality budget copies"
+    )
+    assert read.sections == ["", *names.split(), "calibration", "data", "definitions", "provenance"]
     assert all(f"{fold}" not in read.words[""] for fold in found.sentences)
 
 
@@ -265,6 +273,8 @@ def test_each_picture_stands_in_its_place(written, read):
         "samples": "similarity",
         "psnr": "psnr",
         "levels": "psnr",
+        "membership": "membership",
+        "likelihood": "likelihood",
         "restored-low_pass-0.5": "restoration",
         "bases": "geometry",
         "spectrum": "geometry",
@@ -274,7 +284,8 @@ def test_each_picture_stands_in_its_place(written, read):
     words = {"transition": "memorized fraction", "first": "one sample of model A", "images": "three noises"}
     words |= {"histograms": "histograms", "samples": "first samples", "psnr": "Output PSNR", "levels": "noise level"}
     words |= {"restored-low_pass-0.5": "restored images", "bases": "eigenvectors", "spectrum": "local frequency"}
-    words |= {"slopes": "fitted lines", "copies": "closest to training images"}
+    words |= {"slopes": "fitted lines", "copies": "closest to training images", "membership": "the attack finds"}
+    words |= {"likelihood": "bits per dimension"}
     assert all(words[name] in alt for name, (_, alt) in shown.items())
 
 
@@ -288,6 +299,8 @@ def test_each_figure_is_drawn_under_its_name(made):
         "copies": "training image",
         "levels": "Distance to pure memorization",
         "psnr": "Held-out images",
+        "likelihood": "Bits that each model spends",
+        "membership": "Training images found at 1 % false alarms",
         "spectrum": "Local frequency of the eigenvectors",
         "bases": "$f(y)$",
         "samples": "N = 4   B",
@@ -383,7 +396,14 @@ def test_an_imported_subject_alone_makes_a_page(full):
 def test_no_identifier_is_read(read):
     """Tables, headings and captions use words; keys of tables and names of cells appear nowhere."""
     text = " ".join(read.words.values())
-    for key in (*transition.QUANTITIES, *bases.QUANTITIES, "n4-s0-a", "n64-s0-b"):
+    for key in (
+        *transition.QUANTITIES,
+        *bases.QUANTITIES,
+        *diversities.QUANTITIES,
+        "log_density",
+        "n4-s0-a",
+        "n64-s0-b",
+    ):
         if "_" in key or "-" in key:
             assert key not in text, key
     assert "^2" not in text
@@ -622,7 +642,7 @@ def test_nothing_at_all_makes_a_page():
         ),
     ):
         empty = Page(render(ReportInput("Nothing", {}, given)))
-        assert empty.words.pop("").startswith(" Nothing No verdict: no model was measured at any N. Two denoisers are")
+        assert empty.words.pop("").startswith(" Nothing No verdict: nothing was measured that a verdict rests")
         del empty.words["definitions"]
         assert empty.words == {section: f" {text}" for section, text in (words | more).items()}
         assert not any(empty.pictures.values())

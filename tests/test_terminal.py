@@ -119,7 +119,7 @@ def test_colors_follow_the_regime(found, monkeypatch):
 def test_a_verdict_of_nothing(said):
     """Without anything measured there is a headline and no table."""
     table = transition.summarize({}, 0)
-    assert said(terminal.say, verdict.verdict(table), table) == ["Nothing was measured.", ""]
+    assert said(terminal.say, verdict.verdict(table), table) == ["Nothing was measured that a verdict rests on.", ""]
 
 
 def test_rows_of_the_transition_table(said, found):

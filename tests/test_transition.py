@@ -540,7 +540,7 @@ def test_nothing_measured_gives_a_table_and_a_verdict():
     """An empty run has no rows but the transition points, and says that nothing was measured."""
     summary = summarize({}, 0)
     assert summary["quantity"].to_pylist() == list(transition.POINTS)
-    assert verdict.verdict(summary).headline == "Nothing was measured."
+    assert verdict.verdict(summary).headline == "Nothing was measured that a verdict rests on."
     assert transition.estimates(summary)[None, "N_half"] == Estimate(None, None, None, 0, "images", "not measured")
     with pytest.raises(DataError, match=r"^transition table: found columns"):
         transition.estimates(schemas.LEVELS.empty_table())

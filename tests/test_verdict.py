@@ -197,7 +197,7 @@ def test_headlines(regimes, headline):
 
 def test_nothing_measured():
     """An empty table has a headline too."""
-    assert verdict.verdict(made()).headline == "Nothing was measured."
+    assert verdict.verdict(made()).headline == "Nothing was measured that a verdict rests on."
 
 
 def test_a_find_of_either_test_rules_out_generalizing():

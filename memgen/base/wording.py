@@ -43,7 +43,7 @@ def number(value: float, unit: str = "") -> str:
         text = f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 10 else f"{value:.2g}"
     elif unit == "samples":
         text = f"{value:.0f}"
-    elif unit == "dB":
+    elif unit in ("dB", "nats"):
         text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
     elif unit == "dimensions":
         text = f"{value:,.1f}"

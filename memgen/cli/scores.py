@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from memgen.base import wording
-from memgen.base.estimates import Estimate
+from memgen.base.errors import ConfigError
 from memgen.cli.options import Device, Json, Outputs, RunName, Sizes, SubjectName
 from memgen.cli.root import app
 from memgen.cli.search import PANEL
@@ -18,6 +18,10 @@ from memgen.experiment import runs
 def likelihood(
     sizes: Sizes = None,
     subject: SubjectName = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Name of another subject. Shows how many bits more it spends on the same held-out images."),
+    ] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     device: Device = "auto",
@@ -29,7 +33,7 @@ def likelihood(
     sample.sigma_end, where the images get noise too. A model that has memorized spends fewer bits on its training
     images than on held-out images. Two errors stand beside the bits: the standard error of the estimate of the trace,
     and the change when the steps of the flow are doubled. More of likelihood.steps and likelihood.probes makes them
-    smaller.
+    smaller. Of two models with the same held-out images, --against shows how many bits more the second spends on them.
     """
     from memgen.cli import terminal
     from memgen.experiment import measure, tasks
@@ -37,6 +41,10 @@ def likelihood(
 
     workspace = existing(outputs, run, device)
     names = choose_subjects(workspace, sizes, None, subject)
+    if against is not None:
+        if names == [against]:
+            raise ConfigError(f"--against {against}: expected another subject than this; memgen subjects lists them.")
+        names = list(dict.fromkeys([*names, *choose_subjects(workspace, None, None, against)]))
     found: dict[str, Any] = {}
     with prepared(workspace), tasks.threads(workspace.settings.compute.threads):
         for name in names:
@@ -44,6 +52,12 @@ def likelihood(
                 table = measure.measure_likelihood(workspace, name, progress)
             groups = measure.groups_of(workspace, name)
             found[name] = likelihoods.summarize(table, groups, workspace.settings.seed)
+        more = {}
+        for name in names:
+            if against not in (None, name):
+                own, other = (measure.measure_likelihood(workspace, each) for each in (name, str(against)))
+                groups = measure.groups_of(workspace, name)
+                more[name] = likelihoods.on_held_out(own, other, groups, workspace.settings.seed)
     rows = []
     for name, summary in found.items():
         of_images = [wording.estimate(each) for each in (summary.train, summary.held_out)]
@@ -53,8 +67,13 @@ def likelihood(
     sample = workspace.settings.sample
     note = f"bits per dimension of images with noise of {sample.sigma_end:g}, with 95 % intervals"
     terminal.table("likelihood by the probability flow", columns, rows, note)
+    if more:
+        shown = [[name, wording.estimate(each)] for name, each in more.items()]
+        note = "bits per dimension, with 95 % intervals; above 0, the subject finds these images more likely"
+        terminal.table("the same held-out images", ["subject", f"bits that {against} spends more"], shown, note)
     path = workspace.run.table_path("likelihood", names[-1])
-    finish(as_json, path, likelihood={name: asdict(summary) for name, summary in found.items()})
+    result = {"likelihood": {name: asdict(summary) for name, summary in found.items()}}
+    finish(as_json, path, **result, more_bits={name: asdict(each) for name, each in more.items()})
 
 
 @app.command(rich_help_panel=PANEL)
@@ -77,6 +96,7 @@ def membership(
     """
     from memgen.cli import terminal
     from memgen.experiment import measure, tasks
+    from memgen.findings.membership import estimate
 
     workspace = existing(outputs, run, device)
     names = choose_subjects(workspace, sizes, None, subject)
@@ -87,7 +107,7 @@ def membership(
     columns = ["score", "noise level", "gap", "area under the curve", "found at 1 %"]
     for name, rows in found.items():
         shown = [
-            [row["score"], row["sigma"], *(_interval(row, key, row["unit"]) for key in ("gap", "auc", "tpr"))]
+            [row["score"], row["sigma"], *(wording.estimate(estimate(row, key)) for key in ("gap", "auc", "tpr"))]
             for row in rows
         ]
         first = rows[0]
@@ -142,9 +162,3 @@ def _stated(row: dict[str, Any], side: str) -> str:
         return wording.DASH
     ends = [f"{row[prefix + end]:.3g}" for end in ("low", "high") if row[prefix + end] is not None]
     return f"{value:.3g} [{', '.join(ends)}]" if ends else f"{value:.3g}"
-
-
-def _interval(row: dict[str, Any], key: str, unit: str) -> str:
-    """An estimate of a row with its interval, as people print it."""
-    unit = unit if key == "gap" else "share"
-    return wording.estimate(Estimate.of(row[key], row[f"{key}_low"], row[f"{key}_high"], unit=unit))

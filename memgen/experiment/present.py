@@ -16,7 +16,7 @@ from memgen.base.errors import RunError
 from memgen.base.progress import Progress
 from memgen.experiment import geometry, measure, runs, subjects
 from memgen.experiment.workspace import Workspace
-from memgen.findings import bases, levels, restorations, slopes, transition, verdict
+from memgen.findings import bases, labels, levels, likelihoods, restorations, slopes, transition, verdict
 from memgen.findings.quantities import Similarity
 from memgen.images.imageset import ImageSet
 from memgen.measures.subject import Identity
@@ -210,7 +210,7 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
     """
     run, metric = workspace.run, workspace.settings.search.metric
     found = _measured(workspace, n_train)
-    if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr")):
+    if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr", "likelihood", "diversity")):
         raise RunError(f"{run.path} holds no measurements. Make some with: memgen sweep --run {run.name}.")
     found["transition"] = _transition(workspace, found)
     found["levels"] = levels.summarize(found, workspace.settings.seed)
@@ -230,12 +230,22 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
         restored=restored(workspace, n_train),
         bases=_bases(workspace, n_train),
         readings=bases.readings(found["basis_summary"], workspace.settings.seed),
+        likelihoods=_likelihoods(workspace, found["likelihood"]),
         dimension=int(np.prod(workspace.images.image_shape)),
         metric=metric,
         models=len(workspace.settings.cells),
     )
     folder = run.report if n_train is None else run.report / f"n{n_train}"
     return _verdict(workspace, found["transition"], found["copies"]), found["transition"], page.write(shown, folder)
+
+
+def _likelihoods(workspace: Workspace, table: pa.Table) -> dict[str, likelihoods.Summary]:
+    """What readers call each model of a LIKELIHOOD table, and its bits."""
+    seed = workspace.settings.seed
+    return {
+        labels.model(key): likelihoods.summarize(rows, measure.groups_of(workspace, key["subject"]), seed)
+        for key, rows in labels.by_model(table)
+    }
 
 
 def restored(workspace: Workspace, n_train: int | None = None, label: str | None = None) -> list[sheets.Restored]:

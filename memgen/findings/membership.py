@@ -174,6 +174,12 @@ def summarize(psnr: pa.Table, likelihood: pa.Table | None, groups: Groups | None
     return tables.make(schemas.MEMBERSHIP, keys | {name: [row[name] for row in rows] for name in rows[0]})
 
 
+def estimate(row: Mapping[str, Any], name: str) -> Estimate:
+    """An estimate of a row of a MEMBERSHIP table: gap, auc or tpr, with its interval and its unit."""
+    unit = {"gap": row["unit"], "auc": "probability", "tpr": "share"}[name]
+    return Estimate.of(row[name], row[f"{name}_low"], row[f"{name}_high"], row["n_units"], unit)
+
+
 def _parts(psnr: pa.Table, likelihood: pa.Table | None) -> Iterator[tuple[str, float | None, str, pa.Table]]:
     """Name, noise level, column and rows of each score."""
     sigmas = psnr["sigma"].to_numpy()

@@ -345,5 +345,5 @@ def _headline(paragraphs: Sequence[Paragraph]) -> str:
             undecided if sizes["cannot decide"] else "",
             *(paragraph.opening for paragraph in paragraphs if paragraph.subject is not None),
         )
-        or "Nothing was measured."
+        or "Nothing was measured that a verdict rests on."
     )

@@ -17,17 +17,18 @@ from matplotlib.figure import Figure
 
 from memgen.base import files, wording
 from memgen.base.estimates import Estimate
-from memgen.findings import bases, calibration, slopes, transition, verdict
+from memgen.findings import bases, calibration, diversities, labels, membership, slopes, transition, verdict
 from memgen.findings.bases import Reading
+from memgen.findings.likelihoods import Summary
 from memgen.findings.verdict import Paragraph
-from memgen.report import figures, sheets, spectra, style
+from memgen.report import figures, scores, sheets, spectra, style
 from memgen.report.sheets import Bases, Copies, Restored, Specimens
 
 _MISSING = {
     "similarity": "Similarities were not measured: there are no nearest neighbors and no comparison of two models.",
     "images": "There are no samples with their nearest training images.",
     "psnr": "Denoising PSNR was not measured.",
-    "transition": "no model was measured at any N.",
+    "transition": "nothing was measured that a verdict rests on.",
 }
 # How people read the units of the tables.
 _UNITS = {"pixel units^2": "squared pixel units"}
@@ -48,6 +49,7 @@ class ReportInput:
         restored: for each restoration task the images that models restored.
         bases: for each N and each imported denoiser, the basis in which it shrinks a noisy image.
         readings: for each of these and each noise level, what the Jacobians say.
+        likelihoods: what readers call each model whose likelihood was measured, and its bits.
         models: number of models of the sweep, which the tests for copies judge together; None for those in the tables.
     """
 
@@ -61,6 +63,7 @@ class ReportInput:
     restored: Sequence[Restored] = field(default=())
     bases: Sequence[Bases] = field(default=())
     readings: Sequence[Reading] = field(default=())
+    likelihoods: Mapping[str, Summary] = field(default_factory=dict)
     models: int | None = None
 
 
@@ -127,6 +130,8 @@ def _drawings(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]
         "copies": (bool(report.copies), lambda: sheets.figure_copies(report.copies)),
         "levels": ("levels" in has, lambda: figures.figure_levels(report.tables["levels"])),
         "psnr": ("psnr" in has, lambda: figures.figure_psnr(report.tables["psnr"], report.dimension)),
+        "likelihood": (bool(report.likelihoods), lambda: scores.figure_likelihood(report.likelihoods)),
+        "membership": ("membership" in has, lambda: scores.figure_membership(report.tables["membership"])),
         "spectrum": ("basis" in has, lambda: spectra.figure_spectrum(report.tables["basis"])),
         "bases": (bool(report.bases), lambda: sheets.figure_bases(report.bases)),
         "samples": (bool(report.pairs), lambda: sheets.figure_samples(report.pairs)),
@@ -167,6 +172,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         rules=verdict.RULES,
         definitions=[*transition.QUANTITIES.values(), *transition.POINTS.values()],
         wording=wording,
+        unit=_unit,
         pictures={name: _address(drawing) for name, drawing in drawings.items()},
         missing=_MISSING,
         metric=report.metric,
@@ -177,6 +183,10 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         bands=calibration.BANDS,
         geometry=list(_geometry(report.readings)),
         meanings=bases.QUANTITIES.values(),
+        likelihoods=report.likelihoods,
+        membership=_membership(report.tables.get("membership")),
+        diversity=_diversity(report.tables.get("diversity")),
+        measures=diversities.QUANTITIES,
         slopes=_slopes(report.tables.get("slopes")),
         training=_training(report.tables.get("training")),
         data=_data(report.tables),
@@ -219,14 +229,6 @@ def _address(drawing: bytes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(drawing).decode()
 
 
-def _model(row: Mapping[str, Any]) -> str:
-    """What readers call the model of a row: `N = 64, model A`, with its training seed if that is not 0, or its name."""
-    if row["role"] != "cell":
-        return str(row["subject"])
-    seed = f", seed {row['train_seed']}" if row["train_seed"] else ""
-    return f"{wording.subject_label('cell', row['n_train'], None)}, model {row['part'].upper()}{seed}"
-
-
 def _training(table: pa.Table | None) -> list[dict[str, Any]]:
     """Model, steps, images seen and seconds of every training, from its last record."""
     if table is None:
@@ -236,7 +238,7 @@ def _training(table: pa.Table | None) -> list[dict[str, Any]]:
     rows = last.sort_by([(key, "ascending") for key in keys]).to_pylist()
     return [
         {
-            "model": _model(row),
+            "model": labels.model(row),
             "steps": row["step_max"],
             "images_seen": row["images_seen_max"],
             "seconds": row["seconds_max"],
@@ -252,11 +254,37 @@ def _copies(table: pa.Table | None) -> list[dict[str, Any]]:
     return [
         row
         | {
-            "model": _model(row),
+            "model": labels.model(row),
             "fraction": Estimate.of(row["memorized_fraction"], row["low"], row["high"], row["samples"], "share"),
         }
         for row in ([] if table is None else table.to_pylist())
     ]
+
+
+_SCORES = {"psnr": "mean PSNR", "log_density": "log-density"}
+
+
+def _membership(table: pa.Table | None) -> list[dict[str, Any]]:
+    """The rows of a MEMBERSHIP table that are about all noise levels, with their estimates, by model."""
+    return [
+        row
+        | {"model": labels.model(row), "score": _SCORES[row["score"]]}
+        | {name: membership.estimate(row, name) for name in ("gap", "auc", "tpr")}
+        for _, rows in ([] if table is None else labels.by_model(table))
+        for row in rows.to_pylist()
+        if row["sigma"] is None
+    ]
+
+
+def _diversity(table: pa.Table | None) -> dict[str, list[dict[str, Any]]]:
+    """For each space its models: number of images, and by measure the value of samples and that of held-out images."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for key, rows in [] if table is None else labels.by_model(table):
+        for row in rows.to_pylist():
+            of_model = {"model": labels.model(key), "images": row["n"], "values": {}}
+            own = found.setdefault(row["space"], {}).setdefault(key["subject"], of_model)
+            own["values"][row["measure"]] = diversities.estimates(row)
+    return {space: list(models.values()) for space, models in found.items()}
 
 
 def _slopes(table: pa.Table | None) -> list[dict[str, Any]]:
