@@ -10,8 +10,10 @@ import typer
 
 from memgen.base.errors import ConfigError
 from memgen.cli.options import (
+    Condition,
     Config,
     Device,
+    Guidance,
     Json,
     Label,
     NewName,
@@ -23,7 +25,7 @@ from memgen.cli.options import (
     TrustCode,
 )
 from memgen.cli.root import app
-from memgen.cli.shared import choose_device, finish, note, say_warnings
+from memgen.cli.shared import choose_device, finish, import_options, note, say_warnings
 from memgen.experiment import runs
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ def audit(
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Number of samples drawn from --model (512).")] = None,
     label: Label = None,
+    condition: Condition = None,
+    guidance: Guidance = None,
     scheduler: Scheduler = None,
     trust_code: TrustCode = False,
     holdout: Annotated[
@@ -136,15 +140,7 @@ def audit(
         "images": False if no_images else None,
         "seed": seed,
         "sample": count and {"n_samples": count},
-        "checkpoint": {
-            name: value
-            for name, value in (
-                ("label", label),
-                ("scheduler", scheduler and str(scheduler.resolve())),
-                ("trust_code", trust_code or None),
-            )
-            if value is not None
-        },
+        "checkpoint": import_options(label, condition, guidance, scheduler, trust_code),
     }
     given = {key: value for key, value in options.items() if value is not None}
     if config is None and ("train" not in given or not {"samples", "model"} & given.keys()):

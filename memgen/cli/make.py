@@ -8,9 +8,11 @@ import typer
 
 from memgen.base.errors import ConfigError
 from memgen.cli.options import (
+    Condition,
     Config,
     Device,
     EverySize,
+    Guidance,
     Jobs,
     Json,
     Label,
@@ -36,6 +38,7 @@ from memgen.cli.shared import (
     existing,
     finish,
     grown,
+    import_options,
     note,
     prepared,
     say_warnings,
@@ -117,6 +120,8 @@ def import_(
         ),
     ] = None,
     label: Label = None,
+    condition: Condition = None,
+    guidance: Guidance = None,
     scheduler: Scheduler = None,
     trust_code: TrustCode = False,
     outputs: Outputs = runs.OUTPUTS,
@@ -126,13 +131,14 @@ def import_(
     """Bring a denoiser or a set of samples from elsewhere into a run.
 
     A denoiser is a checkpoint of the paper's authors (UNet, BF-CNN or BF_CNN_RF) or of memgen, a folder of diffusers, a
-    pickle of EDM, or a function of yours. No code of it runs without --trust-code. Samples are images that a model has
-    drawn.
+    program of TorchScript, torch.export or ONNX, a pickle of EDM, or a function of yours. No code of it runs without
+    --trust-code. Samples are images that a model has drawn.
 
     With --trained-on, the imported subject gets what a model of the sweep gets: its nearest training images, the test
     for copies, the memorized fraction and, for a denoiser, the PSNR gap. Without it, memgen measures what it can, and
     says what it cannot. Afterwards: memgen verdict, and memgen report --sweep.
     """
+    from memgen.base.config import validate
     from memgen.cli import terminal
     from memgen.experiment import references, subjects
     from memgen.images.arrays import parted
@@ -145,12 +151,8 @@ def import_(
     path, _ = parted(source)
     name = name or (path.stem if path.is_file() else path.resolve().name)
     as_denoiser = loading.is_model(source) if kind is None else kind == "denoiser"
-    options = ImportOptions(
-        first_layer_linear=first_layer_linear,
-        label=label,
-        scheduler=scheduler and scheduler.resolve(),
-        trust_code=trust_code,
-    )
+    stated = import_options(label, condition, guidance, scheduler, trust_code, first_layer_linear)
+    options = validate(ImportOptions, stated, source="options")
     with prepared(workspace), terminal.bar("importing") as progress:
         record, warnings = subjects.import_subject(
             workspace, source, name, as_denoiser, trained_on, holdout, options, progress, value_range

@@ -30,56 +30,6 @@ if TYPE_CHECKING:
 
 
 @app.command(rich_help_panel=PANEL)
-def compare(
-    first: Annotated[
-        str | None,
-        typer.Argument(help="Name of a subject; see memgen subjects. Default: the two models of the largest N."),
-    ] = None,
-    second: Annotated[str | None, typer.Argument(help="Name of the subject that it is compared with.")] = None,
-    sizes: Sizes = None,
-    outputs: Outputs = runs.OUTPUTS,
-    run: RunName = None,
-    device: Device = "auto",
-    jobs: Jobs = None,
-    as_json: Json = False,
-) -> None:
-    """Compare two models that draw samples from the same noise, or the two models of each N.
-
-    Shown are the similarity of their samples, beside that of samples from different noise, and how far apart the two
-    denoisers are as functions.
-    """
-    workspace = existing(outputs, run, device)
-    if first is None:
-        _measure(workspace, sizes, ("sample", "compare"), jobs, as_json, "similarity")
-        return
-    if second is None:
-        raise ConfigError(f"found one subject, {first}; expected two names, or none. memgen subjects lists the names.")
-    if sizes:
-        raise ConfigError(
-            "found two names and --n. Leave out --n, or leave out the names to compare the models of an N."
-        )
-    from memgen.cli import terminal
-    from memgen.experiment import make, measure, tasks
-    from memgen.findings import pairs
-
-    for name in (first, second):
-        make.require_denoiser(workspace, name)
-    with prepared(workspace), tasks.threads(workspace.settings.compute.threads):
-        total = workspace.settings.sample.n_samples
-        for name in (first, second):
-            with terminal.bar(f"sampling {name}") as progress:
-                make.sample_subject(workspace, name, lambda ended, _: progress(ended, total))
-        similar = measure.compare_samples(workspace, first, second)
-        apart = measure.measure_distances(workspace, first, second)
-    found = pairs.summarize(similar, apart, workspace.settings.seed)
-    columns = ["", "estimate", "low", "high", "n", "unit"]
-    rows = [[name, row.estimate, row.low, row.high, row.n, row.unit] for name, row in found.items()]
-    terminal.table(f"{first} and {second}, with 95 % intervals", columns, rows)
-    path = workspace.run.table_path("similarity", runs.pair_key(first, second))
-    finish(as_json, path, summary={name: asdict(row) for name, row in found.items()})
-
-
-@app.command(rich_help_panel=PANEL)
 def psnr(
     sizes: Sizes = None,
     subject: SubjectName = None,
@@ -92,7 +42,7 @@ def psnr(
     """Measure denoising PSNR against noise level, on training images and on held-out images."""
     workspace = existing(outputs, run, device)
     if subject is None:
-        _measure(workspace, sizes, ("psnr", "references"), jobs, as_json, "psnr")
+        measure_cells(workspace, sizes, ("psnr", "references"), jobs, as_json, "psnr")
     elif sizes:
         raise ConfigError("--subject names one subject. Leave out --n, or leave out --subject.")
     else:
@@ -176,7 +126,7 @@ def _models(workspace: "Workspace", sizes: list[int] | None, subject: str | None
     return [(subject_label("imported", None, subject), (subject,))]
 
 
-def _measure(
+def measure_cells(
     workspace: "Workspace",
     sizes: list[int] | None,
     verbs: tuple["Verb", ...],

@@ -26,7 +26,7 @@ from memgen.cli.options import (
 )
 from memgen.cli.root import app
 from memgen.cli.search import PANEL
-from memgen.cli.shared import choose_device, choose_subjects, existing, finish, note, prepared
+from memgen.cli.shared import choose_device, choose_subjects, existing, finish, import_options, note, prepared
 from memgen.experiment import runs
 
 if TYPE_CHECKING:
@@ -116,17 +116,7 @@ def monitor(
         "resize": resize,
         "range": value_range,
         "sample": count and {"n_samples": count},
-        "checkpoint": {
-            name: value
-            for name, value in (
-                ("label", label),
-                ("condition", condition and str(condition.resolve())),
-                ("guidance", guidance),
-                ("scheduler", scheduler and str(scheduler.resolve())),
-                ("trust_code", trust_code or None),
-            )
-            if value is not None
-        },
+        "checkpoint": import_options(label, condition, guidance, scheduler, trust_code),
     }
     given_options = {key: value for key, value in options.items() if value is not None}
     settings = configuration.load(following.FollowSettings, config, overrides, given_options)

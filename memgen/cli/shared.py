@@ -169,6 +169,26 @@ def _import(workspace: "Workspace") -> dict[str, Any]:
     return counts
 
 
+def import_options(
+    label: int | None = None,
+    condition: Path | None = None,
+    guidance: float | None = None,
+    scheduler: Path | None = None,
+    trust_code: bool = False,
+    first_layer_linear: bool | None = None,
+) -> dict[str, Any]:
+    """Values of `memgen.models.foreign.ImportOptions` that options of a command state."""
+    stated = {
+        "label": label,
+        "condition": condition and str(condition.resolve()),
+        "guidance": guidance,
+        "scheduler": scheduler and str(scheduler.resolve()),
+        "trust_code": trust_code or None,
+        "first_layer_linear": first_layer_linear,
+    }
+    return {name: value for name, value in stated.items() if value is not None}
+
+
 # ------------------------------------------------------------------------------------------------- doing work
 
 

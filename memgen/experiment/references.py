@@ -73,6 +73,11 @@ def load(run: runs.Run, name: str, device: str) -> Denoiser:
     return on_device(found, device)
 
 
+def options(run: runs.Run, name: str) -> dict[str, Any] | None:
+    """The options with which a model was loaded that a run does not copy; None for a network of memgen."""
+    return dict(_read(run.reference_path(name))["options"]) if run.reference_path(name).exists() else None
+
+
 def about(run: runs.Run, name: str) -> dict[str, Any]:
     """What a model that a run keeps is: its architecture and its number of parameters, or what its format says."""
     if run.reference_path(name).exists():

@@ -309,6 +309,12 @@ def is_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
+def name_like(text: str) -> str:
+    """A name for an imported subject that reminds of a text, such as that of a file."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")
+    return name if name and not is_cell_name(name) else f"model-{name}"
+
+
 def find(outputs: Path, name: str | None, kind: str | None = SWEEP) -> Run:
     """The run of that name (or path), or the newest one.
 

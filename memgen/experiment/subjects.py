@@ -315,6 +315,13 @@ def import_subject(
     return record, [warning for found in read.values() for warning in found.warnings]
 
 
+def is_same(workspace: Workspace, name: str, source: Path, options: ImportOptions) -> bool:
+    """Whether an imported denoiser of the run came from a source with these options."""
+    record = find(workspace, name).record
+    kept = references.options(workspace.run, name)
+    return record.source == escaped(str(source)) and kept in (None, options.model_dump(mode="json"))
+
+
 def _check_name(run: runs.Run, name: str) -> None:
     if not runs.is_name(name):
         raise RunError(f"subject name {name!r}: use letters, digits, '.', '_' and '-' only. Choose one with --name.")

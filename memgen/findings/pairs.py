@@ -49,6 +49,22 @@ def summarize(similarity: pa.Table, distances: pa.Table, seed: int) -> dict[str,
     return found
 
 
+def overlaps(summary: pa.Table, sigma: float, seed: int) -> dict[str, Estimate]:
+    """How much of the bases of two denoisers is the same, beside what random bases would have in common.
+
+    Args:
+        summary: a BASIS_SUMMARY table of the pair at one noise level.
+        sigma: that noise level.
+        seed: of the bootstrap over images.
+    """
+    found = {}
+    for name, column in (("overlap of the bases", "overlap_twin"), ("expected of random bases", "overlap_chance")):
+        values = summary.rename_columns({column: "value"})
+        each = bootstrap(_means_by_unit(values, "image_id"), _mean, seed)
+        found[f"{name} at noise {sigma:g}"] = replace(each, unit="mean squared cosine")
+    return found
+
+
 def _means_by_unit(table: pa.Table, unit: str) -> NDArray[np.float64]:
     """The mean value of each unit; units without a defined value are left out."""
     means = table.group_by(unit, use_threads=False).aggregate([("value", "mean")]).sort_by(unit)
