@@ -471,6 +471,7 @@ def test_options_are_off_unless_given():
     """No command prints JSON, skips a question or chooses anything by itself but the device and the folder of runs."""
     given = {"outputs": Path("outputs"), "device": "auto", "lpips_net": "alex", "low_db": 0.0, "high_db": 34.0, "n": 50}
     required = {("import_", "source"), ("runs_remove", "run"), ("restore", "task"), ("verify", "document")}
+    required |= {("weights", "source"), ("weights", "target")}
     required |= {("canaries_plant", "folder"), ("canaries_plant", "kept")}
     apps = [app, *(group.typer_instance for group in app.registered_groups)]
     commands = [command.callback for each in apps for command in each.registered_commands]

@@ -160,7 +160,8 @@ def test_checkpoints_of_ones_own(swept, tmp_path):
     images = sampling.sample(network, mean, range(5), 0, settings).images
     (row,) = find_copies(memgen.subject(samples=images, train=T, held_out=H))[1].to_pylist()
     assert [drawn[1][name] for name in ("memorized_fraction", "low", "high", "p")] == pytest.approx(
-        [row[name] for name in ("memorized_fraction", "low", "high", "p")]
+        [row[name] for name in ("memorized_fraction", "low", "high", "p")],
+        rel=0.1,  # p-values by random labels, here ten times as many
     )
     changed = json.loads((tmp_path / "own" / "monitor.json").read_text())
     assert changed["samples"] == 5

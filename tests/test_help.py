@@ -9,9 +9,10 @@ from typer.main import get_command
 
 from memgen.base import config
 from memgen.cli import app
-from memgen.experiment import geometry, measure
+from memgen.experiment import measure
 from memgen.experiment.settings import RunSettings
 from memgen.measures.copies import controls
+from memgen.measures.geometry import basis
 from memgen.models import inverse
 from memgen.spaces import lpips
 
@@ -129,7 +130,7 @@ def test_the_help_names_what_there_is():
         ("restore task", f"{', '.join(list(inverse.TASKS)[:-1])} or {list(inverse.TASKS)[-1]}."),
         ("calibrate repeats", f"({controls.REPEATS})"),
         ("slopes high_db", "0 to 34"),
-        ("basis", f"{geometry._WHOLE:,} numbers"),
+        ("basis", f"{basis.WHOLE:,} numbers"),
     ],
 )
 def test_defaults_and_choices_in_the_help_are_those_of_the_program(name, part):
@@ -191,17 +192,18 @@ def test_commands_and_options_stand_in_their_panels():
         "Models and samples": ["train", "import", "subjects", "sample", "restore", "index"],
         "Measures": [
             "nn-search",
-            "compare",
             "psnr",
             "basis",
             "peers",
             "calibrate",
             "slopes",
+            "compare",
             "likelihood",
             "membership",
             "diversity",
+            "monitor",
         ],
-        "Images and runs": ["data", "runs"],
+        "Images and runs": ["weights", "data", "runs"],
     }
     wanted = {"outputs": "Which run", "run": "Which run"}
     wanted |= dict.fromkeys(("config", "overrides", "dry_run"), "Settings of a new run")
@@ -219,8 +221,8 @@ def test_options_have_the_same_names_in_every_command():
         "value_range": ("--range",), "every": ("--sweep",), "kind": ("--as",), "yes": ("--yes", "-y"),
         "first_layer_linear": ("--first-layer-linear", "--first-layer-relu"),
     }  # fmt: skip
-    least = dict.fromkeys(("sizes", "n_train", "jobs", "k", "count", "trajectories", "calibrate"), 1)
-    least |= {"repeats": 2, "n": 2, "label": 0}
+    least = dict.fromkeys(("sizes", "n_train", "jobs", "k", "count", "trajectories", "calibrate", "each"), 1)
+    least |= {"repeats": 2, "n": 2, "label": 0, "guidance": 0}
     seen = set()
     for name, command in COMMANDS.items():
         for key, option in command.options.items():

@@ -16,6 +16,7 @@ from memgen.measures.timeline import Reached
 from memgen.models import networks
 from memgen.models.networks import UNetSettings
 from memgen.models.training import Training, TrainSettings, train
+from memgen.report.timeline import DRAWS_COPIES, GENERALIZES, figure_timeline
 
 
 def readings(train, held_out):
@@ -45,6 +46,35 @@ def test_times_of_a_constructed_training():
     assert (widths[1] < 0.2 * widths[0]).all()
     assert timeline.memorizes(found.slice(0, 4)) is None
     assert timeline.generalizes(found.slice(0, 0)) is None
+
+
+def test_when_samples_come_from_the_training_set():
+    """From the first reading on after which every p-value is small enough for that many looks."""
+    p = [0.9, 0.004, 0.2, 0.002, 0.001, 1e-4]  # the levels are .025, .0083, .0042, .0025, .0017, .0012
+    rows = [{"images_seen": 10 * k, "p": each} for k, each in enumerate(p, start=1)]
+    assert timeline.draws_copies(rows) == Reached(30, 40)
+    assert timeline.draws_copies(rows[:3]) is None
+    assert timeline.draws_copies([]) is None
+    late = [{"images_seen": k, "p": 1e-5} for k in range(1, 400)]  # the least p-value counts however many looks
+    assert timeline.draws_copies(late) == Reached(0, 1)
+
+
+def test_the_figure_shows_what_was_read(digits, tmp_path):
+    """The curves are the columns of the tables, and each time that was reached is marked in every panel."""
+    rng = np.random.default_rng(0)
+    found = timeline.timeline(readings(20 + rng.normal(0, 1, (3, 9)), 19 + rng.normal(0, 1, (3, 9))))
+    columns = {"images_seen": [100, 200, 300], "samples": 8, "unfinished": 0, "memorized_fraction": [0.0, 0.2, 0.9]}
+    columns |= {"low": [-0.1, 0.1, 0.7], "high": [0.1, 0.4, 1.0], "p": [0.5, 0.01, 1e-4], "found": [0, 0, 5]}
+    drawn = tables.make(schemas.DRAWN, columns, 3)
+    figure = figure_timeline(found, drawn, {GENERALIZES: (100, 200), DRAWS_COPIES: (200, 300)})
+    quality, gap, samples = figure.axes
+    curves = {line.get_label(): line.get_ydata() for panel in figure.axes for line in panel.lines}
+    assert list(curves["held-out images"]) == pytest.approx(found["held_out"].to_pylist())
+    assert list(curves["gap"]) == pytest.approx(found["gap"].to_pylist())
+    assert list(curves["memorized fraction"]) == [0.0, 0.2, 0.9]
+    for panel in (quality, gap, samples):
+        assert [line.get_xdata()[0] for line in panel.lines if line.get_label() == DRAWS_COPIES] == [300]
+    assert len(figure_timeline(found, schemas.DRAWN.empty_table(), {}).axes) == 2
 
 
 def test_a_gap_that_closes_again_is_no_memorization():

@@ -78,8 +78,8 @@ def compare(
     """Compare two models that draw samples from the same noise, or the two models of each N.
 
     Shown are the similarity of their samples, beside that of samples from different noise, and how far apart the two
-    denoisers are as functions: the mean squared difference of denoised images, and bits per dimension. Two models of
-    disjoint training sets that agree have generalized.
+    denoisers are as functions: the mean squared difference of denoised images, and bits per dimension. Models that
+    agree though they were trained on different images generalize.
 
     Two models of files are compared with memgen compare MODEL_A MODEL_B --images FOLDER. The command makes a run and
     imports both; given again, it goes on in that run. What it says of one model, such as --label, holds for both. To

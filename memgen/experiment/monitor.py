@@ -32,6 +32,7 @@ from memgen.base.errors import DataError, ShapeError
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import read_images
 from memgen.measures import timeline
+from memgen.measures.copies.competition import memorized_fraction
 from memgen.measures.copies.examiner import Examiner
 from memgen.measures.psnr import PsnrSettings, measure_psnr
 from memgen.measures.subject import subject
@@ -39,7 +40,7 @@ from memgen.models import latent, sampling
 from memgen.models.denoiser import Denoiser
 from memgen.models.sampling import SampleSettings
 from memgen.report import style
-from memgen.report.timeline import figure_timeline
+from memgen.report.timeline import DENOISES_BETTER, DRAWS_COPIES, GENERALIZES, figure_timeline
 
 # Where gaps open first, at a cost that a training bears: 4 noise levels, 3 draws, 64 images of each side.
 SIGMAS = (0.05, 0.1, 0.2, 0.4)
@@ -128,7 +129,8 @@ class Monitor:
             unfinished += int((found.status != "converged").sum())
             images.append(latent.decoded(denoiser, found.images, self._device))
         examined = self._examiner.examine(torch.from_numpy(np.nan_to_num(np.concatenate(images))), 0)
-        share = examined.fraction
+        pool = self._examiner.pool
+        share = memorized_fraction(pool.unit[examined.nearest], pool.unit_in_train, 0, timeline.PERMUTATIONS)
         columns = {
             "images_seen": images_seen,
             "samples": self._samples,
@@ -197,11 +199,14 @@ class Monitor:
 
     def keep_figure(self) -> Path:
         """Draw the readings as timeline.png in the folder; returns its path."""
-        found = self.timeline
-        times = (timeline.generalizes(found), timeline.memorizes(found))
-        figure = figure_timeline(
-            found, self.drawn, *(None if each is None else (each.after, each.by) for each in times)
-        )
+        found, drawn = self.timeline, self.drawn
+        times = {
+            GENERALIZES: timeline.generalizes(found),
+            DENOISES_BETTER: timeline.memorizes(found),
+            DRAWS_COPIES: timeline.draws_copies(drawn.to_pylist()),
+        }
+        marks = {what: (reached.after, reached.by) for what, reached in times.items() if reached is not None}
+        figure = figure_timeline(found, drawn, marks)
         return style.save(figure, self.folder / "timeline", [".png"])[0]
 
     def _claim(self) -> None:
@@ -231,9 +236,15 @@ def _of_samples(drawn: list[dict[str, Any]]) -> list[str]:
         return []
     first, last = drawn[0], drawn[-1]
     was, is_now = (f"{row['memorized_fraction']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" for row in (first, last))
+    reached = timeline.draws_copies(drawn)
+    began = (
+        "Its samples did not show that they come from training images."
+        if reached is None
+        else f"Its samples began to come from training images between {reached.after:,} and {reached.by:,} images seen."
+    )
     return [
-        f"The memorized fraction of {last['samples']} samples was {was} after {first['images_seen']:,} images seen and "
-        f"{is_now} after {last['images_seen']:,}; the latter depend on {last['found']} training images."
+        f"{began} Their memorized fraction was {was} after {first['images_seen']:,} images seen and {is_now} after "
+        f"{last['images_seen']:,} ({last['samples']} samples, which depend on {last['found']} training images)."
     ]
 
 

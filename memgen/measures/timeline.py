@@ -8,19 +8,24 @@ each time, averaged over noise levels and draws.
     tau_mem    the first reading from which on every reading shows memorization: the interval of the gap, PSNR on T
                minus PSNR on H, lies above 0, or that of its growth since the first reading does
 
+    tau_copy   the first reading from which on the samples of every reading come from T: the exact p-value of their
+               memorized fraction is small enough
+
 Images differ in how hard they are to denoise. The growth compares each image with itself, so its interval is about half
-as wide. Both times are known to lie between the reading before and that one.
+as wide. The times are known to lie between the reading before and that one.
 
 Reading k has the level 1 - .05 / (k (k + 1)), half of the error for each of the two intervals. These errors add up to
 .05 over any number of readings. So whoever stops as soon as a reading shows memorization stops for no reason in at most
 5 % of trainings, if T and H were divided at random.
 
-Source: the two times of Bonnaire, Urfin, Biroli & Mezard 2025, who measure them by the quality of samples and by the
-share of copies among them; here both are read off the denoiser, which needs no samples.
+Samples are tested at the level .05 / (k (k + 1)) too, but not below 1e-5, which their p-values can reach.
+
+Source: Bonnaire, Urfin, Biroli & Mezard 2025, who read tau_gen off the quality of samples, and tau_mem off the share of
+copies among them, which is tau_copy here. The denoiser shows both without samples, and memorization earlier.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -34,6 +39,7 @@ from memgen.base.intervals import welch
 from memgen.measures.copies.lead import Floats
 
 TOLERANCE = 0.1  # dB
+PERMUTATIONS = 99_999  # random labels behind the p-value of samples, so that it can be as small as 1e-5
 _ERROR = 0.05
 
 
@@ -90,18 +96,28 @@ def timeline(readings: pa.Table) -> pa.Table:
 def generalizes(timeline: pa.Table) -> Reached | None:
     """tau_gen of a TIMELINE table; None without readings."""
     good = timeline["as_good"].to_pylist()
-    return _reached(timeline, good.index(True)) if any(good) else None
+    return _reached(timeline["images_seen"].to_pylist(), good.index(True)) if any(good) else None
 
 
 def memorizes(timeline: pa.Table) -> Reached | None:
     """tau_mem of a TIMELINE table; None where the last reading shows no gap."""
-    found: Sequence[bool] = timeline["memorizes"].to_pylist()
-    start = max((i + 1 for i, shown in enumerate(found) if not shown), default=0)
-    return _reached(timeline, start) if start < len(found) else None
+    return _last_from(timeline["memorizes"].to_pylist(), timeline["images_seen"].to_pylist())
 
 
-def _reached(timeline: pa.Table, position: int) -> Reached:
-    seen = timeline["images_seen"].to_pylist()
+def draws_copies(drawn: Sequence[Mapping[str, Any]]) -> Reached | None:
+    """tau_copy of the rows of a DRAWN table, in order; None where the last one does not show it."""
+    levels = [max(_ERROR / (k * (k + 1)), 1 / (PERMUTATIONS + 1)) for k in range(1, len(drawn) + 1)]
+    shown = [row["p"] <= level for row, level in zip(drawn, levels, strict=True)]
+    return _last_from(shown, [row["images_seen"] for row in drawn])
+
+
+def _last_from(shown: Sequence[bool], seen: Sequence[int]) -> Reached | None:
+    """When something was reached that all readings show from then on."""
+    start = max((i + 1 for i, each in enumerate(shown) if not each), default=0)
+    return _reached(seen, start) if start < len(shown) else None
+
+
+def _reached(seen: Sequence[int], position: int) -> Reached:
     return Reached(seen[position - 1] if position else 0, seen[position])
 
 

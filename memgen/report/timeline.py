@@ -14,17 +14,20 @@ from memgen.report.style import BLUE, GRAY, INK, ORANGE, band, legend, styled
 Between = tuple[int, int]  # images seen: the reading before, and the reading that showed it
 
 
+GENERALIZES = "comes near its best on held-out images"
+DENOISES_BETTER = "denoises training images better than held-out ones"
+DRAWS_COPIES = "draws training images"
+_COLORS = {GENERALIZES: BLUE, DENOISES_BETTER: INK, DRAWS_COPIES: ORANGE}
+
+
 @styled
-def figure_timeline(
-    timeline: pa.Table, drawn: pa.Table, generalizes: Between | None, memorizes: Between | None
-) -> Figure:
+def figure_timeline(timeline: pa.Table, drawn: pa.Table, marks: Mapping[str, Between]) -> Figure:
     """PSNR on training and held-out images, its gap with intervals, and the memorized fraction of samples.
 
     Args:
         timeline: a TIMELINE table.
         drawn: a DRAWN table; without rows, there is no panel of samples.
-        generalizes: between which readings the model came near its best on held-out images; None if it is not known.
-        memorizes: between which readings it began to memorize; None if that was not seen.
+        marks: between which readings GENERALIZES, DENOISES_BETTER and DRAWS_COPIES were reached, as far as they were.
 
     Source: after Bonnaire, Urfin, Biroli & Mezard 2025, Fig. 1.
     """
@@ -57,27 +60,24 @@ def figure_timeline(
         panel.set_title(f"Memorized fraction of {kept[0]['samples']} samples")
         panel.set_ylabel("share, above chance")
     every = (quality, gap, *samples)
-    for between, label, color in (
-        (generalizes, "comes near its best on held-out images", BLUE),
-        (memorizes, "begins to memorize", ORANGE),
-    ):
-        if between is not None:
-            _mark(every, between, label, color)
+    for label, between in marks.items():
+        _mark(every, between, label)
     for panel in every:
         if min(seen, default=0) > 0:
             panel.set_xscale("log")
             panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.xaxis.set_major_formatter(FuncFormatter(lambda seen, _: f"{seen:,.0f}"))
             panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda seen, _: f"{seen:,.0f}"))
     every[-1].set_xlabel("training images seen")
     legend(figure, every, "outside upper center", columns=2)
     return figure
 
 
-def _mark(panels: tuple[Axes, ...], between: Between, label: str, color: str) -> None:
+def _mark(panels: tuple[Axes, ...], between: Between, label: str) -> None:
+    color = _COLORS[label]
     for panel in panels:
         panel.axvspan(max(between[0], between[1] / 1e3), between[1], color=color, alpha=0.15, linewidth=0)
-        panel.axvline(between[1], color=color, linewidth=1, linestyle=":", label=label)
+        panel.axvline(between[1], color=color, linewidth=1.5, linestyle=":", label=label)
 
 
 def _estimate(row: Mapping[str, Any], name: str, prefix: str) -> Estimate:
