@@ -23,7 +23,7 @@ def weights(
     lpips_net: Annotated[str, typer.Option(help="Which trunk that is: alex or vgg.")] = "alex",
     as_json: Json = False,
 ) -> None:
-    """Convert the weights of LPIPS's trunk to safetensors, for nn-search --lpips and --space lpips_alex=FILE.
+    """Convert the weights of the trunk of LPIPS to safetensors, for memgen nn-search --lpips or memgen audit --space.
 
     The source is often a pickle. The arrays in it are read and everything else is refused, so nothing is executed. The
     file that is written cannot execute code in any program. docs/lpips.md says where the source is had.
