@@ -357,6 +357,9 @@ def test_models_of_texts(tmp_path):
     np.save(tmp_path / "one.npy", texts[0].numpy())
     np.save(tmp_path / "both.npy", texts.numpy())
     np.save(tmp_path / "wide.npy", np.zeros((7, 8)))
+    evil = np.empty(1, dtype=object)
+    evil[0] = Touches(tmp_path / "touched")
+    np.save(tmp_path / "evil.npy", evil, allow_pickle=True)
     s = ((1 - scheduler.alphas_cumprod[500]) / scheduler.alphas_cumprod[500]).sqrt()
     y, sigma = torch.rand(2, *SHAPE), torch.full((2,), s.item() / 2)
     with torch.inference_mode():
@@ -371,7 +374,19 @@ def test_models_of_texts(tmp_path):
         ({}, ConfigError, r"takes a text. Give what its text encoder makes of it with --condition"),
         ({"condition": tmp_path / "wide.npy"}, DataError, r"found an array of shape \(7, 8\), expected finite numbers"),
         ({"condition": tmp_path / "none.npy"}, DataError, "cannot be read as .npy"),
+        ({"condition": tmp_path / "evil.npy"}, DataError, "cannot be read as .npy"),
         ({"condition": tmp_path / "one.npy", "guidance": 2.0}, ConfigError, "--guidance needs"),
     ):
         with pytest.raises(error, match=message):
             denoiser_of(tmp_path, **options)
+    assert not (tmp_path / "touched").exists()
+
+
+class Touches:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return type(self.path).touch, (self.path,)

@@ -39,7 +39,7 @@ def measure_shrinkage(
 
     Returns:
         A SHRINKAGE table of a row for each image and noise level, and the bases at the first image of each kind, train
-        and holdout, at the first noise level.
+        and holdout, at the lowest noise level.
 
     Raises:
         DataError: the subject lacks something, or its Jacobian cannot be had.
@@ -57,7 +57,7 @@ def measure_shrinkage(
         shape = clean.shape[1], clean.shape[2], clean.shape[3]
         for position, _, _, normal in noise.image_draws(images.ids, shape, 1, 1, seed, 1):
             x, identity = clean[int(position[0])], images.ids[int(position[0])]
-            for sigma in settings.sigmas:
+            for sigma in sorted(settings.sigmas):
                 noisy = x + sigma * torch.from_numpy(normal[0]).to(x.device)
                 found = analyze(subject.denoiser, x, noisy, sigma, settings, seed, identity, _WHOLE)
                 first.setdefault(kind, found)
