@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from memgen.base import schemas
 from memgen.base.errors import DataError
+from memgen.images import duplicates
 from memgen.images.duplicates import area_average, leaders, near_duplicates
 from memgen.images.imageset import ImageSet
 
@@ -49,6 +50,60 @@ def test_leaders_are_the_definition_whatever_the_block(seed, noise, block):
     leader, correlation = leaders(rows, 0.9, block)
     np.testing.assert_array_equal(leader, expected)
     np.testing.assert_allclose(correlation, value, atol=1e-12)
+
+
+def smooth_rows(n, d, noise, seed):
+    """Rows in few dimensions, with faint copies of some of them, as images are."""
+    rng = np.random.default_rng(seed)
+    axes = np.sin(np.outer(np.arange(1, 11), np.linspace(0, 3, d)) + rng.uniform(0, 6, (10, 1)))
+    rows = rng.normal(size=(n, 10)) @ axes
+    rows[n // 2 :] = rows[: n - n // 2] + noise * rng.normal(size=(n - n // 2, d))
+    return rows[rng.permutation(n)].astype(np.float32)
+
+
+@pytest.mark.parametrize("many", [0.5, 0.005])
+@pytest.mark.parametrize("noise", [0.1, 0.6])
+@pytest.mark.parametrize("block", [16, 37])
+def test_leaders_by_the_bound_are_the_definition(noise, block, many, monkeypatch):
+    """Whether pairs are looked at one by one or by whole products, in some blocks or in all, the leaders are the same."""
+    rows = smooth_rows(120, 300, noise, 4)
+    sketch = duplicates._Sketch.of(rows, 1.0)
+    monkeypatch.setattr(duplicates, "_MANY", many)
+    monkeypatch.setattr(duplicates._Sketch, "of", lambda rows, threshold: sketch)
+    expected, value = greedy(rows, 0.9)
+    assert 50 <= len(set(expected)) < 110
+    leader, correlation = leaders(rows, 0.9, block)
+    assert leader.tolist() == expected.tolist()
+    assert correlation == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bound_is_a_bound(seed, monkeypatch):
+    """No product of sketches is below the correlation of the rows, also for equal rows and rows that are all inside."""
+    rng = np.random.default_rng(seed)
+    rows = np.concatenate([smooth_rows(60, 400, 0.05, seed), rng.normal(size=(20, 400)), smooth_rows(4, 400, 0, seed)])
+    monkeypatch.setattr(duplicates, "_MANY", 1)
+    sketch = duplicates._Sketch.of(smooth_rows(60, 400, 0.05, seed), 1.0)
+    unit = duplicates._unit(np.concatenate([rows, rows[:5]]))
+    short = sketch(unit.astype(np.float32)).astype(np.float64)
+    assert (short @ short.T >= unit @ unit.T - 1e-6).all()
+    assert short.shape[1] == 33
+
+
+def test_rows_without_structure_are_not_sketched():
+    """The bound settles nothing for white noise at a low threshold, nor for short rows."""
+    rows = np.random.default_rng(0).normal(size=(600, 400)).astype(np.float32)
+    assert duplicates._Sketch.of(rows, 0.5) is None
+    assert duplicates._Sketch.of(rows[:, :100], 0.99) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 17)])
+def test_area_averages_are_computed_when_asked_for(shape):
+    images = ImageSet.from_pixels(np.random.default_rng(0).integers(0, 256, (9, *shape), dtype=np.uint8))
+    whole, lazy = area_average(images), duplicates.AreaAverages(images)
+    assert lazy.shape == whole.shape
+    assert np.array_equal(lazy[np.array([4, 0, 4])], whole[[4, 0, 4]])
+    assert lazy[np.array([], dtype=np.int64)].shape == (0, whole.shape[1])
 
 
 def test_truth_of_the_property_above_is_not_degenerate():

@@ -7,13 +7,20 @@
 The official code of Kadkhodaie et al. 2024 (quality_metrics_func.py, remove_repeats) differs in three ways that lose
 images or need much memory. It compares |r|, so a negative of an image counts as its copy. It compares with removed
 images too, so in a chain A ~ B ~ C both B and C are removed although A and C differ. And it forms the whole N x N
-matrix. Here the matrix exists one block at a time, and memory grows with the number of images kept.
+matrix. Here the matrix exists one block at a time.
 
-Float32 products decide only where they are far from the threshold. Near it, and for every correlation that is
-returned, float64 decides, so the result depends neither on the block size nor on the number of threads.
+Most pairs are settled by a bound. With P an orthogonal projection to few dimensions and u, v of unit length,
+
+    <u, v> <= <Pu, Pv> + |u - Pu| |v - Pv|
+
+which is the product of two short vectors (`_Sketch`). Only pairs whose bound exceeds the threshold are looked at. Where
+these are many, as among images without structure, whole products are taken instead. Float32 decides only where it is
+far from the threshold. Near it, and for every correlation that is returned, float64 decides. So the result is that of
+the definition, and depends neither on the projection, nor on the block size, nor on the number of threads.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +36,10 @@ from memgen.images.imageset import ImageSet
 _SLACK = 1e-4
 _POOL_BLOCK = 1024
 _PAIR_VALUES = 1 << 22
+_SKETCHED = 32  # dimensions of the projection
+_SAMPLED = 512  # rows that choose it
+# Share of pairs above the bound from which whole products cost less than looking at each pair.
+_MANY = 1 / 512
 
 
 def area_average(images: ImageSet, size: int = 20) -> NDArray[np.float32]:
@@ -55,8 +66,32 @@ def area_average(images: ImageSet, size: int = 20) -> NDArray[np.float32]:
     return averages.reshape(len(images), -1)
 
 
+class AreaAverages:
+    """The rows of `area_average`, computed when they are asked for, so that they need no memory.
+
+    Args:
+        images: N images.
+    """
+
+    def __init__(self, images: ImageSet) -> None:
+        self._images = images
+        self.shape = len(images), area_average(images.take(slice(1))).shape[1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The rows at some positions, (n, D)."""
+        return (
+            area_average(self._images.take(positions)) if len(positions) else np.empty((0, self.shape[1]), np.float32)
+        )
+
+
+Rows = NDArray[Any] | AreaAverages
+
+
 def leaders(
-    features: NDArray[Any] | torch.Tensor, threshold: float, block: int = 2048, ids: Sequence[str] | None = None
+    features: Rows | torch.Tensor, threshold: float, block: int = 2048, ids: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Greedy clusters by Pearson correlation: for each row its leader, the earlier leader with the largest correlation.
 
@@ -76,19 +111,21 @@ def leaders(
     """
     if not 0 < threshold <= 1:
         raise DataError(f"duplicates: found a threshold of {threshold}, expected a correlation above 0 and up to 1.")
-    rows = np.asarray(features)
+    rows = features if isinstance(features, AreaAverages) else np.asarray(features)
     leader, correlation = np.arange(len(rows), dtype=np.int64), np.ones(len(rows))
-    kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # leaders so far: positions, unit rows
+    sketch = _Sketch.of(rows, threshold) if len(rows) > block else None
+    kept: list[_Block] = []  # leaders so far
     for start in range(0, len(rows), block):
-        here = np.arange(start, min(start + block, len(rows)))
-        unit = _unit(rows[here]).astype(np.float32)
-        correlation[here[~unit.any(axis=1)]] = np.nan
-        before = [_close_pairs(rows, here, unit, *earlier, threshold) for earlier in kept]
-        free = ~np.isin(here, np.concatenate([i for i, _, _ in before])) if before else np.ones(len(here), dtype=bool)
-        chosen = _choose(rows, here[free], unit[free], threshold)
-        kept.append((chosen, unit[chosen - start]))
-        led = ~np.isin(here, chosen)
-        within = _close_pairs(rows, here[led], unit[led], *kept[-1], threshold)
+        here = _Block.of(rows, np.arange(start, min(start + block, len(rows))), sketch)
+        correlation[here.positions[~here.unit.any(axis=1)]] = np.nan
+        before = [_close_pairs(rows, here, earlier, threshold) for earlier in kept]
+        led = (
+            np.isin(here.positions, np.concatenate([i for i, _, _ in before])) if before else np.zeros(len(here), bool)
+        )
+        chosen = _choose(rows, here.take(~led), threshold)
+        leading = np.isin(here.positions, chosen)
+        kept.append(here.take(leading).without_units(sketch))
+        within = _close_pairs(rows, here.take(~leading), kept[-1], threshold)
         _assign(leader, correlation, [*before, within])
     if ids is not None:
         first_of: dict[str, int] = {}
@@ -112,7 +149,7 @@ def near_duplicates(images: ImageSet, threshold: float = 0.95) -> tuple[NDArray[
     Raises:
         DataError: the threshold is not in (0, 1].
     """
-    leader, correlation = leaders(area_average(images), threshold, ids=images.ids)
+    leader, correlation = leaders(AreaAverages(images), threshold, ids=images.ids)
     positions = np.arange(len(images))
     removed = np.flatnonzero(leader != positions)
     columns = {
@@ -144,27 +181,96 @@ def _unit(rows: NDArray[Any]) -> NDArray[np.float64]:
     return wide
 
 
+@dataclass(frozen=True, eq=False)
+class _Sketch:
+    """Short vectors whose products bound those of unit rows from above.
+
+    Attributes:
+        axes: (D, k) orthonormal columns, float32.
+    """
+
+    axes: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, rows: Rows, threshold: float) -> "_Sketch | None":
+        """The sketch along the first principal axes of some rows; None where it would save nothing.
+
+        Rows that are short themselves need none, and where many pairs of these rows are above the bound it is useless.
+        """
+        if rows.shape[1] <= 4 * _SKETCHED:
+            return None
+        chosen = np.unique(np.linspace(0, len(rows) - 1, _SAMPLED).astype(np.int64))
+        sample = _unit(rows[chosen])
+        _, vectors = np.linalg.eigh(sample @ sample.T)
+        axes, _ = np.linalg.qr(sample.T @ vectors[:, ::-1][:, :_SKETCHED])
+        sketch = cls(axes.astype(np.float32))
+        short = sketch(sample.astype(np.float32))
+        open_ = np.count_nonzero(short @ short.T > threshold - _SLACK) - len(short)
+        return None if open_ > _MANY * len(short) ** 2 else sketch
+
+    def __call__(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The sketches of unit rows, (n, k + 1); the last number is what the projection leaves out."""
+        inside = unit @ self.axes
+        # Float32 loses up to some 1e-6 of the squared length; 1e-5 more keeps the bound a bound.
+        outside = np.sqrt(np.maximum(1 - np.square(inside).sum(axis=1), 0) + 1e-5)
+        return np.column_stack([inside, outside]).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Some rows: their positions (n,), unit rows (n, D), and sketches; unit rows may be left out, and made again."""
+
+    positions: NDArray[np.int64]
+    unit: NDArray[np.float32]
+    sketches: NDArray[np.float32] | None
+
+    @classmethod
+    def of(cls, rows: Rows, positions: NDArray[np.int64], sketch: _Sketch | None) -> "_Block":
+        unit = _unit(rows[positions]).astype(np.float32)
+        return cls(positions, unit, None if sketch is None else sketch(unit))
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def take(self, which: NDArray[np.bool_]) -> "_Block":
+        """Some of the rows."""
+        return _Block(self.positions[which], self.unit[which], None if self.sketches is None else self.sketches[which])
+
+    def without_units(self, sketch: _Sketch | None) -> "_Block":
+        """The same with little memory, where sketches take the place of unit rows."""
+        return self if sketch is None else _Block(self.positions, self.unit[:0], self.sketches)
+
+    def units(self, rows: Rows) -> NDArray[np.float32]:
+        """The unit rows."""
+        return self.unit if len(self.unit) == len(self) else _unit(rows[self.positions]).astype(np.float32)
+
+
 _Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 
-def _close_pairs(
-    rows: NDArray[Any],
-    left: NDArray[np.int64],
-    left_unit: NDArray[np.float32],
-    right: NDArray[np.int64],
-    right_unit: NDArray[np.float32],
-    threshold: float,
-) -> _Pairs:
+def _close_pairs(rows: Rows, left: _Block, right: _Block, threshold: float) -> _Pairs:
     """Positions i in left and j < i in right whose exact correlation is above the threshold, and that correlation."""
-    proposed = np.flatnonzero(left_unit @ right_unit.T > threshold - _SLACK)
-    i, j = left[proposed // max(1, len(right))], right[proposed % max(1, len(right))]
+    proposed = _few(left, right, threshold)
+    if proposed is None:
+        proposed = np.flatnonzero(left.unit @ right.units(rows).T > threshold - _SLACK)
+    i, j = left.positions[proposed // max(1, len(right))], right.positions[proposed % max(1, len(right))]
     i, j = i[j < i], j[j < i]
     exact = _exact(rows, i, j)
     above = exact > threshold
     return i[above], j[above], exact[above]
 
 
-def _exact(rows: NDArray[Any], i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.float64]:
+def _few(left: _Block, right: _Block, threshold: float) -> NDArray[np.int64] | None:
+    """The flat places of pairs that the bound does not settle; None where they are many, or there is no sketch."""
+    if left.sketches is None or right.sketches is None:
+        return None
+    open_ = left.sketches @ right.sketches.T > threshold - _SLACK
+    if np.count_nonzero(open_) > len(left) + _MANY * open_.size:  # of a block with itself, each row is its own pair
+        return None
+    return np.flatnonzero(open_)
+
+
+def _exact(rows: Rows, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.float64]:
     """The correlation of rows i[p] and j[p] for each pair p, in float64; 0 where one is constant."""
     exact = np.empty(len(i))
     step = max(1, _PAIR_VALUES // rows.shape[1])
@@ -174,19 +280,24 @@ def _exact(rows: NDArray[Any], i: NDArray[np.int64], j: NDArray[np.int64]) -> ND
     return np.minimum(exact, 1)
 
 
-def _choose(
-    rows: NDArray[Any], candidates: NDArray[np.int64], unit: NDArray[np.float32], threshold: float
-) -> NDArray[np.int64]:
+def _choose(rows: Rows, candidates: _Block, threshold: float) -> NDArray[np.int64]:
     """The candidates that become leaders: in order, each that is not close to a leader chosen before it."""
-    scores = unit @ unit.T
-    close = scores > threshold
-    i, j = np.nonzero(np.tril(np.abs(scores - threshold) <= _SLACK, -1))
-    close[i, j] = _exact(rows, candidates[i], candidates[j]) > threshold
-    leads = np.ones(len(candidates), dtype=bool)
-    for earlier in range(len(candidates)):
+    positions, count = candidates.positions, len(candidates)
+    proposed = _few(candidates, candidates, threshold)
+    if proposed is None:
+        scores = candidates.unit @ candidates.unit.T
+        close = scores > threshold
+        i, j = np.nonzero(np.tril(np.abs(scores - threshold) <= _SLACK, -1))
+    else:
+        close = np.zeros((count, count), dtype=bool)
+        i, j = proposed // count, proposed % count
+        i, j = i[j < i], j[j < i]
+    close[i, j] = _exact(rows, positions[i], positions[j]) > threshold
+    leads = np.ones(count, dtype=bool)
+    for earlier in np.flatnonzero(close.any(axis=0)):
         if leads[earlier]:
             leads[earlier + 1 :] &= ~close[earlier + 1 :, earlier]
-    return candidates[leads]
+    return positions[leads]
 
 
 def _assign(leader: NDArray[np.int64], correlation: NDArray[np.float64], found: list[_Pairs]) -> None:
