@@ -238,7 +238,8 @@ class _Block:
 
     def without_units(self, sketch: _Sketch | None) -> "_Block":
         """The same with little memory, where sketches take the place of unit rows."""
-        return self if sketch is None else _Block(self.positions, self.unit[:0], self.sketches)
+        # A part of the array would keep all of it.
+        return self if sketch is None else _Block(self.positions, self.unit[:0].copy(), self.sketches)
 
     def units(self, rows: Rows) -> NDArray[np.float32]:
         """The unit rows."""
