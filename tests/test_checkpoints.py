@@ -602,6 +602,19 @@ def test_released_checkpoints(name: str, channels: int, parameters: int, expecte
 
 
 @pytest.mark.skipif(not RELEASED.is_dir(), reason="the authors' checkpoints are not here")
+@pytest.mark.parametrize(("sigma", "least"), [(25 / 255, 7.5), (50 / 255, 10.5)])
+def test_the_released_checkpoint_gains_what_its_authors_report(sigma: float, least: float):
+    """The gain of PSNR on gray photographs, the mean of three that scikit-image carries."""
+    network = foreign.load(RELEASED / "bf_cnn_BSD400_gray.pt", (128, 128), ImportOptions()).network
+    gains = []
+    for name in ("camera", "coins", "moon"):
+        clean = torch.from_numpy(getattr(skimage.data, name)()[60:188, 120:248].copy()).float()[None] / 255
+        noisy = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+        gains.append(_psnr(network(noisy[None])[0], clean) - _psnr(noisy, clean))
+    assert sum(gains) / 3 >= least
+
+
+@pytest.mark.skipif(not RELEASED.is_dir(), reason="the authors' checkpoints are not here")
 def test_released_checkpoint_is_homogeneous():
     """The laws of bias-free networks hold for real trained weights: f(3y) = 3 f(y), and f(-y) is not -f(y)."""
     network = foreign.load(RELEASED / "bf_cnn_BSD400_gray.pt", (32, 32), ImportOptions()).network.double()

@@ -11,11 +11,13 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
+from memgen.base import noise as streams
 from memgen.base.errors import ConfigError, DataError
 from memgen.experiment import runs
 from memgen.measures.psnr import PsnrSettings, curve
 from memgen.models import foreign, latent
 from memgen.models.foreign import ForeignModel, ImportOptions
+from memgen.models.sampling import SampleSettings, sample
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="diffusers is not installed")
 SHAPE = (3, 16, 16)
@@ -215,6 +217,35 @@ def test_what_is_refused(tmp_path):
             denoiser_of(tmp_path / folder)
     with pytest.raises(DataError, match="fails on two images of"):
         foreign.load(tmp_path / "whole", (15, 15), ImportOptions())
+
+
+@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("kind", ["HeunDiscreteScheduler", "EulerDiscreteScheduler"])
+def test_samples_are_those_of_diffusers(tmp_path, kind, predicts):
+    """memgen's own sampler, Heun and DDIM, draws what diffusers draws from the same noise; in pixels, to 1e-4."""
+    import diffusers
+
+    scheduler = getattr(diffusers, kind)(num_train_timesteps=1000, prediction_type=predicts)
+    network = saved(tmp_path, scheduler)
+    scheduler.set_timesteps(10)  # 999 / 9 is a whole number, so every step is one of the training
+    levels = scheduler.sigmas.double().unique().flip(0)[:-1] / 2  # the last is 0, where memgen denoises once more
+    z = torch.stack([torch.from_numpy(noise_of(i)) for i in range(2)])
+    theirs = 2 * levels[0].float() * z
+    with torch.inference_mode():
+        for t in scheduler.timesteps:
+            seen = scheduler.scale_model_input(theirs, t)
+            theirs = scheduler.step(network(seen, t).sample, t, theirs).prev_sample
+    settings = SampleSettings(
+        method="heun" if kind.startswith("Heun") else "ddim", sigmas=levels.tolist(), divergence_sigma=1e6, n_samples=2
+    )
+    drawn = sample(denoiser_of(tmp_path), torch.full(SHAPE, 0.5), range(2), 0, settings)
+    scale = max(1.0, theirs.abs().max().item())
+    np.testing.assert_allclose(2 * drawn.images - 1, theirs.numpy(), atol=1e-4 * scale)
+
+
+def noise_of(index):
+    """The first noise of a sample of memgen."""
+    return streams.normal(streams.stream("sample", 0, index), SHAPE)
 
 
 @pytest.mark.parametrize("kind", ["AutoencoderKL", "VQModel", "AutoencoderTiny"])
