@@ -14,6 +14,8 @@ import torch
 
 from memgen import spaces
 from memgen.base import noise
+from memgen.images.duplicates import leaders
+from memgen.images.importing import read_images
 from memgen.models.networks import BiasFreeBatchNorm, UNetSettings, build
 from memgen.models.sampling import SampleSettings, sample
 from memgen.models.training import Training, TrainSettings, train
@@ -86,6 +88,20 @@ def search(repeats: int, backend: str) -> list[float]:
     return ratios(lambda: index.search(queries, 3), lambda: x @ y.T, repeats)
 
 
+def near_duplicates(repeats: int) -> list[float]:
+    """The clusters of the embedded images at 28x28; without a bound, each would be compared with all before it."""
+    rows = read_images(resize=28, deduplicate=False).pixels.reshape(-1, 784)
+    unit = torch.from_numpy(rows).float()
+    unit -= unit.mean(dim=1, keepdim=True)
+    unit /= unit.norm(dim=1, keepdim=True)
+
+    def kernel():
+        for start in range(0, len(unit), 2048):
+            (unit[start : start + 2048] @ unit[: start + 2048].T > 0.99).sum()
+
+    return ratios(lambda: leaders(rows, 0.99), kernel, repeats)
+
+
 def drawing_noise(repeats: int) -> list[float]:
     streams = [noise.stream("bench", i) for i in range(128)]
     one = np.random.Generator(np.random.Philox(0))
@@ -106,6 +122,7 @@ def main() -> None:
         "sampling / its network calls": sampling(repeats),
         "exact search with FAISS / one float32 matrix product": search(repeats, "faiss"),
         "exact search with PyTorch / one float32 matrix product": search(repeats, "torch"),
+        "near-duplicates / the products of all pairs": near_duplicates(repeats),
         "noise from 128 streams / from one stream": drawing_noise(repeats),
     }
     print(f"one thread, torch {torch.__version__}, {repeats} turns: median [smallest, largest]")

@@ -163,6 +163,15 @@ def test_checkpoints_of_ones_own(swept, tmp_path):
         [row[name] for name in ("memorized_fraction", "low", "high", "p")],
         rel=0.1,  # p-values by random labels, here ten times as many
     )
+    for step in (5, 50):
+        saved(tmp_path / "others" / f"step-{step}.safetensors", step)
+    other = ("monitor", tmp_path / "t.npy", tmp_path / "others", "--holdout", tmp_path / "h.npy")
+    command(*other, *options, "--run", "own").failed(3, "holds readings of other checkpoints")
+    names = [command(*each, *options, "--json").done().err.splitlines()[0] for each in (arguments, other, arguments)]
+    assert names[0] == names[2] != names[1]
+    saved(tmp_path / "models" / "step-70.safetensors", 70)
+    grown = command(*arguments, *options, "--run", "own", "--json").done().json["timeline"]
+    assert [row["images_seen"] for row in grown] == [20, 200, 280]
     changed = json.loads((tmp_path / "own" / "monitor.json").read_text())
     assert changed["samples"] == 5
     command(*arguments, "--each", 4, "--outputs", tmp_path, "--run", "own").failed(3, "other images or settings")

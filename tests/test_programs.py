@@ -216,5 +216,5 @@ def test_units_that_say_nothing_are_refused(tmp_path, network):
 
 def test_options_that_a_format_does_not_read_are_refused(tmp_path, network):
     as_script(network, tmp_path / "net.ts")
-    with pytest.raises(ConfigError, match=r"net.ts: the option label does nothing with a denoiser in TorchScript"):
+    with pytest.raises(ConfigError, match=r"net.ts: the option label does nothing with a program of torch.export"):
         foreign.load(tmp_path / "net.ts", SIZE, ImportOptions(label=3))

@@ -120,10 +120,11 @@ def monitor(
     }
     given_options = {key: value for key, value in options.items() if value is not None}
     settings = configuration.load(following.FollowSettings, config, overrides, given_options)
-    folder = outputs / (run or following.name_of(settings))
+    listed = following.checkpoints(checkpoints, settings.each)
+    folder = outputs / (run or following.name_of(listed, settings))
     note(f"readings {folder}")
     with terminal.bar("checkpoints") as progress:
-        found = following.follow(checkpoints, settings, folder, choose_device(device), progress)
+        found = following.follow(listed, settings, folder, choose_device(device), progress)
     _say(folder.name, found)
     finish(as_json, found.keep_figure(), timeline=found.timeline.to_pylist(), drawn=found.drawn.to_pylist())
 

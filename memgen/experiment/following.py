@@ -1,7 +1,7 @@
 """Following memorization through the checkpoints of a training that is over, or still running."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -87,13 +87,18 @@ def _stem(name: str) -> str:
     return Path(name).stem if Path(name).suffix.lower() in _SUFFIXES else name
 
 
-def name_of(settings: FollowSettings) -> str:
-    """The name of the folder of readings with these settings, unless a person gives one."""
-    return f"monitor-{files.digest_json(settings.model_dump(mode='json'))[:6]}"
+def name_of(found: Mapping[int, Path], settings: FollowSettings) -> str:
+    """The name of the folder of readings of these checkpoints with these settings, unless a person gives one."""
+    return f"monitor-{files.digest_json([_pattern(found), settings.model_dump(mode='json')])[:6]}"
+
+
+def _pattern(found: Mapping[int, Path]) -> list[str]:
+    """What the paths of checkpoints have in common: the paths without their numbers, so that further ones may come."""
+    return sorted({_NUMBER.sub("#", str(path.resolve())) for path in found.values()})
 
 
 def follow(
-    sources: Sequence[Path],
+    found: Mapping[int, Path],
     settings: FollowSettings,
     folder: Path,
     device: str = "cpu",
@@ -102,21 +107,24 @@ def follow(
     """Take a reading of each checkpoint, unless there is one.
 
     Args:
-        sources: models, or folders that hold them.
+        found: the checkpoints; see `checkpoints`.
         settings: images, and what is measured.
         folder: where readings are kept.
         device: where models run.
         progress: called with (checkpoints done, checkpoints).
 
     Raises:
-        DataError: a checkpoint cannot be used, or the folder holds readings of other images or settings.
+        DataError: a checkpoint cannot be used, or the folder holds readings of other checkpoints, images or settings.
         ShapeError: a checkpoint takes images of another shape.
     """
-    found = checkpoints(sources, settings.each)
+    claimed, stated = folder / "checkpoints.json", {"each": settings.each, "paths": _pattern(found)}
+    if claimed.exists() and files.read_json(claimed) != stated:
+        raise DataError(f"{folder}: holds readings of other checkpoints. Use another folder with --run.")
     reading = {name: getattr(settings, name) for name in ReadSettings.model_fields} | {"deduplicate": False}
     train, held_out = (read_images(source, **reading) for source in (settings.train, settings.holdout))
     drawing, psnr = settings.sample, settings.psnr
     monitor = Monitor(train, held_out, folder, psnr, device, drawing.n_samples, drawing if drawing.n_samples else None)
+    files.write_json(claimed, stated)
     for done, (seen, path) in enumerate(found.items()):
         if progress:
             progress(done, len(found))

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from memgen.base.discovery import modules_of
 
-KINDS = "TorchScript (torch.jit.save), torch.export (.pt2) or ONNX"
-
 
 @dataclass(frozen=True, eq=False)
 class Program:
@@ -68,6 +66,12 @@ class Format(Protocol):
 def all_formats() -> list[Format]:
     """The modules of this package."""
     return [cast(Format, module) for module in modules_of(__name__, __path__)]
+
+
+def kinds() -> str:
+    """What the formats read, for an error message."""
+    *others, last = [format_.KIND for format_ in all_formats()]
+    return f"{', '.join(others)} or {last}"
 
 
 def find(path: Path) -> Format | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from memgen.base.errors import DataError, first_line
 from memgen.base.programs import Program, members
 
-KIND = "a program of torch.export.save (FILE.pt2)"
+KIND = "torch.export (FILE.pt2)"
 
 _MODEL = "models/model.json"
 _VERSION = 8  # major version of the layout, `schema_version` of the file; that of torch 2.13

@@ -19,7 +19,7 @@ import torch
 from memgen.base.errors import DataError, first_line
 from memgen.base.programs import Program, members
 
-KIND = "TorchScript of torch.jit.save"
+KIND = "TorchScript"
 
 _LIBRARIES = ("aten", "prim")
 _FORBIDDEN = (

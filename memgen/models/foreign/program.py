@@ -26,7 +26,7 @@ from memgen.models.foreign import ForeignModel, ImportOptions, digests
 
 ORDER = 0
 OPTIONS = ()
-KIND = f"a denoiser in {programs.KINDS}"
+KIND = f"a program of {programs.kinds()}"
 
 
 class Units(Settings):

@@ -12,7 +12,7 @@ from memgen.spaces.embedders import Embedder, Source, identity, stated_or_error
 from memgen.spaces.preprocessing import Preprocessing
 
 ORDER = 0
-KIND = f"a program in {programs.KINDS} (FILE and FILE.json)"
+KIND = f"a program of {programs.kinds()}, with FILE.json"
 
 
 def reads(source: Source) -> bool:
