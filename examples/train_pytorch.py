@@ -1,37 +1,47 @@
-"""Follow memorization in a plain PyTorch loop: python examples/train_pytorch.py [TRAIN HELD_OUT].
+"""Follow memorization in a plain PyTorch loop: python examples/train_pytorch.py [--train FOLDER --held-out FOLDER].
 
-A small network learns to denoise 32 images, until it begins to memorize them. Without arguments, the images are the
-embedded ones.
+A small network learns to denoise 32 of the embedded images, or your own, until it begins to memorize them.
 """
 
-import sys
+import argparse
+from pathlib import Path
 
 import torch
 from torch import nn
 
 import memgen
 
-SIDE, BATCH, STEPS = 16, 32, 3000
+SIDE, BATCH, WIDTH = 16, 32, 48
 
 
 def main() -> None:
     """Train, take readings, and say what they show."""
-    if len(sys.argv) > 2:
-        train, held_out = (memgen.read_images(path, resize=SIDE, color="gray") for path in sys.argv[1:3])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train", type=Path)
+    parser.add_argument("--held-out", type=Path)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--every", type=int, default=200, help="steps between two readings")
+    parser.add_argument("--out", type=Path, default=Path("outputs/example-pytorch"))
+    given = parser.parse_args()
+    if given.train:
+        train, held_out = (
+            memgen.read_images(each, resize=SIDE, color="gray") for each in (given.train, given.held_out)
+        )
     else:
         images = memgen.read_images(resize=SIDE, limit=400)
         train, held_out = images.take(slice(32)), images.take(slice(100, 400))
+
     torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(1, 48, 3, padding=1), nn.GELU(), *(layer() for _ in range(4) for layer in (_conv, nn.GELU)),
-        nn.Conv2d(48, 1, 3, padding=1),
-    )  # fmt: skip
-    monitor = memgen.Monitor(train, held_out, "outputs/example-pytorch")
+    layers: list[nn.Module] = [nn.Conv2d(1, WIDTH, 3, padding=1), nn.GELU()]
+    for _ in range(4):
+        layers += [nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.GELU()]
+    network = nn.Sequential(*layers, nn.Conv2d(WIDTH, 1, 3, padding=1))
     # The network predicts the noise as it is in the image, and does not take its level.
     denoiser = memgen.FunctionDenoiser(lambda noisy, sigma: noisy - network(noisy), train.image_shape, blind=True)
+    monitor = memgen.Monitor(train, held_out, given.out)
     optimizer, clean = torch.optim.AdamW(network.parameters(), lr=2e-3), train.floats()
-    for step in range(STEPS + 1):
-        if step % 200 == 0:
+    for step in range(given.steps + 1):
+        if step % given.every == 0:
             monitor(denoiser, images_seen=step * BATCH)
             if monitor.memorizes:
                 break
@@ -43,10 +53,6 @@ def main() -> None:
         optimizer.step()
     print(monitor.summary())
     print(monitor.keep_figure())
-
-
-def _conv() -> nn.Module:
-    return nn.Conv2d(48, 48, 3, padding=1)
 
 
 if __name__ == "__main__":

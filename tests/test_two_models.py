@@ -91,6 +91,7 @@ def test_what_is_refused(folder):
     one, two = (folder / name / "net.safetensors" for name in ("one", "two"))
     images, outputs = ("--images", folder / "digits.npy"), ("--outputs", folder)
     command("compare", one, *images, *outputs).failed(2, "expected two names")
+    command("compare", one, two, *outputs).failed(2, "add --images FOLDER")
     command("compare", *images, *outputs).failed(2, "--images is for two models of files")
     command("compare", one, folder / "digits.npy", *images, *outputs).failed(
         2, "digits.npy: not a model that memgen reads"

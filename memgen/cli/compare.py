@@ -106,6 +106,11 @@ def compare(
     }  # fmt: skip
     if stated := [name for name, value in only_with_images.items() if value is not None]:
         raise ConfigError(f"{stated[0]} is for two models of files, and needs --images FOLDER.")
+    if first is not None and second is not None and Path(first).exists() and Path(second).exists():
+        raise ConfigError(
+            f"{first} and {second} are files. To compare two models of files, add --images FOLDER, with images like "
+            "those that they draw."
+        )
     workspace = existing(outputs, run, device)
     if first is None or second is None:
         if bases:
