@@ -130,6 +130,19 @@ def test_a_training_that_memorizes(digits, tmp_path):
         memgen.Monitor(T, T, tmp_path / "mine")
 
 
+def test_the_order_of_files_changes_nothing(digits, tmp_path):
+    """Of many images, those that are measured are chosen by their content: the same ones whatever the order."""
+    T, H = digits.take(slice(0, 100)), digits.take(slice(100, 300))
+    denoiser = memgen.FunctionDenoiser(lambda noisy, sigma: noisy / 2, (1, 8, 8))
+    found = []
+    for name, turn in (("a", 1), ("b", -1)):
+        monitor = memgen.Monitor(T.take(np.arange(100)[::turn]), H.take(np.arange(200)[::turn]), tmp_path / name)
+        monitor(denoiser, 10)
+        found.append(monitor.readings.sort_by([("kind", "ascending"), ("image_id", "ascending")]))
+    assert found[0].equals(found[1])
+    assert set(found[0]["image_id"].to_pylist()) != set(T.ids[:64]) | set(H.ids[:64])
+
+
 def test_a_function_as_a_denoiser(digits, tmp_path):
     """The identity gains nothing: its PSNR is that of the noise, with no gap."""
     monitor = memgen.Monitor(digits.take(slice(0, 40)), digits.take(slice(40, 80)), tmp_path)

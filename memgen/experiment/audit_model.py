@@ -17,6 +17,7 @@ from memgen.experiment import references, runs
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage
 from memgen.findings.gaps import gaps
 from memgen.images.imageset import ImageSet
+from memgen.measures.copies.pool import label_free_order
 from memgen.measures.geometry.basis import Basis
 from memgen.measures.geometry.shrinkage import measure_shrinkage
 from memgen.measures.psnr import measure_psnr
@@ -105,7 +106,8 @@ def draw(
 
 def measure(run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: ImageSet, device: str) -> None:
     """Measure how well the model denoises images of T and of H: the tables `psnr` and `gaps`."""
-    given = subject(NAME, denoiser=load(run, settings, train, device), train=train, held_out=held_out)
+    denoiser = load(run, settings, train, device)
+    given = subject(NAME, denoiser=denoiser, train=_in_chance_order(train), held_out=_in_chance_order(held_out))
     psnr = measure_psnr(given, settings.psnr, settings.seed, device=device)
     run.write_table("psnr", NAME, psnr)
     run.write_table("gaps", NAME, gaps(psnr, groups_by_id(given)))
@@ -116,10 +118,14 @@ def measure_jacobians(
 ) -> list[str]:
     """Measure the Jacobian of the model near images of T and of H: the table `shrinkage`, and the first eigenvectors.
 
+    Of each group, one image is taken.
+
     Returns:
         Why it could not be measured, in a sentence; the table is then empty.
     """
-    given = subject(NAME, denoiser=load(run, settings, train, device), train=train, held_out=held_out)
+    sides = (_in_chance_order(train), _in_chance_order(held_out))
+    alone_t, alone_h = (side.take(np.sort(np.unique(side.groups or side.ids, return_index=True)[1])) for side in sides)
+    given = subject(NAME, denoiser=load(run, settings, train, device), train=alone_t, held_out=alone_h)
     try:
         found, first = measure_shrinkage(
             given, settings.basis, settings.seed, device, lambda done, total: report("measuring Jacobians", done, total)
@@ -132,6 +138,11 @@ def measure_jacobians(
         np.savez(file, **arrays)  # type: ignore[arg-type]
     run.write_table("shrinkage", NAME, found)
     return []
+
+
+def _in_chance_order(images: ImageSet) -> ImageSet:
+    """Images in an order that knows neither folders nor labels, since only the first ones are measured."""
+    return images.take(label_free_order(images.ids))
 
 
 def eigenvectors(run: runs.Run) -> dict[str, NDArray[np.float64]]:

@@ -34,6 +34,7 @@ from memgen.images.importing import read_images
 from memgen.measures import timeline
 from memgen.measures.copies.competition import memorized_fraction
 from memgen.measures.copies.examiner import Examiner
+from memgen.measures.copies.pool import label_free_order
 from memgen.measures.psnr import PsnrSettings, measure_psnr
 from memgen.measures.subject import subject
 from memgen.models import latent, sampling
@@ -80,7 +81,10 @@ class Monitor:
         samples: int = 0,
         drawing: SampleSettings | None = None,
     ) -> None:
-        self._train, self._held_out = _images(train), _images(held_out)
+        # Only the first images are measured, and files are often in the order of classes or of patients.
+        self._train, self._held_out = (
+            each.take(label_free_order(each.ids)) for each in (_images(train), _images(held_out))
+        )
         if self._train.image_shape != self._held_out.image_shape:
             raise ShapeError(
                 f"found training images of shape {self._train.image_shape} and held-out images of shape "

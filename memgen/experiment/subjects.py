@@ -23,6 +23,7 @@ from memgen.images.groups import BY_NAME
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import Imported, ImportSettings, import_images
 from memgen.images.names import escaped
+from memgen.measures.copies.pool import label_free_order
 from memgen.measures.subject import Identity, Samples, Subject, lacking
 from memgen.models import latent, loading
 from memgen.models.denoiser import Denoiser
@@ -286,9 +287,12 @@ def import_subject(
         for kind, path in (("train", trained_on), ("held_out", holdout), ("samples", None if as_denoiser else source))
         if path is not None
     }
-    train = read["train"].images if "train" in read else None
-    own_holdout = read.get("held_out")
-    held_out = own_holdout.images if own_holdout else workspace.images.take(workspace.split.holdout)
+    # The first images of a set are those that are measured, and files are often in the order of classes or of patients.
+    own = {
+        kind: found.images.take(label_free_order(found.images.ids)) for kind, found in read.items() if kind != "samples"
+    }
+    train = own.get("train")
+    held_out = own["held_out"] if "held_out" in own else workspace.images.take(workspace.split.holdout)
     unseen = held_out if train is None else without(held_out, train)
     if unseen is None:
         raise DataError(
