@@ -182,10 +182,10 @@ def test_import_of_samples_and_their_images(tiny, tmp_path):
     assert outcome.json["warnings"] == []
     subject = subjects.find(Workspace.of(Run(tiny), "cpu"), "a")
     np.testing.assert_allclose(subject.samples.images[:, 0], pixels[:3] / 255, atol=1e-6)
-    found, wanted = subject.train.floats()[:, 0].numpy(), pixels[3:6] / 255  # the order is that of a hash
-    by_sum = [np.argsort(each.sum(axis=(1, 2))) for each in (found, wanted)]
-    np.testing.assert_allclose(found[by_sum[0]], wanted[by_sum[1]], atol=0.5 / 255)
-    np.testing.assert_allclose(subject.held_out.floats()[:, 0], pixels[6:] / 255, atol=0.5 / 255)
+    for found, wanted in ((subject.train, pixels[3:6]), (subject.held_out, pixels[6:])):
+        both = [found.floats()[:, 0].numpy(), wanted / 255]  # the order is that of a hash
+        one, other = (each[np.argsort(each.sum(axis=(1, 2)))] for each in both)
+        np.testing.assert_allclose(one, other, atol=0.5 / 255)
     shown = memgen("nn-search", "--subject", "a", "--json").done()
     assert [row["query_source"] for row in shown.json["neighbors"][::3]] == [f"a.npz[{i}]" for i in range(3)]
     assert shown.json["neighbors"][0]["reference_source"] in shown.err
