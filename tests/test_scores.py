@@ -223,6 +223,7 @@ def test_each_measure_of_diversity_has_a_name():
 # ---------------------------------------------------------------------------------------------------------- the run
 
 
+@pytest.mark.slow
 def test_sections_are_there_once_their_table_is(tiny, monkeypatch):
     """Before the commands the page has none of them; after, the page of the sweep and that of one N have what is theirs."""
     monkeypatch.setattr(scores, "figure_likelihood", lambda found: Figure())
