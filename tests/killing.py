@@ -19,7 +19,7 @@ KINDS = {
     *(f"tables/{kind}" for kind in ("skipped", "duplicates", "split", "subjects", "training", "samples", "neighbors")),
     *(f"tables/{kind}" for kind in ("similarity", "psnr", "distances", "significance", "copies")),
     *("denoisers/*.safetensors", "denoisers/*.json", "denoisers/*.pt", "samples/*.npy"),
-    *(f"indexes/{name}" for name in ("pixels.npy", "ids.npy", "clusters.npy", "vectors.faiss", "index.json")),
+    *(f"indexes/{name}" for name in ("pixels.npy", "ids.npy", "clusters.npy", "index.json")),
 }
 REPORTED = ("transition.parquet", "levels.parquet", "report.html")
 
@@ -72,7 +72,7 @@ def watch(run: Path, reach) -> None:
 
     make._SAVE_EVERY_S = 0.0  # keep the state of a training at every record
     rename, remove = os.replace, runs.Run.remove_table
-    update, draw, read = sampling._StochasticState.update, training._draw, importing.readers.read
+    update, rate, read = sampling._StochasticState.update, training._learning_rate, importing.readers.read
 
     def replace(source, target) -> None:
         kind = kind_of(Path(target).relative_to(run))
@@ -89,10 +89,10 @@ def watch(run: Path, reach) -> None:
             reach("sampling")
         return update(state, step)
 
-    def drawn(training, clean):
-        if training.step == 60:
+    def rated(settings, seen, budget):
+        if seen >= 60 * settings.batch_size:
             reach("training")
-        return draw(training, clean)
+        return rate(settings, seen, budget)
 
     def found(*given):
         images = read(*given)
@@ -100,12 +100,8 @@ def watch(run: Path, reach) -> None:
         return images
 
     runs.Run.remove_table = removed
-    os.replace, sampling._StochasticState.update, training._draw, importing.readers.read = (
-        replace,
-        updated,
-        drawn,
-        found,
-    )
+    os.replace, sampling._StochasticState.update = replace, updated
+    training._learning_rate, importing.readers.read = rated, found
 
 
 def kind_of(path: Path) -> str:

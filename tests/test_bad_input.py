@@ -164,7 +164,6 @@ DAMAGED = {
     "denoisers/n4-s0-b.json": ("sample", "denoisers/n4-s0-b.json"),
     "samples/n4-s0-b.npy": ("compare", "samples/n4-s0-b.npy"),
     "indexes/train_b-n4-correlation/pixels.npy": ("index", "indexes/train_b-n4-correlation"),
-    "indexes/train_b-n4-correlation/vectors.faiss": ("index", "indexes/train_b-n4-correlation"),
     "indexes/train_b-n4-correlation/index.json": ("index", "indexes/train_b-n4-correlation"),
     "tables/samples/n4-s0-b.parquet": ("report", "tables/samples/n4-s0-b.parquet"),
     "tables/similarity/n4-s0-a+n4-s0-b.parquet": ("report", "tables/similarity/n4-s0-a+n4-s0-b.parquet"),

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from memgen.base import schemas, tables
 from memgen.base.errors import DataError
-from memgen.images.imageset import ImageSet
+from memgen.images.imageset import ImageSet, floats
 
 # Far above the rounding of a float32 product of unit vectors, and small enough that few pairs need float64.
 _SLACK = 1e-4
@@ -87,7 +87,26 @@ class AreaAverages:
         )
 
 
-Rows = NDArray[Any] | AreaAverages
+class Pixels:
+    """Images as rows, which become float32 when they are asked for, so that they need no memory.
+
+    Args:
+        images: (N, C, H, W), in memory or not.
+    """
+
+    def __init__(self, images: Any) -> None:
+        self._images = images
+        self.shape = len(images), int(np.prod(images.shape[1:]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The rows at some positions, (n, D), in pixel units."""
+        return floats(self._images[positions]).flatten(1).numpy()
+
+
+Rows = NDArray[Any] | AreaAverages | Pixels
 
 
 def leaders(
@@ -111,7 +130,7 @@ def leaders(
     """
     if not 0 < threshold <= 1:
         raise DataError(f"duplicates: found a threshold of {threshold}, expected a correlation above 0 and up to 1.")
-    rows = features if isinstance(features, AreaAverages) else np.asarray(features)
+    rows = features if isinstance(features, AreaAverages | Pixels) else np.asarray(features)
     leader, correlation = np.arange(len(rows), dtype=np.int64), np.ones(len(rows))
     sketch = _Sketch.of(rows, threshold) if len(rows) > block else None
     kept: list[_Block] = []  # leaders so far

@@ -25,7 +25,7 @@ Source: Kadkhodaie & Simoncelli (2020); Kadkhodaie et al. (ICLR 2024), Algorithm
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self, get_args
@@ -39,6 +39,7 @@ from torch import Tensor
 from memgen.base import noise
 from memgen.base.config import Settings, validate
 from memgen.base.errors import ShapeError
+from memgen.models import ahead
 from memgen.models.denoiser import Denoiser
 from memgen.models.inverse import Constraint
 from memgen.models.solvers import SCHEDULES, STEPS, Schedule, Solver, noise_levels
@@ -48,6 +49,7 @@ _PAPER: dict[str, Any] = {"growing_step": False, "final_denoise": False, "max_st
 # Settings of one kind of sampler alone, which must keep their defaults with the other.
 _OF_STOCHASTIC = ("preset", "h0", "beta", "growing_step", "max_steps")
 _OF_SOLVERS = ("steps", "schedule", "rho", "sigmas")
+_DRAWN = 16  # normal images that a thread draws at a time
 
 Method = Literal["stochastic", Solver]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -88,6 +90,14 @@ class SampleSettings(Settings):
     rho: float = Field(7.0, gt=0, description="exponent of the schedule edm; larger takes smaller steps at low noise")
     sigmas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (), description="falling noise levels, pixel units, instead of sigma_start, sigma_end, steps and schedule"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="number type of the network; iterates and noise levels are float32 and float64"
+    )
+    compiled: bool = Field(
+        False,
+        description="compile the network with torch.compile, which takes about a minute and pays for many samples on a "
+        "GPU; samples differ by rounding",
     )
     micro_batch: int = Field(64, ge=1, description="images per network call; the last call is padded to this size")
 
@@ -268,6 +278,10 @@ class _State(ABC):
         constraint: Constraint | None,
     ) -> None:
         self.denoiser, self.settings, self.shape = denoiser, settings, tuple(mean.shape)
+        self.network: Callable[[Tensor, Tensor], Tensor] = denoiser
+        if settings.compiled:
+            graphs = "reduce-overhead" if mean.device.type == "cuda" else "default"
+            self.network = torch.compile(denoiser, mode=graphs)
         self.constraint = constraint
         self.streams = [noise.stream("sample", noise_seed, index) for index in samples]
         self.active = np.arange(len(samples))
@@ -320,8 +334,29 @@ class _State(ABC):
 
     def _noise(self, device: torch.device) -> Tensor:
         """The next standard normal image of every active sample's own stream."""
-        draws = [noise.normal(self.streams[index], self.shape) for index in self.active]
-        return torch.from_numpy(np.stack(draws)).to(device)
+        return self._noise_begun(device)()
+
+    def _noise_begun(self, device: torch.device) -> Callable[[], Tensor]:
+        """A function that returns the next noise; for an accelerator, threads draw it from now on."""
+        streams = [self.streams[index] for index in self.active]
+        drawn = ahead.empty((len(streams), *self.shape), device)
+        images = drawn.numpy()
+
+        def draw(rows: range) -> None:
+            for i in rows:
+                noise.normal(streams[i], self.shape, out=images[i])
+
+        parts = [range(start, min(start + _DRAWN, len(streams))) for start in range(0, len(streams), _DRAWN)]
+        if device.type == "cpu":
+            begun: Iterable[None] = map(draw, parts)
+        else:
+            begun = ahead.threads().map(draw, parts)
+
+        def finished() -> Tensor:
+            list(begun)
+            return ahead.moved(drawn, device)
+
+        return finished
 
     def _denoise(self, y: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """Denoise (M, C, H, W), samples `rows`, in calls of exactly `micro_batch` images, the last padded with zeros.
@@ -336,7 +371,8 @@ class _State(ABC):
             block[:count] = y[start : start + count]
             level = torch.ones(size, device=y.device)
             level[:count] = levels[start : start + count]
-            estimate = self.denoiser(block, level)
+            with torch.autocast(y.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+                estimate = self.network(block, level).float()
             if self.constraint is not None:
                 row = torch.zeros(size, dtype=torch.int64)
                 row[:count] = torch.from_numpy(rows[start : start + count])
@@ -353,6 +389,7 @@ class _StochasticState(_State):
         settings, active = self.settings, self.active
         index = torch.from_numpy(active).to(self.y.device)
         y = self.y.index_select(0, index)
+        noise_of = self._noise_begun(y.device) if settings.beta < 1 else None
         denoised = self._denoise(y, active)
         residual, measured = y - denoised, self._measure(y, denoised)
         if self.denoiser.blind:
@@ -361,7 +398,7 @@ class _StochasticState(_State):
         h = settings.step_size(step)
         contraction = 1 - settings.beta * h
         gamma = torch.from_numpy((sigma * np.sqrt(contraction**2 - (1 - h) ** 2)).astype(np.float32))
-        injected = self._noise(y.device) if settings.beta < 1 else torch.zeros((), device=y.device)
+        injected = noise_of() if noise_of else torch.zeros((), device=y.device)
         moved = y - h * residual + gamma.to(y.device)[:, None, None, None] * injected
         self._keep(moved, y, index, step)
         levels = self._levels(sigma, measured)
@@ -413,7 +450,9 @@ class _SolverState(_State):
 
 
 def _norms(residual: Tensor) -> NDArray[np.float64]:
-    """Euclidean norm of each image, summed in an order that does not depend on how many images there are."""
-    rows = residual.flatten(1).double().cpu().numpy()
+    """Euclidean norm of each image, summed on the CPU in an order that does not depend on how many images there are."""
+    if residual.device.type != "cpu":
+        return np.asarray(residual.flatten(1).double().square().sum(dim=1).sqrt().cpu().numpy())
+    rows = residual.flatten(1).double().numpy()
     squares: NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows)
     return np.sqrt(squares)

@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from memgen.base import noise
 from memgen.base.config import Settings
 from memgen.base.errors import DataError
+from memgen.models import ahead
 from memgen.models.networks import BiasFreeNetwork
 
 _SHIFT = 8  # share of the side, 1 / _SHIFT, by which images are shifted at most
@@ -89,6 +90,11 @@ class TrainSettings(Settings):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="number type of the network's forward and backward pass"
+    )
+    compiled: bool = Field(
+        False,
+        description="compile the network with torch.compile, which takes about a minute and pays in long trainings on "
+        "a GPU; the result differs by rounding",
     )
 
     @model_validator(mode="before")
@@ -156,7 +162,7 @@ class Training:
 
     def __post_init__(self) -> None:
         """Draw the initial weights, the same on every device, and make the optimizer."""
-        self.network.initialize(_torch_generator("cpu", "weights", *self.seed))
+        self.network.initialize(_torch_generator("weights", *self.seed))
         self.network.train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         kind = torch.optim.Adam if self.settings.optimizer == "adam" else torch.optim.AdamW
         self.optimizer = kind(
@@ -165,6 +171,10 @@ class Training:
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
+        self.residual = self.network.residual
+        if self.settings.compiled:
+            graphs = "reduce-overhead" if torch.device(self.device).type == "cuda" else "default"
+            self.residual = torch.compile(self.network.residual, mode=graphs)
         self.ema = None
         if self.settings.ema_decay:
             average = get_ema_multi_avg_fn(self.settings.ema_decay)  # type: ignore[no-untyped-call]
@@ -208,7 +218,7 @@ def train(training: Training, pixels: Tensor, record_every: int = 40) -> Iterato
     Raises:
         DataError: the loss is no longer finite.
     """
-    settings, network = training.settings, training.network
+    settings = training.settings
     if settings.data_noise:
         pixels = _noised(pixels, settings.data_noise, training.seed)
     budget, device = settings.budget(len(pixels)), pixels.device
@@ -216,31 +226,31 @@ def train(training: Training, pixels: Tensor, record_every: int = 40) -> Iterato
     loss_sum = torch.zeros((), device=device)
     psnr_sum = torch.zeros((), device=device)
     count = 0
-    for indices in _batches(training, len(pixels)):
+    for batch in _drawn(training, pixels):
         rate = _learning_rate(settings, training.images_seen, budget)
         for group in training.optimizer.param_groups:
             group["lr"] = rate
-        clean = _unit(pixels.index_select(0, torch.from_numpy(indices).to(device)))
+        clean = _unit(pixels.index_select(0, ahead.moved(batch.indices, device)))
         if settings.augment:
             clean = _augmented(clean, settings.augment, noise.stream("augmentation", *training.seed, training.step))
-        sigma, z = _draw(training, clean)
+        sigma, z = ahead.moved(batch.sigma, device), ahead.moved(batch.normal, device)
         target = sigma * z
         noisy = (clean + target).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            residual = network.residual(noisy)
+            residual = training.residual(noisy)
         errors = (residual.float() - target).square().flatten(1).sum(dim=1)  # (B,)
         training.optimizer.zero_grad()
         weight = 1.0 if settings.weight_floor is None else 1 / (1 + (sigma.flatten() / settings.weight_floor).square())
         (weight * errors).mean().backward()  # type: ignore[no-untyped-call]
         training.optimizer.step()
         if training.ema:
-            training.ema.update_parameters(network)
+            training.ema.update_parameters(training.network)
         training.step += 1
-        training.images_seen += len(indices)
+        training.images_seen += len(batch.indices)
         with torch.no_grad():
             loss_sum += errors.sum()
             psnr_sum += (-10 * torch.log10(errors / clean[0].numel())).sum()
-        count += len(indices)
+        count += len(batch.indices)
         if training.step % record_every == 0 or training.images_seen >= budget:
             training.seconds = before + time.perf_counter() - started
             loss, psnr = float(loss_sum) / count, float(psnr_sum) / count
@@ -279,13 +289,35 @@ def _learning_rate(settings: TrainSettings, images_seen: int, budget: int) -> fl
     return settings.learning_rate * 0.5 * (1 + float(np.cos(np.pi * (share - settings.warmup) / (1 - settings.warmup))))
 
 
-def _draw(training: Training, clean: Tensor) -> tuple[Tensor, Tensor]:
-    """Noise levels (B, 1, 1, 1) and standard normal noise (B, C, H, W) of the current step."""
-    generator = _torch_generator(clean.device.type, "training", *training.seed, training.step)
-    sigma = torch.rand((len(clean), 1, 1, 1), generator=generator, device=clean.device)
-    if training.settings.sigma_law == "quadratic":
-        sigma = sigma.square()
-    return sigma, torch.randn(clean.shape, generator=generator, device=clean.device)
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """What is drawn for one step, on the CPU.
+
+    Attributes:
+        indices: positions of the training images, (B,).
+        sigma: noise levels, (B, 1, 1, 1), pixel units.
+        normal: standard normal noise, (B, C, H, W).
+    """
+
+    indices: Tensor
+    sigma: Tensor
+    normal: Tensor
+
+
+def _drawn(training: Training, pixels: Tensor) -> Iterator[_Batch]:
+    """What the remaining steps draw; for an accelerator, threads draw it before it is needed."""
+    shape, device = pixels.shape[1:], pixels.device
+
+    def draw(numbered: tuple[int, NDArray[np.int64]]) -> _Batch:
+        step, indices = numbered
+        generator = _torch_generator("training", *training.seed, step)
+        sigma, normal = (ahead.empty((len(indices), *rest), device) for rest in ((1, 1, 1), shape))
+        torch.rand(sigma.shape, generator=generator, out=sigma)
+        torch.randn(normal.shape, generator=generator, out=normal)
+        law = sigma.square_() if training.settings.sigma_law == "quadratic" else sigma
+        return _Batch(torch.from_numpy(indices), law, normal)
+
+    return ahead.made_ahead(draw, enumerate(_batches(training, len(pixels)), training.step), device)
 
 
 def _noised(pixels: Tensor, sigma: float, seed: tuple[int, int]) -> Tensor:
@@ -313,8 +345,8 @@ def _augmented(clean: Tensor, kinds: Sequence[str], generator: np.random.Generat
     return changed.view_as(clean)
 
 
-def _torch_generator(device: str, purpose: str, *key: int) -> torch.Generator:
-    return torch.Generator(device).manual_seed(int(noise.stream(purpose, *key).integers(2**63)))
+def _torch_generator(purpose: str, *key: int) -> torch.Generator:
+    return torch.Generator().manual_seed(int(noise.stream(purpose, *key).integers(2**63)))
 
 
 def _unit(pixels: Tensor) -> Tensor:

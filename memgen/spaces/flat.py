@@ -1,10 +1,16 @@
-"""Fast search in float32 for the vectors closest to a query, with a bound on the error of its scores.
+"""Fast search for the vectors closest to a query, with a bound on the error of its scores.
 
-Two backends give the same result up to rounding: FAISS's flat index, and blocks of a matrix product in PyTorch. Scores
-are inner products of the vectors that `Space.embed` makes, or squared distances with the sign reversed if smaller
-values are closer. Rounding depends on the backend and on how many queries are searched at once, and
-||a||^2 + ||b||^2 - 2 a.b is not even 0 for an exact copy. But with u = 2^-24, a dot product of d float32 numbers,
-summed in any order, errs by at most about d u ||a|| ||b||, so a caller can tell which neighbors are proved.
+Scores are inner products of the vectors that `Space.embed` makes, or squared distances with the sign reversed if
+smaller values are closer. Three searches give the same result up to rounding:
+
+    PixelSearch   products with the images themselves, where these are of uint8 and the space is one of pixels: 8-bit
+                  integers where the processor has them (see `products`). Nothing but the images is kept
+    FaissSearch   FAISS's flat index of float32 vectors, in memory
+    TorchSearch   blocks of a matrix product of float32 vectors, which lie in a temporary file if there are many
+
+Rounding depends on the search and on how many queries are searched at once, and ||a||^2 + ||b||^2 - 2 a.b is not even 0
+for an exact copy. But with u = 2^-24, a dot product of d float32 numbers, summed in any order, errs by at most about
+d u ||a|| ||b||, so a caller can tell which neighbors are proved.
 
 Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1.
 """
@@ -12,9 +18,11 @@ Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1
 import functools
 import importlib.metadata
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -25,25 +33,48 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen.base.errors import ConfigError
-from memgen.spaces import Space
+from memgen.images.imageset import floats
+from memgen.spaces import Space, products
+from memgen.spaces.pixels import PixelSpace
 
 BACKENDS = ("auto", "faiss", "torch")
 
 _INSTALL = "Install it with: pip install 'memgen[cpu]'; or use the backend torch."
 _WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs")
-_REFERENCES = 8192  # per block of the torch search
+_TILE = 1024  # queries multiplied with a block at a time
+_IN_MEMORY = 2**29  # bytes of vectors that are kept in memory; more lie in a temporary file
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Images that are searched for.
+
+    Attributes:
+        images: (M, d) float32, pixel units.
+        vectors: what `Space.embed` makes of them, (M, D) float32.
+    """
+
+    images: Tensor
+    vectors: Tensor
+
+    def take(self, rows: NDArray[np.int64]) -> "Queries":
+        """Some of them."""
+        return Queries(self.images[rows], self.vectors[rows])
 
 
 class Search(Protocol):
-    """A float32 search among vectors; `longest` is the largest of their norms."""
+    """A search among vectors whose scores may err."""
 
     backend: str
-    longest: float
 
-    def __call__(self, queries: Tensor, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Scores (M, size) of the best vectors for each query, descending, larger = closer, and their positions.
+    def __call__(
+        self, queries: Queries, size: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
+        """The best vectors for each query.
 
-        The position is -1 where no score is a number.
+        Returns:
+            Scores (M, size), descending, larger = closer; positions (M, size), -1 where no score is a number; and how
+            far, at most, each score of a query is from the exact one, (M,).
         """
         ...
 
@@ -53,25 +84,28 @@ class FaissSearch:
 
     backend = "faiss"
 
-    def __init__(self, index: Any, larger_is_closer: bool) -> None:
-        self._index, self._larger_is_closer = index, larger_is_closer
+    def __init__(self, index: Any, space: Space) -> None:
+        self._index, self._space = index, space
         vectors = _faiss().rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # a view
-        self.longest = _longest(torch.from_numpy(vectors.reshape(index.ntotal, index.d)))
+        self._longest = _longest(vectors.reshape(index.ntotal, index.d))
 
     @classmethod
-    def read(cls, path: Path, larger_is_closer: bool) -> "FaissSearch":
+    def read(cls, path: Path, space: Space) -> "FaissSearch":
         """The search that `serialized` wrote to a file."""
-        return cls(_faiss().read_index(str(path)), larger_is_closer)
+        return cls(_faiss().read_index(str(path)), space)
 
     def serialized(self) -> NDArray[np.uint8]:
         """The bytes of the index, (bytes,) uint8."""
         # faiss.write_index would report a full disk as a RuntimeError without its cause.
         return np.asarray(_faiss().serialize_index(self._index))
 
-    def __call__(self, queries: Tensor, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def __call__(
+        self, queries: Queries, size: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
         """The best vectors for each query; see `Search`."""
-        scores, positions = self._index.search(queries.numpy(), size)
-        return (scores if self._larger_is_closer else -scores), positions
+        scores, positions = self._index.search(queries.vectors.numpy(), size)
+        error = error_bound(queries.vectors, self._longest, self._space)
+        return (scores if self._space.larger_is_closer else -scores), positions, error
 
 
 class TorchSearch:
@@ -79,45 +113,174 @@ class TorchSearch:
 
     backend = "torch"
 
-    def __init__(self, vectors: Tensor, larger_is_closer: bool, device: str) -> None:
-        self._vectors, self._larger_is_closer, self._device = vectors, larger_is_closer, device
-        self.longest = _longest(vectors)
+    def __init__(self, vectors: NDArray[np.float32], space: Space, device: str) -> None:
+        self._vectors, self._space, self._device = vectors, space, device
+        self._longest = _longest(vectors)
 
-    def __call__(self, queries: Tensor, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def __call__(
+        self, queries: Queries, size: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
         """The best vectors for each query; see `Search`."""
-        queries = queries.to(self._device)
-        best = torch.empty((len(queries), 0), device=self._device)
-        positions = torch.empty((len(queries), 0), dtype=torch.int64, device=self._device)
-        with torch.inference_mode(), _full_precision():
-            for start in range(0, len(self._vectors), _REFERENCES):
-                block = self._vectors[start : start + _REFERENCES].to(self._device)
-                scores = queries @ block.T
-                if not self._larger_is_closer:
-                    scores = 2 * scores - block.square().sum(1) - queries.square().sum(1, keepdim=True)
-                block_best, column = scores.topk(min(size, len(block)), dim=1)
-                merged = torch.cat([best, block_best], dim=1)
-                best, keep = merged.topk(min(size, merged.shape[1]), dim=1)
-                positions = torch.cat([positions, column + start], dim=1).gather(1, keep)
-        return best.cpu().numpy(), positions.cpu().numpy()
+        wanted, best = queries.vectors.to(self._device), _Best(len(queries.vectors), size, self._device)
+        for start, vectors in products.blocks(self._vectors, self._vectors.shape[1]):
+            block = torch.from_numpy(vectors).to(self._device)
+            for tile in _tiles(len(wanted)):
+                with _full_precision():
+                    scores = wanted[tile] @ block.T
+                if not self._space.larger_is_closer:
+                    scores = 2 * scores - block.square().sum(1) - wanted[tile].square().sum(1, keepdim=True)
+                best.add(tile, scores, start)
+        return *best.found(), error_bound(queries.vectors, self._longest, self._space)
 
 
-def build(vectors: Tensor, space: Space, backend: str, device: str = "cpu") -> Search:
-    """A search among vectors.
+class PixelSearch:
+    """Products with images of uint8, in a space of pixels; see `products`.
 
     Args:
-        vectors: (N, d) float32 on the CPU, made by `Space.embed`.
-        space: that of the vectors.
-        backend: faiss or torch; see `choose`.
+        pixels: (N, C, H, W) uint8, in memory or not.
+        space: that of pixels.
+        device: where blocks of images are multiplied.
+    """
+
+    backend = "torch"
+
+    def __init__(self, pixels: Any, space: PixelSpace, device: str) -> None:
+        self._pixels, self._space, self._device = pixels, space, device
+        self._d = int(np.prod(pixels.shape[1:]))
+        parts = [space.code(products.signed(block, "cpu").numpy()) for _, block in products.blocks(pixels, self._d)]
+        self._fixed, self._relative = parts[0].fixed, parts[0].relative
+        scale, offset, total, norm = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("scale", "offset", "total", "norm")
+        )
+        self._scale, self._numbers = (
+            scale.astype(np.float32),
+            np.stack([scale * total, scale, offset]).astype(np.float32),
+        )
+        shift = self._fixed + self._relative * total
+        length = scale * np.sqrt(np.maximum(0, norm**2 + 2 * shift * total + self._d * shift**2))
+        self._most = {
+            "length": length.max(),
+            "norm": (scale * norm).max(),
+            **{name: np.abs(row).max() for name, row in zip(("total", "scale", "offset"), self._numbers, strict=True)},
+        }
+
+    def __call__(
+        self, queries: Queries, size: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
+        """The best images for each query; see `Search`."""
+        exact = products.is_exact(torch.device(self._device).type)
+        coded = (
+            products.Coded.integers(queries.vectors, queries.images)
+            if exact
+            else products.Coded.floats(queries.vectors)
+        )
+        # Scores over a, so that a row is a <q, z> + w sum(z) + u, with the scale and the offset of each image.
+        w, u = coded.constant + self._relative * coded.total, self._fixed * coded.total
+        corrections = np.stack([w, u, np.ones(len(w))], axis=1) / coded.factor[:, None]
+        added, best = torch.from_numpy(corrections).float().to(self._device), _Best(len(w), size, self._device)
+        for start, block in products.blocks(self._pixels, self._d):
+            z, rows = products.signed(block, self._device), slice(start, start + len(block))
+            scale, numbers = (
+                torch.from_numpy(each[..., rows]).to(self._device) for each in (self._scale, self._numbers)
+            )
+            for tile in _tiles(len(w)):
+                with _full_precision():
+                    scored = torch.addmm(coded.times(z, tile, self._device).mul_(scale), added[tile], numbers)
+                best.add(tile, scored, start)
+        scores, positions = best.found()
+        length = queries.vectors.double().square().sum(dim=1).numpy()
+        own = np.zeros(len(w)) if self._space.larger_is_closer else length
+        found = (scores * coded.factor[:, None] - own[:, None]).astype(np.float32)
+        return found, positions, self._error(coded, corrections, np.sqrt(length), exact)
+
+    def _error(
+        self, coded: products.Coded, corrections: NDArray[np.float64], length: NDArray[np.float64], exact: bool
+    ) -> NDArray[np.float64]:
+        """How far, at most, a score of each query is from the exact one.
+
+        The parts are: what the integers leave out; the rounding of the vectors, and of products if they are of
+        float32; and that of a dozen float32 operations, none of whose terms is larger than the sum of all sizes here.
+        """
+        most, unit = self._most, 2.0**-24
+        of_products = 1 if exact else self._d + 16
+        sizes = coded.norm * most["norm"] * of_products + np.abs(corrections) @ [
+            most["total"],
+            most["scale"],
+            most["offset"],
+        ]
+        rounding = (
+            16
+            * unit
+            * (coded.factor * sizes + length * most["length"] + (0 if self._space.larger_is_closer else length**2))
+        )
+        return np.asarray(coded.missing * most["length"] + rounding)
+
+
+class _Best:
+    """The best scores of M queries so far, descending, and the positions that they belong to."""
+
+    def __init__(self, count: int, size: int, device: str) -> None:
+        self._scores = torch.full((count, size), -torch.inf, device=device)
+        self._positions = torch.full((count, size), -1, dtype=torch.int64, device=device)
+
+    def add(self, rows: slice, scores: Tensor, start: int) -> None:
+        """Take in the scores (m, B) of some queries with images from a position on."""
+        size = self._scores.shape[1]
+        found, column = scores.topk(min(size, scores.shape[1]), dim=1)
+        merged = torch.cat([self._scores[rows], found], dim=1)
+        self._scores[rows], keep = merged.topk(size, dim=1)
+        self._positions[rows] = torch.cat([self._positions[rows], column + start], dim=1).gather(1, keep)
+
+    def found(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores and positions, (M, size) each."""
+        return self._scores.cpu().numpy(), self._positions.cpu().numpy()
+
+
+def _tiles(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + _TILE, count)) for start in range(0, count, _TILE))
+
+
+def build(pixels: Any, space: Space, backend: str, device: str = "cpu", saved: Path | None = None) -> Search:
+    """A search among images.
+
+    Args:
+        pixels: (N, C, H, W), uint8, or float32 in pixel units, in memory or not.
+        space: how images are compared.
+        backend: auto, faiss or torch.
         device: where torch searches; faiss always uses the CPU.
+        saved: a file with what `FaissSearch.serialized` gave for these images, which spares making it anew.
 
     Raises:
-        ConfigError: faiss is requested but not installed.
+        ConfigError: the backend is unknown, or faiss is requested but not installed.
     """
-    if backend == "torch":
-        return TorchSearch(vectors, space.larger_is_closer, device)
+    chosen = choose(backend, device)
+    if isinstance(space, PixelSpace) and pixels.dtype == np.uint8 and backend != "faiss":
+        return PixelSearch(pixels, space, device)
+    if chosen == "faiss" and saved is not None:
+        return FaissSearch.read(saved, space)
+    vectors = _vectors(pixels, space)
+    if chosen == "torch" or (backend == "auto" and isinstance(vectors, np.memmap)):
+        return TorchSearch(vectors, space, device)
     index = (_faiss().IndexFlatIP if space.larger_is_closer else _faiss().IndexFlatL2)(vectors.shape[1])
-    index.add(vectors.numpy())
-    return FaissSearch(index, space.larger_is_closer)
+    index.add(vectors)
+    return FaissSearch(index, space)
+
+
+def _vectors(pixels: Any, space: Space) -> NDArray[np.float32]:
+    """What `Space.embed` makes of images, (N, D), in memory or, if there are many, in a temporary file."""
+    made: NDArray[np.float32] | None = None
+    for start, block in products.blocks(pixels, int(np.prod(pixels.shape[1:]))):
+        found = space.embed(floats(block.reshape(-1, *pixels.shape[1:]))).numpy()
+        if made is None:
+            shape = len(pixels), found.shape[1]
+            if 4 * shape[0] * shape[1] <= _IN_MEMORY:
+                made = np.empty(shape, dtype=np.float32)
+            else:
+                with tempfile.TemporaryFile() as file:  # the map keeps it
+                    made = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+        made[start : start + len(found)] = found
+    assert made is not None
+    return made
 
 
 def error_bound(queries: Tensor, longest: float, space: Space) -> NDArray[np.float64]:
@@ -142,9 +305,10 @@ def error_bound(queries: Tensor, longest: float, space: Space) -> NDArray[np.flo
     return np.asarray(scale * (unit / (1 - unit) if unit < 1 else np.inf))
 
 
-def _longest(vectors: Tensor) -> float:
-    starts = range(0, len(vectors), _REFERENCES)
-    return max(float(vectors[start : start + _REFERENCES].double().norm(dim=1).max()) for start in starts)
+def _longest(vectors: NDArray[np.float32]) -> float:
+    """The largest norm."""
+    parts = (np.asarray(rows, dtype=np.float64) for _, rows in products.blocks(vectors, vectors.shape[1]))
+    return max(float(np.sqrt(np.einsum("nd,nd->n", rows, rows).max())) for rows in parts)
 
 
 def choose(backend: str, device: str) -> str:

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError
-from memgen.images.duplicates import leaders
+from memgen.images.duplicates import Pixels, leaders
 from memgen.images.imageset import floats
-from memgen.spaces import Space, find, flat, is_squared
+from memgen.spaces import Space, find, flat, is_squared, products
 
 _SHORTLIST = 16  # of each query at first
-_QUERIES = 1024  # searched at a time
+_QUERY_NUMBERS = 2**25  # pixels of the queries that are searched at a time: 128 MiB of float32
 _PAIRS = 2**22  # queries x shortlist at a time: 64 MiB
 _RESCORED = 2**20  # pixels gathered at a time: 4 MiB of float32
 _PARTS = ("pixels.npy", "ids.npy", "clusters.npy")
@@ -112,12 +112,13 @@ class Index:
             raise DataError(
                 f"index {name}: found {len(pixels)} images of {pixels.dtype}, expected at least 1, of uint8 or float32."
             )
-        images = floats(pixels)
-        _check_finite(images, f"index {name}: image", ids)
-        search = flat.build(space.embed(images), space, flat.choose(backend, device), device)
+        if pixels.dtype == np.float32:
+            for start, block in products.blocks(pixels, int(np.prod(pixels.shape[1:]))):
+                _check_finite(floats(block), f"index {name}: image", ids[start : start + len(block)])
+        search = flat.build(pixels, space, backend, device)
         clusters = np.arange(len(pixels))
         if cluster_threshold is not None:
-            clusters, _ = leaders(images.flatten(1), cluster_threshold, ids=ids)
+            clusters, _ = leaders(Pixels(pixels), cluster_threshold, ids=ids)
         return cls(pixels, ids, clusters, space, name, cluster_threshold, search)
 
     def __len__(self) -> int:
@@ -166,8 +167,9 @@ class Index:
         _check_finite(queries, "query", range(len(queries)))
         index = np.empty((len(queries), k), dtype=np.int64)
         value = np.empty((len(queries), k))
-        for start in range(0, len(queries), _QUERIES):
-            rows = slice(start, start + _QUERIES)
+        step = max(1, _QUERY_NUMBERS // queries.shape[1:].numel())
+        for start in range(0, len(queries), step):
+            rows = slice(start, start + step)
             index[rows], value[rows] = self._exact(queries[rows].float().cpu(), k)
         return Hits(index, value, self.clusters[index])
 
@@ -198,41 +200,45 @@ class Index:
         """Search with a growing shortlist until every query's answer is proved."""
         index = np.empty((len(queries), k), dtype=np.int64)
         value = np.empty((len(queries), k))
-        vectors = self.space.embed(queries)
-        error = flat.error_bound(vectors, self._search.longest, self.space)
+        wanted = flat.Queries(queries.flatten(1), self.space.embed(queries))
         unproved, size = np.arange(len(queries)), max(_SHORTLIST, 2 * k)
         while len(unproved):
             size = min(size, self.n)
             proved = np.full(len(queries), size == self.n)
             for rows in np.array_split(unproved, -(-len(unproved) * size // _PAIRS)):
+                kept: NDArray[np.bool_] | None = None
                 if size < self.n:
-                    scores, shortlist = self._search(vectors[rows], size)
-                    usable = (np.isfinite(scores) & (shortlist >= 0)).all(axis=1)
-                    best_outside = np.where(usable, scores[:, -1] + error[rows], np.inf)
+                    scores, shortlist, error = self._search(wanted.take(rows), size)
+                    usable = np.asarray((np.isfinite(scores) & (shortlist >= 0)).all(axis=1))
+                    # Images that fall short of the k-th by more than both errors need no exact value.
+                    low = np.asarray(scores < (scores[:, k - 1] - 2.5 * error)[:, None])
+                    kept = np.logical_or(~low, ~usable[:, None])
+                    outside = np.maximum(scores[:, -1], np.where(low & usable[:, None], scores, -np.inf).max(axis=1))
+                    best_outside = np.where(usable, outside + error, np.inf)
                 else:
                     shortlist = np.tile(np.arange(self.n), (len(rows), 1))
                     best_outside = np.full(len(rows), -np.inf)
-                index[rows], value[rows] = self._rescore(queries[rows], shortlist, k)
+                index[rows], value[rows] = self._rescore(queries[rows], shortlist, k, kept)
                 # Strictly larger: an equal value outside the shortlist may belong to an earlier position.
-                proved[rows] |= self._score(value[rows, -1], vectors.shape[1]) > best_outside
+                proved[rows] |= self._score(value[rows, -1], wanted.vectors.shape[1]) > best_outside
             unproved = unproved[~proved[unproved]]
             size *= 4
         return index, value
 
     def _rescore(
-        self, queries: Tensor, shortlist: NDArray[np.int64], k: int
+        self, queries: Tensor, shortlist: NDArray[np.int64], k: int, kept: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The k best of each shortlist (M, s) by exact value; equal values stay in the order of their positions."""
-        value = np.empty(shortlist.shape)
-        pairs = shortlist.reshape(-1)
+        value = np.full(shortlist.size, np.nan)
+        pairs = np.arange(shortlist.size) if kept is None else np.flatnonzero(kept)
         step = max(1, _RESCORED // queries[0].numel())
         for start in range(0, len(pairs), step):
             chosen = pairs[start : start + step]
-            query = np.arange(start, start + len(chosen)) // shortlist.shape[1]
-            references = floats(self._pixels[chosen])
-            value.reshape(-1)[start : start + step] = self.space.paired(queries[query], references).numpy()
-        order = np.lexsort((shortlist, -value if self.space.larger_is_closer else value))[:, :k]  # NaN goes last
-        return np.take_along_axis(shortlist, order, axis=1), np.take_along_axis(value, order, axis=1)
+            references = floats(self._pixels[shortlist.reshape(-1)[chosen]])
+            value[chosen] = self.space.paired(queries[chosen // shortlist.shape[1]], references).numpy()
+        values = value.reshape(shortlist.shape)
+        order = np.lexsort((shortlist, -values if self.space.larger_is_closer else values))[:, :k]  # NaN goes last
+        return np.take_along_axis(shortlist, order, axis=1), np.take_along_axis(values, order, axis=1)
 
     def _score(self, value: NDArray[np.float64], d: int) -> NDArray[np.float64]:
         """Exact values on the scale of the search among vectors of d numbers; NaN stays NaN and proves nothing."""
@@ -352,11 +358,7 @@ class Index:
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
         ids = np.load(folder / "ids.npy", allow_pickle=False).tolist()
         clusters = np.load(folder / "clusters.npy", allow_pickle=False)
-        chosen = flat.choose(backend, device)
-        if chosen == "faiss" and _VECTORS in digests:
-            search: flat.Search = flat.FaissSearch.read(folder / _VECTORS, space.larger_is_closer)
-        else:
-            search = flat.build(space.embed(floats(pixels)), space, chosen, device)
+        search = flat.build(pixels, space, backend, device, folder / _VECTORS if _VECTORS in digests else None)
         return cls(pixels, ids, clusters, space, name, threshold, search)
 
 
