@@ -360,9 +360,13 @@ def test_with_faiss(monkeypatch):
 def test_on_cuda():
     """The search on CUDA gives bit for bit the answer of the CPU."""
     queries, references = images(50, (3, 16, 16)), images(500, (3, 16, 16), seed=1)
+    levels = (references * 255).to(torch.uint8)
     for metric in METRICS:
         hits = build(references, metric, device="cuda").search(queries, 5)
         assert_equal(hits, brute_force(queries, references, metric, 5))
+        for wanted in (queries, (queries * 255).to(torch.uint8).float() / 255):
+            hits = build(levels, metric, device="cuda").search(wanted, 5)
+            assert_equal(hits, brute_force(wanted, levels.float() / 255, metric, 5))
 
 
 # All that a new space needs: images compared by the differences of neighboring pixels, more numbers than pixels.

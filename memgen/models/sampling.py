@@ -281,7 +281,7 @@ class _State(ABC):
         self.network: Callable[[Tensor, Tensor], Tensor] = denoiser
         if settings.compiled:
             graphs = "reduce-overhead" if mean.device.type == "cuda" else "default"
-            self.network = torch.compile(denoiser, mode=graphs)
+            self.network = torch.compile(denoiser, mode=graphs, dynamic=False)
         self.constraint = constraint
         self.streams = [noise.stream("sample", noise_seed, index) for index in samples]
         self.active = np.arange(len(samples))

@@ -174,7 +174,7 @@ class Training:
         self.residual = self.network.residual
         if self.settings.compiled:
             graphs = "reduce-overhead" if torch.device(self.device).type == "cuda" else "default"
-            self.residual = torch.compile(self.network.residual, mode=graphs)
+            self.residual = torch.compile(self.network.residual, mode=graphs, dynamic=False)
         self.ema = None
         if self.settings.ema_decay:
             average = get_ema_multi_avg_fn(self.settings.ema_decay)  # type: ignore[no-untyped-call]
