@@ -192,7 +192,7 @@ def test_on_cuda():
     for key, weights in first.result.state_dict().items():
         torch.testing.assert_close(resumed.result.state_dict()[key], weights, rtol=1e-3, atol=1e-4)
     finish(resumed, pixels)
-    assert resumed.records[-1].loss < 0.5 * resumed.records[0].loss
+    assert resumed.records[-1].loss < 0.6 * resumed.records[0].loss
 
 
 def test_divergence_is_an_error():

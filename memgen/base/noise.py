@@ -19,11 +19,9 @@ def stream(purpose: str, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=words))
 
 
-def normal(
-    generator: np.random.Generator, shape: tuple[int, ...], out: NDArray[np.float32] | None = None
-) -> NDArray[np.float32]:
-    """The stream's next standard normal numbers, float32, in `out` if that is given."""
-    return generator.standard_normal(shape, dtype=np.float32, out=out)
+def normal(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The stream's next standard normal numbers, float32; drawn a part at a time, they are the same."""
+    return generator.standard_normal(shape, dtype=np.float32)
 
 
 def image_draws(

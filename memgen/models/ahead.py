@@ -4,21 +4,29 @@ Random numbers are drawn on the CPU, so that they are the same on every device. 
 numbers of the next steps are drawn by threads into pinned memory, from which they are copied without waiting.
 """
 
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from memgen.base.noise import normal
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 _THREADS = 8  # more draw no faster than one accelerator needs
 _AHEAD = 2 * _THREADS
+_AT_ONCE = 4096  # numbers drawn from a stream at a time: a call costs as much as some hundred numbers
+_NUMBERS = 2**25  # drawn at a time from all streams, at most, unless one image of each is more: 128 MiB
+_STREAMS = 16  # that a thread draws from, one after the other
 
 
 def made_ahead(make: Callable[[T], U], keys: Iterable[T], device: torch.device) -> Iterator[U]:
@@ -53,3 +61,50 @@ def empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
 def moved(made: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; the copy of pinned memory is waited for by the device alone."""
     return made.to(device, non_blocking=made.is_pinned()) if device.type != "cpu" else made
+
+
+class Noise:
+    """Standard normal images of M streams, one after the other.
+
+    Several images of each stream are drawn at once, which gives the same numbers and costs less. For an accelerator,
+    threads draw those that follow meanwhile.
+
+    Args:
+        streams: M streams.
+        shape: of an image, (C, H, W).
+        device: where the images are wanted.
+    """
+
+    def __init__(self, streams: Sequence[np.random.Generator], shape: tuple[int, ...], device: torch.device) -> None:
+        self._streams, self._shape, self._device = streams, shape, device
+        numbers = math.prod(shape)
+        self._count = max(1, min(_AT_ONCE // numbers, _NUMBERS // (numbers * max(1, len(streams)))))
+        self._here, self._position = torch.empty(0), self._count
+        self._coming: Callable[[], Tensor] | None = None
+
+    def next(self, which: NDArray[np.int64]) -> Tensor:
+        """The next image of some streams, (m, C, H, W) on the device; a stream left out once must not come again."""
+        if self._position == self._count:
+            self._here = (self._coming or self._begun(which))()
+            self._coming = self._begun(which) if self._device.type != "cpu" else None
+            self._position = 0
+        self._position += 1
+        return self._here[self._position - 1].index_select(0, torch.from_numpy(which).to(self._device))
+
+    def _begun(self, which: NDArray[np.int64]) -> Callable[[], Tensor]:
+        """Begin to draw the next images of some streams; the function gives them, (count, M, C, H, W)."""
+        drawn = empty((self._count, len(self._streams), *self._shape), self._device)
+        images = drawn.numpy()
+
+        def draw(rows: NDArray[np.int64]) -> None:
+            for row in rows:
+                images[:, row] = normal(self._streams[row], (self._count, *self._shape))
+
+        parts = np.array_split(which, -(-len(which) // _STREAMS))
+        begun = map(draw, parts) if self._device.type == "cpu" else threads().map(draw, parts)
+
+        def finished() -> Tensor:
+            list(begun)
+            return moved(drawn, self._device)
+
+        return finished

@@ -25,7 +25,7 @@ Source: Kadkhodaie & Simoncelli (2020); Kadkhodaie et al. (ICLR 2024), Algorithm
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self, get_args
@@ -49,7 +49,6 @@ _PAPER: dict[str, Any] = {"growing_step": False, "final_denoise": False, "max_st
 # Settings of one kind of sampler alone, which must keep their defaults with the other.
 _OF_STOCHASTIC = ("preset", "h0", "beta", "growing_step", "max_steps")
 _OF_SOLVERS = ("steps", "schedule", "rho", "sigmas")
-_DRAWN = 16  # normal images that a thread draws at a time
 
 Method = Literal["stochastic", Solver]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -283,10 +282,12 @@ class _State(ABC):
             graphs = "reduce-overhead" if mean.device.type == "cuda" else "default"
             self.network = torch.compile(denoiser, mode=graphs, dynamic=False)
         self.constraint = constraint
-        self.streams = [noise.stream("sample", noise_seed, index) for index in samples]
         self.active = np.arange(len(samples))
+        self.noise = ahead.Noise(
+            [noise.stream("sample", noise_seed, index) for index in samples], self.shape, mean.device
+        )
         start = mean if constraint is None else constraint.filled(mean)
-        self.y = start + settings.sigma_start * self._noise(mean.device)  # (M, C, H, W)
+        self.y = start + settings.sigma_start * self.noise.next(self.active)  # (M, C, H, W)
         self.sigma = np.full(len(samples), settings.sigma_start)
         self.residual_sigma = np.full(len(samples), np.nan)
         self.updates = np.zeros(len(samples), dtype=np.int64)
@@ -332,32 +333,6 @@ class _State(ABC):
         self.residual_sigma[self.active] = measured
         return measured
 
-    def _noise(self, device: torch.device) -> Tensor:
-        """The next standard normal image of every active sample's own stream."""
-        return self._noise_begun(device)()
-
-    def _noise_begun(self, device: torch.device) -> Callable[[], Tensor]:
-        """A function that returns the next noise; for an accelerator, threads draw it from now on."""
-        streams = [self.streams[index] for index in self.active]
-        drawn = ahead.empty((len(streams), *self.shape), device)
-        images = drawn.numpy()
-
-        def draw(rows: range) -> None:
-            for i in rows:
-                noise.normal(streams[i], self.shape, out=images[i])
-
-        parts = [range(start, min(start + _DRAWN, len(streams))) for start in range(0, len(streams), _DRAWN)]
-        if device.type == "cpu":
-            begun: Iterable[None] = map(draw, parts)
-        else:
-            begun = ahead.threads().map(draw, parts)
-
-        def finished() -> Tensor:
-            list(begun)
-            return ahead.moved(drawn, device)
-
-        return finished
-
     def _denoise(self, y: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """Denoise (M, C, H, W), samples `rows`, in calls of exactly `micro_batch` images, the last padded with zeros.
 
@@ -389,7 +364,6 @@ class _StochasticState(_State):
         settings, active = self.settings, self.active
         index = torch.from_numpy(active).to(self.y.device)
         y = self.y.index_select(0, index)
-        noise_of = self._noise_begun(y.device) if settings.beta < 1 else None
         denoised = self._denoise(y, active)
         residual, measured = y - denoised, self._measure(y, denoised)
         if self.denoiser.blind:
@@ -398,7 +372,7 @@ class _StochasticState(_State):
         h = settings.step_size(step)
         contraction = 1 - settings.beta * h
         gamma = torch.from_numpy((sigma * np.sqrt(contraction**2 - (1 - h) ** 2)).astype(np.float32))
-        injected = noise_of() if noise_of else torch.zeros((), device=y.device)
+        injected = self.noise.next(active) if settings.beta < 1 else torch.zeros((), device=y.device)
         moved = y - h * residual + gamma.to(y.device)[:, None, None, None] * injected
         self._keep(moved, y, index, step)
         levels = self._levels(sigma, measured)
@@ -435,7 +409,7 @@ class _SolverState(_State):
 
         denoised = denoise(y, sigma)
         measured = self._measure(y, denoised)
-        moved = STEPS[settings.method](denoise, y, denoised, sigma, following, lambda: self._noise(y.device))
+        moved = STEPS[settings.method](denoise, y, denoised, sigma, following, lambda: self.noise.next(active))
         finite = self._keep(moved, y, index, step)
         found = self._levels(np.full(len(active), sigma), measured)
         self.sigma[active] = following

@@ -10,6 +10,7 @@ device, and the other queries.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from memgen.base.errors import DataError, ShapeError
 from memgen.images.duplicates import Pixels, leaders
 from memgen.images.imageset import floats
 from memgen.spaces import Space, find, flat, is_squared, products
+from memgen.spaces.pixels import PixelSpace
 
 _SHORTLIST = 16  # of each query at first
 _QUERY_NUMBERS = 2**25  # pixels of the queries that are searched at a time: 128 MiB of float32
@@ -232,10 +234,17 @@ class Index:
         value = np.full(shortlist.size, np.nan)
         pairs = np.arange(shortlist.size) if kept is None else np.flatnonzero(kept)
         step = max(1, _RESCORED // queries[0].numel())
-        for start in range(0, len(pairs), step):
+
+        def score(start: int) -> None:
             chosen = pairs[start : start + step]
             references = floats(self._pixels[shortlist.reshape(-1)[chosen]])
             value[chosen] = self.space.paired(queries[chosen // shortlist.shape[1]], references).numpy()
+
+        several = (
+            torch.get_num_threads() if isinstance(self.space, PixelSpace) else 1
+        )  # networks have their own threads
+        with ThreadPoolExecutor(several) as threads:
+            list(threads.map(score, range(0, len(pairs), step)))
         values = value.reshape(shortlist.shape)
         order = np.lexsort((shortlist, -values if self.space.larger_is_closer else values))[:, :k]  # NaN goes last
         return np.take_along_axis(shortlist, order, axis=1), np.take_along_axis(values, order, axis=1)
