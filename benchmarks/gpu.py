@@ -149,7 +149,7 @@ def small(rate: float) -> None:
             worker.join()
         seconds = time.perf_counter() - started
         say(
-            f"{count} trainings at once, default UNet, 16x16, 76,800 images",
+            f"{count} trainings at once, default UNet, 16x16, 25,600 images",
             [seconds],
             trainings_per_min=60 * count / seconds,
         )
@@ -158,7 +158,7 @@ def small(rate: float) -> None:
 def _one_small(barrier) -> None:
     shape = (1, 16, 16)
     pixels = torch.randint(0, 256, (4096, *shape), dtype=torch.uint8, device=DEVICE)
-    running = train(Training(build(UNetSettings(), shape), TrainSettings(), (0, 0), DEVICE), pixels)
+    running = train(Training(build(UNetSettings(), shape), TrainSettings(images_seen=25_600), (0, 0), DEVICE), pixels)
     list(islice(running, 2))
     barrier.wait()
     list(running)

@@ -237,7 +237,9 @@ def train(training: Training, pixels: Tensor, record_every: int = 40) -> Iterato
         target = sigma * z
         noisy = (clean + target).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            residual = training.residual(noisy)
+            # A smaller batch would be compiled anew.
+            whole = len(noisy) == settings.batch_size
+            residual = training.residual(noisy) if whole else training.network.residual(noisy)
         errors = (residual.float() - target).square().flatten(1).sum(dim=1)  # (B,)
         training.optimizer.zero_grad()
         weight = 1.0 if settings.weight_floor is None else 1 / (1 + (sigma.flatten() / settings.weight_floor).square())

@@ -124,7 +124,8 @@ def _chunks(images: Tensor) -> Iterator[slice]:
 
 
 def _rows(images: Tensor) -> Rows:
-    return images.detach().cpu().flatten(1).to(torch.float64).contiguous().numpy()
+    # NumPy converts in this thread, where PyTorch would wait for others at every small block.
+    return np.ascontiguousarray(images.detach().cpu().flatten(1).numpy().astype(np.float64))
 
 
 def _centered(x: Rows) -> Rows:
