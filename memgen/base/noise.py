@@ -19,9 +19,11 @@ def stream(purpose: str, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=words))
 
 
-def normal(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The stream's next standard normal numbers, float32; drawn a part at a time, they are the same."""
-    return generator.standard_normal(shape, dtype=np.float32)
+def normal(
+    generator: np.random.Generator, shape: tuple[int, ...], out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """The stream's next standard normal numbers, float32, in `out` if it is given; in parts, they are the same."""
+    return generator.standard_normal(shape, dtype=np.float32, out=out)
 
 
 def image_draws(

@@ -22,8 +22,7 @@ from memgen.base.noise import normal
 T = TypeVar("T")
 U = TypeVar("U")
 
-_THREADS = 8  # more draw no faster than one accelerator needs
-_AHEAD = 2 * _THREADS
+_AHEAD = 16  # results that wait to be used, at most
 _AT_ONCE = 4096  # numbers drawn from a stream at a time: a call costs as much as some hundred numbers
 _NUMBERS = 2**25  # drawn at a time from all streams, at most, unless one image of each is more: 128 MiB
 _STREAMS = 16  # that a thread draws from, one after the other
@@ -50,7 +49,7 @@ def made_ahead(make: Callable[[T], U], keys: Iterable[T], device: torch.device) 
 @cache
 def threads() -> ThreadPoolExecutor:
     """The threads of this process that work for an accelerator."""
-    return ThreadPoolExecutor(max(1, min(_THREADS, (os.cpu_count() or 1) - 1)), "memgen-ahead")
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "memgen-ahead")
 
 
 def empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -89,16 +88,16 @@ class Noise:
             self._coming = self._begun(which) if self._device.type != "cpu" else None
             self._position = 0
         self._position += 1
-        return self._here[self._position - 1].index_select(0, torch.from_numpy(which).to(self._device))
+        return self._here[:, self._position - 1].index_select(0, torch.from_numpy(which).to(self._device))
 
     def _begun(self, which: NDArray[np.int64]) -> Callable[[], Tensor]:
-        """Begin to draw the next images of some streams; the function gives them, (count, M, C, H, W)."""
-        drawn = empty((self._count, len(self._streams), *self._shape), self._device)
+        """Begin to draw the next images of some streams; the function gives them, (M, count, C, H, W)."""
+        drawn = empty((len(self._streams), self._count, *self._shape), self._device)
         images = drawn.numpy()
 
         def draw(rows: NDArray[np.int64]) -> None:
             for row in rows:
-                images[:, row] = normal(self._streams[row], (self._count, *self._shape))
+                normal(self._streams[row], images.shape[1:], out=images[row])
 
         parts = np.array_split(which, -(-len(which) // _STREAMS))
         begun = map(draw, parts) if self._device.type == "cpu" else threads().map(draw, parts)
