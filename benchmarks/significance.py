@@ -293,7 +293,7 @@ def distinct(images):
     """Images of which no two are near-duplicates, in the order in which a pool numbers them."""
     rows = spaces.find("correlation").embed(images.floats()).numpy()
     ids = images.ids
-    return images.take(pool.pool(rows[:1], rows[1:], ids[:1], ids[1:], THRESHOLD).representatives)
+    return images.take(pool.pool(rows, ids[:1], ids[1:], THRESHOLD).representatives)
 
 
 def nearest_in(bank, drawn, in_pool):

@@ -353,3 +353,14 @@ def test_the_command(sets, tmp_path):
     command("audit", *arguments[1:3], "--fail-on", "never").failed(2, "expected found or undecided")
     assert "audit" in command("runs", "list", "--outputs", tmp_path).done().err
     command("verdict", "--outputs", tmp_path).failed(4)
+
+
+def test_little_memory_changes_nothing(found, sets, tmp_path, monkeypatch):
+    """With no room for arrays in memory, the audit works on temporary files and blocks, and ends with the same tables."""
+    from memgen.base import files
+    from memgen.spaces import products
+
+    monkeypatch.setattr(files, "IN_MEMORY", 1000)
+    monkeypatch.setattr(products, "_BLOCK_BYTES", 14 * 14 * 50)
+    again = memgen.audit(sets["copied"], sets["train"], sets["holdout"], outputs=tmp_path, name="copied")
+    assert again.document["files"] == found.document["files"]

@@ -166,8 +166,14 @@ def test_the_pool_numbers_units_without_labels():
     rows = np.random.default_rng(0).normal(size=(12, 8))
     ids = [f"{i:02}" for i in range(12)]
     names = [f"g{i // 3}" for i in range(12)]
-    one = pool(rows[:9], rows[9:], ids[:9], ids[9:], groups_t=names[:9], groups_h=names[9:])
-    other = pool(rows[9:], rows[:9], ids[9:], ids[:9], groups_t=["z"] * 3, groups_h=[f"y{i // 3}" for i in range(9)])
+    one = pool(rows, ids[:9], ids[9:], groups_t=names[:9], groups_h=names[9:])
+    other = pool(
+        np.concatenate([rows[9:], rows[:9]]),
+        ids[9:],
+        ids[:9],
+        groups_t=["z"] * 3,
+        groups_h=[f"y{i // 3}" for i in range(9)],
+    )
     assert one.chance == 0.75
     assert other.chance == 0.25
     assert one.ids == other.ids
@@ -175,9 +181,9 @@ def test_the_pool_numbers_units_without_labels():
     assert np.array_equal(one.unit_in_train, ~other.unit_in_train)
     assert np.array_equal(one.unit_in_train[one.unit], one.in_train)
     with pytest.raises(DataError, match="g1"):
-        pool(rows[:5], rows[5:], ids[:5], ids[5:], groups_t=names[:5], groups_h=names[5:])
+        pool(rows, ids[:5], ids[5:], groups_t=names[:5], groups_h=names[5:])
     with pytest.raises(DataError, match="have no groups"):
-        pool(rows[:6], rows[6:], ids[:6], ids[6:], groups_t=names[:6])
+        pool(rows, ids[:6], ids[6:], groups_t=names[:6])
 
 
 @pytest.mark.parametrize("names", [("pixels",), pytest.param(EVERY, marks=pytest.mark.slow)])

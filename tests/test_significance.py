@@ -239,7 +239,7 @@ def test_duplicates_within_t_count_once():
     generator = np.random.default_rng(0)
     t, h = generator.normal(size=(60, DIMENSIONS)), generator.normal(size=(60, DIMENSIONS))
     twice = np.concatenate([t, t + 1e-4 * generator.normal(size=t.shape), t[:10]])
-    plain, doubled = pool(t, h, ids(t), ids(h)), pool(twice, h, ids(twice), ids(h))
+    plain, doubled = pool(np.concatenate([t, h]), ids(t), ids(h)), pool(np.concatenate([twice, h]), ids(twice), ids(h))
     assert plain.chance == doubled.chance == 0.5
     assert doubled.n_mixed == plain.n_mixed == 0
     assert len(doubled.ids) == len(plain.ids) == 120
@@ -249,7 +249,7 @@ def test_duplicates_within_t_count_once():
         nearest, distances, apart = search(t, np.concatenate([rows, h])[made.representatives])
         assert compete(nearest, depth(distances, apart), made.in_train).discovered.sum() == 60
     shuffled = generator.permutation(len(twice))
-    assert pool(twice[shuffled], h, ids(twice[shuffled]), ids(h)).ids == doubled.ids
+    assert pool(np.concatenate([twice[shuffled], h]), ids(twice[shuffled]), ids(h)).ids == doubled.ids
 
 
 def test_clusters_know_no_labels():
@@ -257,10 +257,10 @@ def test_clusters_know_no_labels():
     generator = np.random.default_rng(0)
     base = generator.normal(size=(200, DIMENSIONS))
     rows = np.concatenate([base, base])  # every image twice, the second copies all in H
-    made = pool(rows[:200], rows[200:], ids(rows[:200]), ids(rows[200:]))
+    made = pool(rows, ids(rows[:200]), ids(rows[200:]))
     assert made.n_mixed == len(made.ids) == 200
     assert 70 <= made.in_train.sum() <= 130  # of 200 fair coins: within 4.2 standard errors
-    swapped = pool(rows[:50], rows[50:], ids(rows[:50]), ids(rows[50:]))
+    swapped = pool(rows, ids(rows[:50]), ids(rows[50:]))
     assert swapped.ids == made.ids
     assert np.array_equal(swapped.cluster, made.cluster)
 
@@ -268,9 +268,9 @@ def test_clusters_know_no_labels():
 def test_pool_refuses():
     """Nothing held out, or ids that do not fit, is an error."""
     with pytest.raises(DataError, match="held-out"):
-        pool(np.eye(3), np.empty((0, 3)), ["a", "b", "c"], [])
+        pool(np.eye(3), ["a", "b", "c"], [])
     with pytest.raises(DataError, match="ids"):
-        pool(np.eye(3), np.eye(3), ["a"], ["b", "c", "d"])
+        pool(np.eye(6)[:, :3], ["a"], ["b", "c", "d"])
 
 
 # ------------------------------------------------------------------------------------------------- conformal

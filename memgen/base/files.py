@@ -9,11 +9,16 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from memgen.base.errors import DataError, StorageError
 
@@ -26,6 +31,27 @@ _REMEDY = {
     errno.EPERM: "You may not write there: change the permissions, or choose another place for the run.",
     errno.EROFS: "That file system is read-only: choose another place for the run.",
 }
+
+
+IN_MEMORY = 2**29  # bytes of one array that are kept in memory; a larger one lies in a temporary file
+
+
+def room(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An array to be filled: in memory, or in a temporary file that ends with it if it is larger than IN_MEMORY.
+
+    Raises:
+        StorageError: there is no room for the file, which lies where TMPDIR says.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= IN_MEMORY:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile() as file:  # the array keeps it
+        try:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would end the process at some later write
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype, "w+" if not hasattr(os, "posix_fallocate") else "r+", shape=shape)
+        except OSError as error:
+            raise storage_error(Path(tempfile.gettempdir()) / "memgen", error) from error
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

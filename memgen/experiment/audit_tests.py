@@ -15,6 +15,7 @@ from memgen.experiment import canaries as planted_canaries
 from memgen.experiment.audit_images import read_like
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.images import groups
+from memgen.images.gathered import Gathered
 from memgen.images.imageset import ImageSet
 from memgen.images.names import escaped
 from memgen.measures.copies import canaries, planting
@@ -114,7 +115,7 @@ def _canaries(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> pa.T
     # This order does not know the draw: images of equal content are in the order of their names.
     names = [*map(groups.file_of, train.sources), *kept]
     order = np.array(sorted(range(len(ids)), key=lambda i: (files.digest(ids[i]), names[i])))
-    pixels = np.concatenate([train.pixels, chosen.pixels])[order]
+    pixels = Gathered([train.pixels, chosen.pixels], order)
     searcher = Searcher(Candidates(pixels, [ids[i] for i in order], np.arange(len(ids))), settings.spaces)
     sight = searcher.see(sets["samples"].floats(), progress=_stage(report, "searching for canaries"))
     found = searcher.choose(sight, searcher.standing_out(sight))

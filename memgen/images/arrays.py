@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memgen.base import files
 from memgen.base.errors import DataError, ShapeError
 from memgen.base.progress import Progress
 from memgen.images import names
@@ -110,7 +111,7 @@ def _prepared(
         unit = unit[:, :1] if channels == 1 and settings.color == "auto" else unit
         block = prepared(to_uint8(unit) if whole else unit.astype(np.float32), settings.resize, channels)
         if made is None:
-            made = np.empty((len(kept), *block.shape[1:]), dtype=block.dtype)
+            made = files.room((len(kept), *block.shape[1:]), block.dtype)
         made[start : start + len(block)] = block
     assert made is not None
     report(len(kept), len(kept))

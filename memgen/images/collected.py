@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memgen.base import files
 from memgen.base.errors import DataError, ShapeError
 from memgen.images import frames
 from memgen.images.levels import Range, RangeError, Used, suggestion
@@ -76,7 +77,7 @@ class Collected:
         count = len(self.sources)
         if self._pixels is None:
             # Filled as images come; pages of memory that were never written to take no room.
-            self._pixels = np.empty((max(1, self._expected), *image.shape), dtype=self._dtype)
+            self._pixels = files.room((max(1, self._expected), *image.shape), self._dtype)
         size = self._pixels.shape[2:]
         if image.shape[1:] != size:
             raise ShapeError(_mixed_sizes(self._source, self.sources[0], size, name, image.shape[1:]))
@@ -104,7 +105,7 @@ class Collected:
 
 def _enlarged(pixels: NDArray[Any], capacity: int, channels: int, count: int) -> NDArray[Any]:
     """A copy with room for more images, or with gray repeated for more channels."""
-    made = np.empty((capacity, channels, *pixels.shape[2:]), dtype=pixels.dtype)
+    made = files.room((capacity, channels, *pixels.shape[2:]), pixels.dtype)
     made[:count] = pixels[:count]
     return made
 

@@ -28,8 +28,9 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from memgen.base import schemas, tables
+from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError
+from memgen.images.gathered import Images, numbers
 from memgen.images.imageset import ImageSet, floats
 
 # Far above the rounding of a float32 product of unit vectors, and small enough that few pairs need float64.
@@ -94,19 +95,46 @@ class Pixels:
         images: (N, C, H, W), in memory or not.
     """
 
-    def __init__(self, images: Any) -> None:
+    def __init__(self, images: Images) -> None:
         self._images = images
-        self.shape = len(images), int(np.prod(images.shape[1:]))
+        self.shape = len(images), numbers(images)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """The rows at some positions, (n, D), in pixel units."""
-        return floats(self._images[positions]).flatten(1).numpy()
+        return floats(np.asarray(self._images[positions])).flatten(1).numpy()
 
 
-Rows = NDArray[Any] | AreaAverages | Pixels
+class Ordered:
+    """Rows in another order.
+
+    Args:
+        rows: N rows.
+        order: positions among them, (n,).
+    """
+
+    def __init__(self, rows: "Rows", order: NDArray[np.int64]) -> None:
+        self._rows, self._order = rows, order
+        self.shape: tuple[int, int] = len(order), rows.shape[1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows at some positions of the order, (n, D)."""
+        return self._rows[self._order[positions]]
+
+
+Rows = NDArray[Any] | AreaAverages | Pixels | Ordered
+
+
+def pixel_rows(images: Images) -> Rows:
+    """Images (N, C, H, W) as rows (N, D) of float32: in memory if they are few, else made when they are asked for."""
+    rows = Pixels(images)
+    small = 4 * rows.shape[0] * rows.shape[1] <= files.IN_MEMORY
+    return rows[np.arange(len(rows))] if small else rows
 
 
 def leaders(
@@ -130,7 +158,7 @@ def leaders(
     """
     if not 0 < threshold <= 1:
         raise DataError(f"duplicates: found a threshold of {threshold}, expected a correlation above 0 and up to 1.")
-    rows = features if isinstance(features, AreaAverages | Pixels) else np.asarray(features)
+    rows = features if isinstance(features, AreaAverages | Pixels | Ordered) else np.asarray(features)
     leader, correlation = np.arange(len(rows), dtype=np.int64), np.ones(len(rows))
     sketch = _Sketch.of(rows, threshold) if len(rows) > block else None
     kept: list[_Block] = []  # leaders so far

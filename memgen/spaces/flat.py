@@ -18,7 +18,6 @@ Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1
 import functools
 import importlib.metadata
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +31,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memgen.base import files
 from memgen.base.errors import ConfigError
+from memgen.images.gathered import Images, numbers
 from memgen.images.imageset import floats
 from memgen.spaces import Space, products
 from memgen.spaces.pixels import PixelSpace
@@ -42,7 +43,6 @@ BACKENDS = ("auto", "faiss", "torch")
 _INSTALL = "Install it with: pip install 'memgen[cpu]'; or use the backend torch."
 _WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs")
 _TILE = 1024  # queries multiplied with a block at a time
-_IN_MEMORY = 2**29  # bytes of vectors that are kept in memory; more lie in a temporary file
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +144,9 @@ class PixelSearch:
 
     backend = "torch"
 
-    def __init__(self, pixels: Any, space: PixelSpace, device: str) -> None:
+    def __init__(self, pixels: Images, space: PixelSpace, device: str) -> None:
         self._pixels, self._space, self._device = pixels, space, device
-        self._d = int(np.prod(pixels.shape[1:]))
+        self._d = numbers(pixels)
         parts = [space.code(products.signed(block, "cpu").numpy()) for _, block in products.blocks(pixels, self._d)]
         self._fixed, self._relative = parts[0].fixed, parts[0].relative
         scale, offset, total, norm = (
@@ -240,7 +240,7 @@ def _tiles(count: int) -> Iterator[slice]:
     return (slice(start, min(start + _TILE, count)) for start in range(0, count, _TILE))
 
 
-def build(pixels: Any, space: Space, backend: str, device: str = "cpu", saved: Path | None = None) -> Search:
+def build(pixels: Images, space: Space, backend: str, device: str = "cpu", saved: Path | None = None) -> Search:
     """A search among images.
 
     Args:
@@ -266,18 +266,13 @@ def build(pixels: Any, space: Space, backend: str, device: str = "cpu", saved: P
     return FaissSearch(index, space)
 
 
-def _vectors(pixels: Any, space: Space) -> NDArray[np.float32]:
+def _vectors(pixels: Images, space: Space) -> NDArray[np.float32]:
     """What `Space.embed` makes of images, (N, D), in memory or, if there are many, in a temporary file."""
     made: NDArray[np.float32] | None = None
-    for start, block in products.blocks(pixels, int(np.prod(pixels.shape[1:]))):
+    for start, block in products.blocks(pixels, numbers(pixels)):
         found = space.embed(floats(block.reshape(-1, *pixels.shape[1:]))).numpy()
         if made is None:
-            shape = len(pixels), found.shape[1]
-            if 4 * shape[0] * shape[1] <= _IN_MEMORY:
-                made = np.empty(shape, dtype=np.float32)
-            else:
-                with tempfile.TemporaryFile() as file:  # the map keeps it
-                    made = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+            made = files.room((len(pixels), found.shape[1]), np.float32)
         made[start : start + len(found)] = found
     assert made is not None
     return made

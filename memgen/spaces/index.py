@@ -23,7 +23,8 @@ from torch import Tensor
 
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError
-from memgen.images.duplicates import Pixels, leaders
+from memgen.images.duplicates import leaders, pixel_rows
+from memgen.images.gathered import Images, numbers
 from memgen.images.imageset import floats
 from memgen.spaces import Space, find, flat, is_squared, products
 from memgen.spaces.pixels import PixelSpace
@@ -65,7 +66,7 @@ class Index:
 
     def __init__(
         self,
-        pixels: NDArray[Any],
+        pixels: Images,
         ids: Sequence[str],
         clusters: NDArray[np.int64],
         space: Space,
@@ -80,7 +81,7 @@ class Index:
     @classmethod
     def build(
         cls,
-        images: NDArray[Any] | Tensor,
+        images: Images | Tensor,
         ids: Sequence[str],
         space: Space,
         name: str,
@@ -91,7 +92,7 @@ class Index:
         """An index of reference images.
 
         Args:
-            images: (N, C, H, W), uint8, or float32 in pixel units.
+            images: (N, C, H, W), uint8, or float32 in pixel units, in memory or not.
             ids: content ids, (N,).
             space: how images are compared, from `spaces.find`.
             name: name of the index.
@@ -115,12 +116,12 @@ class Index:
                 f"index {name}: found {len(pixels)} images of {pixels.dtype}, expected at least 1, of uint8 or float32."
             )
         if pixels.dtype == np.float32:
-            for start, block in products.blocks(pixels, int(np.prod(pixels.shape[1:]))):
-                _check_finite(floats(block), f"index {name}: image", ids[start : start + len(block)])
+            for start, block in products.blocks(pixels, numbers(pixels)):
+                _check_finite(floats(np.asarray(block)), f"index {name}: image", ids[start : start + len(block)])
         search = flat.build(pixels, space, backend, device)
         clusters = np.arange(len(pixels))
         if cluster_threshold is not None:
-            clusters, _ = leaders(Pixels(pixels), cluster_threshold, ids=ids)
+            clusters, _ = leaders(pixel_rows(pixels), cluster_threshold, ids=ids)
         return cls(pixels, ids, clusters, space, name, cluster_threshold, search)
 
     def __len__(self) -> int:
@@ -306,7 +307,7 @@ class Index:
         Raises:
             StorageError: the disk is full or the folder cannot be written.
         """
-        arrays = (self._pixels, np.array(self.ids, dtype=np.str_), self.clusters)
+        arrays: tuple[Any, ...] = (self._pixels, np.array(self.ids, dtype=np.str_), self.clusters)
         for part, array in zip(_PARTS, arrays, strict=True):
             with files.writing(folder / part) as file:
                 np.save(file, array, allow_pickle=False)

@@ -17,7 +17,6 @@ distance).
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memgen.base import files
+from memgen.images.gathered import Images
 from memgen.images.imageset import floats
 from memgen.measures.copies.reduced import reduced
 
@@ -64,9 +65,9 @@ class AlignedPool:
         unit: number of the unit of each, (n,).
     """
 
-    def __init__(self, pixels: NDArray[Any], unit: NDArray[np.int64]) -> None:
+    def __init__(self, pixels: Images, unit: NDArray[np.int64]) -> None:
         self._unit = torch.from_numpy(np.ascontiguousarray(unit))
-        self._vectors = _in_blocks(pixels, lambda images: _embedded(reduced(images, _FINE)))
+        self._pixels = pixels
         self._luminance = _in_blocks(pixels, lambda images: _embedded(reduced(images.mean(dim=1, keepdim=True))))
         self._changes = _grid(pixels.shape[-2], pixels.shape[-1])
 
@@ -96,7 +97,8 @@ class AlignedPool:
         change, near = self._proposed(samples, left_out, but)
         count = near.shape[1]
         start = self._changes[change.flatten()]
-        targets = self._vectors[near.flatten()] * (1 - 2 * start[:, Fit.NEGATIVE, None])
+        fine = _embedded(reduced(torch.from_numpy(self._pixels[near.flatten().numpy()]), _FINE))
+        targets = fine * (1 - 2 * start[:, Fit.NEGATIVE, None])
         value, fit = self._refined(reduced(samples, _FINE).repeat_interleave(count, dim=0), start, targets)
         value, fit = value.view(-1, count), fit.view(-1, count, 6)
         order = value.argsort(dim=1, descending=True, stable=True)
@@ -173,9 +175,9 @@ class AlignedPool:
         return 0.5 * torch.log(squared[0] / squared[1])
 
 
-def _in_blocks(pixels: NDArray[Any], embed: Callable[[Tensor], Tensor]) -> Tensor:
+def _in_blocks(pixels: Images, embed: Callable[[Tensor], Tensor]) -> Tensor:
     """The vectors of many images, (n, d), without a float32 copy of all of them."""
-    made = torch.empty((len(pixels), embed(floats(pixels[:1])).shape[1]))
+    made = torch.from_numpy(files.room((len(pixels), embed(floats(pixels[:1])).shape[1]), np.float32))
     for start in range(0, len(pixels), _EMBEDDED):
         rows = slice(start, start + _EMBEDDED)
         made[rows] = embed(floats(pixels[rows]))

@@ -20,6 +20,8 @@ from memgen import spaces
 from memgen.base import schemas, tables
 from memgen.base.errors import DataError
 from memgen.base.progress import Progress
+from memgen.images.duplicates import pixel_rows
+from memgen.images.gathered import Gathered
 from memgen.images.imageset import ImageSet
 from memgen.measures.copies import competition
 from memgen.measures.copies.alignment import Fit
@@ -110,7 +112,7 @@ class Examiner:
         self.pool: Pool = _pooled(train, held_out, threshold)
         self.names = tuple(names)
         self._held_out, self._n_train = held_out, len(train)
-        self._pixels = np.concatenate([train.pixels, held_out.pixels])[self.pool.representatives]
+        self._pixels = Gathered([train.pixels, held_out.pixels], self.pool.representatives)
         candidates = Candidates(self._pixels, self.pool.ids, self.pool.unit)
         self.searcher = Searcher(candidates, self.names, backend, device)
 
@@ -335,10 +337,9 @@ def to_tables(
 
 
 def _pooled(train: ImageSet, held_out: ImageSet, threshold: float) -> Pool:
-    """The pool of T and H; a function of its own, so that the vectors are freed before the indexes are built."""
-    space = spaces.find("correlation")
-    rows_t, rows_h = (space.embed(images.floats()).numpy() for images in (train, held_out))
-    return pool(rows_t, rows_h, train.ids, held_out.ids, threshold, train.groups, held_out.groups)
+    """The pool of T and H; a function of its own, so that the rows are freed before the indexes are built."""
+    rows = pixel_rows(Gathered([train.pixels, held_out.pixels]))
+    return pool(rows, train.ids, held_out.ids, threshold, train.groups, held_out.groups)
 
 
 def _ids(pooled: Pool, numbers: Ints) -> list[str | None]:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen import spaces
+from memgen.images.gathered import Images, Viewed
 from memgen.measures.copies import competition
 from memgen.measures.copies.alignment import AlignedPool, Fit
 from memgen.measures.copies.lead import Floats, Ints
@@ -99,7 +99,7 @@ class Candidates:
         unit: number of the unit that each belongs to, (n,): the image itself, or its group.
     """
 
-    pixels: NDArray[Any]
+    pixels: Images
     ids: Sequence[str]
     unit: Ints
 
@@ -133,7 +133,7 @@ class SpaceMatcher:
     ) -> None:
         self._space, self._view, self._part, self._negative = space, view, part, negative
         self._unit, self._sizes = pool.unit, np.bincount(pool.unit)
-        pixels = pool.pixels if view is None else view(torch.from_numpy(pool.pixels)).numpy()
+        pixels = pool.pixels if view is None else Viewed(pool.pixels, view)
         self._index = Index.build(pixels, pool.ids, space, "pool", None, backend, device)
 
     def match(self, samples: Tensor, left_out: LeftOut | None = None) -> Matches:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from memgen.base import files
 from memgen.base.errors import DataError
 from memgen.base.wording import listed
-from memgen.images.duplicates import leaders
+from memgen.images.duplicates import Ordered, Rows, leaders
 
 _NAMED = 3  # groups named in an error
 
@@ -65,8 +64,7 @@ class Pool:
 
 
 def pool(
-    features_t: NDArray[Any],
-    features_h: NDArray[Any],
+    features: Rows,
     ids_t: Sequence[str],
     ids_h: Sequence[str],
     threshold: float = 0.99,
@@ -79,8 +77,7 @@ def pool(
     random.
 
     Args:
-        features_t: (|T|, D).
-        features_h: (|H|, D).
+        features: of T followed by H, (|T| + |H|, D).
         ids_t: content ids of T, (|T|,).
         ids_h: content ids of H, (|H|,).
         threshold: correlation above which two rows are near-duplicates, in (0, 1].
@@ -91,16 +88,16 @@ def pool(
         DataError: T or H is empty, ids or groups do not fit the features, a group is in both T and H, only one of T and
             H has groups, or the threshold is not in (0, 1].
     """
-    if not (len(features_t) == len(ids_t) > 0 and len(features_h) == len(ids_h) > 0):
+    if not (len(features) == len(ids_t) + len(ids_h) and len(ids_t) > 0 and len(ids_h) > 0):
         raise DataError(
-            f"pool: found {len(features_t)} training rows with {len(ids_t)} ids and {len(features_h)} held-out rows "
-            f"with {len(ids_h)} ids; expected at least one row on each side and an id for each."
+            f"pool: found {len(features)} rows with {len(ids_t)} ids of training images and {len(ids_h)} of held-out "
+            "images, expected at least one image on each side and a row for each."
         )
     ids = [*ids_t, *ids_h]
     in_train = np.arange(len(ids)) < len(ids_t)
     groups = _numbered(groups_t, groups_h, len(ids))
     order = label_free_order(ids)
-    leader, _ = leaders(np.concatenate([features_t, features_h])[order], threshold, ids=[ids[i] for i in order])
+    leader, _ = leaders(Ordered(features, order), threshold, ids=[ids[i] for i in order])
     first, number = np.unique(leader, return_inverse=True)
     cluster = np.empty(len(ids), dtype=np.int64)
     cluster[order] = number
