@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-_RUN, _SETTINGS = "Which run", "Settings of a new run"
+_RUN, _SETTINGS, _WHERE = "Which run", "Settings of a new run", "Where the work is done"
 Outputs = Annotated[Path, typer.Option(help="Folder that holds the runs.", rich_help_panel=_RUN)]
 RunName = Annotated[
     str | None, typer.Option("--run", help="Name of the run. Default: the newest run.", rich_help_panel=_RUN)
@@ -45,6 +45,31 @@ DryRun = Annotated[
 ]
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Number of worker processes. Default: one for each CPU core, or 1 on a GPU.")
+]
+TasksAtATime = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Number of worker processes. Default: one for each CPU core, or 1 on a GPU. For the executors ray and "
+        "slurm: most tasks at a time. Default there: 4 for each CPU of the cluster, or 256 jobs.",
+    ),
+]
+Executor = Annotated[
+    str,
+    typer.Option(
+        help="What does the work: local (processes on this machine), ray (a Ray cluster) or slurm (jobs of SLURM). The "
+        "result is the same. The folder of the runs must be one that all machines share.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT. Default: a cluster that runs on this machine, or "
+        "else one that is started for this command. For slurm: local runs the jobs on this machine.",
+        rich_help_panel=_WHERE,
+    ),
 ]
 Sizes = Annotated[
     list[int] | None,
