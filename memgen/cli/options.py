@@ -1,11 +1,11 @@
 """Options that several commands share: each is declared once, with its help."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-_RUN, _SETTINGS, _WHERE = "Which run", "Settings of a new run", "Where the work is done"
+_RUN, _SETTINGS = "Which run", "Settings of a new run"
 Outputs = Annotated[Path, typer.Option(help="Folder that holds the runs.", rich_help_panel=_RUN)]
 RunName = Annotated[
     str | None, typer.Option("--run", help="Name of the run. Default: the newest run.", rich_help_panel=_RUN)
@@ -56,11 +56,10 @@ TasksAtATime = Annotated[
     ),
 ]
 Executor = Annotated[
-    str,
+    Literal["local", "ray", "slurm"],
     typer.Option(
         help="What does the work: local (processes on this machine), ray (a Ray cluster) or slurm (jobs of SLURM). The "
         "result is the same. The folder of the runs must be one that all machines share.",
-        rich_help_panel=_WHERE,
     ),
 ]
 Address = Annotated[
@@ -68,7 +67,6 @@ Address = Annotated[
     typer.Option(
         help="Of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT. Default: a cluster that runs on this machine, or "
         "else one that is started for this command. For slurm: local runs the jobs on this machine.",
-        rich_help_panel=_WHERE,
     ),
 ]
 Sizes = Annotated[
