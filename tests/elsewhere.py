@@ -78,3 +78,10 @@ def wait_for(condition, seconds: float = 60.0):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -147,6 +148,48 @@ def test_no_more_tasks_at_a_time_than_asked_for(find, tmp_path, name):
     assert (most, under_way) == (2, 0)
 
 
+SBATCH = """#!{python}
+import os, pathlib, re, subprocess, sys
+script = pathlib.Path(sys.argv[-1])
+given = dict(re.findall("#SBATCH --([a-z-]+)=(.*)", script.read_text()))
+(pathlib.Path(__file__).parent / "given").write_text(given["array"] + " " + given["cpus-per-task"])
+last = int(re.match("0-([0-9]+)%", given["array"])[1])
+for index in range(last + 1):
+    ids = dict(SLURM_JOB_ID=str(100 + index), SLURM_ARRAY_JOB_ID="100", SLURM_ARRAY_TASK_ID=str(index))
+    subprocess.Popen(["bash", script], env=os.environ | ids, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print("Submitted batch job 100")
+"""
+SRUN = """#!{python}
+import os, sys
+command = sys.argv[sys.argv.index("--error") + 2:]
+log = sys.argv[sys.argv.index("--error") + 1].replace("%A_%a", "100_" + os.environ["SLURM_ARRAY_TASK_ID"]).replace("%t", "0")
+os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+os.execvp(command[0], command)
+"""
+
+
+@needs_submitit
+@pytest.mark.slow
+def test_a_job_array_as_slurm_runs_it(monkeypatch, tmp_path):
+    """Two programs in place of sbatch and srun run what submitit writes: one array, an error that comes back, a log."""
+    (tmp_path / "bin").mkdir()
+    for name, text in (("sbatch", SBATCH), ("srun", SRUN)):
+        (tmp_path / "bin" / name).write_text(text.format(python=sys.executable))
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    tasks = [Task(tmp_path, number) for number in range(3)]
+    with executors.find("slurm", Resources(threads=2), 2, None, tmp_path / "jobs") as executor:
+        executor.map(elsewhere.work, tasks, lambda news: None)
+        assert (tmp_path / "bin" / "given").read_text() == "0-2%2 2"
+        assert_written(tasks)
+        assert not (tmp_path / "jobs").exists()
+        with pytest.raises(DataError, match=r"^task 4 is wrong\.$"):
+            executor.map(elsewhere.work, [Task(tmp_path, 3), Task(tmp_path, 4, fails="wrong")], lambda news: None)
+        with pytest.raises(RunError, match=r"(?s)job 100_1 failed.*ValueError: task 5 is broken") as caught:
+            executor.map(elsewhere.work, [Task(tmp_path, 3), Task(tmp_path, 5, fails="broken")], lambda news: None)
+    assert "100_1_0_log.err ends with:" in str(caught.value)
+
+
 @needs_submitit
 def test_a_broken_job_of_slurm_shows_the_end_of_its_log(find, tmp_path):
     """An error that is not memgen's own ends the map with the log of the job, which is kept."""
@@ -172,7 +215,7 @@ def test_time_limits_are_read_as_sbatch_reads_them(limit, minutes):
 @pytest.mark.parametrize("package", ["ray", "submitit"])
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path, package):
     """Without the optional package, the message says what to install."""
-    monkeypatch.setitem(__import__("sys").modules, package, None)
+    monkeypatch.setitem(sys.modules, package, None)
     name = {"submitit": "slurm"}.get(package, package)
     with pytest.raises(ConfigError, match=rf"needs the package {package}.*pip install 'memgen\[{name}\]'"):
         executors.find(name, folder=tmp_path)
@@ -261,6 +304,8 @@ class TestRay:
         def remove():
             elsewhere.wait_for(lambda: len({node for _, _, node, _ in elsewhere.begun(tmp_path)}) == 3)
             cluster.remove_node(third, allow_graceful=False)
+            (pid,) = (pid for _, pid, place, _ in elsewhere.begun(tmp_path) if place == third.node_id)
+            elsewhere.wait_for(lambda: not elsewhere.is_alive(pid))
             (tmp_path / "go").touch()
 
         during(remove, lambda: map_all(find, tasks))
