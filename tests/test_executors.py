@@ -133,6 +133,21 @@ def test_each_task_has_its_threads(find, tmp_path, name):
     assert os.getpid() not in {pid for _, pid, _, _ in elsewhere.begun(tmp_path)}
 
 
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_an_interruption_ends_the_tasks_on_a_cluster(find, tmp_path, name):
+    """After Ctrl-C, no task writes on without the lock of the run."""
+
+    def interrupt(news):
+        if news.task.number == 1:
+            elsewhere.wait_for(lambda: elsewhere.begun(tmp_path))
+            raise KeyboardInterrupt
+
+    with find(name) as executor:
+        with pytest.raises(KeyboardInterrupt):
+            executor.map(elsewhere.work, [Task(tmp_path, number, held=True) for number in range(2)], interrupt)
+        elsewhere.wait_for(lambda: not any(elsewhere.is_alive(pid) for _, pid, *_ in elsewhere.begun(tmp_path)), 15)
+
+
 @pytest.mark.parametrize("name", ["pool", *CLUSTERS])
 def test_no_more_tasks_at_a_time_than_asked_for(find, tmp_path, name):
     """A cluster is never handed more than so many tasks at a time, and the pool works on no more."""

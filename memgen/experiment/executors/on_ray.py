@@ -75,9 +75,8 @@ class Ray(Executor):
 
         try:
             feed(tasks, self._width, begin, ended, end)
-        except KeyboardInterrupt:
-            self._stop(list(under_way))
-            raise
+        finally:
+            self._stop(list(under_way))  # those that an interruption or an error of on_event has left
 
     def close(self) -> None:
         """End the Ray that this executor started, or leave the cluster that it joined."""

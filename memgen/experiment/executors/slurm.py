@@ -23,6 +23,7 @@ ARRAY = 1000  # most tasks of a job array; SLURM's own bound is 1001 unless a si
 AT_A_TIME = 256  # jobs that run at a time
 MINUTES = 24 * 60  # time limit of a job, unless SBATCH_TIMELIMIT sets another
 _POLL_S = 0.5
+_STOPPING_S = 10.0  # time for jobs to end after an interruption
 _LOG_LINES = 20  # of a job that failed
 
 
@@ -70,15 +71,14 @@ class Slurm(Executor):
         for first in range(0, len(tasks), self._batch):
             batch = tasks[first : first + self._batch]
             jobs = self._executor.map_array(functools.partial(_do, work, stop, self._threads), batch)
-            for task in batch:
-                on_event(News(task, "begun"))
             waiting = dict(zip(jobs, batch, strict=True))
             try:
+                for task in batch:
+                    on_event(News(task, "begun"))
                 self._wait(waiting, stop, on_event)
             finally:
                 stop.touch()
-                for job in waiting:  # those that an interruption or an error of on_event has left
-                    job.cancel(check=False)
+                _cancel(list(waiting))  # those that an interruption or an error of on_event has left
             stop.unlink()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -108,6 +108,15 @@ def _do(work: Work[T], stop: Path, threads: int, task: T) -> MemgenError | None:
         except MemgenError as error:
             return error
     return None
+
+
+def _cancel(jobs: list[Any]) -> None:
+    """End jobs, which must not write on when this process no longer holds the lock of the run."""
+    for job in jobs:
+        job.cancel(check=False)
+    deadline = time.monotonic() + _STOPPING_S
+    while not all(job.done() for job in jobs) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
 
 
 def _error(job: Any) -> Exception | None:
