@@ -50,8 +50,10 @@ def cluster():
         patch.setenv("PYTHONPATH", os.pathsep.join(folders))
         from ray.cluster_utils import Cluster
 
-        started = Cluster(initialize_head=True, head_node_args={**node(), "include_dashboard": False})
-        started.add_node(**node())
+        with pytest.MonkeyPatch.context() as threads:
+            threads.setenv("OMP_NUM_THREADS", "3")  # as a machine may have it
+            started = Cluster(initialize_head=True, head_node_args={**node(), "include_dashboard": False})
+            started.add_node(**node())
         started.wait_for_nodes()
         yield started
         started.shutdown()
@@ -168,11 +170,13 @@ import os, pathlib, re, subprocess, sys
 script = pathlib.Path(sys.argv[-1])
 given = dict(re.findall("#SBATCH --([a-z-]+)=(.*)", script.read_text()))
 (pathlib.Path(__file__).parent / "given").write_text(given["array"] + " " + given["cpus-per-task"])
-last = int(re.match("0-([0-9]+)%", given["array"])[1])
-for index in range(last + 1):
-    ids = dict(SLURM_JOB_ID=str(100 + index), SLURM_ARRAY_JOB_ID="100", SLURM_ARRAY_TASK_ID=str(index))
-    subprocess.Popen(["bash", script], env=os.environ | ids, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-print("Submitted batch job 100")
+print("Submitted batch job 100", flush=True)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+os.dup2(1, 2)
+if not os.fork():  # one job after the other
+    for index in range(int(re.match("0-([0-9]+)%", given["array"])[1]) + 1):
+        ids = dict(SLURM_JOB_ID=str(100 + index), SLURM_ARRAY_JOB_ID="100", SLURM_ARRAY_TASK_ID=str(index))
+        subprocess.run(["bash", script], env=os.environ | ids)
 """
 SRUN = """#!{python}
 import os, sys
@@ -186,7 +190,7 @@ os.execvp(command[0], command)
 @needs_submitit
 @pytest.mark.slow
 def test_a_job_array_as_slurm_runs_it(monkeypatch, tmp_path):
-    """Two programs in place of sbatch and srun run what submitit writes: one array, an error that comes back, a log."""
+    """Two programs in place of sbatch and srun run what submitit writes: an array, an error, and a log."""
     (tmp_path / "bin").mkdir()
     for name, text in (("sbatch", SBATCH), ("srun", SRUN)):
         (tmp_path / "bin" / name).write_text(text.format(python=sys.executable))
@@ -198,10 +202,12 @@ def test_a_job_array_as_slurm_runs_it(monkeypatch, tmp_path):
         assert (tmp_path / "bin" / "given").read_text() == "0-2%2 2"
         assert_written(tasks)
         assert not (tmp_path / "jobs").exists()
-        with pytest.raises(DataError, match=r"^task 4 is wrong\.$"):
-            executor.map(elsewhere.work, [Task(tmp_path, 3), Task(tmp_path, 4, fails="wrong")], lambda news: None)
-        with pytest.raises(RunError, match=r"(?s)job 100_1 failed.*ValueError: task 5 is broken") as caught:
-            executor.map(elsewhere.work, [Task(tmp_path, 3), Task(tmp_path, 5, fails="broken")], lambda news: None)
+        tasks = [Task(tmp_path, 3, fails="wrong"), *(Task(tmp_path, number) for number in range(4, 7))]
+        with pytest.raises(DataError, match=r"^task 3 is wrong\.$"):
+            executor.map(elsewhere.work, tasks, lambda news: None)
+        assert {number for number, *_ in elsewhere.begun(tmp_path)} <= {0, 1, 2, 3, 4}  # jobs in the queue do nothing
+        with pytest.raises(RunError, match=r"(?s)job 100_1 failed.*ValueError: task 7 is broken") as caught:
+            executor.map(elsewhere.work, [Task(tmp_path, 0), Task(tmp_path, 7, fails="broken")], lambda news: None)
     assert "100_1_0_log.err ends with:" in str(caught.value)
 
 
