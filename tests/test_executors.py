@@ -1,6 +1,7 @@
 """Executors: wherever tasks are done, and whatever is killed on the way, the files are the same, byte for byte."""
 
 import functools
+import gc
 import hashlib
 import importlib.util
 import os
@@ -8,6 +9,7 @@ import pickle
 import signal
 import sys
 import threading
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +28,12 @@ from memgen.experiment.workspace import Workspace
 
 needs_submitit = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="needs the package submitit")
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the package ray")
-ON_RAY = [needs_ray, pytest.mark.slow]
+# Ray leaves processes that it has started to the garbage collector.
+rays_own = [
+    pytest.mark.filterwarnings(f"ignore::{kind}")
+    for kind in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning")
+]
+ON_RAY = [needs_ray, pytest.mark.slow, *rays_own]
 CLUSTERS = [pytest.param("slurm", marks=[needs_submitit, pytest.mark.slow]), pytest.param("ray", marks=ON_RAY)]
 ALL = ["here", "pool", *CLUSTERS]
 
@@ -56,7 +63,10 @@ def cluster():
             started.add_node(**node())
         started.wait_for_nodes()
         yield started
-        started.shutdown()
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            started.shutdown()
+            del started
+            gc.collect()
 
 
 def node():
@@ -161,8 +171,8 @@ def test_no_more_tasks_at_a_time_than_asked_for(find, tmp_path, name):
         most = max(most, under_way)
 
     with find(name, jobs=2) as executor:
-        executor.map(elsewhere.work, [Task(tmp_path, number) for number in range(6)], hear)
-    assert (most, under_way) == (2, 0)
+        executor.map(elsewhere.work, [Task(tmp_path, number, seconds=0.2) for number in range(6)], hear)
+    assert (most, under_way) in ((2, 0), *([(1, 0)] if name == "pool" else []))
 
 
 SBATCH = """#!{python}
@@ -273,18 +283,19 @@ def test_a_sweep_has_the_same_bytes_wherever_it_is_done(request, config, finishe
     sweep = ("sweep", "--config", config, "--outputs", tmp_path, "--run", "tiny", "--jobs", "2", *given)
     said = memgen(*sweep).done().err
     assert "4 networks to train" in said
-    for line in ("n1-s0-a done", "n4-s0-b done", "n1-s0 done", "n4-s0 done (6 of 6)"):
+    for line in ("n1-s0-a done (", "n4-s0-b done (", "n1-s0 done (", "n4-s0 done (", "done (6 of 6)"):
         assert said.count(line) == 1, said
+    assert ("n4-s0-b training" in said) == (name == "pool")  # a cluster tells no more than that a task is finished
     program.assert_same_runs(tmp_path / "tiny", finished)
     before = {path: path.stat().st_mtime_ns for path in program.artifacts(tmp_path / "tiny").values()}
     memgen(*sweep).done()
     assert {path: path.stat().st_mtime_ns for path in program.artifacts(tmp_path / "tiny").values()} == before
 
 
-@needs_ray
-@pytest.mark.slow
 class TestRay:
     """What a cluster of Ray does besides."""
+
+    pytestmark = ON_RAY
 
     def test_its_own_bound_is_four_tasks_for_each_cpu(self, find, cluster, tmp_path):
         """Without a number of tasks, Ray holds four for each CPU of the cluster, however many there are to do."""
