@@ -24,7 +24,7 @@ import torch
 
 from memgen.base import config, noise
 from memgen.base.intervals import bootstrap
-from memgen.experiment import make, measure, present, runs, sweep, tasks
+from memgen.experiment import executors, make, measure, present, runs, sweep, tasks
 from memgen.experiment.settings import RunSettings
 from memgen.experiment.workspace import Workspace
 from memgen.measures import distances
@@ -188,7 +188,7 @@ def run(*overrides: str) -> tuple[Workspace, present.Findings]:
     workspace = Workspace(runs.create(folder, "truth", settings.model_dump(mode="json"), "cpu"), settings, "cpu")
     with workspace.run.working():
         make.import_data(workspace)
-        sweep.execute(workspace, tasks.tasks(settings.cells), 1, lambda event: None)
+        sweep.execute(workspace, tasks.tasks(settings.cells), executors.find("local"), lambda event: None)
         return workspace, present.find(workspace)
 
 

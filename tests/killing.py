@@ -31,6 +31,7 @@ def main() -> None:
         "__main__",
         "experiment.make",
         "experiment.sweep",
+        "experiment.executors.local",
         "experiment.present",
         "experiment.cost",
         "cli.terminal",

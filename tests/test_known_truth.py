@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from memgen.base import config
-from memgen.experiment import make, measure, present, runs, sweep, tasks
+from memgen.experiment import executors, make, measure, present, runs, sweep, tasks
 from memgen.experiment.settings import RunSettings
 from memgen.experiment.workspace import Workspace
 
@@ -26,7 +26,7 @@ def read(tmp_path, *settings):
     workspace = Workspace(run, chosen, "cpu")
     with run.working():
         make.import_data(workspace)
-        sweep.execute(workspace, tasks.tasks(chosen.cells), 1, lambda event: None)
+        sweep.execute(workspace, tasks.tasks(chosen.cells), executors.find("local"), lambda event: None)
         verdict, table, _ = present.write_report(workspace)
     rows = {(row["n_train"], row["quantity"]): row for row in table.to_pylist()}
     return workspace, verdict, rows

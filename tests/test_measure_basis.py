@@ -11,7 +11,7 @@ from program import memgen
 
 from memgen.base import config, noise, schemas
 from memgen.base.errors import ConfigError, DataError
-from memgen.experiment import geometry, make, present, runs, subjects, sweep, tasks
+from memgen.experiment import executors, geometry, make, present, runs, subjects, sweep, tasks
 from memgen.experiment.runs import Run
 from memgen.experiment.settings import RunSettings
 from memgen.experiment.workspace import Workspace
@@ -32,7 +32,7 @@ def prepared(folder, *settings) -> Workspace:
     workspace = Workspace(runs.create(folder, "bases", chosen.model_dump(mode="json"), "cpu"), chosen, "cpu")
     with workspace.run.working():
         make.import_data(workspace)
-        sweep.execute(workspace, tasks.tasks(chosen.cells, ("train",)), 1, lambda event: None)
+        sweep.execute(workspace, tasks.tasks(chosen.cells, ("train",)), executors.find("local"), lambda event: None)
     return workspace
 
 

@@ -31,6 +31,7 @@ from memgen.cli.options import (
 from memgen.cli.root import app
 from memgen.cli.shared import (
     New,
+    Workers,
     check_part,
     choose_cells,
     choose_subjects,
@@ -82,7 +83,7 @@ def train(
         workspace = workspace.extended(workspace.settings.model_copy(update={"sweep": grown}))
     every = sizes or list(workspace.settings.sweep.n_train)
     cells = choose_cells(workspace, every, part, trained=False)
-    execute(workspace, tasks.tasks(cells, ("train",)), jobs)
+    execute(workspace, tasks.tasks(cells, ("train",)), Workers(jobs))
     finish(as_json, workspace.run.path / "denoisers", subjects=[cell.name for cell in cells])
 
 
@@ -264,7 +265,7 @@ def sample(
             ):
                 make.sample_subject(workspace, name, lambda ended, _: progress(ended, total), trajectories, by)
     else:
-        execute(workspace, tasks_of(workspace, names, ("sample",)), jobs)
+        execute(workspace, tasks_of(workspace, names, ("sample",)), Workers(jobs))
     rows, counts = [], {}
     for name in names:
         found = workspace.run.table(*make.samples_place(workspace, name, by)).to_pylist()

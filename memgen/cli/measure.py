@@ -12,6 +12,7 @@ from memgen.cli.options import Device, Jobs, Json, OneSize, Outputs, OwnImages, 
 from memgen.cli.root import app
 from memgen.cli.search import PANEL
 from memgen.cli.shared import (
+    Workers,
     choose_cells,
     choose_device,
     choose_subjects,
@@ -139,7 +140,7 @@ def measure_cells(
     from memgen.experiment import present, tasks
 
     cells = choose_cells(workspace, sizes, None, trained=True)
-    execute(workspace, tasks.tasks(cells, verbs), jobs)
+    execute(workspace, tasks.tasks(cells, verbs), Workers(jobs))
     wanted = {cell.n_train for cell in cells}
     found = [row for row in present.summary(workspace).to_pylist() if row["n_train"] in wanted]
     shown = [row for row in found if row["estimate"] is not None and row["quantity"] in _QUANTITIES[kind]]

@@ -1,7 +1,7 @@
 """Options that several commands share: each is declared once, with its help."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -45,6 +45,29 @@ DryRun = Annotated[
 ]
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Number of worker processes. Default: one for each CPU core, or 1 on a GPU.")
+]
+TasksAtATime = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Number of worker processes. Default: one for each CPU core, or 1 on a GPU. For the executors ray and "
+        "slurm: most tasks at a time. Default there: 4 for each CPU of the cluster, or 256 jobs.",
+    ),
+]
+Executor = Annotated[
+    Literal["local", "ray", "slurm"],
+    typer.Option(
+        help="What does the work: local (processes on this machine), ray (a Ray cluster) or slurm (jobs of SLURM). The "
+        "result is the same. The folder of the runs must be one that all machines share.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT. Default: a cluster that runs on this machine, or "
+        "else one that is started for this command. For slurm: local runs the jobs on this machine.",
+    ),
 ]
 Sizes = Annotated[
     list[int] | None,

@@ -26,6 +26,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """What was given to a command about who does its work.
+
+    Attributes:
+        jobs: most tasks at a time; None for the executor's own bound.
+        executor: its name.
+        address: of its cluster.
+    """
+
+    jobs: int | None = None
+    executor: str = "local"
+    address: str | None = None
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the work may be done on other machines."""
+        return self.executor != "local"
+
+
+@dataclass(frozen=True)
 class New:
     """What was given to a command that may start a run."""
 
@@ -36,6 +56,7 @@ class New:
     seed: int | None
     device: str
     given: Mapping[str, Any] = field(default_factory=dict)  # settings that options of the command name, by dotted key
+    workers: "Workers | None" = None
 
     def settings(self) -> "RunSettings":
         """The settings asked for."""
@@ -58,7 +79,8 @@ class New:
 
         settings = self.settings()
         name = self.run or _default_name(self.config, settings, RunSettings())
-        device = choose_device(self.device)
+        elsewhere = self.workers is not None and self.workers.elsewhere
+        device = choose_device_elsewhere(self.device) if elsewhere else choose_device(self.device)
         if not (self.outputs / name / "run.json").exists():
             about = config.header(self.config) if self.config else ""
             run = runs.create(self.outputs, name, settings.model_dump(mode="json"), device, about)
@@ -119,6 +141,19 @@ def choose_device(asked: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {asked}: {first_line(error)}. Use --device cpu or --device auto.") from error
     return asked
+
+
+def choose_device_elsewhere(asked: str) -> str:
+    """The device asked for, of machines that this process does not see; auto is what there is here.
+
+    Raises:
+        ConfigError: it is neither cpu nor cuda.
+    """
+    if asked not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"--device {asked}: expected cpu or cuda, since the cluster gives each task a GPU of its own."
+        )
+    return choose_device(asked) if asked == "auto" else asked
 
 
 def own_images(workspace: "Workspace", source: Path, value_range: str | None) -> tuple["ImageSet", dict[str, Any]]:
@@ -192,10 +227,10 @@ def import_options(
 # ------------------------------------------------------------------------------------------------- doing work
 
 
-def execute(workspace: "Workspace", listed: "list[Task]", jobs: int | None) -> None:
+def execute(workspace: "Workspace", listed: "list[Task]", given: Workers) -> None:
     """Do tasks with bars, holding the lock."""
     from memgen.cli import terminal
-    from memgen.experiment import present, sweep
+    from memgen.experiment import executors, present, sweep
 
     metric, searched = workspace.settings.search.metric, dict[int, runs.Cell]()
     made = set(workspace.run.cells())
@@ -213,24 +248,29 @@ def execute(workspace: "Workspace", listed: "list[Task]", jobs: int | None) -> N
         searched[task.cell.n_train] = task.cell
         return f"{found}; pictures: {present.draw_first(workspace, list(searched.values()))}"
 
-    workers = worker_count(jobs, workspace.device, len(listed))
-    with prepared(workspace):
-        _announce(workspace, [task for task in listed if task.cell not in made], workers)
+    jobs = given.jobs if given.elsewhere else worker_count(given.jobs, workspace.device, len(listed))
+    found = executors.find(given.executor, sweep.resources(workspace), jobs, given.address, workspace.run.jobs)
+    with found as executor, prepared(workspace):
+        _announce(workspace, [task for task in listed if task.cell not in made], None if given.elsewhere else jobs)
         with terminal.bars(listed, told) as on_event:
-            sweep.execute(workspace, listed, workers, on_event)
+            sweep.execute(workspace, listed, executor, on_event)
 
 
-def _announce(workspace: "Workspace", listed: "list[Task]", workers: int) -> None:
-    """Say how many networks are to be trained, and how long it may take."""
+def _announce(workspace: "Workspace", listed: "list[Task]", workers: int | None) -> None:
+    """Say how many networks are to be trained, and how long it may take, unless the workers are elsewhere (None)."""
     from memgen.experiment.cost import estimate
 
     settings, count = workspace.settings, sum("train" in task.verbs for task in listed)
     if not count:
         return
+    networks = f"{count} {'networks' if count > 1 else 'network'} to train"
+    if workers is None:
+        note(f"{networks}.")
+        return
     cost = estimate(settings, workspace.images, workspace.device, workers)
     several = f" in {workers} processes" if workers > 1 else ""
     note(
-        f"{count} {'networks' if count > 1 else 'network'} to train{several}. With all that is measured, this takes "
+        f"{networks}{several}. With all that is measured, this takes "
         f"about {in_minutes(cost.seconds * count / len(settings.cells))} on this machine."
     )
 

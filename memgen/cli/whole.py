@@ -8,10 +8,12 @@ import typer
 
 from memgen.base.errors import ConfigError
 from memgen.cli.options import (
+    Address,
     Config,
     Device,
     DryRun,
     EverySize,
+    Executor,
     Jobs,
     Json,
     NewName,
@@ -21,10 +23,12 @@ from memgen.cli.options import (
     RunName,
     Seed,
     SubjectName,
+    TasksAtATime,
 )
 from memgen.cli.root import app
 from memgen.cli.shared import (
     New,
+    Workers,
     choose_device,
     choose_subjects,
     execute,
@@ -55,7 +59,9 @@ def sweep(
     overrides: Overrides = None,
     seed: Seed = None,
     device: Device = "auto",
-    jobs: Jobs = None,
+    jobs: TasksAtATime = None,
+    executor: Executor = "local",
+    address: Address = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -63,8 +69,11 @@ def sweep(
 
     If the command is interrupted, give it again: it continues where it stopped. To extend a run, name it with --run and
     give a longer list of sizes or training seeds, for example --set 'sweep.n_train=[1, 16, 256]'.
+
+    With --executor ray or slurm, the machines of a cluster share the work. See docs/executors.md.
     """
-    _sweep(New(outputs, run, config, overrides, seed, device), jobs, dry_run, as_json)
+    workers = Workers(jobs, executor, address)
+    _sweep(New(outputs, run, config, overrides, seed, device, workers=workers), workers, dry_run, as_json)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -82,28 +91,31 @@ def demo(
     """
     config = importlib.resources.files("memgen") / "embedded" / "demo.toml"
     with importlib.resources.as_file(config) as path:
-        _sweep(New(outputs, "demo" if seed is None else None, path, None, seed, device), jobs, dry_run, as_json)
+        _sweep(
+            New(outputs, "demo" if seed is None else None, path, None, seed, device), Workers(jobs), dry_run, as_json
+        )
 
 
-def _sweep(new: New, jobs: int | None, dry_run: bool, as_json: bool) -> None:
+def _sweep(new: New, workers: Workers, dry_run: bool, as_json: bool) -> None:
     if dry_run:
-        _estimate(new, jobs, as_json)
+        _estimate(new, workers, as_json)
         return
     workspace = new.open()
     from memgen.experiment import tasks
 
-    execute(workspace, tasks.tasks(workspace.settings.cells), jobs)
+    execute(workspace, tasks.tasks(workspace.settings.cells), workers)
     write_report(workspace, as_json)
 
 
-def _estimate(new: New, jobs: int | None, as_json: bool) -> None:
+def _estimate(new: New, workers: Workers, as_json: bool) -> None:
     """Show settings and cost of a sweep without writing anything."""
     from memgen.cli import terminal
     from memgen.experiment import make
     from memgen.experiment.cost import estimate
 
     settings = new.settings()
-    device = choose_device(new.device)
+    device = choose_device("auto" if workers.elsewhere else new.device)
+    jobs = None if workers.elsewhere else workers.jobs
     with terminal.bar("reading images") as progress:
         images = make.read_images(settings, progress)
     say_warnings(images.recipe.get("warnings", []))
@@ -111,7 +123,7 @@ def _estimate(new: New, jobs: int | None, as_json: bool) -> None:
     shown = {
         "images": len(images),
         "cells (trainings)": cost.cells,
-        "time, about": in_minutes(cost.seconds),
+        f"time{' on this machine alone' * workers.elsewhere}, about": in_minutes(cost.seconds),
         "disk, about": f"{cost.disk_bytes / 1e6:.0f} MB",
     }
     values = settings.model_dump(mode="json")
@@ -187,7 +199,7 @@ def verdict(
     others = [name for name in names if name not in cells]
     listed = tasks_of(workspace, cells, ("sample", "search", "copies"))
     listed += tasks_of(workspace, others, ("sample", "search", "copies", "psnr"))
-    execute(workspace, listed, jobs)
+    execute(workspace, listed, Workers(jobs))
     found = present.find(workspace)
     rows = [row for row in found.copies.to_pylist() if row["subject"] in names]
     columns = {

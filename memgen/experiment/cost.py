@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from memgen.experiment.executors import threads
 from memgen.experiment.settings import RunSettings
-from memgen.experiment.tasks import threads
 from memgen.images.imageset import ImageSet
 from memgen.models.denoiser import Denoiser
 from memgen.models.known.fitting import fit

@@ -13,6 +13,7 @@
       bases/NAME.npz        eigenvectors of the Jacobians of twins, or of one imported denoiser
       indexes/NAME/         FAISS indexes
       report/               the page and its figures
+      jobs/                 submissions and logs of SLURM jobs, while they run or after an error
 
 A run has one configuration, made with it; only the sizes and seeds of its sweep and the number of samples can grow (see
 `Workspace.extended`). A cell is one (N, training seed, part) of it. A subject, whether
@@ -160,6 +161,11 @@ class Run:
     def report(self) -> Path:
         """The folder of the report."""
         return self.path / "report"
+
+    @property
+    def jobs(self) -> Path:
+        """The folder of submissions and logs of SLURM jobs."""
+        return self.path / "jobs"
 
     def image_set(self, name: str) -> Path:
         """The folder of an image set of imported subjects."""

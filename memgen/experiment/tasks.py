@@ -1,13 +1,11 @@
 """The steps of a sweep, and the tasks that they are grouped into."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-import torch
-
 from memgen.experiment import geometry, make, measure
+from memgen.experiment.executors import threads as threads
 from memgen.experiment.runs import Cell
 from memgen.experiment.subjects import Record
 from memgen.experiment.workspace import Workspace
@@ -89,17 +87,6 @@ def imported_tasks(records: Iterable[Record], verbs: Iterable[Verb]) -> list[Tas
             name = record.identity.subject
             listed.append(Task(name, (name,), possible))
     return listed
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Work with this number of CPU threads, on which the last bits of a result depend."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def perform(workspace: Workspace, task: Task, on_event: OnEvent) -> None:

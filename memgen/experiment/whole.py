@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memgen.base import config as configuration
-from memgen.experiment import make, present, runs, tasks
-from memgen.experiment import sweep as pool
+from memgen.experiment import executors, make, present, runs, tasks
+from memgen.experiment import sweep as sweeping
 from memgen.experiment.present import Findings
 from memgen.experiment.settings import RunSettings
 from memgen.experiment.tasks import OnEvent
@@ -50,6 +50,7 @@ def sweep(
     with workspace.run.working():
         make.import_data(workspace)
         listed = tasks.tasks(workspace.settings.cells)
-        pool.execute(workspace, listed, jobs, on_event or (lambda event: None))
+        with executors.find("local", sweeping.resources(workspace), jobs) as executor:
+            sweeping.execute(workspace, listed, executor, on_event or (lambda event: None))
         present.write_report(workspace)
         return present.find(workspace)

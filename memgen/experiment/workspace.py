@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,10 @@ class Workspace:
     run: runs.Run
     settings: RunSettings
     device: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What another process gets is the place of the run, from which it reads what it needs.
+        return _reopened, (str(self.run.path.absolute()), self.device)
 
     @classmethod
     def of(cls, run: runs.Run, device: str) -> "Workspace":
@@ -186,6 +191,10 @@ class Workspace:
                 f"memgen sample again."
             )
         return Samples(drawn[: len(index)], index)  # a process that was killed may not have listed its new ones
+
+
+def _reopened(path: str, device: str) -> Workspace:
+    return Workspace.of(runs.Run(Path(path)), device)
 
 
 # Tables about samples that models have drawn, or about as many images in their place.
