@@ -16,7 +16,7 @@ from program import memgen as command
 import memgen
 from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import audit as auditing
-from memgen.experiment import audit_tests, runs
+from memgen.experiment import audit_tests, executors, runs
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.examiner import nearest_others
@@ -364,3 +364,38 @@ def test_little_memory_changes_nothing(found, sets, tmp_path, monkeypatch):
     monkeypatch.setattr(products, "_BLOCK_BYTES", 14 * 14 * 50)
     again = memgen.audit(sets["copied"], sets["train"], sets["holdout"], outputs=tmp_path, name="copied")
     assert again.document["files"] == found.document["files"]
+
+
+def test_a_search_that_is_spread_gives_the_same(found, sets, tmp_path):
+    """Two worker processes find what one process finds, byte for byte, and leave nothing behind."""
+    with executors.find("local", executors.Resources(torch.get_num_threads()), jobs=2) as executor:
+        again = memgen.audit(
+            sets["copied"], sets["train"], sets["holdout"], outputs=tmp_path, name="copied", executor=executor
+        )
+    assert again.document["files"] == found.document["files"]
+    assert not (again.path / "searches").exists()
+
+
+def test_a_search_that_was_interrupted_goes_on(sets, tmp_path, monkeypatch):
+    """What tasks have found is kept, and only what is missing is looked for again."""
+
+    class Failing(executors.Executor):
+        done = ()
+
+        def map(self, work, tasks, on_event):
+            for task in tasks:
+                if not task.found.exists():
+                    if len(self.done) == 3:
+                        raise RunError("lost")
+                    executors.do(work, task, on_event)
+                    self.done += (task.found,)
+
+    run, first = {"outputs": tmp_path, "name": "copied"}, Failing()
+    with pytest.raises(RunError, match="lost"):
+        memgen.audit(sets["copied"], sets["train"], sets["holdout"], executor=first, **run)
+    kept = {path: path.stat().st_mtime_ns for path in first.done}
+    second = Failing()
+    with pytest.raises(RunError, match="lost"):
+        memgen.audit(sets["copied"], sets["train"], sets["holdout"], executor=second, **run)
+    assert set(first.done).isdisjoint(second.done)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept

@@ -24,6 +24,7 @@ from memgen.base.config import validate
 from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import audit_images, audit_model, audit_tests, runs
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
+from memgen.experiment.executors import Executor
 from memgen.findings import audit as findings
 from memgen.findings import shrinkage
 from memgen.images.imageset import ImageSet
@@ -58,6 +59,7 @@ def audit(
     name: str | None = None,
     on_stage: OnStage | None = None,
     device: str = "cpu",
+    executor: Executor | None = None,
     **settings: Any,
 ) -> Audit:
     """Does a model copy its training images? An answer from its samples alone; nothing is trained.
@@ -70,6 +72,7 @@ def audit(
         name: of the run; None makes one from the settings. A run of that name is continued.
         on_stage: called with (what is being done, items done, items).
         device: where a model runs.
+        executor: what searches for copies (see `executors.find`); None searches in this process.
         settings: further fields of AuditSettings, such as groups="folder", calibrate=1 or model="checkpoint.pt".
 
     Raises:
@@ -78,7 +81,9 @@ def audit(
     """
     sets = {"samples": samples, "train": train, "holdout": held_out}
     given = {name: str(Path(source).resolve()) for name, source in sets.items() if source is not None} | settings
-    return perform(start(Path(outputs), name, validate(AuditSettings, given, source="audit")), on_stage, device)
+    return perform(
+        start(Path(outputs), name, validate(AuditSettings, given, source="audit")), on_stage, device, executor
+    )
 
 
 def start(outputs: Path, name: str | None, settings: AuditSettings) -> runs.Run:
@@ -104,18 +109,21 @@ def start(outputs: Path, name: str | None, settings: AuditSettings) -> runs.Run:
     return run
 
 
-def perform(run: runs.Run, on_stage: OnStage | None = None, device: str = "cpu") -> Audit:
+def perform(
+    run: runs.Run, on_stage: OnStage | None = None, device: str = "cpu", executor: Executor | None = None
+) -> Audit:
     """Do what is missing of an audit, write its page and `audit.json`, and return what it says.
 
     Args:
         run: the audit.
         on_stage: called with (what is being done, items done, items).
         device: where a model runs.
+        executor: what searches for copies; None searches in this process.
     """
     report = on_stage or (lambda what, done, total: None)
     with run.working():
         sets = audit_images.load(run, report, device)
-        audit_tests.perform(run, sets, report, device)
+        audit_tests.perform(run, sets, report, device, executor)
         report("writing the page", 0, 1)
         answer = _answer(run)
         page = run.report / "report.html"

@@ -1,5 +1,7 @@
 """The tests of an audit: copies among its samples, what they would find of planted copies, and canaries."""
 
+import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from memgen.experiment import audit_model, runs
 from memgen.experiment import canaries as planted_canaries
 from memgen.experiment.audit_images import read_like
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
+from memgen.experiment.executors import Executor
+from memgen.experiment.spread import SpreadSearcher
 from memgen.images import groups
 from memgen.images.gathered import Gathered
 from memgen.images.imageset import ImageSet
@@ -29,7 +33,9 @@ SHARES = (0.05, 0.1, 0.3)  # of the samples, planted by a calibration
 _MOST_PLANTED = 400  # copies of one kind
 
 
-def perform(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, device: str = "cpu") -> None:
+def perform(
+    run: runs.Run, sets: dict[str, ImageSet], report: OnStage, device: str = "cpu", executor: Executor | None = None
+) -> None:
     """Make every table of an audit that is missing.
 
     Args:
@@ -37,15 +43,16 @@ def perform(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, device: s
         sets: its images: `samples`, `train`, and maybe `held_out`.
         report: called with (what is being done, items done, items).
         device: where a model runs.
+        executor: what searches for copies; None searches in this process.
     """
     settings = settings_of(run)
     if "held_out" in sets and not _tested(run):
-        _test(run, sets, report)
+        _test(run, sets, report, executor)
     elif not run.has_table("neighbors", NAME):
         run.write_table("neighbors", TRAIN, nearest_others(sets["train"]))
         run.write_table("neighbors", NAME, nearest(sets["train"], _samples(sets)))
     if "held_out" in sets and settings.calibrate:
-        _calibrate(run, sets, report)
+        _calibrate(run, sets, report, executor)
     if settings.model is not None and "held_out" in sets and not run.has_table("gaps", NAME):
         report("measuring the denoising of training and held-out images", 0, 1)
         audit_model.measure(run, settings, sets["train"], sets["held_out"], device)
@@ -56,6 +63,7 @@ def perform(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, device: s
         run.update(data=data | {"warnings": [*data["warnings"], *told]})
     if settings.canaries and not run.has_table("canaries", NAME):
         run.write_table("canaries", NAME, _canaries(run, sets, report))
+    shutil.rmtree(run.searches, ignore_errors=True)  # its tables hold what came of them
 
 
 def _tested(run: runs.Run) -> bool:
@@ -66,17 +74,21 @@ def _samples(sets: dict[str, ImageSet]) -> Samples:
     return Samples(sets["samples"].floats().numpy(), np.arange(len(sets["samples"])))
 
 
-def _examiner(run: runs.Run, sets: dict[str, ImageSet]) -> Examiner:
-    settings = settings_of(run)
-    return Examiner(sets["train"], sets["held_out"], settings.cluster_threshold, names=settings.spaces)
+def _examiner(run: runs.Run, sets: dict[str, ImageSet], executor: Executor | None) -> Examiner:
+    settings, make = settings_of(run), None
+    if executor is not None:
+        make = functools.partial(SpreadSearcher, executor=executor, folder=run.searches)
+    return Examiner(
+        sets["train"], sets["held_out"], settings.cluster_threshold, names=settings.spaces, make_searcher=make
+    )
 
 
-def _test(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> None:
+def _test(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: Executor | None) -> None:
     """Test the samples for copies, and keep the tables."""
     settings, samples = settings_of(run), _samples(sets)
     report("building the indexes", 0, 1)
     own = nearest(sets["train"], samples)
-    examiner = _examiner(run, sets)
+    examiner = _examiner(run, sets, executor)
     sight = examiner.see(torch.from_numpy(samples.images), progress=_stage(report, "searching for the samples"))
     report("judging by held-out images", 0, 1)
     found = examiner.contest(sight, settings.seed, settings.q)
@@ -177,13 +189,13 @@ def _at_risk(sets: dict[str, ImageSet], significance: pa.Table) -> pa.Table:
     return tables.make(schemas.AT_RISK, {key: [row[key] for row in rows] for key in schemas.AT_RISK.names}, len(rows))
 
 
-def _calibrate(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> None:
+def _calibrate(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: Executor | None) -> None:
     """Plant copies of every kind among the samples, and keep what is found: PLANTED tables, one for each draw."""
     settings = settings_of(run)
     missing = [i for i in range(settings.calibrate) if not run.has_table("planted", f"{NAME}-r{i}")]
     if not missing:
         return
-    examiner, images = _examiner(run, sets), sets["samples"].floats()
+    examiner, images = _examiner(run, sets, executor), sets["samples"].floats()
     sight = examiner.see(images, progress=_stage(report, "searching for the samples"))
     # Copies that were found in the samples would help planted ones to be found.
     significance = run.table("significance", NAME)

@@ -167,6 +167,11 @@ class Run:
         """The folder of submissions and logs of SLURM jobs."""
         return self.path / "jobs"
 
+    @property
+    def searches(self) -> Path:
+        """Folder of what the tasks of an executor have found; see `spread`. It is removed when nothing needs it."""
+        return self.path / "searches"
+
     def image_set(self, name: str) -> Path:
         """The folder of an image set of imported subjects."""
         return self.path / "sets" / name

@@ -22,14 +22,18 @@ class Gathered:
         parts: arrays (n_i, C, H, W) of uint8, or float32 in pixel units, in memory or mapped. If their types differ,
             all images become float32.
         order: positions in all parts together, (N,); None for all of them as they come.
+
+    Attributes:
+        parts: see above.
+        order: see above.
     """
 
     def __init__(self, parts: Sequence[NDArray[Any]], order: NDArray[np.int64] | None = None) -> None:
-        self._parts, self._starts = parts, np.cumsum([0, *map(len, parts)])
-        self._order = np.arange(self._starts[-1]) if order is None else order
+        self.parts, self._starts = parts, np.cumsum([0, *map(len, parts)])
+        self.order: NDArray[np.int64] = np.arange(self._starts[-1]) if order is None else order
         types = {part.dtype for part in parts}
         self.dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
-        self.shape: tuple[int, ...] = len(self._order), *parts[0].shape[1:]
+        self.shape: tuple[int, ...] = len(self.order), *parts[0].shape[1:]
         self.ndim = len(self.shape)
 
     def __len__(self) -> int:
@@ -37,10 +41,10 @@ class Gathered:
 
     def __getitem__(self, which: slice | NDArray[Any]) -> NDArray[Any]:
         """The images at some positions, (n, C, H, W), as a new array."""
-        positions = self._order[which]
+        positions = self.order[which]
         made = np.empty((len(positions), *self.shape[1:]), dtype=self.dtype)
         of = np.searchsorted(self._starts, positions, side="right") - 1
-        for number, part in enumerate(self._parts):
+        for number, part in enumerate(self.parts):
             rows = np.flatnonzero(of == number)
             rows = rows[np.argsort(positions[rows], kind="stable")]  # a disk reads forward fastest
             found = part.reshape(len(part), -1)[positions[rows] - self._starts[number]].reshape(-1, *self.shape[1:])

@@ -5,7 +5,7 @@ The pool of T and H is clustered and indexed once, and then any number of sample
 What samples look like among the images, in one space or in several, is the matter of `sight`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -89,6 +89,7 @@ class Examiner:
         backend: faiss, torch or auto.
         device: where the torch backend searches.
         names: spaces that are searched; see `matching`.
+        make_searcher: makes the searcher of candidates in these spaces, in place of one that searches in this process.
 
     Attributes:
         pool: the representatives of T and H.
@@ -108,13 +109,17 @@ class Examiner:
         backend: str = "auto",
         device: str = "cpu",
         names: Sequence[str] = PIXELS,
+        make_searcher: Callable[[Candidates, Sequence[str]], Searcher] | None = None,
     ) -> None:
         self.pool: Pool = _pooled(train, held_out, threshold)
         self.names = tuple(names)
         self._held_out, self._n_train = held_out, len(train)
         self._pixels = Gathered([train.pixels, held_out.pixels], self.pool.representatives)
         candidates = Candidates(self._pixels, self.pool.ids, self.pool.unit)
-        self.searcher = Searcher(candidates, self.names, backend, device)
+        if make_searcher is None:
+            self.searcher = Searcher(candidates, self.names, backend, device)
+        else:
+            self.searcher = make_searcher(candidates, self.names)
 
     def examine(self, samples: Tensor, seed: int, q: float = Q) -> Examination:
         """Test samples (M, C, H, W) for dependence on single units of T.

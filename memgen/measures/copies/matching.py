@@ -223,6 +223,11 @@ def build(name: str, pool: Candidates, backend: str = "auto", device: str = "cpu
     return [SpaceMatcher(pool, spaces.find(name), backend=backend, device=device)]
 
 
+def matchers_of(name: str) -> int:
+    """How many matchers a space has."""
+    return len(_HALVES) if name == "halves" else 1
+
+
 def records(names: Sequence[str]) -> dict[str, Any]:
     """For each space by its name, JSON values that identify what it is made of; None where the name says all.
 

@@ -41,7 +41,7 @@ SCALED_BY = 1024  # images of the pool by whose depths spaces are made comparabl
 _COMMON = 0.9  # quantile of these depths up to which a depth is common
 _SMALLEST = 1e-3  # depth that counts as more than rounding
 _TIES = 1e-6  # weight of what puts equal magnitudes in order
-_BLOCK = 1024  # samples matched at a time
+BLOCK = 1024  # samples matched at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +100,8 @@ class Searcher:
 
     def __init__(self, pool: Candidates, names: Sequence[str], backend: str = "auto", device: str = "cpu") -> None:
         self._pool = pool
-        built = {name: matching.build(name, pool, backend, device) for name in names}
-        self._matchers = [matcher for matchers in built.values() for matcher in matchers]
-        self.space_of: NDArray[np.str_] = np.array(
-            [matching.called(name) for name, matchers in built.items() for _ in matchers]
-        )
+        self._matchers = [matcher for name in names for matcher in matching.build(name, pool, backend, device)]
+        self.space_of: NDArray[np.str_] = spaces_of(names)
 
     def see(self, images: Tensor, left_out: LeftOut | None = None, progress: Progress | None = None) -> Sight:
         """Look for samples (M, C, H, W), or images in their place, in all spaces.
@@ -115,10 +112,10 @@ class Searcher:
             progress: called with (images done, images).
         """
         parts = []
-        for start in range(0, max(1, len(images)), _BLOCK):
+        for start in range(0, max(1, len(images)), BLOCK):
             if progress:
                 progress(start, len(images))
-            rows = slice(start, start + _BLOCK)
+            rows = slice(start, start + BLOCK)
             gone = None if left_out is None else LeftOut(left_out.unit[rows], left_out.but[rows])
             parts.append(Sight(tuple(matcher.match(images[rows], gone) for matcher in self._matchers)))
         return Sight.joined(parts)
@@ -151,6 +148,11 @@ class Searcher:
         if len(sight.matches) == 1:
             return [sight.matches[0].depth]
         return [_scaled(each.depth, usual) for each, usual in zip(sight.matches, self.usual, strict=True)]
+
+
+def spaces_of(names: Sequence[str]) -> NDArray[np.str_]:
+    """The name of the space of each matcher."""
+    return np.repeat([matching.called(name) for name in names], [matching.matchers_of(name) for name in names])
 
 
 def _excess(depth: Floats, usual: Floats) -> Floats:

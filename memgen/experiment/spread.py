@@ -1,0 +1,152 @@
+"""The search for copies, spread over an executor: each task looks for some samples in one space.
+
+Tasks read the images of the pool where they lie, and the samples from a file. What a task finds is one file, so a
+search that was interrupted goes on where it stopped. Samples are cut where a search in one process cuts them, so the
+result is the same.
+"""
+
+import functools
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from memgen.base import files
+from memgen.base.progress import Progress
+from memgen.experiment.executors import Executor, News, Report
+from memgen.images.gathered import Gathered, Images
+from memgen.measures.copies.matching import Candidates, LeftOut, Matches
+from memgen.measures.copies.sight import BLOCK, Searcher, Sight, spaces_of
+
+_ROWS = 2 * BLOCK  # samples of one task
+
+
+@dataclass(frozen=True)
+class Look:
+    """A task: to look for some samples in one space.
+
+    Attributes:
+        pool: folder of the pool.
+        queries: folder of the samples.
+        space: name of the space.
+        start: number of the first sample.
+        stop: number after that of the last.
+    """
+
+    pool: Path
+    queries: Path
+    space: str
+    start: int
+    stop: int
+
+    @property
+    def found(self) -> Path:
+        """The file of what is found."""
+        return self.queries / f"{self.start}-{files.digest(self.space)[:12]}.npz"
+
+
+class SpreadSearcher(Searcher):
+    """A searcher whose work an executor does.
+
+    Args:
+        pool: the images, see `Searcher`.
+        names: spaces that are searched.
+        executor: what does the tasks.
+        folder: for files, which all machines of the executor see.
+    """
+
+    def __init__(self, pool: Candidates, names: Sequence[str], executor: Executor, folder: Path) -> None:
+        self._pool, self._names, self._executor, self._folder = pool, tuple(names), executor, folder
+        self.space_of = spaces_of(names)
+        _keep(pool, folder)
+
+    def see(self, images: Tensor, left_out: LeftOut | None = None, progress: Progress | None = None) -> Sight:
+        """Look for samples in all spaces; see `Searcher.see`."""
+        arrays = {"images": images.numpy()}
+        if left_out is not None:
+            arrays |= {"unit": left_out.unit, "but": left_out.but}
+        key = files.digest(*(np.ascontiguousarray(array).tobytes() for array in arrays.values()))
+        queries = self._folder / key[:16]
+        for name, array in arrays.items():
+            _save(queries / f"{name}.npy", array)
+        tasks = [
+            Look(self._folder, queries, space, start, min(start + _ROWS, len(images)))
+            for space in self._names
+            for start in range(0, max(1, len(images)), _ROWS)
+        ]
+        done = [0]
+
+        def hear(news: News[Look]) -> None:
+            done[0] += news.state == "finished"
+            if progress:
+                progress(done[0] * len(images) // len(tasks), len(images))
+
+        self._executor.map(look, tasks, hear)
+        parts = [[_load(task.found) for task in tasks if task.space == space] for space in self._names]
+        return Sight(tuple(Matches.joined(of_one) for rows in parts for of_one in zip(*rows, strict=True)))
+
+
+def look(task: Look, report: Report) -> None:
+    """Do a task, unless its file is there."""
+    if task.found.exists():
+        return
+    rows = slice(task.start, task.stop)
+    images = torch.from_numpy(np.array(np.load(task.queries / "images.npy", mmap_mode="r")[rows]))
+    left_out = None
+    if (task.queries / "unit.npy").exists():
+        left_out = LeftOut(*(np.load(task.queries / f"{name}.npy")[rows] for name in ("unit", "but")))
+    sight = _searcher(task.pool, task.space).see(images, left_out)
+    found = {f"{i}.{name}": array for i, matches in enumerate(sight.matches) for name, array in vars(matches).items()}
+    made = io.BytesIO()  # np.savez would report a full disk without its cause
+    np.savez(made, **found)
+    with files.writing(task.found) as file:
+        file.write(made.getbuffer())
+
+
+@functools.lru_cache(maxsize=1)
+def _searcher(folder: Path, space: str) -> Searcher:
+    """The images of a kept pool, indexed in one space; kept for the next task of this process."""
+    record = files.read_json(folder / "pool.json")
+    parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in record["parts"]]
+    order, unit = (np.load(folder / f"{name}.npy") for name in ("order", "unit"))
+    ids = list(map(str, range(len(order))))  # a search gives numbers, so any ids will do
+    return Searcher(Candidates(Gathered(parts, order), ids, unit), [space])
+
+
+def _keep(pool: Candidates, folder: Path) -> None:
+    """Write what tasks need to know of a pool; the pixels stay where they are, if they lie in a file."""
+    parts, order = _parts(pool.pixels)
+    paths = []
+    for number, part in enumerate(parts):
+        path = Path(part.filename) if isinstance(part, np.memmap) and part.filename else folder / f"part{number}.npy"
+        if path.parent == folder:
+            _save(path, part)
+        paths.append(str(path))
+    _save(folder / "order.npy", order)
+    _save(folder / "unit.npy", pool.unit)
+    files.write_json(folder / "pool.json", {"parts": paths})
+
+
+def _parts(pixels: Images) -> tuple[Sequence[NDArray[Any]], NDArray[np.int64]]:
+    if isinstance(pixels, Gathered):
+        return pixels.parts, pixels.order
+    return [pixels[np.arange(len(pixels))]], np.arange(len(pixels))
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    if not path.exists():
+        with files.writing(path) as file:
+            np.save(file, array, allow_pickle=False)
+
+
+def _load(path: Path) -> list[Matches]:
+    with np.load(path, allow_pickle=False) as found:
+        count = len({name.partition(".")[0] for name in found})
+        names = Matches.__dataclass_fields__
+        return [Matches(**{name: found[f"{i}.{name}"] for name in names}) for i in range(count)]
