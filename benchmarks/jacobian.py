@@ -17,7 +17,7 @@ import warnings
 
 import numpy as np
 import torch
-from turns import Work, by_turns, head, machine, seconds, use_threads
+from turns import Work, by_turns, head, machine, prepare, seconds
 
 from memgen.measures.geometry import jacobian
 from memgen.models.networks import BiasFreeBatchNorm, UNetSettings, build
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--side", type=int, default=28, help="side of the images, a multiple of 4")
     options = parser.parse_args()
-    use_threads(options.threads)
+    prepare(options.threads)
     found = machine()
     t = {name: np.array(values) for name, values in by_turns(methods(options.side), options.repeats).items()}
     print(f"{head(found)}\n{options.side}x{options.side}, {options.repeats} turns: median [smallest, largest]")

@@ -7,10 +7,8 @@ as plain tensor operations, tensors in PyTorch's default memory format, and one 
 import copy
 from collections.abc import Callable
 
-import faiss
 import numpy as np
 import torch
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -112,10 +110,17 @@ def sample_singly(
     return made
 
 
+def _flat(vectors: Tensor, squared: bool):
+    import faiss  # after turns.prepare
+
+    index = (faiss.IndexFlatL2 if squared else faiss.IndexFlatIP)(vectors.shape[1])
+    index.add(vectors.numpy())
+    return index
+
+
 def by_product(queries: Tensor, references: Tensor, k: int) -> dict[str, Callable[[], Tensor]]:
     """The positions of the k references with the largest inner products, by several means."""
-    flat = faiss.IndexFlatIP(references.shape[1])
-    flat.add(references.numpy())
+    flat = _flat(references, squared=False)
     return {
         "torch: product, topk": lambda: (queries @ references.T).topk(k).indices,
         "FAISS IndexFlatIP": lambda: torch.from_numpy(flat.search(queries.numpy(), k)[1]),
@@ -124,8 +129,9 @@ def by_product(queries: Tensor, references: Tensor, k: int) -> dict[str, Callabl
 
 def by_distance(queries: Tensor, references: Tensor, k: int) -> dict[str, Callable[[], Tensor]]:
     """The positions of the k references with the smallest Euclidean distances, by several means."""
-    flat = faiss.IndexFlatL2(references.shape[1])
-    flat.add(references.numpy())
+    from sklearn.neighbors import NearestNeighbors
+
+    flat = _flat(references, squared=True)
     brute = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(references.numpy())
     half = references.square().sum(dim=1) / 2
     return {
@@ -138,8 +144,7 @@ def by_distance(queries: Tensor, references: Tensor, k: int) -> dict[str, Callab
 
 def close_pairs(unit: Tensor, threshold: float) -> dict[str, Callable[[], object]]:
     """All pairs of unit vectors with a product above a threshold, among the vectors and those before them."""
-    flat = faiss.IndexFlatIP(unit.shape[1])
-    flat.add(unit.numpy())
+    flat = _flat(unit, squared=False)
 
     def products():
         for start in range(0, len(unit), 2048):

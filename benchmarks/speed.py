@@ -30,7 +30,7 @@ import numpy as np
 import peers
 import torch
 from duplicates import mixtures
-from turns import Work, by_turns, counted, head, machine, use_threads
+from turns import Work, by_turns, counted, head, machine, prepare
 
 from memgen import spaces
 from memgen.base import noise
@@ -353,7 +353,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=FAMILIES, metavar="NAME", help="only these; the names are above")
     given = parser.parse_args()
-    use_threads(given.threads)
+    prepare(given.threads)
     about, repeats = machine(), given.repeats or (5 if given.quick else 9)
     chosen = {name: jobs for name, jobs in FAMILIES.items() if name in (given.only or FAMILIES.keys() - ASKED)}
     found = run(chosen, given.quick, repeats, 5 if given.quick else 40)

@@ -3,6 +3,7 @@
 Programs that run beside a benchmark slow all computations of a turn alike, so ratios within turns vary less than times.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -54,30 +55,47 @@ def ratios(ours: Work, other: Work, repeats: int) -> list[float]:
     return [a / b for a, b in zip(times["ours"], times["other"], strict=True)]
 
 
-def use_threads(threads: int) -> None:
-    """Let PyTorch, BLAS, OpenMP, FAISS and scikit-learn compute with so many threads."""
+def prepare(threads: int) -> None:
+    """Let PyTorch, BLAS, OpenMP, FAISS and scikit-learn compute with so many threads; call it before any of them works.
+
+    The OpenBLAS in the wheels of FAISS is older than recent processors and takes those it does not know for one of
+    2004, which makes FAISS several times slower than it can be. So it is told of AVX-512, unless OPENBLAS_CORETYPE is
+    set.
+    """
+    if "avx512f" in _flags():
+        os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
+    for package in ("faiss", "sklearn.neighbors"):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(package)
     torch.set_num_threads(threads)
     threadpoolctl.threadpool_limits(threads)
 
 
 def machine() -> dict[str, object]:
     """Processor, its wide instructions, cores, load, versions and date, for the head of a table and for JSON."""
-    told = Path("/proc/cpuinfo")
-    text = told.read_text() if told.exists() else ""
-    name = re.search(r"^model name\s*:\s*(.*)$", text, flags=re.MULTILINE)
-    flags = re.search(r"^flags\s*:\s*(.*)$", text, flags=re.MULTILINE)
-    known = set(flags[1].split()) if flags else set()
-    wide = sorted(flag for flag in known if flag.startswith(("avx2", "avx512", "amx")) or flag == "avx_vnni")
     packages = ("memgen", "torch", "numpy", "faiss-cpu", "scikit-learn")
+    blas = {Path(each["filepath"]).parent.name: each["architecture"] for each in threadpoolctl.threadpool_info()
+            if each["internal_api"] == "openblas"}  # fmt: skip
     return {
-        "processor": name[1] if name else platform.processor() or platform.machine(),
-        "flags": wide,
+        "processor": (_cpuinfo("model name") or [platform.processor() or platform.machine()])[0],
+        "flags": sorted(flag for flag in _flags() if flag.startswith(("avx2", "avx512", "avx_vnni", "amx"))),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()} | {each: _version(each) for each in packages},
+        "openblas": blas,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def _cpuinfo(name: str) -> list[str]:
+    """The values of a name in /proc/cpuinfo, none on other systems than Linux."""
+    path = Path("/proc/cpuinfo")
+    return re.findall(rf"^{name}\s*:\s*(.*)$", path.read_text(), flags=re.MULTILINE) if path.exists() else []
+
+
+def _flags() -> set[str]:
+    return set(" ".join(_cpuinfo("flags")[:1]).split())
 
 
 def _version(package: str) -> str | None:
@@ -88,12 +106,14 @@ def _version(package: str) -> str | None:
 
 
 def head(found: Mapping[str, object]) -> str:
-    """The machine in two lines."""
+    """The machine in three lines."""
     flags, versions = found["flags"], found["versions"]
     wide = ("avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8")
     with_them = ", ".join(name for name in wide if name in flags) or "neither AVX-512 nor AMX"
     packages = ", ".join(f"{name} {version or 'is not installed'}" for name, version in versions.items())
+    blas = ", ".join(f"{place} computes as for {name}" for place, name in found["openblas"].items())
     return (
         f"{found['processor']}, {found['cores']} cores ({with_them}), {found['threads']} thread(s), "
-        f"load {found['load']:.1f} before the start\n{packages}, {found['date']}"
+        f"load {found['load']:.1f} before the start\n{packages}, {found['date']}\n"
+        f"OpenBLAS: {blas or 'none'}"
     )
