@@ -141,7 +141,7 @@ def _samples(settings: UNetSettings, side: int, count: int, updates: int) -> Job
 def neighbors(quick: bool) -> Iterator[Job]:
     sizes = [((1, 28, 28), 20_000, 1_000)]
     if not quick:
-        sizes += [((3, 32, 32), 50_000, 1_000), ((1, 80, 80), 100_000, 250)]
+        sizes += [((3, 32, 32), 50_000, 500), ((1, 80, 80), 100_000, 250)]
     for shape, n, m in sizes:
         images = _images(shape, n + m)
         for metric in ("correlation", "rmse"):
