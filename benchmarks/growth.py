@@ -1,12 +1,13 @@
 """Measure how time and memory of every stage grow with the number of images, their side, and the number of samples.
 
-    python benchmarks/growth.py [--quick] [--only STAGE ...] [--threads 1] [--figure docs/growth.png]
+    python benchmarks/growth.py [--quick] [--only STAGE ...] [--threads 1] [--figure docs/growth.png] [--json FILE]
 
-Each point is measured in a process of its own. The memory is the largest that the stage needs beyond what the process
-held before it began. Straight lines are fitted to the logarithms: the slope is the exponent, ± its standard error, and
-"last" is the slope between the two largest points, where fixed costs weigh least. No exponent may lie above what the
-algorithm of the stage needs at most (`STAGES`) by more than three standard errors and a tenth; the program ends with
-status 1 if one does. Needs Linux. It takes about fifteen minutes, and with --quick three.
+Each point is measured in a process of its own. Time is that of the processor, in all threads, which other programs
+disturb least. The memory is the largest that the stage needs beyond what the process held before it began. Straight
+lines are fitted to the logarithms: the slope is the exponent, ± its standard error, and "last" is the slope between the
+two largest points, where fixed costs weigh least. No exponent of time may lie above what the algorithm of the stage
+needs at most (`STAGES`) by more than three standard errors and a tenth; the program ends with status 1 if one does.
+Needs Linux. It takes about fifteen minutes, and with --quick three.
 """
 
 import argparse
@@ -165,18 +166,23 @@ def forget() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+def processor_seconds(work: Callable[[], object]) -> float:
+    """Seconds of all threads of this process in a call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 def point(stage: str, n: int, side: int, samples: int) -> dict[str, float]:
     """Seconds and bytes of a stage, measured in this process."""
-    from turns import seconds
-
     with tempfile.TemporaryDirectory() as temporary:
         work = STAGES[stage].make(n, side, samples, Path(temporary))
         before = held("VmRSS")
         forget()
-        times = [seconds(lambda: (work(), None))]
+        times = [processor_seconds(work)]
         needed = held("VmHWM") - before
         if times[0] < LONG:
-            times += [seconds(lambda: (work(), None)) for _ in range(REPEATS - 1)]
+            times += [processor_seconds(work) for _ in range(REPEATS - 1)]
     return {"seconds": min(times), "bytes": needed}
 
 
@@ -257,15 +263,13 @@ def draw(found: list[tuple[str, str, list[dict]]], path: Path, title: str) -> No
             each.minorticks_off()
     for column, label in enumerate(AXES.values()):
         grid[1][column].set_xlabel(label)
-    for axes, label in zip(grid[:, 0], ("time, s", "memory, MB"), strict=True):
+    for axes, label in zip(grid[:, 0], ("processor time, s", "memory, MB"), strict=True):
         axes.set_ylabel(label)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     for axes in grid.flat:
         axes.grid(color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
-    handles = {
-        label: handle for axes in grid[1] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+    handles = {line.get_label(): line for axes in grid[0] for line in axes.get_lines()}
     figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110)
@@ -277,6 +281,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=STAGES, metavar="STAGE")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--figure", type=Path, help="picture of the points")
+    parser.add_argument("--json", type=Path, help="file for all points")
     parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.point:
@@ -295,8 +300,10 @@ def main() -> None:
     print("\n".join(line for line, _ in rows))
     for name in given.only or STAGES:
         print(f"{name}: {STAGES[name].why}.")
+    if given.json:
+        given.json.write_text(json.dumps([{"stage": s, "axis": a, "points": p} for s, a, p in found], indent=1))
     if given.figure:
-        draw(found, given.figure, f"Time and memory of each stage; the others of {middle} stay fixed")
+        draw(found, given.figure, f"What does not vary: {middle}")
     sys.exit(not all(fits for _, fits in rows))
 
 
