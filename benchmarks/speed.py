@@ -184,7 +184,7 @@ def near_duplicates(quick: bool) -> Iterator[Job]:
     source = read_images(resize=28, deduplicate=False)
     yield _clusters("embedded images", source.pixels[: 4_000 if quick else None])
     if not quick:
-        yield _clusters("mixtures", mixtures(source, 50_000).pixels)
+        yield _clusters("mixtures", mixtures(source, 30_000).pixels)
 
 
 def _clusters(name: str, pixels: np.ndarray) -> Job:
