@@ -11,10 +11,12 @@ same turn: below 1, memgen is faster. It is the median ratio, with the smallest 
     near_duplicates  clusters of near-duplicates / the products of all pairs / FAISS
     jacobian       full Jacobians / the methods of PyTorch (see jacobian.py)
     noise          noise from a stream for each image / from one stream
-    time_to_psnr   the training time until a held-out PSNR, preset fast / preset paper; only if it is named
+    time_to_psnr   the training time until a held-out PSNR, preset fast / preset paper; only if it is named,
+                   and half an hour or more without --quick
 
 --quick takes small sizes and few turns, under 3 minutes on 2 cores. Without it, all jobs but time_to_psnr take under 25
-minutes. A job of long calls makes fewer turns, but at least 3. The JSON file holds every time.
+minutes. A job of long calls makes fewer turns, but at least 3. The JSON file holds every time. Needs the extras cpu
+and dev.
 """
 
 import argparse
