@@ -12,28 +12,17 @@ import argparse
 import platform
 import statistics
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
 import torch
+from turns import ratios
 
 import memgen
 from memgen.base import programs
 from memgen.models.foreign import ImportOptions, load
 from memgen.models.foreign.edm_pickle import EdmDenoiser
 from memgen.models.latent import LatentDenoiser
-
-
-def seconds(work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def ratios(ours, kernel, repeats: int) -> list[float]:
-    ours(), kernel()
-    return [seconds(ours) / seconds(kernel) for _ in range(repeats)]
 
 
 class Edm(torch.nn.Module):

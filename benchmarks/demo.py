@@ -16,7 +16,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
-from speed import convolutions_only
+from peers import convolutions_only
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 import memgen

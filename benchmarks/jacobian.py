@@ -13,11 +13,11 @@ The program prints the median, the smallest and the largest time and ratio. All 
 """
 
 import argparse
-import time
 import warnings
 
 import numpy as np
 import torch
+from turns import Work, by_turns, head, machine, prepare, seconds
 
 from memgen.measures.geometry import jacobian
 from memgen.models.networks import BiasFreeBatchNorm, UNetSettings, build
@@ -25,15 +25,9 @@ from memgen.models.networks import BiasFreeBatchNorm, UNetSettings, build
 CHUNKS = (32, 64, 128, 256)
 
 
-def seconds(work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def network(side: int):
+def network(side: int, settings: UNetSettings | None = None):
     """A UNet with weights and norms similar to those of a trained network: features neither vanish nor grow."""
-    made = build(UNetSettings(), (1, side, side))
+    made = build(settings or UNetSettings(), (1, side, side))
     made.initialize(torch.Generator().manual_seed(0))
     for module in made.modules():
         if isinstance(module, BiasFreeBatchNorm):
@@ -41,16 +35,10 @@ def network(side: int):
     return made.eval()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--side", type=int, default=28, help="side of the images, a multiple of 4")
-    options = parser.parse_args()
+def methods(side: int) -> dict[str, Work]:
+    """The methods, each of which computes one Jacobian; jacrev and jacfwd state the time of their fastest chunks."""
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
-    torch.set_num_threads(options.threads)
-    side, d = options.side, options.side**2
-    denoiser = network(side)
+    d, denoiser = side**2, network(side)
     noisy = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(2))
     image = noisy[0]
 
@@ -80,15 +68,24 @@ def main() -> None:
     for found in (rows(), reverse(64), forward(64)):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     chunks = [chunk for chunk in CHUNKS if chunk <= d]
-    times: dict[str, list[float]] = {name: [] for name in ("memgen", "rows", "jacrev", "jacfwd")}
-    for _ in range(options.repeats):
-        times["memgen"].append(seconds(ours))
-        times["rows"].append(seconds(rows))
-        times["jacrev"].append(min(seconds(lambda c=c: reverse(c)) for c in chunks))
-        times["jacfwd"].append(min(seconds(lambda c=c: forward(c)) for c in chunks))
-    t = {name: np.array(values) for name, values in times.items()}
-    print(f"{side}x{side}, {options.threads} threads, torch {torch.__version__}, {options.repeats} turns: ", end="")
-    print("median [smallest, largest]")
+    return {
+        "memgen": ours,
+        "rows": rows,
+        "jacrev": lambda: min(seconds(lambda c=c: reverse(c)) for c in chunks),
+        "jacfwd": lambda: min(seconds(lambda c=c: forward(c)) for c in chunks),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--side", type=int, default=28, help="side of the images, a multiple of 4")
+    options = parser.parse_args()
+    prepare(options.threads)
+    found = machine()
+    t = {name: np.array(values) for name, values in by_turns(methods(options.side), options.repeats).items()}
+    print(f"{head(found)}\n{options.side}x{options.side}, {options.repeats} turns: median [smallest, largest]")
     for name, values in t.items():
         print(f"{name + ', s':42} {np.median(values):6.3f} [{values.min():.3f}, {values.max():.3f}]")
     for name, ratio in {

@@ -335,3 +335,11 @@ def test_tables_say_what_they_hold():
     assert summary["closest"] == pytest.approx(1)
     assert summary["discoveries"] == sum(row["discovered"] for row in rows)
     assert summary["conformal_k_min"] == conformal_resolution(13, 30)
+
+
+def test_nothing_is_found_where_nothing_is_discovered():
+    """One training image beside 10,000 held-out ones: samples that lie near held-out images alone find nothing."""
+    in_train = np.arange(10_001) == 0
+    found = compete(np.arange(1, 6), np.linspace(0.1, 0.5, 5), in_train)
+    assert not found.discovered.any()
+    assert (found.answer, found.threshold) == ("none", None)

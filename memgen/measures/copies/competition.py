@@ -128,6 +128,8 @@ def compete(nearest: Ints, magnitude: Floats, in_train: Bools, q: float = Q) -> 
     contest = score[competes & (score != 0)]
     threshold = _threshold(contest, n_t, n_h, q)
     discovered = competes & (score >= threshold) if threshold is not None else np.zeros(len(nearest), dtype=bool)
+    if not discovered.any():  # a T that is small beside H can pass a threshold that no competitor in T reaches
+        threshold = None
     k_min = math.ceil(n_t / (q * n_h) * (1 - 1e-12))
     reachable = min(len(contest), n_t) >= k_min
     return Competition(
