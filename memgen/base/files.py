@@ -33,7 +33,7 @@ _REMEDY = {
 }
 
 
-IN_MEMORY = 2**29  # bytes of one array that are kept in memory; a larger one lies in a temporary file
+IN_MEMORY = 2**28  # bytes of one array that are kept in memory; a larger one lies in a temporary file
 
 
 def room(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

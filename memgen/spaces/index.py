@@ -30,7 +30,7 @@ from memgen.spaces import Space, find, flat, is_squared, products
 from memgen.spaces.pixels import PixelSpace
 
 _SHORTLIST = 16  # of each query at first
-_QUERY_NUMBERS = 2**25  # pixels of the queries that are searched at a time: 128 MiB of float32
+_QUERY_NUMBERS = 2**23  # pixels of the queries that are searched at a time: 32 MiB of float32
 _PAIRS = 2**22  # queries x shortlist at a time: 64 MiB
 _RESCORED = 2**20  # pixels gathered at a time: 4 MiB of float32
 _PARTS = ("pixels.npy", "ids.npy", "clusters.npy")
@@ -241,11 +241,12 @@ class Index:
             references = floats(self._pixels[shortlist.reshape(-1)[chosen]])
             value[chosen] = self.space.paired(queries[chosen // shortlist.shape[1]], references).numpy()
 
-        several = (
-            torch.get_num_threads() if isinstance(self.space, PixelSpace) else 1
-        )  # networks have their own threads
-        with ThreadPoolExecutor(several) as threads:
-            list(threads.map(score, range(0, len(pairs), step)))
+        starts = range(0, len(pairs), step)
+        if torch.get_num_threads() == 1 or not isinstance(self.space, PixelSpace):  # networks have their own threads
+            list(map(score, starts))
+        else:
+            with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+                list(threads.map(score, starts))
         values = value.reshape(shortlist.shape)
         order = np.lexsort((shortlist, -values if self.space.larger_is_closer else values))[:, :k]  # NaN goes last
         return np.take_along_axis(shortlist, order, axis=1), np.take_along_axis(values, order, axis=1)

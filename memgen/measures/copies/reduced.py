@@ -8,7 +8,7 @@ from memgen.images.imageset import floats
 
 SIDE = 16  # largest side of the reduced images, in pixels, unless told otherwise
 _BLUR = 1.1 / 32  # standard deviation of the Gaussian, as a share of the side of the image
-_BLOCK = 2**24  # pixels blurred at a time: 64 MiB
+_BLOCK = 2**22  # pixels blurred at a time: 16 MiB
 
 
 def reduced(images: Tensor, side: int = SIDE) -> Tensor:
