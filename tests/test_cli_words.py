@@ -342,24 +342,6 @@ def test_demo_with_another_seed(tmp_path, asked, monkeypatch):
     assert memgen("demo", "--outputs", tmp_path).done().path == other  # it goes on
 
 
-def test_faiss_is_only_missed_where_it_would_be_used(tiny, monkeypatch):
-    """The note on FAISS comes without FAISS, and not where PyTorch was asked for."""
-    assert ("FAISS is not installed" in memgen("index", "--name", "holdout").done().err) == (
-        shared.find_spec("faiss") is None
-    )
-    monkeypatch.setattr(shared, "find_spec", lambda name: None)
-    said = memgen("index", "--name", "holdout").done().err.splitlines()
-    assert said[:3] == [
-        "run outputs/tiny",
-        "N = 4",
-        "FAISS is not installed, so PyTorch searches, with the same result. To add it: pip install 'memgen[cpu]'",
-    ]
-    manifest = json.loads((tiny / "run.json").read_text())
-    manifest["config"]["search"]["backend"] = "torch"
-    (tiny / "run.json").write_text(json.dumps(manifest))
-    assert "FAISS" not in memgen("index", "--name", "holdout").done().err
-
-
 def test_workers(monkeypatch):
     """There are as many workers as asked for, or one for each core, or one on a GPU, and never more than tasks."""
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)

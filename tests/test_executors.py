@@ -14,17 +14,21 @@ from collections import Counter
 from pathlib import Path
 
 import elsewhere
+import numpy as np
 import program
 import pytest
 from elsewhere import Task
 from program import memgen
 
+import memgen as memgen_library
 from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import executors
 from memgen.experiment.executors import Resources
 from memgen.experiment.executors.slurm import MINUTES, _minutes
 from memgen.experiment.runs import Run
 from memgen.experiment.workspace import Workspace
+from memgen.images.importing import ImportSettings, import_images
+from memgen.measures.copies.sight import BLOCK
 
 needs_submitit = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="needs the package submitit")
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the package ray")
@@ -290,6 +294,26 @@ def test_a_sweep_has_the_same_bytes_wherever_it_is_done(request, config, finishe
     before = {path: path.stat().st_mtime_ns for path in program.artifacts(tmp_path / "tiny").values()}
     memgen(*sweep).done()
     assert {path: path.stat().st_mtime_ns for path in program.artifacts(tmp_path / "tiny").values()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pool", *CLUSTERS])
+def test_an_audit_has_the_same_bytes_wherever_it_searches(find, tmp_path, monkeypatch, name):
+    """Every table and image of an audit is that of an audit in one process with one thread."""
+    monkeypatch.setattr("memgen.experiment.spread._ROWS", BLOCK)  # some tasks for each space
+    drawn = import_images(None, ImportSettings(resize=8, limit=2000, deduplicate=False)).images.pixels
+    sets = {"train": drawn[:400], "held": drawn[400:800], "samples": drawn[800:]}
+    sets["samples"][:50] = sets["train"][:50, :, :, ::-1]
+    for kind, pixels in sets.items():
+        np.save(tmp_path / f"{kind}.npy", pixels)
+    given = [tmp_path / f"{kind}.npy" for kind in ("samples", "train", "held")]
+    with executors.threads(1):
+        here = memgen_library.audit(*given, outputs=tmp_path / "here", name="audit")
+        with find(name) as executor:
+            there = memgen_library.audit(*given, outputs=tmp_path / "there", name="audit", executor=executor)
+    assert here.answer.answer == "found"
+    assert there.document["files"] == here.document["files"]
+    assert not (there.path / "searches").exists()
 
 
 class TestRay:

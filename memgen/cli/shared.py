@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,8 +173,6 @@ def prepared(workspace: "Workspace") -> Iterator[dict[str, Any]]:
     """Hold the run's lock, with its images imported; a run that never had usable images is removed again."""
     from memgen.experiment.workspace import has_data
 
-    if workspace.settings.search.backend == "auto" and find_spec("faiss") is None:
-        note("FAISS is not installed, so PyTorch searches, with the same result. To add it: pip install 'memgen[cpu]'")
     try:
         with workspace.run.working():
             yield _import(workspace)
