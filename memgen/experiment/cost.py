@@ -57,7 +57,7 @@ def estimate(settings: RunSettings, images: ImageSet, device: str, jobs: int) ->
     denoised = len(cells) * settings.sample.n_samples * calls
     denoised += (measured + len(cells) * settings.psnr.n_images) * len(settings.psnr.sigmas) * settings.psnr.noise_draws
     seconds = trained / len(batch) * step + denoised * call
-    references = sum(cell.n_train for cell in cells) * pixels * 5  # pixels and float32 vectors
+    references = sum(cell.n_train for cell in cells) * images.pixels.itemsize * pixels
     samples = len(cells) * settings.sample.n_samples * pixels * 4
     return Cost(len(cells), seconds / jobs, images.pixels.nbytes + references + samples + len(cells) * weights)
 
