@@ -76,6 +76,7 @@ class Noise:
 
     def __init__(self, streams: Sequence[np.random.Generator], shape: tuple[int, ...], device: torch.device) -> None:
         self._streams, self._shape, self._device = streams, shape, device
+        self._ahead = device.type != "cpu"
         numbers = math.prod(shape)
         self._count = max(1, min(_AT_ONCE // numbers, _NUMBERS // (numbers * max(1, len(streams)))))
         self._here, self._position = torch.empty(0), self._count
@@ -85,7 +86,7 @@ class Noise:
         """The next image of some streams, (m, C, H, W) on the device; a stream left out once must not come again."""
         if self._position == self._count:
             self._here = (self._coming or self._begun(which))()
-            self._coming = self._begun(which) if self._device.type != "cpu" else None
+            self._coming = self._begun(which) if self._ahead else None
             self._position = 0
         self._position += 1
         return self._here[:, self._position - 1].index_select(0, torch.from_numpy(which).to(self._device))
@@ -100,7 +101,7 @@ class Noise:
                 normal(self._streams[row], images.shape[1:], out=images[row])
 
         parts = np.array_split(which, -(-len(which) // _STREAMS))
-        begun = map(draw, parts) if self._device.type == "cpu" else threads().map(draw, parts)
+        begun = threads().map(draw, parts) if self._ahead else map(draw, parts)
 
         def finished() -> Tensor:
             list(begun)
