@@ -115,6 +115,8 @@ class AlignedPool:
         queries = [_embedded(warped(luminance, change.expand(len(samples), 6))) for change in changed]
         best: list[tuple[Tensor, Tensor, int]] = []  # values, images, and number of the change
         block = -(-n // _BLOCKS)
+        # One buffer for all scores: freed one by one between what is kept, they would leave holes of many gigabytes.
+        room = torch.empty(len(samples) * block)
         for start in range(0, n, block):
             columns = slice(start, min(start + block, n))
             hidden = None
@@ -122,7 +124,8 @@ class AlignedPool:
                 number = torch.arange(columns.start, columns.stop)
                 hidden = (self._unit[columns] == left_out[:, None]) & (number != but[:, None])
             for number_of_change, query in enumerate(queries):
-                score = query @ self._luminance[columns].T
+                score = room[: len(samples) * (columns.stop - columns.start)].view(len(samples), -1)
+                torch.mm(query, self._luminance[columns].T, out=score)
                 if hidden is not None:
                     score.masked_fill_(hidden, 0.0)
                 high, low = score.max(dim=1), score.min(dim=1)
