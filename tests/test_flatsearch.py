@@ -167,3 +167,16 @@ def test_many_vectors_lie_in_a_file(monkeypatch):
     found = index.search(wanted, 4)
     np.testing.assert_array_equal(found.reference_index, small.reference_index)
     np.testing.assert_array_equal(found.value, small.value)
+
+
+def test_large_dark_images_are_searched_exactly():
+    """Products of 131,072 numbers of -128 do not fit in 32 bits: the black image is still nearest to itself."""
+    pixels = np.zeros((40, 1, 512, 300), dtype=np.uint8)
+    pixels[20:] = 60  # products of these do fit
+    pixels[:, 0, 0, :] += levels(40, (300,), 0) // 8
+    space, references = find("rmse"), floats(pixels)
+    hits = Index.build(pixels, [str(i) for i in range(40)], space, "train", None).search(references, 3)
+    value = np.stack([space.paired(query.expand_as(references), references).numpy() for query in references])
+    order = np.argsort(value, axis=1, kind="stable")[:, :3]
+    np.testing.assert_array_equal(hits.reference_index, order)
+    np.testing.assert_array_equal(hits.value, np.take_along_axis(value, order, axis=1))

@@ -169,7 +169,7 @@ class PixelSearch:
         self, queries: Queries, size: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
         """The best images for each query; see `Search`."""
-        exact = products.is_exact(torch.device(self._device).type)
+        exact = products.integers_serve(self._d, torch.device(self._device).type)
         coded = (
             products.Coded.integers(queries.vectors, queries.images)
             if exact

@@ -30,6 +30,7 @@ _BLOCK_BYTES = 2**25  # of images multiplied at a time
 _BLOCK_IMAGES = 8192
 _LEVELS = 127  # of q_1 on either side of 0
 _FINER = 254  # levels of q_2 in one of q_1
+_LONGEST = 2**17 - 1  # numbers of an image whose products with -128 do not exceed 32 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +122,11 @@ def int_mm(a: Tensor, b: Tensor) -> Tensor:
         a = torch.nn.functional.pad(a, (0, 0, 0, max(0, 32 - rows)))
         b = torch.nn.functional.pad(b, (0, 0, 0, -columns % 8))
     return torch._int_mm(a, b.T)[:rows, :columns]
+
+
+def integers_serve(d: int, device: str) -> bool:
+    """Whether products of images of d numbers are exact in integers on a device."""
+    return d <= _LONGEST and is_exact(device)
 
 
 @functools.cache
