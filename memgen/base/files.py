@@ -49,7 +49,7 @@ def room(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         try:
             if hasattr(os, "posix_fallocate"):  # else a full disk would end the process at some later write
                 os.posix_fallocate(file.fileno(), 0, size)
-            return np.memmap(file, dtype, "w+" if not hasattr(os, "posix_fallocate") else "r+", shape=shape)
+            return np.memmap(file, dtype, "w+", shape=shape)
         except OSError as error:
             raise storage_error(Path(tempfile.gettempdir()) / "memgen", error) from error
 

@@ -76,7 +76,7 @@ class Collected:
         """
         count = len(self.sources)
         if self._pixels is None:
-            # Filled as images come; pages of memory that were never written to take no room.
+            # Filled as images come; in memory, pages that were never written to take no room.
             self._pixels = files.room((max(1, self._expected), *image.shape), self._dtype)
         size = self._pixels.shape[2:]
         if image.shape[1:] != size:
