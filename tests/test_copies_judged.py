@@ -6,7 +6,7 @@ import tested
 
 from memgen.base.intervals import detectable_share
 from memgen.findings.copies import ASSUMPTIONS, LEVEL, MOST_UNSEEN, judge
-from memgen.measures.copies.lead import fewest
+from memgen.measures.copies.lead import Reach, fewest
 
 FOUND = {"answer": "found", "discoveries": 5, "alike": 2, "attached": 7, "competition_p": 1e-6}
 FLAGGED = {"flagged": 90, "flagged_images": 2, "most_shared": 88, "conformal_p": 1e-6}
@@ -82,6 +82,33 @@ def test_words_where_nothing_is_found():
         "Neither test could have found copies, however many there are: there are too few held-out images."
     )
     assert judge(tested.copies(tested.model()))[64].sentences[0] == START
+
+
+def test_words_where_held_out_images_hide_copies():
+    """Held-out images as deep as exact copies must be outweighed, and the sentence says how many there are."""
+    hidden = one(n_pool_train=6400, n_competing=3, conformal_as_deep=10)
+    count = fewest(200 / (0.05 * 4097), LEVEL, 200, 4096, reached=Reach(1, 10))
+    assert hidden.unseen == detectable_share(count, 200) > detectable_share(2, 200)
+    assert hidden.sentences[-1] == (
+        f"Copies in fewer than {hidden.unseen:.1%} of the samples could have gone unseen: it takes {count} samples for "
+        "the tests to find something, since 10 of 4,096 held-out images lie as deep in the neighborhood of a training "
+        "image as exact copies do. Near-duplicates of training images among the held-out images do so."
+    )
+    half = one(n_pool_train=6400, n_competing=3, conformal_reach=0.5)
+    assert half.unseen == 2 * detectable_share(2, 200)
+    assert "it takes 4 samples" in half.sentences[-1]
+    none = one(n_pool_train=6400, n_competing=3, conformal_reach=0.0, conformal_as_deep=1)
+    assert none.unseen == 1
+    assert none.sentences[-1].startswith(
+        "Neither test could have found copies, however many there are: 1 of 4,096 held-out images lies as deep"
+    )
+
+
+def test_deep_competitors_grow_with_the_number_of_samples():
+    """With more samples more held-out images compete, and as many times as many lie as deep as copies."""
+    clean, crowded = (one(n_pool_train=6400, judged_by=9, competition_as_deep=deep) for deep in (0, 5))
+    assert clean.samples_needed is not None
+    assert crowded.samples_needed is None or crowded.samples_needed > clean.samples_needed
 
 
 def test_words_where_the_competition_finds_images():

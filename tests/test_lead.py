@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from memgen.base import noise
-from memgen.measures.copies.lead import fewest, lead, probability, standings
+from memgen.measures.copies.lead import Reach, fewest, lead, probability, reach, standings
 
 
 def test_standings_by_hand():
@@ -71,3 +71,39 @@ def test_fewest_candidates():
     assert fewest(1, 0.001, 1, 9) is None
     assert fewest(3, 0.5, 2, 9) is None
     assert fewest(1, 0.001, 5000, 5000, drawn=3) is None
+
+
+def test_how_far_copies_reach_by_hand():
+    """The threshold is where copies lead most."""
+    assert reach(np.array([3.0, 3, 3, 3]), np.array([2.0, 1])) == Reach(1, 0, 0)
+    # All four lie above 1 with two controls, three above 2 with one, two above 3 with none.
+    assert reach(np.array([1.0, 2, 3, 3]), np.array([2.0, 1])) == Reach(0.5, 0, 0)
+    # Leads of .75 / 4 and .5 / 3.
+    assert reach(np.array([1.0, 3, 3, -5]), np.array([1.0, 4, 4]), 0.25) == Reach(0.75, 3, 0.25)
+    assert reach(np.array([0.0, -1]), np.array([1.0])) == Reach(0, 0, 0)
+
+
+@pytest.mark.parametrize("controls", [0, 3, 9])
+@pytest.mark.parametrize("least", [0.2, 4.0])
+def test_the_fewest_copies_by_trying_each_number(controls, least):
+    """With so many copies the lead is long enough and improbable, and with one less it is not."""
+    found = fewest(least, 0.01, 200, 400, reached=Reach(0.8, controls))
+    for count, expected in ((found, True), (found - 1, False)):
+        score = np.full(count + controls, 2.0)
+        length = lead(score, np.arange(len(score)) < count)
+        assert (length >= least and probability(length, 200, 400) <= 0.01) == expected
+
+
+def test_copies_at_held_out_images_count_against():
+    """As many copies as are said to be enough lead by so much in at least 95 % of the draws, or nearly."""
+    reached = Reach(0.9, 2, 0.02)
+    found = fewest(6.0, 0.5, 500, 400, reached=reached)
+    opposed = noise.stream("against", 0).binomial(round(found / reached.share), reached.against, 10_000)
+    assert np.mean(found / (1 + reached.controls + opposed) >= 6.0) >= 0.94
+    assert found > fewest(6.0, 0.5, 500, 400, reached=Reach(0.9, 2))
+
+
+def test_no_number_of_copies_is_enough():
+    """Where copies never count, or too many count against, none is found."""
+    assert fewest(1.0, 0.01, 200, 400, reached=Reach(0, 0, 0)) is None
+    assert fewest(10.0, 0.01, 200, 400, reached=Reach(0.9, 0, 0.1)) is None

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from memgen.base.errors import DataError, ShapeError
+from memgen.findings.copies import judge
 from memgen.images.imageset import ImageSet
 from memgen.measures.copies import examiner
 from memgen.measures.copies.competition import DEFINITION, compete, depth, memorized_fraction
@@ -335,6 +336,43 @@ def test_tables_say_what_they_hold():
     assert summary["closest"] == pytest.approx(1)
     assert summary["discoveries"] == sum(row["discovered"] for row in rows)
     assert summary["conformal_k_min"] == conformal_resolution(13, 30)
+
+
+def images_with_leaks(leaks):
+    """400 training images and 300 held-out ones, of which the first are equal to training images; and 200 others."""
+    pixels = np.random.default_rng(1).random((900, 1, 6, 6), dtype=np.float32)
+    pixels[400 : 400 + leaks] = pixels[:leaks]
+    return ImageSet.from_pixels(pixels[:400]), ImageSet.from_pixels(pixels[400:700]), pixels[700:]
+
+
+@pytest.mark.parametrize(("leaks", "samples", "share"), [(0, 14, 0.10), (1, 27, 0.18), (4, 68, 0.27)])
+def test_what_would_have_been_found_is_found(leaks, samples, share):
+    """So many planted copies as are said to be needed are flagged, and two thirds of them are not.
+
+    Held-out images that equal training images lie as deep as copies of these do, so more copies are needed. A rule that
+    takes copies to lie above all held-out images would say 14 each time.
+    """
+    train, held_out, drawn = images_with_leaks(leaks)
+    rng, identity = np.random.default_rng(2), Identity("theirs", "imported", 400)
+
+    def tested(count):
+        planted = np.concatenate([train.pixels[rng.choice(400, count, replace=False)], drawn[count:]])
+        given = GivenSubject(identity, Samples(planted, np.arange(200)), None, train, held_out)
+        copies = examiner.find_copies(given)[1]
+        return judge(copies)["theirs"], copies.to_pylist()[0]
+
+    nothing, row = tested(0)
+    assert (row["conformal_as_deep"], row["exact_copies"]) == (leaks, 256)
+    assert row["conformal_reach"] == pytest.approx(1, abs=0.05)
+    assert (row["competition_against"] > 0) == (leaks > 1)  # of one leak, it is the training image that represents it
+    said = nothing.sentences[-1]
+    assert f"or {samples} samples for the tests" in said
+    assert ("as deep in the neighborhood of a training image as exact copies" in said) == (leaks > 0)
+    assert nothing.unseen == pytest.approx(share, abs=0.01)
+    assert sum(tested(samples)[0].conformal for _ in range(5)) >= 4
+    assert not any(tested(samples * 2 // 3)[0].conformal for _ in range(5))
+    found = [tested(round(nothing.unseen * 200))[0] for _ in range(5)]
+    assert sum(each.competition or each.conformal for each in found) >= 4
 
 
 def test_nothing_is_found_where_nothing_is_discovered():

@@ -328,7 +328,7 @@ SIGNIFICANCE = _schema(
 )
 COPIES = _schema(
     "copies",
-    4,
+    5,
     [
         *_SUBJECT,
         _field(
@@ -344,7 +344,7 @@ COPIES = _schema(
         _field("discoveries", _INT, "training units found, each by its deepest sample"),
         _field("alike", _INT, "discoveries that look like the image found: correlation of at least .95"),
         _field("attached", _INT, "further samples at the units found; they have no rate of their own"),
-        _field("k_min", _INT, "training units that must be found for any to be found"),
+        _field("k_min", _INT, "training units that must be found for any to be found, at best"),
         _field("n_competing", _INT, "units that compete"),
         _field("competition_p", _F64, "probability that chance gives training units such a lead in the competition"),
         _field("memorized_fraction", _F64, "share of samples nearest to T, less that expected by chance"),
@@ -354,9 +354,15 @@ COPIES = _schema(
         _field("flagged", _INT, "samples that the conformal test flags at the rate q"),
         _field("flagged_images", _INT, "training units that these are nearest to"),
         _field("most_shared", _INT, "largest number of flagged samples that are nearest to one training unit"),
-        _field("conformal_k_min", _INT, "fewest copies that the conformal test can flag at all"),
+        _field("conformal_k_min", _INT, "samples that must be flagged for any to be flagged, at best"),
         _field("conformal_p", _F64, "probability that chance gives samples such a lead over held-out images"),
         _field("judged_by", _INT, "held-out images in the conformal test", "images"),
+        _field("exact_copies", _INT, "training images that were looked for as if they were samples", "images"),
+        _field("competition_reach", _F64, "share of these that count in the competition, where they lead most"),
+        _field("competition_as_deep", _INT, "held-out units that compete there with a depth as large", "units"),
+        _field("competition_against", _F64, "share of the training images that a held-out image represents"),
+        _field("conformal_reach", _F64, "share of these that count in the conformal test, where they lead most"),
+        _field("conformal_as_deep", _INT, "held-out images there with a depth as large", "images"),
         _field("closest", _F64, "largest correlation of a sample with a training image"),
     ],
 )

@@ -94,9 +94,8 @@ def _test(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: E
     found = examiner.contest(sight, settings.seed, settings.q)
     judged = judge(examiner.depths(sight), examiner.held_out_depths, settings.q)
     keys = Identity(NAME, "imported", len(sets["train"])).columns
-    significance, copies = to_tables(
-        keys, samples.index, examiner.pool, found, judged, own, examiner.evidence(found), settings.spaces
-    )
+    report("looking for training images as if they were samples", 0, 1)
+    significance, copies = to_tables(keys, samples.index, examiner, found, judged, own)
     run.write_table("neighbors", NAME, own)
     run.write_table("significance", NAME, significance)
     run.write_table("at_risk", NAME, _at_risk(sets, significance))

@@ -19,6 +19,7 @@ from memgen.base.intervals import detectable_share
 from memgen.base.wording import listed, number
 from memgen.findings.quantities import LEVEL as TOGETHER
 from memgen.measures.copies import competition, lead
+from memgen.measures.copies.lead import Reach
 
 LEVEL = (1 - TOGETHER) / 4  # of each test, over all models: together, the tests have half of the error of a sweep
 # The tests must be able to see copies in this share of the samples before a model is said to generalize.
@@ -66,7 +67,7 @@ class Tested:
         It looks up to 100 times the samples that there are, and takes them to be nearest to different images.
         """
         for samples in itertools.takewhile(lambda m: m <= 100 * self.rows[0]["samples"], _steps()):
-            larger = [dict(row) | {"samples": samples, "n_competing": samples} for row in self.rows]
+            larger = [_with_samples(row, samples) for row in self.rows]
             if Tested(larger, self.limit).unseen <= MOST_UNSEEN:
                 return samples
         return None
@@ -80,13 +81,25 @@ class Tested:
         return bool(row[found] > 0 and row[chance] <= self.limit)
 
     def _needed(self, row: Mapping[str, Any]) -> list[tuple[str, float]]:
-        """What each test needs in order to find something in a model, in words, and the share of copies it sees."""
+        """What each test needs in order to find something in a model, in words, and the share of copies it sees.
+
+        Of exact copies only some may lie deep enough to count, and some held-out images may lie as deep as they.
+        """
         m, q, n_t, n_h = row["samples"], row["q"], row["n_pool_train"], row["n_pool_heldout"]
-        images = lead.fewest(n_t / (q * n_h), self.limit, n_t, n_h, row["n_competing"])
-        samples = lead.fewest(m / (q * (row["judged_by"] + 1)), self.limit, m, row["judged_by"])
-        needed = [(images, "training image"), (samples, "sample")]
+        images = Reach(row["competition_reach"], row["competition_as_deep"], row["competition_against"])
+        samples = Reach(row["conformal_reach"], row["conformal_as_deep"])
+        needed = [
+            (lead.fewest(n_t / (q * n_h), self.limit, n_t, n_h, row["n_competing"], images), images, "training image"),
+            (
+                lead.fewest(m / (q * (row["judged_by"] + 1)), self.limit, m, row["judged_by"], reached=samples),
+                samples,
+                "sample",
+            ),
+        ]
         return [
-            (f"{count:,} {what}{'s' * (count != 1)}", detectable_share(count, m)) for count, what in needed if count
+            (_count(math.ceil(count / of.share), what), min(1.0, detectable_share(count, m) / of.share))
+            for count, of, what in needed
+            if count
         ]
 
     @property
@@ -145,11 +158,23 @@ class Tested:
     def _unseen(self) -> str:
         needed = max(self._needs, key=_unseen_with)
         if not needed:
-            return "Neither test could have found copies, however many there are: there are too few held-out images."
-        enough = " or ".join(what for what, _ in needed)
+            hidden = self._hidden() or "there are too few held-out images."
+            return f"Neither test could have found copies, however many there are: {hidden}"
+        enough, hidden = " or ".join(what for what, _ in needed), self._hidden()
         return (
             f"Copies in fewer than {self.unseen:.1%} of the samples could have gone unseen: it takes {enough} for the "
-            "tests to find something."
+            f"tests to find something{f', since {hidden}' if hidden else '.'}"
+        )
+
+    def _hidden(self) -> str:
+        """Why copies are hard to see where held-out images lie as deep as they do; empty where none does."""
+        row = max(self.rows, key=lambda row: row["conformal_as_deep"])
+        if not row["conformal_as_deep"]:
+            return ""
+        few = f"{row['conformal_as_deep']:,} of {_count(row['judged_by'], 'held-out image')}"
+        return (
+            f"{few} {'lies' if row['conformal_as_deep'] == 1 else 'lie'} as deep in the neighborhood of a training "
+            "image as exact copies do. Near-duplicates of training images among the held-out images do so."
         )
 
     def _sum(self, column: str) -> int:
@@ -169,6 +194,12 @@ def judge(copies: pa.Table | None, models: int | None = None) -> dict[int | str,
     for row in rows:
         found.setdefault(row["n_train"] if row["role"] == "cell" else row["subject"], []).append(row)
     return {key: Tested(of_key, LEVEL / (models if isinstance(key, int) else 1)) for key, of_key in found.items()}
+
+
+def _with_samples(row: Mapping[str, Any], samples: int) -> dict[str, Any]:
+    """A row of a COPIES table as it would be with so many samples; those that compete grow with their number."""
+    deep = math.ceil(row["competition_as_deep"] * samples / row["samples"])
+    return dict(row) | {"samples": samples, "n_competing": samples, "competition_as_deep": deep}
 
 
 def _unseen_with(needed: Sequence[tuple[str, float]]) -> float:

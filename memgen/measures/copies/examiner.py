@@ -27,7 +27,7 @@ from memgen.measures.copies import competition
 from memgen.measures.copies.alignment import Fit
 from memgen.measures.copies.competition import ALIKE, DEFINITION, Competition, MemorizedFraction, Q
 from memgen.measures.copies.conformal import benjamini_hochberg, conformal, conformal_resolution
-from memgen.measures.copies.lead import Bools, Floats, Ints, lead, probability
+from memgen.measures.copies.lead import Bools, Floats, Ints, Reach, lead, probability, reach
 from memgen.measures.copies.matching import PIXELS, Candidates, LeftOut, Matches
 from memgen.measures.copies.pool import Pool, label_free_order, pool
 from memgen.measures.copies.sight import Chosen, Searcher, Sight
@@ -36,6 +36,8 @@ from memgen.spaces import index
 
 # Samples are judged by at most so many held-out images. More would sharpen p-values below 1/4,000, at a cost in time.
 JUDGED_BY = 4096
+# So many training images are looked for as if they were samples, at most: they say how deep exact copies lie.
+_COPIED = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,7 @@ class Examiner:
     ) -> None:
         self.pool: Pool = _pooled(train, held_out, threshold)
         self.names = tuple(names)
-        self._held_out, self._n_train = held_out, len(train)
+        self._train, self._held_out, self._n_train = train, held_out, len(train)
         self._pixels = Gathered([train.pixels, held_out.pixels], self.pool.representatives)
         candidates = Candidates(self._pixels, self.pool.ids, self.pool.unit)
         if make_searcher is None:
@@ -191,9 +193,7 @@ class Examiner:
 
         Of each group one image is chosen, since images of one group say little more than one of them.
         """
-        order, groups = self.pool.order, self.pool.groups
-        rows = order[order >= self._n_train]
-        rows = rows[np.sort(np.unique(groups[rows], return_index=True)[1])][:JUDGED_BY]
+        rows = self._chosen(self.pool.order >= self._n_train, JUDGED_BY)
         numbers = self.pool.cluster[rows]
         represents = self.pool.representatives[numbers] == rows
         heir = np.where(represents, self.pool.successors()[numbers], -1)
@@ -207,6 +207,37 @@ class Examiner:
         inherited = (heir >= 0) & (chosen.nearest == numbers)
         in_train[inherited] = heir[inherited] < self._n_train
         return np.where(in_train, chosen.magnitude, -chosen.magnitude)
+
+    @cached_property
+    def exact_copies(self) -> Sight:
+        """What samples would look like that are exact copies of training images: of at most _COPIED, of each group one.
+
+        Nothing is left out for them, since a copy finds the image that it was copied from.
+        """
+        return self.see(self._train.floats(self._chosen(self.pool.order < self._n_train, _COPIED)))
+
+    def reaches(self, found: Examination) -> tuple[Reach, Reach]:
+        """How far exact copies come in the competition of an examination, and in the conformal test."""
+        both = Sight.joined([found.sight, self.exact_copies])
+        chosen = self.searcher.choose(both, self.searcher.standing_out(both))
+        nearest, magnitude, samples = chosen.nearest, chosen.magnitude, slice(len(found.sight))
+        contest = competition.compete(
+            self.pool.unit[nearest[samples]], magnitude[samples], self.pool.unit_in_train, found.competition.q
+        )
+        of_copies = np.where(self.pool.in_train[nearest], magnitude, -magnitude)[len(found.sight) :]
+        opposed = ~self.pool.in_train[self.pool.cluster[: self._n_train]]
+        in_competition = reach(of_copies, -contest.score[contest.competes], float(opposed.mean()))
+        return in_competition, reach(self.depths(self.exact_copies), np.maximum(self.held_out_depths, 0))
+
+    def _chosen(self, side: Bools, most: int) -> Ints:
+        """At most so many rows of one side of the pool, of each group one; their ids choose them.
+
+        Args:
+            side: whether each row belongs to the side, in the order of the pool, (|T| + |H|,).
+            most: number of rows.
+        """
+        rows = self.pool.order[side]
+        return rows[np.sort(np.unique(self.pool.groups[rows], return_index=True)[1])][:most]
 
 
 def judge(scores: Floats, held_out: Floats, rate: float = Q) -> Judgement:
@@ -266,32 +297,24 @@ def find_copies(
     found = examiner.examine(torch.from_numpy(subject.samples.images), seed)
     judged = judge(examiner.depths(found.sight), examiner.held_out_depths, found.competition.q)
     keys, index_of = subject.identity.columns, subject.samples.index
-    return to_tables(keys, index_of, examiner.pool, found, judged, own, examiner.evidence(found), names)
+    return to_tables(keys, index_of, examiner, found, judged, own)
 
 
 def to_tables(
-    keys: Mapping[str, Any],
-    samples: Ints,
-    pooled: Pool,
-    found: Examination,
-    judged: Judgement,
-    own: pa.Table,
-    evidence: Mapping[str, Any],
-    names: Sequence[str],
+    keys: Mapping[str, Any], samples: Ints, examiner: Examiner, found: Examination, judged: Judgement, own: pa.Table
 ) -> tuple[pa.Table, pa.Table]:
     """A SIGNIFICANCE table of a row for each sample, and a COPIES table of one row.
 
     Args:
         keys: values of the columns subject, role, n_train, part and train_seed.
         samples: their indices, (m,).
-        pooled: T and H.
+        examiner: of T and H.
         found: of these samples in the competition.
         judged: by held-out images.
         own: the nearest training image, by correlation, to each sample: a NEIGHBORS table of rank 1.
-        evidence: the columns that say where each sample competes; see `Examiner.evidence`.
-        names: spaces that were searched.
     """
-    contest, share = found.competition, found.fraction
+    pooled, contest, share = examiner.pool, found.competition, found.fraction
+    in_competition, in_conformal = examiner.reaches(found)
     unit = pooled.unit[found.nearest]
     closeness = own["value"].to_numpy(zero_copy_only=False).astype(np.float64)
     columns = {
@@ -309,11 +332,11 @@ def to_tables(
         "flagged": judged.flagged,
         "definition": DEFINITION,
     }
-    significance = tables.make(schemas.SIGNIFICANCE, {**keys, **columns, **evidence})
+    significance = tables.make(schemas.SIGNIFICANCE, {**keys, **columns, **examiner.evidence(found)})
     sharing = np.bincount(unit[judged.flagged])
     columns = {
         "unit": "group" if pooled.grouped else "image",
-        "spaces": list(names),
+        "spaces": list(examiner.names),
         "n_pool_train": int(pooled.unit_in_train.sum()),
         "n_pool_heldout": int((~pooled.unit_in_train).sum()),
         "n_leaks": pooled.n_mixed,
@@ -336,6 +359,12 @@ def to_tables(
         "conformal_k_min": conformal_resolution(len(samples), judged.judged_by, contest.q),
         "conformal_p": judged.chance,
         "judged_by": judged.judged_by,
+        "exact_copies": len(examiner.exact_copies),
+        "competition_reach": in_competition.share,
+        "competition_as_deep": in_competition.controls,
+        "competition_against": in_competition.against,
+        "conformal_reach": in_conformal.share,
+        "conformal_as_deep": in_conformal.controls,
         "closest": float(np.nan_to_num(closeness, nan=-1).max(initial=-1)),
     }
     return significance, tables.make(schemas.COPIES, {**keys, **{name: [value] for name, value in columns.items()}})

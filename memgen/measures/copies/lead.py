@@ -16,6 +16,7 @@ Source: counting lattice paths under a boundary (Mohanty, Lattice Path Counting 
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,43 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+
+_ONE_SIDED = 1.645  # the .95 quantile of a normal number
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far up a ranking exact copies of training images come: at the threshold where they lead most.
+
+    Attributes:
+        share: share of exact copies that are candidates with a score of at least the threshold, in [0, 1].
+        controls: controls with such a score.
+        against: share of exact copies that are such controls: a training image may have a near-duplicate among the
+            held-out images, and if that one represents both, a copy counts as nearest to a held-out image.
+    """
+
+    share: float = 1.0
+    controls: int = 0
+    against: float = 0.0
+
+
+_FIRST = Reach()  # above every control
+
+
+def reach(copies: Floats, controls: Floats, against: float = 0.0) -> Reach:
+    """How far exact copies come in a ranking with controls.
+
+    Args:
+        copies: scores of exact copies, (r,): at most 0 for those that are no candidates.
+        controls: scores of controls, (n,).
+        against: see `Reach`.
+    """
+    best = Reach(share=0.0, against=against)
+    for threshold in np.unique(copies[copies > 0]):
+        found = Reach(float((copies >= threshold).mean()), int((controls >= threshold).sum()), against)
+        if found.share * (1 + best.controls) > best.share * (1 + found.controls):
+            best = found
+    return best
 
 
 def standings(score: Floats, candidate: Bools) -> tuple[Floats, Ints, Ints]:
@@ -82,8 +120,15 @@ def probability(length: float, n_candidates: int, n_controls: int, drawn: int | 
     return min(1.0, total)
 
 
-def fewest(least: float, level: float, n_candidates: int, n_controls: int, drawn: int | None = None) -> int | None:
-    """The fewest candidates, all ranked above every control, that lead by `least` and are so probable by chance.
+def fewest(
+    least: float,
+    level: float,
+    n_candidates: int,
+    n_controls: int,
+    drawn: int | None = None,
+    reached: Reach = _FIRST,
+) -> int | None:
+    """The fewest candidates, as far up as exact copies reach, that lead by `least` and are so probable by chance.
 
     Args:
         least: the lead that is needed at the rate q.
@@ -91,16 +136,24 @@ def fewest(least: float, level: float, n_candidates: int, n_controls: int, drawn
         n_candidates: candidates in the urn.
         n_controls: controls in the urn.
         drawn: entries that are ranked, drawn from the urn without replacement; None for all.
+        reached: how far up exact copies are ranked; by default above every control.
     Returns:
         At least 1; None if no number of candidates is enough.
     """
-    low = max(1, math.ceil(least * (1 - 1e-12)))
-    high = min(n_candidates, n_candidates + n_controls if drawn is None else drawn)
-    if low > high or probability(high, n_candidates, n_controls, drawn) > level:
+
+    def enough(count: int) -> bool:
+        # With `count` copies that are candidates come some that are controls. Their number is about Poisson, and is
+        # larger than this in about one case of twenty.
+        opposed = count * reached.against / reached.share
+        length = count / (1 + reached.controls + opposed + _ONE_SIDED * math.sqrt(opposed))
+        return length >= least * (1 - 1e-12) and probability(length, n_candidates, n_controls, drawn) <= level
+
+    low, high = 1, min(n_candidates, n_candidates + n_controls if drawn is None else drawn)
+    if not reached.share or low > high or not enough(high):
         return None
     while low < high:
         middle = (low + high) // 2
-        if probability(middle, n_candidates, n_controls, drawn) <= level:
+        if enough(middle):
             high = middle
         else:
             low = middle + 1
