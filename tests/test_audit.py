@@ -360,7 +360,7 @@ def test_little_memory_changes_nothing(found, sets, tmp_path, monkeypatch):
     from memgen.base import files
     from memgen.spaces import products
 
-    monkeypatch.setattr(files, "IN_MEMORY", 1000)
+    monkeypatch.setenv(files.MEMORY, "7.5e-6")
     monkeypatch.setattr(products, "_BLOCK_BYTES", 14 * 14 * 50)
     again = memgen.audit(sets["copied"], sets["train"], sets["holdout"], outputs=tmp_path, name="copied")
     assert again.document["files"] == found.document["files"]

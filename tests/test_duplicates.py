@@ -291,3 +291,21 @@ def test_kept_images_have_no_duplicates_left():
     assert len(kept) < 70
     assert again.ids == kept.ids
     assert table.num_rows == 0
+
+
+@pytest.mark.parametrize("leading", [1, 5, 40])
+def test_images_are_added_without_starting_over(leading, monkeypatch):
+    """Rows that are known to be leaders are not compared with each other, and the result is that of all rows."""
+    rows = np.random.default_rng(3).normal(size=(60, 12))
+    rows[45:] = rows[:15] + 0.01 * rows[15:30]
+    rows[50] = rows[46]
+    whole, added = leaders(rows, 0.9, 8), leaders(rows, 0.9, 8, leading=leading)
+    assert [part.tolist() for part in whole] == [part.tolist() for part in added]
+    assert (whole[0] < np.arange(60)).sum() == 15
+    compared = []
+    inner = duplicates._close_pairs
+    monkeypatch.setattr(
+        duplicates, "_close_pairs", lambda *given: (compared.append(given[1].positions), inner(*given))[1]
+    )
+    leaders(rows, 0.9, 8, leading=40)
+    assert min(positions.min() for positions in compared if len(positions)) >= 40

@@ -161,7 +161,7 @@ def test_many_vectors_lie_in_a_file(monkeypatch):
     """Vectors that are too many for memory are searched in a temporary file, with the same result."""
     wanted, references = images(5, seed=1), images(300).numpy()
     small = Index.build(references, [str(i) for i in range(300)], find("rmse"), "train", None, "auto").search(wanted, 4)
-    monkeypatch.setattr(files, "IN_MEMORY", 1000)
+    monkeypatch.setenv(files.MEMORY, "7.5e-6")
     index = Index.build(references, [str(i) for i in range(300)], find("rmse"), "train", None, "auto")
     assert isinstance(index._search._vectors, np.memmap)
     found = index.search(wanted, 4)

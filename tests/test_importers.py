@@ -660,3 +660,48 @@ def test_a_single_picture(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 no")
     with pytest.raises(DataError, match=r"bad\.jpg: no usable image \(bad\.jpg: "):
         import_images(tmp_path / "bad.jpg", ImportSettings())
+
+
+# Adding to an earlier import.
+
+
+def test_images_are_added_to_an_earlier_import(tmp_path):
+    """The result is that of all images at once, in the order of the two imports."""
+    pictures = np.stack([photo(seed=seed, channels=1) for seed in range(12)])
+    pictures[9], pictures[11] = pictures[2], pictures[8]
+    np.save(tmp_path / "all.npy", pictures)
+    np.save(tmp_path / "first.npy", pictures[:7])
+    np.save(tmp_path / "more.npy", pictures[7:])
+    import_images(tmp_path / "first.npy").images.save(tmp_path / "images")
+    settings = ImportSettings(add_to=str(tmp_path / "images"))
+    whole, added = import_images(tmp_path / "all.npy"), import_images(tmp_path / "more.npy", settings)
+    assert added.images.ids == whole.images.ids
+    np.testing.assert_array_equal(added.images.pixels, whole.images.pixels)
+    assert added.images.sources == (*(f"first.npy[{i}]" for i in range(7)), *(f"more.npy[{i}]" for i in (0, 1, 3)))
+    assert added.duplicates["removed_source"].to_pylist() == ["more.npy[2]", "more.npy[4]"]
+    assert added.duplicates["kept_source"].to_pylist() == ["first.npy[2]", "more.npy[1]"]
+
+
+@pytest.mark.parametrize(("earlier", "now", "known"), [(0.9, 0.95, 5), (0.95, 0.9, 0), (None, 0.95, 0)])
+def test_earlier_images_are_compared_again_where_they_must_be(tmp_path, monkeypatch, earlier, now, known):
+    """With a lower threshold now, or near-duplicates kept before, nothing is known of the earlier images."""
+    np.save(tmp_path / "first.npy", np.stack([photo(seed=seed) for seed in range(5)]))
+    np.save(tmp_path / "more.npy", np.stack([photo(seed=seed) for seed in range(5, 8)]))
+    before = PLAIN if earlier is None else ImportSettings(threshold=earlier)
+    import_images(tmp_path / "first.npy", before).images.save(tmp_path / "images")
+    found, inner = [], duplicates.near_duplicates
+    monkeypatch.setattr(duplicates, "near_duplicates", lambda *given: (found.append(given[2]), inner(*given))[1])
+    import_images(tmp_path / "more.npy", ImportSettings(threshold=now, add_to=str(tmp_path / "images")))
+    assert found == [known]
+
+
+def test_images_of_another_kind_cannot_be_added(tmp_path):
+    """Another size or type, or pixels in another order: the message says what was found and expected."""
+    np.save(tmp_path / "first.npy", np.stack([photo(seed=seed) for seed in range(3)]))
+    np.save(tmp_path / "more.npy", np.stack([photo(30, 30, seed=seed) for seed in range(3)]))
+    import_images(tmp_path / "first.npy").images.save(tmp_path / "images")
+    with pytest.raises(DataError, match="found images 3x30x30 of uint8 without groups, expected 3x20x20 of uint8"):
+        import_images(tmp_path / "more.npy", ImportSettings(add_to=str(tmp_path / "images")))
+    import_images(tmp_path / "first.npy", ImportSettings(shuffle=True)).images.save(tmp_path / "shuffled")
+    with pytest.raises(DataError, match="shuffled"):
+        import_images(tmp_path / "first.npy", ImportSettings(add_to=str(tmp_path / "shuffled")))

@@ -13,14 +13,14 @@ import math
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memgen.base.errors import DataError, StorageError
+from memgen.base.errors import ConfigError, DataError, StorageError
 
 _REMEDY = {
     errno.ENOSPC: "The disk is full: free space, or choose another place for the run.",
@@ -33,17 +33,35 @@ _REMEDY = {
 }
 
 
-IN_MEMORY = 2**28  # bytes of one array that are kept in memory; a larger one lies in a temporary file
+MEMORY = "MEMGEN_MEMORY"  # environment variable: gigabytes that a process may use for images and what is made of them
+DEFAULT_MEMORY = 2.0
+_SHARE = 8  # at no time are there more arrays of the largest size
+
+
+def in_memory() -> int:
+    """Bytes of one array that are kept in memory: an eighth of what MEMGEN_MEMORY says; a larger one lies in a file.
+
+    Raises:
+        ConfigError: the variable is not a number above 0.
+    """
+    said = os.environ.get(MEMORY, str(DEFAULT_MEMORY))
+    try:
+        gigabytes = float(said)
+    except ValueError:
+        gigabytes = math.nan
+    if not 0 < gigabytes < math.inf:
+        raise ConfigError(f"--memory or {MEMORY}: found {said!r}, expected a number of gigabytes above 0, such as 4.")
+    return int(gigabytes * 2**30 / _SHARE)
 
 
 def room(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """An array to be filled: in memory, or in a temporary file that ends with it if it is larger than IN_MEMORY.
+    """An array to be filled: in memory, or in a temporary file that ends with it if it is larger than `in_memory`.
 
     Raises:
         StorageError: there is no room for the file, which lies where TMPDIR says.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    if size <= IN_MEMORY:
+    if size <= in_memory():
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:  # the array keeps it
         try:
@@ -133,6 +151,11 @@ def read_json(path: Path) -> Any:
 
 def digest(*parts: bytes | str) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of the parts, each preceded by its length."""
+    return digest_all(parts)
+
+
+def digest_all(parts: Iterable[bytes | str]) -> str:
+    """The same for parts that come one by one."""
     state = hashlib.sha256()
     for part in parts:
         data = part.encode(errors="surrogatepass") if isinstance(part, str) else part

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memgen.base import files
 from memgen.base.errors import DataError, first_line
+from memgen.base.strings import Strings
 
 
 def make(schema: pa.Schema, columns: Mapping[str, Any], rows: int | None = None) -> pa.Table:
@@ -18,7 +20,7 @@ def make(schema: pa.Schema, columns: Mapping[str, Any], rows: int | None = None)
 
     Args:
         schema: one of those in `schemas`.
-        columns: a value, sequence or array for every field.
+        columns: a value, sequence, `Strings`, NumPy array or Arrow array for every field.
         rows: number of rows; taken from the first sequence when None.
 
     Raises:
@@ -27,17 +29,34 @@ def make(schema: pa.Schema, columns: Mapping[str, Any], rows: int | None = None)
     wrong = set(columns) ^ set(schema.names)
     if wrong:
         raise DataError(f"table {name(schema)}: missing or unknown columns {sorted(wrong)}.")
-    plain = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in columns.items()}
-    scalars = {key: not isinstance(value, (list, tuple)) for key, value in plain.items()}
+    given = {key: _plain(value) for key, value in columns.items()}
     if rows is None:
-        rows = next((len(plain[key]) for key in plain if not scalars[key]), 1)
-    arrays = []
-    for field in schema:
-        values = [plain[field.name]] * rows if scalars[field.name] else plain[field.name]
-        if pa.types.is_floating(field.type):
-            values = [None if value is None or not abs(value) < float("inf") else value for value in values]
-        arrays.append(pa.array(values, type=field.type))
+        rows = next((len(value) for value in given.values() if isinstance(value, list | tuple | _ARRAYS)), 1)
+    arrays = [_column(given[field.name], field.type, rows) for field in schema]
     return check(pa.Table.from_arrays(arrays, schema=schema), schema, source=f"table {name(schema)}")
+
+
+_ARRAYS = pa.Array | pa.ChunkedArray
+
+
+def _plain(value: Any) -> Any:
+    """What stands for a column as an Arrow array, a list or a scalar; numbers do not become Python objects."""
+    if isinstance(value, Strings):
+        return value.arrow
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "biuf":
+        return pa.array(value, mask=~np.isfinite(value) if value.dtype.kind == "f" else None)
+    return value.tolist() if hasattr(value, "tolist") and not isinstance(value, _ARRAYS) else value
+
+
+def _column(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
+    if isinstance(value, _ARRAYS):
+        array = value.cast(kind)
+        return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    values = value if isinstance(value, list | tuple) else [value]
+    if pa.types.is_floating(kind):
+        values = [None if each is None or not abs(each) < float("inf") else each for each in values]
+    made = pa.array(values, type=kind)
+    return made if isinstance(value, list | tuple) else pa.repeat(made[0], rows)
 
 
 def name(schema: pa.Schema) -> str:

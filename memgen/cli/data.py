@@ -35,6 +35,13 @@ def data_import(
             "files state.",
         ),
     ] = None,
+    add_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="A run whose images come first in the new run. Near-duplicates are not looked for among these again.",
+        ),
+    ] = None,
     outputs: Outputs = runs.OUTPUTS,
     run: NewName = None,
     config: Config = None,
@@ -51,6 +58,8 @@ def data_import(
     path = None if source is None else str(Path(source).resolve())
     options = {"data.source": path, "data.resize": resize, "data.range": value_range}
     options["data.groups"] = groups if groups is None or groups in BY_NAME else str(Path(groups).resolve())
+    if add_to is not None:
+        options["data.add_to"] = str(existing(outputs, add_to).run.images.resolve())
     given = {key: value for key, value in options.items() if value is not None}
     workspace = New(outputs, run, config, overrides, seed, "cpu", given).open()
     with prepared(workspace) as counts:
@@ -70,8 +79,7 @@ def data_inspect(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: 
         raise RunError(
             f"{workspace.run.path} holds no images. Import some with: memgen data import --run {workspace.run.name}"
         )
-    pixels = workspace.images.floats(None)
-    counts |= {"mean": float(pixels.mean()), "minimum": float(pixels.min()), "maximum": float(pixels.max())}
+    counts |= dict(zip(("mean", "minimum", "maximum"), workspace.images.brightness(), strict=True))
     shown = [[key.replace("_", " "), str(value)] for key, value in counts.items() if key != "warnings"]
     terminal.table("images", ["", "value"], shown)
     say_warnings(counts.get("warnings", []))

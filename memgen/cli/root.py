@@ -1,10 +1,12 @@
 """The applications to which commands are added."""
 
+import os
 from typing import Annotated
 
 import typer
 
 import memgen
+from memgen.base import files
 
 _EXIT_CODES = (
     "Exit codes: 0 success; 1 any other error; 2 wrong usage or settings; 3 unusable data; 4 a run that is missing, "
@@ -40,5 +42,16 @@ def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    memory: Annotated[
+        float,
+        typer.Option(
+            envvar=files.MEMORY,
+            metavar="GB",
+            help="Memory that images and what is made of them may take, in gigabytes. Larger arrays lie in temporary "
+            "files (TMPDIR). The results are the same.",
+        ),
+    ] = files.DEFAULT_MEMORY,
 ) -> None:
     """See the help given to Typer above."""
+    os.environ[files.MEMORY] = str(memory)  # processes that this one starts read it too
+    files.in_memory()

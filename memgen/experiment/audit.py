@@ -159,9 +159,10 @@ def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> 
 def _pairs(run: runs.Run, sets: dict[str, ImageSet], count: int = audit_page.PAIRS_SHOWN) -> list[findings.Pair]:
     """The pairs of a sample and a training image that a test reports, and the closest others, up to a number."""
     significance = run.table("significance", NAME) if run.has_table("significance", NAME) else None
-    places = {
-        kind: {image_id: i for i, image_id in reversed(list(enumerate(found.ids)))} for kind, found in sets.items()
-    }
+    places = {}
+    if significance is not None:
+        for kind, column in (("train", "found_train_id"), ("held_out", "found_held_out_id")):
+            places[kind] = sets[kind].ids.places(significance[column].unique().to_pylist())
     sources = {kind: found.sources for kind, found in sets.items()}
     groups_of = sets["train"].groups
     return findings.pairs(significance, run.table("neighbors", NAME), places, sources, groups_of, count)

@@ -63,7 +63,7 @@ def _about(source: str, images: ImageSet, skipped: int) -> dict[str, Any]:
         "source": escaped(source),
         "images": len(images),
         "skipped": skipped,
-        "groups": None if images.groups is None else len(set(images.groups)),
+        "groups": None if images.groups is None else images.groups.different(),
         "image_shape": list(images.image_shape),
         "digest": images.digest,
     }
@@ -153,10 +153,10 @@ def _read_set(
 def _check_groups(train: ImageSet, held_out: ImageSet) -> None:
     """Refuse groups with images on both sides; the pool would too, but only after all images were read."""
     assert train.groups is not None
-    both = set(train.groups) & set(held_out.groups or ())
+    both = [] if held_out.groups is None else train.groups.shared(held_out.groups)
     if both:
         raise DataError(
             f"--groups: found images of {len(both):,} groups among both the training and the held-out images (for "
-            f"example {min(both)}), expected each group on one side. If the images were divided one by one, leave out "
+            f"example {both[0]}), expected each group on one side. If the images were divided one by one, leave out "
             "--groups."
         )

@@ -124,7 +124,7 @@ def measure_jacobians(
         Why it could not be measured, in a sentence; the table is then empty.
     """
     sides = (_in_chance_order(train), _in_chance_order(held_out))
-    alone_t, alone_h = (side.take(np.sort(np.unique(side.groups or side.ids, return_index=True)[1])) for side in sides)
+    alone_t, alone_h = map(_one_of_each_group, sides)
     given = subject(NAME, denoiser=load(run, settings, train, device), train=alone_t, held_out=alone_h)
     try:
         found, first = measure_shrinkage(
@@ -138,6 +138,12 @@ def measure_jacobians(
         np.savez(file, **arrays)  # type: ignore[arg-type]
     run.write_table("shrinkage", NAME, found)
     return []
+
+
+def _one_of_each_group(images: ImageSet) -> ImageSet:
+    """The first image of each group; without groups, of each content."""
+    belong = images.ids if images.groups is None else images.groups
+    return images.take(np.unique(belong.firsts()))
 
 
 def _in_chance_order(images: ImageSet) -> ImageSet:

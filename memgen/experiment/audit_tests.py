@@ -2,16 +2,18 @@
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from memgen.base import files, noise, schemas, tables
 from memgen.base.errors import DataError
+from memgen.base.strings import Strings
 from memgen.experiment import audit_model, runs
 from memgen.experiment import canaries as planted_canaries
 from memgen.experiment.audit_images import read_like
@@ -109,7 +111,7 @@ def _canaries(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> pa.T
     drawn = planted_canaries.load(Path(settings.canaries))
     drawn.check(Path(settings.train))
     trained, kept = (tuple(map(escaped, names)) for names in (drawn.trained, drawn.kept))
-    of_train = _positions(train)
+    of_train = _positions(train, (*trained, *kept))
     if absent := [name for name in trained if name not in of_train]:
         raise DataError(
             f"{settings.canaries}: {len(absent)} of {len(trained)} canaries that were to be trained on are not among "
@@ -118,16 +120,16 @@ def _canaries(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> pa.T
     if present := [name for name in kept if name in of_train]:
         raise DataError(f"{settings.canaries}: {present[0]} was to be kept, but is among the training images.")
     set_aside = read_like(train, str(drawn.folder), settings, report)
-    of_kept = _positions(set_aside)
+    of_kept = _positions(set_aside, kept)
     if absent := [name for name in kept if name not in of_kept]:
         raise DataError(f"{drawn.folder}: the kept canary {absent[0]} is missing or cannot be read. Restore it.")
     chosen = set_aside.take([of_kept[name] for name in kept])
-    ids = [*train.ids, *chosen.ids]
+    ids = Strings.joined([train.ids, chosen.ids])
     # This order does not know the draw: images of equal content are in the order of their names.
-    names = [*map(groups.file_of, train.sources), *kept]
-    order = np.array(sorted(range(len(ids)), key=lambda i: (files.digest(ids[i]), names[i])))
+    names = Strings.joined([Strings(map(groups.file_of, train.sources)), Strings(kept)])
+    order = _in_order(Strings(map(files.digest, ids)), names)
     pixels = Gathered([train.pixels, chosen.pixels], order)
-    searcher = Searcher(Candidates(pixels, [ids[i] for i in order], np.arange(len(ids))), settings.spaces)
+    searcher = Searcher(Candidates(pixels, ids[order], np.arange(len(ids))), settings.spaces)
     sight = searcher.see(sets["samples"].floats(), progress=_stage(report, "searching for canaries"))
     found = searcher.choose(sight, searcher.standing_out(sight))
     place = np.argsort(order)[[*(of_train[name] for name in trained), *range(len(train), len(ids))]]
@@ -145,9 +147,16 @@ def _canaries(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> pa.T
     return tables.make(schemas.CANARIES, columns)
 
 
-def _positions(images: ImageSet) -> dict[str, int]:
-    """The position of the image of each file."""
-    return {groups.file_of(source): i for i, source in enumerate(images.sources)}
+def _in_order(*keys: Strings) -> np.ndarray[Any, Any]:
+    """The positions that sort strings by the first keys, then by the second, and so on."""
+    table = pa.table({str(number): key.arrow for number, key in enumerate(keys)})
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.column_names])
+    return np.asarray(order, dtype=np.int64)
+
+
+def _positions(images: ImageSet, wanted: Sequence[str]) -> dict[str, int]:
+    """The position of the image of each file that is wanted; of files that are not there, none."""
+    return Strings(map(groups.file_of, images.sources)).places(wanted)
 
 
 def _stage(report: OnStage, what: str) -> Callable[[int, int], None]:
@@ -157,7 +166,7 @@ def _stage(report: OnStage, what: str) -> Callable[[int, int], None]:
 def _at_risk(sets: dict[str, ImageSet], significance: pa.Table) -> pa.Table:
     """An AT_RISK table: every training unit that a sample is nearest to, those in danger first."""
     train = sets["train"]
-    place = {image_id: i for i, image_id in reversed(list(enumerate(train.ids)))}
+    place = train.ids.places(significance["nearest_id"].unique().to_pylist())
     units: dict[int, list[dict[str, Any]]] = {}
     for row in significance.to_pylist():
         if row["nearest_in"] == "T":
@@ -269,5 +278,4 @@ def _sources(train: ImageSet, generator: np.random.Generator) -> np.ndarray[Any,
     order = generator.permutation(len(train))
     if train.groups is None:
         return order
-    names = np.array(train.groups)[order]
-    return order[np.sort(np.unique(names, return_index=True)[1])]
+    return order[np.sort(np.unique(train.groups.firsts()[order], return_index=True)[1])]

@@ -4,6 +4,7 @@ Each function looks its subjects up, calls a measure, and keeps the tables that 
 command, or of a step of the sweep. Each is idempotent: a table that exists is not made again.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +221,7 @@ def search_images(
 
 def key_of(queries: ImageSet) -> str:
     """What a person's own images are called in the names of files: images of other files have another key."""
-    return files.digest(queries.digest, *queries.sources)
+    return files.digest_all(itertools.chain([queries.digest], queries.sources))
 
 
 def _place(

@@ -143,9 +143,9 @@ def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, An
     for name, rows in found.items():
         train = subjects.find(workspace, name).train
         assert train is not None
-        sources = dict(zip(train.ids, train.sources, strict=True))
+        place = train.ids.places([row["train_id"] for row in rows])
         for row in rows:
-            row["source"] = sources[row["train_id"]]
+            row["source"] = train.sources[place[row["train_id"]]]
     return [row for rows in found.values() for row in rows]
 
 
@@ -328,7 +328,7 @@ def _copies(workspace: Workspace, n_train: int | None) -> list[sheets.Copies]:
         assert subject.samples is not None
         assert subject.train is not None
         place = {int(sample): i for i, sample in enumerate(subject.samples.index)}
-        images = {image_id: i for i, image_id in enumerate(subject.train.ids)}
+        images = subject.train.ids.places([row["train_id"] for row in rows])
         trained_on = subject.train.floats([images[row["train_id"]] for row in rows])
         sheet.append(
             sheets.Copies(
@@ -411,7 +411,6 @@ def draw_neighbors(workspace: Workspace, queries: ImageSet, found: measure.Refer
 
 def _specimens(workspace: Workspace, found: dict[str, pa.Table], cells: Sequence[runs.Cell]) -> list[sheets.Specimens]:
     """The first samples of cells at each N, of the smallest training seed, with their nearest training images."""
-    position = {image_id: i for i, image_id in enumerate(workspace.images.ids)}
     named = found["samples"]["subject"].unique().to_pylist()
     sampled = [cell for cell in cells if cell.name in named]
     pairs = []
@@ -426,7 +425,7 @@ def _specimens(workspace: Workspace, found: dict[str, pa.Table], cells: Sequence
             found,
             n_train,
             drawn,
-            lambda image_id: workspace.in_place(workspace.images.floats([position[image_id]])[0].numpy()),
+            lambda image_id: workspace.in_place(workspace.images.of_id(image_id).numpy()),
             metric=workspace.settings.search.metric,
         )
         pairs += [pair] if pair else []

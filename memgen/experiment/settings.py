@@ -65,6 +65,7 @@ class DataSettings(ImportSettings):
             "limit": "set generated.n_images",
             "range": "their pixels are in [0, 1]",
             "groups": "each is drawn independently of the others",
+            "add_to": "set generated.n_images",
             "deduplicate": "near-duplicates are kept, since removing them would change the distribution",
         }
         for name, remedy in remedies.items():

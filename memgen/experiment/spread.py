@@ -19,6 +19,7 @@ from torch import Tensor
 
 from memgen.base import files
 from memgen.base.progress import Progress
+from memgen.base.strings import Strings
 from memgen.experiment.executors import Executor, News, Report
 from memgen.images.gathered import Gathered, Images
 from memgen.measures.copies.matching import Candidates, LeftOut, Matches
@@ -115,7 +116,7 @@ def _searcher(folder: Path, space: str) -> Searcher:
     record = files.read_json(folder / "pool.json")
     parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in record["parts"]]
     order, unit = (np.load(folder / f"{name}.npy") for name in ("order", "unit"))
-    ids = list(map(str, range(len(order))))  # a search gives numbers, so any ids will do
+    ids = Strings(map(str, range(len(order))))  # a search gives numbers, so any ids will do
     return Searcher(Candidates(Gathered(parts, order), ids, unit), [space])
 
 

@@ -206,9 +206,8 @@ class KeptSubject:
 
 def without(images: ImageSet, others: ImageSet) -> ImageSet | None:
     """The images whose content is not among others, in their order; None where none is left."""
-    known = set(others.ids)
-    kept = [i for i, image_id in enumerate(images.ids) if image_id not in known]
-    return images.take(kept) if kept else None
+    kept = np.flatnonzero(~images.ids.among(others.ids))
+    return images.take(kept) if len(kept) else None
 
 
 # ------------------------------------------------------------------------------------------------- importing

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from memgen.base import files
 from memgen.base.errors import DataError, ShapeError
 from memgen.base.progress import Progress
+from memgen.base.strings import Strings
 from memgen.images import names
 from memgen.images.levels import Range, RangeError, Used, check, check_numbers, shown, stated, to_uint8, to_unit
 from memgen.images.prepare import TRANSPARENT, FoundImages, ReadSettings, few_colored, has_color, prepared
@@ -90,7 +91,7 @@ def from_array(path: Path, array: NDArray[Any], settings: ReadSettings, report: 
         channels = 3 if colored.any() else 1
         warnings += few_colored([f"{name}[{i}]" for i in kept[colored]], len(kept))
     pixels = _prepared(images, kept, of, channels, settings, report)
-    return FoundImages(pixels, [f"{name}[{i}]" for i in kept], skipped, warnings)
+    return FoundImages(pixels, Strings(f"{name}[{i}]" for i in kept), skipped, warnings)
 
 
 def _prepared(

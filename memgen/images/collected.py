@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from memgen.base import files
 from memgen.base.errors import DataError, ShapeError
+from memgen.base.strings import Growing
 from memgen.images import frames
 from memgen.images.levels import Range, RangeError, Used, suggestion
 from memgen.images.prepare import FoundImages, ReadSettings
@@ -40,11 +41,11 @@ class Collected:
     ) -> None:
         self.settings, self.skipped, self.used = settings, skipped, Used()
         self.given = None if settings.range is None else Range(*settings.range)
-        self.sources: list[str] = []
+        self.sources = Growing()
         self._source, self._dtype, self._remedy = source, dtype, remedy
         self._expected = min(expected, settings.limit or expected)
         self._pixels: NDArray[Any] | None = None
-        self._groups: list[str] = []
+        self._groups = Growing()
         self._unranged: list[tuple[float, float]] = []  # smallest and largest values of what has no fitting range
 
     @property
@@ -78,9 +79,10 @@ class Collected:
         if self._pixels is None:
             # Filled as images come; in memory, pages that were never written to take no room.
             self._pixels = files.room((max(1, self._expected), *image.shape), self._dtype)
+            self._first = name
         size = self._pixels.shape[2:]
         if image.shape[1:] != size:
-            raise ShapeError(_mixed_sizes(self._source, self.sources[0], size, name, image.shape[1:]))
+            raise ShapeError(_mixed_sizes(self._source, self._first, size, name, image.shape[1:]))
         if count == len(self._pixels):
             self._pixels = _enlarged(self._pixels, count + count // 2 + 1, self._pixels.shape[1], count)
         if len(image) > self._pixels.shape[1]:  # the first image with color
@@ -100,7 +102,8 @@ class Collected:
         if self._pixels is None:
             raise DataError(_nothing_usable(self._source, skipped, self._unranged, self._remedy))
         pixels, told = self._pixels[: len(self.sources)], [*self.used.warnings(), *warnings]
-        return FoundImages(pixels, self.sources, skipped, told, self._groups or None)
+        groups = self._groups.strings() if len(self._groups) else None
+        return FoundImages(pixels, self.sources.strings(), skipped, told, groups)
 
 
 def _enlarged(pixels: NDArray[Any], capacity: int, channels: int, count: int) -> NDArray[Any]:

@@ -19,7 +19,7 @@ far from the threshold. Near it, and for every correlation that is returned, flo
 the definition, and depends neither on the projection, nor on the block size, nor on the number of threads.
 """
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError
+from memgen.base.strings import Strings
 from memgen.images.gathered import Images, numbers
 from memgen.images.imageset import ImageSet, floats
 
@@ -133,12 +134,12 @@ Rows = NDArray[Any] | AreaAverages | Pixels | Ordered
 def pixel_rows(images: Images) -> Rows:
     """Images (N, C, H, W) as rows (N, D) of float32: in memory if they are few, else made when they are asked for."""
     rows = Pixels(images)
-    small = 4 * rows.shape[0] * rows.shape[1] <= files.IN_MEMORY
+    small = 4 * rows.shape[0] * rows.shape[1] <= files.in_memory()
     return rows[np.arange(len(rows))] if small else rows
 
 
 def leaders(
-    features: Rows | torch.Tensor, threshold: float, block: int = 2048, ids: Sequence[str] | None = None
+    features: Rows | torch.Tensor, threshold: float, block: int = 2048, ids: Strings | None = None, leading: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Greedy clusters by Pearson correlation: for each row its leader, the earlier leader with the largest correlation.
 
@@ -150,6 +151,7 @@ def leaders(
         threshold: in (0, 1].
         block: rows compared at a time; it changes memory and speed, never the result.
         ids: (N,), equal where the images behind the rows are equal; None: no row is known to equal another.
+        leading: so many first rows are known to be leaders, and are not compared with each other.
     Returns:
         leader: (N,) int64; leader[i] == i for leaders, and the earliest of equally close ones otherwise.
         correlation: (N,) float64 of each row with its leader, 1 for leaders, NaN for constant rows.
@@ -162,28 +164,31 @@ def leaders(
     leader, correlation = np.arange(len(rows), dtype=np.int64), np.ones(len(rows))
     sketch = _Sketch.of(rows, threshold) if len(rows) > block else None
     kept: list[_Block] = []  # leaders so far
-    for start in range(0, len(rows), block):
-        here = _Block.of(rows, np.arange(start, min(start + block, len(rows))), sketch)
+    starts = [*range(0, leading, block), *range(leading, len(rows), block), len(rows)]
+    for start, stop in itertools.pairwise(starts):
+        here = _Block.of(rows, np.arange(start, stop), sketch)
         correlation[here.positions[~here.unit.any(axis=1)]] = np.nan
+        if start < leading:
+            kept.append(here.without_units(sketch))
+            continue
         before = [_close_pairs(rows, here, earlier, threshold) for earlier in kept]
         led = (
             np.isin(here.positions, np.concatenate([i for i, _, _ in before])) if before else np.zeros(len(here), bool)
         )
         chosen = _choose(rows, here.take(~led), threshold)
-        leading = np.isin(here.positions, chosen)
-        kept.append(here.take(leading).without_units(sketch))
-        within = _close_pairs(rows, here.take(~leading), kept[-1], threshold)
+        leads = np.isin(here.positions, chosen)
+        kept.append(here.take(leads).without_units(sketch))
+        within = _close_pairs(rows, here.take(~leads), kept[-1], threshold)
         _assign(leader, correlation, [*before, within])
     if ids is not None:
-        first_of: dict[str, int] = {}
-        first = np.array([first_of.setdefault(identity, i) for i, identity in enumerate(ids)], dtype=np.int64)
+        first = ids.firsts()
         # Copies that the correlation does not show: constant rows, or a threshold of 1.
         copies = (leader == np.arange(len(rows))) & (first != np.arange(len(rows)))
         leader[copies] = leader[first[copies]]
     return leader, correlation
 
 
-def near_duplicates(images: ImageSet, threshold: float = 0.95) -> tuple[NDArray[np.int64], pa.Table]:
+def near_duplicates(images: ImageSet, threshold: float = 0.95, leading: int = 0) -> tuple[NDArray[np.int64], pa.Table]:
     """Which images to keep, and why the others are removed.
 
     Images of equal content are duplicates whatever the threshold, constant ones too.
@@ -191,19 +196,20 @@ def near_duplicates(images: ImageSet, threshold: float = 0.95) -> tuple[NDArray[
     Args:
         images: the set; its order decides which image of a cluster is kept: the first.
         threshold: correlation above which two images are near-duplicates, in (0, 1].
+        leading: so many first images are known to have no near-duplicates among each other.
     Returns:
         Positions of the kept images in their order, and the table DUPLICATES with a row for each removed image.
     Raises:
         DataError: the threshold is not in (0, 1].
     """
-    leader, correlation = leaders(AreaAverages(images), threshold, ids=images.ids)
+    leader, correlation = leaders(AreaAverages(images), threshold, ids=images.ids, leading=leading)
     positions = np.arange(len(images))
     removed = np.flatnonzero(leader != positions)
     columns = {
-        "removed_id": [images.ids[i] for i in removed],
-        "removed_source": [images.sources[i] for i in removed],
-        "kept_id": [images.ids[i] for i in leader[removed]],
-        "kept_source": [images.sources[i] for i in leader[removed]],
+        "removed_id": images.ids[removed],
+        "removed_source": images.sources[removed],
+        "kept_id": images.ids[leader[removed]],
+        "kept_source": images.sources[leader[removed]],
         "correlation": correlation[removed],
     }
     return np.flatnonzero(leader == positions), tables.make(schemas.DUPLICATES, columns)

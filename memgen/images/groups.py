@@ -8,16 +8,18 @@ names often tell, and `suspected` says where they seem to.
 
 import csv
 import re
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from memgen.base.errors import DataError, first_line
+from memgen.base.strings import Strings
 from memgen.images import names
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 BY_NAME = ("folder", "file")
 _COLUMNS = ("file", "group")
@@ -35,7 +37,7 @@ def group_of(
     stated: Sequence[str] | None = None,
     skipped: Collection[str] = (),
     partial: bool = False,
-) -> tuple[str, ...] | None:
+) -> Strings | None:
     """The group of each image.
 
     Args:
@@ -54,11 +56,11 @@ def group_of(
         DataError: the CSV file cannot be used, an image has no row in it, or a row no image.
     """
     if how is None:
-        return None if stated is None else tuple(stated)
+        return None if stated is None else Strings(stated)
     if how == "file":
-        return tuple(file_of(source) for source in sources)
+        return Strings(map(file_of, sources))
     if how == "folder":
-        return tuple(_folder_of(source) for source in sources)
+        return Strings(map(_folder_of, sources))
     return _in_table(Path(how), sources, skipped, partial)
 
 
@@ -67,15 +69,17 @@ def file_of(source: str) -> str:
     return re.sub(r"\[\d+\]$", "", re.sub(r"#\d+$", "", source))
 
 
-def across(group_by_source: Mapping[str, str], duplicates: "pa.Table") -> list[str]:
+def across(sources: Strings, group_of: Strings, duplicates: pa.Table) -> list[str]:
     """What to tell the person of near-duplicates that lie in different groups, in a sentence; else nothing.
 
     Args:
-        group_by_source: the group of each image, by its source.
+        sources: where each image comes from.
+        group_of: the group of each image.
         duplicates: table DUPLICATES, the images that were removed.
     """
     rows = duplicates.to_pylist()
-    groups = [(group_by_source[row["removed_source"]], group_by_source[row["kept_source"]]) for row in rows]
+    place = sources.places([row[side] for row in rows for side in ("removed_source", "kept_source")])
+    groups = [(group_of[place[row["removed_source"]]], group_of[place[row["kept_source"]]]) for row in rows]
     apart = [(row, pair) for row, pair in zip(rows, groups, strict=True) if pair[0] != pair[1]]
     if not apart:
         return []
@@ -101,34 +105,43 @@ def suspected(names_a: Sequence[str], names_b: Sequence[str] = ()) -> list[str]:
         names_a: sources of the images of one side, such as T (see names.py).
         names_b: sources of the images of the other side, such as H; none where there is one side.
     """
-    found: dict[frozenset[frozenset[str]], str] = {}  # by how the images are divided, which two kinds may agree on
+    sources = Strings.joined([Strings(names_a), Strings(names_b)])
+    in_a = np.arange(len(sources)) < len(names_a)
+    found: dict[bytes, str] = {}  # by how the images are divided, which two kinds may agree on
     for kind in _KINDS:
-        sides = [_by_key(names_a, kind.key), _by_key(names_b, kind.key)]
-        several = {group: each for group, each in _by_key([*names_a, *names_b], kind.key).items() if len(each) > 1}
-        on_both = [group for group in several if group in sides[0] and group in sides[1]]
-        on_one = max(sum(len(each) > 1 for each in side.values()) for side in sides)
-        images, total = sum(map(len, several.values())), len(names_a) + len(names_b)
-        if len(several) < 2 or not (on_both or on_one > 1) or images < _SHARE * total:
+        key, number = _divided(sources, kind.key)
+        sides = [np.bincount(number[side & (number >= 0)], minlength=len(sources)) for side in (in_a, ~in_a)]
+        several = np.flatnonzero(sides[0] + sides[1] > 1)
+        on_both = several[(sides[0][several] > 0) & (sides[1][several] > 0)]
+        on_one = max(np.count_nonzero(side > 1) for side in sides)
+        of_several = np.isin(number, several)
+        images, total = np.count_nonzero(of_several), len(sources)
+        if len(several) < 2 or not (len(on_both) or on_one > 1) or images < _SHARE * total:
             continue
-        first = min(on_both or several)
-        pair = (sides[0][first][0], sides[1][first][0]) if on_both else several[first][:2]
-        on_sides = f", of which {len(on_both):,} have images on both sides" if on_both else ""
+        first = _least(key[on_both if len(on_both) else several])
+        of_first = np.asarray(pc.equal(key.arrow, first))
+        if len(on_both):
+            pair = [_least(sources[of_first & side]) for side in (in_a, ~in_a)]
+        else:
+            pair = sorted(sources[of_first])[:2]
+        on_sides = f", of which {len(on_both):,} have images on both sides" if len(on_both) else ""
         text = (
             f"Names suggest groups that were not declared: {images:,} of {total:,} images share {len(several):,} "
             f"{kind.what}{on_sides} (for example {pair[0]} and {pair[1]}). If these are patients, volumes, videos or "
             f"products, say so when importing: {kind.remedy}."
         )
-        found.setdefault(frozenset(map(frozenset, several.values())), text)
+        found.setdefault(np.where(of_several, number, -1).tobytes(), text)
     return list(found.values())
 
 
-def _by_key(sources: Iterable[str], key: Callable[[str], str | None]) -> dict[str, list[str]]:
-    """The sources of each key, sorted; those without a key are left out."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for source in sorted(sources):
-        if (group := key(source)) is not None:
-            found[group].append(source)
-    return found
+def _divided(sources: Strings, key_of: Callable[[str], str | None]) -> tuple[Strings, NDArray[np.int64]]:
+    """The key of each source, empty for none, and the first position at which the key occurs, -1 for none."""
+    key = Strings(key_of(source) or "" for source in sources)
+    return key, np.where(pc.equal(key.arrow, ""), -1, key.firsts())
+
+
+def _least(names: Strings) -> str:
+    return str(pc.min(names.arrow).as_py())
 
 
 def _folder_of(source: str) -> str:
@@ -166,7 +179,7 @@ _KINDS = (
 )
 
 
-def _in_table(path: Path, sources: Sequence[str], skipped: Collection[str], partial: bool) -> tuple[str, ...]:
+def _in_table(path: Path, sources: Sequence[str], skipped: Collection[str], partial: bool) -> Strings:
     """The groups that a CSV file gives to images, by the name of the image or of its file."""
     table = _read(path)
     rows = {form: row for row in table for form in (names.escaped(str(PurePosixPath(row))), row)}
@@ -184,7 +197,7 @@ def _in_table(path: Path, sources: Sequence[str], skipped: Collection[str], part
             f"{path}: {len(unused):,} of {len(table):,} rows name no image (the first is {names.escaped(unused[0])}). "
             "Name files by their paths under the folder that is imported, or as memgen shows them."
         )
-    return tuple(table[row] for row in found if row is not None)
+    return Strings(table[row] for row in found if row is not None)
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError, first_line
+from memgen.base.strings import Strings
 
 Indices = Sequence[int] | NDArray[Any] | slice | None
 
@@ -51,10 +52,10 @@ class ImageSet:
     """
 
     pixels: NDArray[Any]
-    ids: tuple[str, ...]
-    sources: tuple[str, ...]
+    ids: Strings
+    sources: Strings
     recipe: dict[str, Any] = field(default_factory=dict)
-    groups: tuple[str, ...] | None = None
+    groups: Strings | None = None
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
@@ -88,9 +89,9 @@ class ImageSet:
             groups: what each image belongs to, N strings; None where it is not known.
         """
         pixels = np.ascontiguousarray(pixels)
-        names = [f"image[{index}]" for index in range(len(pixels))] if sources is None else sources
-        ids = tuple(content_id(image) for image in pixels)
-        return cls(pixels, ids, tuple(names), recipe or {}, None if groups is None else tuple(groups))
+        names = (f"image[{index}]" for index in range(len(pixels))) if sources is None else sources
+        ids = Strings(content_id(image) for image in pixels)
+        return cls(pixels, ids, Strings(names), recipe or {}, None if groups is None else Strings(groups))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -104,7 +105,7 @@ class ImageSet:
     @property
     def digest(self) -> str:
         """A hash of all content ids in their order."""
-        return files.digest(*self.ids)
+        return files.digest_all(self.ids)
 
     def floats(self, indices: Indices = None) -> torch.Tensor:
         """Chosen images as a new tensor.
@@ -115,6 +116,19 @@ class ImageSet:
             (n, C, H, W) float32 in [0, 1].
         """
         return floats(self._chosen(indices))
+
+    def brightness(self) -> tuple[float, float, float]:
+        """Mean, smallest and largest value of all pixels, in pixel units."""
+        step = max(1, _BLOCK_BYTES // self.pixels[0].nbytes)
+        blocks = [self.pixels[start : start + step] for start in range(0, len(self), step)]
+        white = 255 if self.pixels.dtype == np.uint8 else 1
+        mean = sum(float(block.sum(dtype=np.float64)) for block in blocks) / self.pixels.size
+        low, high = min(float(block.min()) for block in blocks), max(float(block.max()) for block in blocks)
+        return mean / white, low / white, high / white
+
+    def of_id(self, identity: str) -> torch.Tensor:
+        """The first image that has a content id, (C, H, W) float32 in [0, 1]."""
+        return self.floats([self.ids.places([identity])[identity]])[0]
 
     def take(self, indices: Indices) -> "ImageSet":
         """The image set of the chosen images, in the order given, with a copy of their pixels.
@@ -127,17 +141,16 @@ class ImageSet:
 
     def of_pixels(self, pixels: NDArray[Any], positions: NDArray[np.int64]) -> "ImageSet":
         """The image set of pixels that are those of this set at the given positions, without a copy of them."""
-        ids, sources = (tuple(names[i] for i in positions) for names in (self.ids, self.sources))
-        groups = None if self.groups is None else tuple(self.groups[i] for i in positions)
-        return ImageSet(pixels, ids, sources, self.recipe, groups)
+        groups = None if self.groups is None else self.groups[positions]
+        return ImageSet(pixels, self.ids[positions], self.sources[positions], self.recipe, groups)
 
     def to_table(self) -> pa.Table:
         """Id, source and group of each image, as a table IMAGES."""
         columns = {
-            "index": list(range(len(self))),
-            "image_id": list(self.ids),
-            "source": list(self.sources),
-            "group": None if self.groups is None else list(self.groups),
+            "index": np.arange(len(self)),
+            "image_id": self.ids,
+            "source": self.sources,
+            "group": self.groups,
         }
         return tables.make(schemas.IMAGES, columns)
 
@@ -222,19 +235,19 @@ def _write_array(path: Path, array: NDArray[Any]) -> None:
             file.write(data[start : start + _BLOCK_BYTES].data)
 
 
-def _read_names(path: Path, digest: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...] | None]:
+def _read_names(path: Path, digest: str) -> tuple[Strings, Strings, Strings | None]:
     table = tables.read(path, schemas.IMAGES)
     try:
-        ids, sources, groups = (tuple(table.column(name).to_pylist()) for name in ("image_id", "source", "group"))
-    except UnicodeDecodeError as error:
+        table.validate(full=True)
+        ids, sources = (Strings(table[name]) for name in ("image_id", "source"))
+    except pa.ArrowInvalid as error:
         raise DataError(f"{path}: damaged text. {_AGAIN}") from error
-    if files.digest(*ids) != digest:
+    if files.digest_all(ids) != digest:
         raise DataError(f"{path}: its ids are not those that images.json states. {_AGAIN}")
-    if None not in groups:
-        return ids, sources, groups
-    if any(group is not None for group in groups):
+    groups = table["group"]
+    if 0 < groups.null_count < len(groups):
         raise DataError(f"{path}: found images with and without a group, expected one kind. {_AGAIN}")
-    return ids, sources, None
+    return ids, sources, None if groups.null_count else Strings(groups)
 
 
 def _map_array(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:

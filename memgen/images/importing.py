@@ -25,9 +25,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from memgen.base import schemas, tables
+from memgen.base import files, schemas, tables
 from memgen.base.config import validate
+from memgen.base.errors import DataError
 from memgen.base.progress import Progress
+from memgen.base.strings import Strings
 from memgen.images import duplicates, groups, names, readers
 from memgen.images.imageset import ImageSet
 from memgen.images.prepare import ReadSettings
@@ -49,6 +51,11 @@ class ImportSettings(ReadSettings):
         default=None,
         description="which images belong together and come to one side of the split: those of a folder, those of a "
         "file, or the path of a CSV file with the columns file and group; None takes what the files state",
+    )
+    add_to: str | None = Field(
+        default=None,
+        description="folder of images that were imported before, and that come first; near-duplicates are not looked "
+        "for among these again",
     )
 
 
@@ -112,14 +119,46 @@ def _import(source: Path, settings: ImportSettings, progress: Progress | None, n
     found = readers.read(source, settings, progress or (lambda done, total: None))
     belong = groups.group_of(found.sources, settings.groups, found.groups, found.skipped, settings.limit is not None)
     images, told = ImageSet.from_pixels(found.pixels, found.sources, groups=belong), list(found.warnings)
+    leading = 0
+    if settings.add_to is not None:
+        earlier = ImageSet.load(Path(settings.add_to))
+        images, leading = _added(earlier, images), _without_duplicates(earlier, settings)
     removed = tables.make(schemas.DUPLICATES, {name: [] for name in schemas.DUPLICATES.names})
     if settings.deduplicate:
-        kept, removed = duplicates.near_duplicates(images, settings.threshold)
-        told += groups.across(dict(zip(images.sources, images.groups, strict=True)), removed) if images.groups else []
+        kept, removed = duplicates.near_duplicates(images, settings.threshold, leading)
+        told += groups.across(images.sources, images.groups, removed) if images.groups is not None else []
         images = _keep(images, kept)
     images = replace(images, recipe=_recipe(name, settings) | {"warnings": told})
     columns = {"source": list(found.skipped), "reason": list(found.skipped.values())}
     return Imported(images, tables.make(schemas.SKIPPED, columns), removed, told)
+
+
+def _added(earlier: ImageSet, images: ImageSet) -> ImageSet:
+    """Images that were imported earlier, followed by others.
+
+    Raises:
+        DataError: they are not of one kind, or the pixels of the earlier ones were put into another order.
+    """
+    if earlier.recipe.get("shuffle"):
+        raise DataError("add_to: the pixels of the earlier images are shuffled. Import all images again in one run.")
+    kinds = [(each.image_shape, each.pixels.dtype, each.groups is None) for each in (earlier, images)]
+    if kinds[0] != kinds[1]:
+        one, other = (
+            f"{'x'.join(map(str, shape))} of {dtype} {'without' if ungrouped else 'with'} groups"
+            for shape, dtype, ungrouped in kinds
+        )
+        raise DataError(f"add_to: found images {other}, expected {one}, as the earlier ones are. Prepare them alike.")
+    pixels = files.room((len(earlier) + len(images), *earlier.image_shape), earlier.pixels.dtype)
+    pixels[: len(earlier)], pixels[len(earlier) :] = earlier.pixels, images.pixels
+    ids, sources = (Strings.joined(both) for both in ((earlier.ids, images.ids), (earlier.sources, images.sources)))
+    belong = None if earlier.groups is None or images.groups is None else [earlier.groups, images.groups]
+    return ImageSet(pixels, ids, sources, groups=None if belong is None else Strings.joined(belong))
+
+
+def _without_duplicates(earlier: ImageSet, settings: ImportSettings) -> int:
+    """How many images of an earlier import are known to have no near-duplicates among each other: all, or none."""
+    done = earlier.recipe.get("deduplicate") and earlier.recipe.get("threshold", 1) <= settings.threshold
+    return len(earlier) if done else 0
 
 
 def _recipe(source: str, settings: ImportSettings) -> dict[str, Any]:

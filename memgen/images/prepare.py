@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from memgen.base.config import Settings
+from memgen.base.strings import Strings
 from memgen.images import levels
 
 TRANSPARENT = "has transparent pixels"  # why an image is left out where the settings say so
@@ -52,10 +53,10 @@ class FoundImages:
     """
 
     pixels: NDArray[Any]
-    sources: list[str]
+    sources: Strings
     skipped: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    groups: list[str] | None = None
+    groups: Strings | None = None
 
 
 def resized(images: torch.Tensor, side: int) -> torch.Tensor:

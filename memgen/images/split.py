@@ -9,16 +9,18 @@ ones go to the holdout until it has as many images as it needs, and each of the 
 a part, images have the order of their own hashes, so a small training set has images of many groups.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError
+from memgen.base.strings import Strings
 from memgen.images.imageset import ImageSet
 
 PARTS = ("holdout", "a", "b")
@@ -44,11 +46,11 @@ class Split:
     holdout: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        positions = np.concatenate([self.holdout, self.a, self.b])
-        counts = Counter(self.images.ids[index] for index in positions)
-        repeated = sorted(index for index in positions if counts[self.images.ids[index]] > 1)
-        if repeated:
-            first = repeated[0]
+        positions = np.sort(np.concatenate([self.holdout, self.a, self.b]))
+        _, number, counts = np.unique(self.images.ids[positions].firsts(), return_inverse=True, return_counts=True)
+        repeated = positions[counts[number] > 1]
+        if len(repeated):
+            first = int(repeated[0])
             raise DataError(
                 f"split: {len(repeated)} images are not unique in content (first: {self.images.ids[first]} = "
                 f"{self.images.sources[first]}), but a, b and the holdout must be disjoint. "
@@ -56,8 +58,8 @@ class Split:
             )
         groups = self.images.groups
         if groups is not None:
-            sides = [{groups[index] for index in part} for part in (self.holdout, self.a, self.b)]
-            shared = sorted((sides[0] & sides[1]) | (sides[0] & sides[2]) | (sides[1] & sides[2]))
+            pairs = itertools.combinations((groups[part] for part in (self.holdout, self.a, self.b)), 2)
+            shared = sorted({group for one, other in pairs for group in one.shared(other)})
             if shared:
                 raise DataError(
                     f"split: {len(shared)} groups are in more than one part (first: {shared[0]}), expected each group "
@@ -84,12 +86,12 @@ class Split:
                 f"split: found {len(images)} images, but a holdout of {holdout} and one image for each of a and b "
                 f"need {holdout + 2}. Import more images, or use a smaller holdout (split.holdout)."
             )
-        keys = [files.digest(str(seed), identity) for identity in images.ids]
-        order = np.array(sorted(range(len(images)), key=keys.__getitem__), dtype=np.int64)
+        keys = (int(files.digest(str(seed), identity), 16) for identity in images.ids)
+        order = np.argsort(np.fromiter(keys, np.uint64, len(images)), kind="stable")
         if images.groups is not None:
             parts = _parts_of_groups(images.groups, holdout, seed)
-            part_of = np.array([parts[group] for group in images.groups])[order]
-            return cls(images, **{part: order[part_of == part] for part in PARTS})
+            part_of = np.fromiter((PARTS.index(parts[group]) for group in images.groups), np.int64, len(images))[order]
+            return cls(images, **{part: order[part_of == number] for number, part in enumerate(PARTS)})
         rest = order[holdout:]
         return cls(images, a=rest[0::2], b=rest[1::2], holdout=order[:holdout])
 
@@ -126,10 +128,12 @@ class Split:
         parts = {part: getattr(self, part) for part in PARTS}
         positions = np.concatenate(list(parts.values()))
         columns = {
-            "part": [part for part, members in parts.items() for _ in members],
-            "rank": [rank for members in parts.values() for rank in range(len(members))],
+            "part": pa.array(list(parts)).take(
+                pa.array(np.repeat(np.arange(len(parts)), list(map(len, parts.values()))))
+            ),
+            "rank": np.concatenate([np.arange(len(members)) for members in parts.values()]),
             "index": positions,
-            "image_id": [self.images.ids[index] for index in positions],
+            "image_id": self.images.ids[positions],
         }
         return tables.make(schemas.SPLIT, columns)
 
@@ -140,19 +144,21 @@ class Split:
         Raises:
             DataError: the table belongs to other images, lacks a part, or puts an image into two parts.
         """
-        rows = sorted(table.to_pylist(), key=lambda row: row["rank"])
-        if any(not 0 <= row["index"] < len(images) or images.ids[row["index"]] != row["image_id"] for row in rows):
+        rows = table.sort_by("rank")
+        index = rows["index"].to_numpy()
+        inside = (index >= 0) & (index < len(images))
+        if not inside.all() or images.ids[index] != Strings(rows["image_id"]):
             raise DataError("split: the table belongs to other images. Make the split again.")
-        members = {part: [row["index"] for row in rows if row["part"] == part] for part in PARTS}
-        if sum(map(len, members.values())) != len(rows) or not all(members.values()):
+        members = {part: index[pc.equal(rows["part"], part).to_numpy()] for part in PARTS}
+        if sum(map(len, members.values())) != len(index) or not all(map(len, members.values())):
             raise DataError(
-                f"split: found parts {sorted({row['part'] for row in rows})}, expected a, b and holdout. "
+                f"split: found parts {sorted(rows['part'].unique().to_pylist())}, expected a, b and holdout. "
                 "Make the split again."
             )
-        return cls(images, **{part: np.array(indices, dtype=np.int64) for part, indices in members.items()})
+        return cls(images, **members)
 
 
-def _parts_of_groups(groups: Sequence[str], holdout: int, seed: int) -> dict[str, str]:
+def _parts_of_groups(groups: Strings, holdout: int, seed: int) -> dict[str, str]:
     """The part of each group.
 
     Args:

@@ -47,6 +47,7 @@ from memgen.base.config import Settings
 from memgen.base.errors import DataError
 from memgen.base.estimates import Estimate
 from memgen.base.intervals import bootstrap, clopper_pearson
+from memgen.base.strings import Strings
 from memgen.images.imageset import ImageSet
 from memgen.measures.subject import Subject, lacking
 from memgen.models.denoiser import Denoiser
@@ -293,7 +294,7 @@ def trajectory_variance(denoiser: Denoiser, index: list[int], start: Start) -> F
     return np.concatenate(found)
 
 
-def noised_variance(denoiser: Denoiser, images: Tensor, ids: tuple[str, ...], start: Start) -> Floats:
+def noised_variance(denoiser: Denoiser, images: Tensor, ids: Strings, start: Start) -> Floats:
     """The variance of the denoised images of clean images with one noise at the same levels, (n,), mean over pixels.
 
     Args:

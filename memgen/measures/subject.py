@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memgen.base.strings import Strings
 from memgen.images.imageset import ImageSet, content_id
 from memgen.models.denoiser import Denoiser
 
@@ -62,9 +63,9 @@ class Samples:
         return len(self.images)
 
     @cached_property
-    def ids(self) -> list[str]:
+    def ids(self) -> Strings:
         """Content id of each sample."""
-        return [content_id(image) for image in self.images]
+        return Strings(content_id(image) for image in self.images)
 
 
 class Subject(Protocol):

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError
+from memgen.base.strings import Strings
 from memgen.images.duplicates import leaders, pixel_rows
 from memgen.images.gathered import Images, numbers
 from memgen.images.imageset import floats
@@ -75,7 +76,7 @@ class Index:
         search: flat.Search,
     ) -> None:
         self.name, self.space, self.cluster_threshold = name, space, cluster_threshold
-        self.ids, self.clusters = tuple(ids), clusters
+        self.ids, self.clusters = Strings(ids), clusters
         self._pixels, self._search = pixels, search
 
     @classmethod
@@ -121,7 +122,7 @@ class Index:
         search = flat.build(pixels, space, backend, device)
         clusters = np.arange(len(pixels))
         if cluster_threshold is not None:
-            clusters, _ = leaders(pixel_rows(pixels), cluster_threshold, ids=ids)
+            clusters, _ = leaders(pixel_rows(pixels), cluster_threshold, ids=Strings(ids))
         return cls(pixels, ids, clusters, space, name, cluster_threshold, search)
 
     def __len__(self) -> int:
@@ -263,7 +264,7 @@ class Index:
         query_kind: str,
         query_ids: Sequence[str],
         keys: Mapping[str, str | int | None],
-        query: Sequence[int] | None = None,
+        query: Sequence[int] | NDArray[np.int64] | None = None,
         query_sources: Sequence[str] | None = None,
         sources: Sequence[str] | None = None,
     ) -> pa.Table:
@@ -279,24 +280,23 @@ class Index:
             sources: where the images of the index come from, (N,); None if that is not known.
         """
         n_queries, k = hits.value.shape
+        of_query, reference = np.repeat(np.arange(n_queries), k), hits.reference_index.ravel()
         return tables.make(
             schemas.NEIGHBORS,
             {
                 **keys,
                 "query_kind": query_kind,
-                "query": np.repeat(np.arange(n_queries) if query is None else np.asarray(query), k),
-                "query_id": np.repeat(np.array(query_ids, dtype=object), k),
-                "query_source": None if query_sources is None else np.repeat(np.array(query_sources, dtype=object), k),
+                "query": of_query if query is None else np.asarray(query)[of_query],
+                "query_id": Strings(query_ids)[of_query],
+                "query_source": None if query_sources is None else Strings(query_sources)[of_query],
                 "reference": self.name,
                 "n_reference": self.n,
                 "n_clusters": self.n_clusters,
                 "metric": self.space.name,
                 "rank": np.tile(np.arange(1, k + 1), n_queries),
-                "reference_id": np.array(self.ids, dtype=object)[hits.reference_index.ravel()],
-                "reference_source": None
-                if sources is None
-                else np.array(sources, dtype=object)[hits.reference_index.ravel()],
-                "reference_index": hits.reference_index.ravel(),
+                "reference_id": self.ids[reference],
+                "reference_source": None if sources is None else Strings(sources)[reference],
+                "reference_index": reference,
                 "cluster": hits.cluster.ravel(),
                 "value": hits.value.ravel(),
             },

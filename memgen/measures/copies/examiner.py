@@ -321,7 +321,7 @@ def to_tables(
         "sample": samples,
         "nearest_id": _ids(pooled, found.nearest),
         "nearest_in": np.where(pooled.in_train[found.nearest], "T", "H"),
-        "train_id": own["reference_id"].to_pylist(),
+        "train_id": own["reference_id"],
         "correlation": closeness,
         "cluster": found.nearest,
         "unit": unit,
@@ -376,9 +376,9 @@ def _pooled(train: ImageSet, held_out: ImageSet, threshold: float) -> Pool:
     return pool(rows, train.ids, held_out.ids, threshold, train.groups, held_out.groups)
 
 
-def _ids(pooled: Pool, numbers: Ints) -> list[str | None]:
-    """Content ids of representatives; None for -1."""
-    return [pooled.ids[i] if i >= 0 else None for i in numbers]
+def _ids(pooled: Pool, numbers: Ints) -> pa.Array:
+    """Content ids of representatives; null for -1."""
+    return pooled.ids.arrow.take(pa.array(numbers, mask=numbers < 0))
 
 
 def nearest(train: ImageSet, samples: Samples, backend: str = "auto", device: str = "cpu") -> pa.Table:
@@ -401,7 +401,7 @@ def nearest_others(train: ImageSet, count: int = JUDGED_BY, most: int = 512) -> 
     """
     space, nothing = spaces.find("correlation"), dict.fromkeys(("subject", "role", "n_train", "part", "train_seed"))
     searched = index.Index.build(train.pixels, train.ids, space, "train", None)
-    unit = np.unique(train.groups, return_inverse=True)[1] if train.groups else np.arange(len(train))
+    unit = np.arange(len(train)) if train.groups is None else np.unique(train.groups.firsts(), return_inverse=True)[1]
     chosen = np.sort(label_free_order(train.ids)[:count])
     hits = searched.search(train.floats(chosen), min(len(train), 1 + min(most, int(np.bincount(unit).max()))))
     others = unit[hits.reference_index] != unit[chosen][:, None]
@@ -410,5 +410,5 @@ def nearest_others(train: ImageSet, count: int = JUDGED_BY, most: int = 512) -> 
     value = np.take_along_axis(hits.value, first, axis=1)
     value = np.where(others.any(axis=1)[:, None], value, np.nan)
     found = index.Hits(place, value, place)
-    ids, sources = ([named[i] for i in chosen] for named in (train.ids, train.sources))
-    return searched.to_table(found, "train", ids, nothing, chosen.tolist(), sources, train.sources)
+    ids, sources = train.ids[chosen], train.sources[chosen]
+    return searched.to_table(found, "train", ids, nothing, chosen, sources, train.sources)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen import spaces
+from memgen.base.strings import Strings
 from memgen.images.gathered import Images, Viewed
 from memgen.measures.copies import competition
 from memgen.measures.copies.alignment import AlignedPool, Fit
@@ -100,7 +101,7 @@ class Candidates:
     """
 
     pixels: Images
-    ids: Sequence[str]
+    ids: Strings
     unit: Ints
 
 

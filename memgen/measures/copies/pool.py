@@ -1,6 +1,5 @@
 """The pool of training and held-out images in which copies are looked for."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +7,7 @@ from numpy.typing import NDArray
 
 from memgen.base import files
 from memgen.base.errors import DataError
+from memgen.base.strings import Strings
 from memgen.base.wording import listed
 from memgen.images.duplicates import Ordered, Rows, leaders
 
@@ -38,7 +38,7 @@ class Pool:
     """
 
     representatives: NDArray[np.int64]
-    ids: tuple[str, ...]
+    ids: Strings
     in_train: NDArray[np.bool_]
     cluster: NDArray[np.int64]
     order: NDArray[np.int64]
@@ -65,11 +65,11 @@ class Pool:
 
 def pool(
     features: Rows,
-    ids_t: Sequence[str],
-    ids_h: Sequence[str],
+    ids_t: Strings,
+    ids_h: Strings,
     threshold: float = 0.99,
-    groups_t: Sequence[str] | None = None,
-    groups_h: Sequence[str] | None = None,
+    groups_t: Strings | None = None,
+    groups_h: Strings | None = None,
 ) -> Pool:
     """The pool of T and H, clustered without looking at labels. The first of a cluster by a hash of ids represents it.
 
@@ -93,11 +93,11 @@ def pool(
             f"pool: found {len(features)} rows with {len(ids_t)} ids of training images and {len(ids_h)} of held-out "
             "images, expected at least one image on each side and a row for each."
         )
-    ids = [*ids_t, *ids_h]
+    ids = Strings.joined([ids_t, ids_h])
     in_train = np.arange(len(ids)) < len(ids_t)
     groups = _numbered(groups_t, groups_h, len(ids))
     order = label_free_order(ids)
-    leader, _ = leaders(Ordered(features, order), threshold, ids=[ids[i] for i in order])
+    leader, _ = leaders(Ordered(features, order), threshold, ids=ids[order])
     first, number = np.unique(leader, return_inverse=True)
     cluster = np.empty(len(ids), dtype=np.int64)
     cluster[order] = number
@@ -111,7 +111,7 @@ def pool(
     number_of[known] = rank
     return Pool(
         representatives=chosen,
-        ids=tuple(ids[i] for i in chosen),
+        ids=ids[chosen],
         in_train=in_train[chosen],
         cluster=cluster,
         order=order,
@@ -124,7 +124,7 @@ def pool(
     )
 
 
-def _numbered(groups_t: Sequence[str] | None, groups_h: Sequence[str] | None, count: int) -> NDArray[np.int64]:
+def _numbered(groups_t: Strings | None, groups_h: Strings | None, count: int) -> NDArray[np.int64]:
     """The number of the group of each row; without groups, each row is its own."""
     if (groups_t is None) != (groups_h is None):
         missing = "training" if groups_t is None else "held-out"
@@ -133,7 +133,7 @@ def _numbered(groups_t: Sequence[str] | None, groups_h: Sequence[str] | None, co
         )
     if groups_t is None or groups_h is None:
         return np.arange(count)
-    both = sorted(set(groups_t) & set(groups_h))
+    both = groups_t.shared(groups_h)
     if both:
         named = listed(both[:_NAMED]) + (", ..." if len(both) > _NAMED else "")
         raise DataError(
@@ -141,19 +141,18 @@ def _numbered(groups_t: Sequence[str] | None, groups_h: Sequence[str] | None, co
             "expected each group on one side. Groups are what was divided as a whole, such as patients. If the images "
             "were divided one by one, leave the groups out."
         )
-    names = [*groups_t, *groups_h]
+    names = Strings.joined([groups_t, groups_h])
     if len(names) != count:
         raise DataError(f"pool: found {len(names)} names of groups for {count} images, expected one for each.")
-    return np.asarray(np.unique(names, return_inverse=True)[1], dtype=np.int64)
+    return np.asarray(np.unique(names.firsts(), return_inverse=True)[1], dtype=np.int64)
 
 
-def label_free_order(ids: Sequence[str]) -> NDArray[np.int64]:
+def label_free_order(ids: Strings) -> NDArray[np.int64]:
     """Positions in the order of a hash of the ids; those of one id are turned by a number that the hash gives."""
-    positions: dict[str, list[int]] = {}
-    for i, identity in enumerate(ids):
-        positions.setdefault(identity, []).append(i)
-    order: list[int] = []
-    for key, same in sorted((files.digest(identity), same) for identity, same in positions.items()):
-        turn = int(key, 16) % len(same)
-        order += same[turn:] + same[:turn]
-    return np.array(order, dtype=np.int64)
+    first, number, count = np.unique(ids.firsts(), return_inverse=True, return_counts=True)
+    key = np.fromiter((int(files.digest(identity), 16) for identity in ids[first]), np.uint64, len(first))
+    together = np.argsort(number, kind="stable")  # ids in the order of their first positions
+    rank = np.empty(len(ids), dtype=np.int64)
+    rank[together] = np.arange(len(ids)) - np.repeat(np.cumsum(count) - count, count)
+    turned = (rank - (key % count.astype(np.uint64)).astype(np.int64)[number]) % count[number]
+    return np.lexsort((turned, first[number], key[number]))
