@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import (
@@ -26,26 +26,18 @@ from rich.table import Table
 
 from memgen.base import wording
 from memgen.base.estimates import Estimate
-from memgen.experiment.tasks import Event, Task, Verb
+from memgen.experiment.tasks import DOING, Event, Task, Verb
 from memgen.findings import bases, calibration, transition
 from memgen.findings.calibration import Calibration
 from memgen.findings.quantities import Key
 from memgen.findings.verdict import Verdict
+from memgen.report.live import Live
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = 116  # a log file has no width of its own
 
 _COLORS = {"memorizes": "red", "generalizes": "green", "mixed": "yellow", "underfits": "magenta"}
-_DOING = {
-    "train": "training",
-    "sample": "sampling",
-    "search": "searching neighbors",
-    "copies": "testing for copies",
-    "psnr": "measuring PSNR",
-    "references": "measuring references",
-    "compare": "comparing twins",
-}
 
 
 class Bars:
@@ -72,7 +64,7 @@ class Bars:
             self._draw(self._progress, event, ended)
         elif 0 < event.done < event.total and (event.task, event.verb) not in self._begun:
             self._begun.add((event.task, event.verb))  # work is under way, and was not done before
-            self._line(f"{event.task} {_DOING[event.verb]}")
+            self._line(f"{event.task} {DOING[event.verb]}")
         told = self._told(self._tasks[event.task], event.verb) if event.done == event.total == 1 else ""
         if told:
             console.print(f"  [bold]{event.task}[/bold]  {escape(told)}")
@@ -93,7 +85,7 @@ class Bars:
         bar = self._bars[event.task]
         progress.update(
             bar,
-            description=f"{event.task} {_DOING[event.verb]}",
+            description=f"{event.task} {DOING[event.verb]}",
             completed=event.done,
             total=event.total,
             note=event.text,
@@ -153,6 +145,16 @@ def bar(description: str) -> Iterator[Callable[[int, int], None]]:
 def _progress(*more: TextColumn) -> Progress:
     columns = [TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn()]
     return Progress(*columns, TimeRemainingColumn(), *more, console=console, transient=True)
+
+
+def status(found: Live) -> Group:
+    """The state of work under way: its sentences above its table."""
+    drawn = Table(box=box.SIMPLE_HEAD)
+    for position, column in enumerate(found.columns):
+        drawn.add_column(column, justify="left" if position < 2 else "right", overflow="fold")
+    for row in found.rows:
+        drawn.add_row(*map(escape, row))
+    return Group(*map(escape, found.lines), drawn)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:

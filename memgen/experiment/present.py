@@ -1,7 +1,7 @@
 """What the measurements of a run say: the summary with its intervals, the verdict, and the report."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from memgen.images.imageset import ImageSet
 from memgen.measures.subject import Identity
 from memgen.models import inverse
 from memgen.report import page, sheets, style
+from memgen.report.live import Live
 
 _TESTS = {"competition": "discovered", "conformal test": "flagged"}
 _MADE_HERE = ("images", "transition", "levels", "trajectory")
@@ -208,16 +209,44 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
     Raises:
         RunError: the run has nothing to report yet.
     """
-    run, metric = workspace.run, workspace.settings.search.metric
-    found = _measured(workspace, n_train)
-    if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr", "likelihood", "diversity")):
-        raise RunError(f"{run.path} holds no measurements. Make some with: memgen sweep --run {run.name}.")
-    found["transition"] = _transition(workspace, found)
-    found["levels"] = levels.summarize(found, workspace.settings.seed)
+    run, found = workspace.run, _found(workspace, n_train)
     if n_train is None:
         run.write_table("transition", "transition", found["transition"])
         run.write_table("levels", "levels", found["levels"])
-    shown = page.ReportInput(
+    folder = run.report if n_train is None else run.report / f"n{n_train}"
+    paths = page.write(_shown(workspace, found, n_train), folder)
+    return _verdict(workspace, found["transition"], found["copies"]), found["transition"], paths
+
+
+def page_so_far(workspace: Workspace, live: Live) -> str | None:
+    """The page of what a run under way has measured; None if that is nothing. Nothing is written.
+
+    Args:
+        workspace: the run.
+        live: what stands at the top of the page.
+    """
+    try:
+        found = _found(workspace, None)
+    except RunError:
+        return None
+    return page.render(replace(_shown(workspace, found, None), live=live))
+
+
+def _found(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
+    """What was measured, with the tables that are made of it."""
+    found = _measured(workspace, n_train)
+    if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr", "likelihood", "diversity")):
+        run = workspace.run
+        raise RunError(f"{run.path} holds no measurements. Make some with: memgen sweep --run {run.name}.")
+    found["transition"] = _transition(workspace, found)
+    found["levels"] = levels.summarize(found, workspace.settings.seed)
+    return found
+
+
+def _shown(workspace: Workspace, found: dict[str, pa.Table], n_train: int | None) -> page.ReportInput:
+    """What the page of one N or of all shows."""
+    run, metric = workspace.run, workspace.settings.search.metric
+    return page.ReportInput(
         title=f"memgen: {run.name}" + (f", N = {n_train:,}" if n_train else ""),
         manifest=run.manifest,
         tables={
@@ -235,8 +264,6 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
         metric=metric,
         models=len(workspace.settings.cells),
     )
-    folder = run.report if n_train is None else run.report / f"n{n_train}"
-    return _verdict(workspace, found["transition"], found["copies"]), found["transition"], page.write(shown, folder)
 
 
 def _likelihoods(workspace: Workspace, table: pa.Table) -> dict[str, likelihoods.Summary]:

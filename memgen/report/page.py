@@ -22,6 +22,7 @@ from memgen.findings.bases import Reading
 from memgen.findings.likelihoods import Summary
 from memgen.findings.verdict import Paragraph
 from memgen.report import figures, scores, sheets, spectra, style
+from memgen.report.live import Live
 from memgen.report.sheets import Bases, Copies, Restored, Specimens
 
 _MISSING = {
@@ -51,6 +52,7 @@ class ReportInput:
         readings: for each of these and each noise level, what the Jacobians say.
         likelihoods: what readers call each model whose likelihood was measured, and its bits.
         models: number of models of the sweep, which the tests for copies judge together; None for those in the tables.
+        live: the state of work that is still under way; None where there is none.
     """
 
     title: str
@@ -65,6 +67,7 @@ class ReportInput:
     readings: Sequence[Reading] = field(default=())
     likelihoods: Mapping[str, Summary] = field(default_factory=dict)
     models: int | None = None
+    live: Live | None = None
 
 
 def render(report: ReportInput) -> str:
@@ -166,6 +169,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
     provenance = {key: value for key, value in report.manifest.items() if key != "about"}
     return environment.get_template("report.html.j2").render(
         title=report.title,
+        live=report.live,
         verdict=found,
         sizes=_numbers(summary, sizes),
         imported=_numbers(summary, imported),

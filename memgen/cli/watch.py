@@ -1,0 +1,96 @@
+"""The command watch: how far a sweep or an audit is that another process works on."""
+
+import contextlib
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memgen.base.errors import RunError
+from memgen.cli.options import Json, Outputs, RunName
+from memgen.cli.root import app
+from memgen.cli.shared import note
+from memgen.cli.whole import PANEL
+from memgen.experiment import runs
+
+if TYPE_CHECKING:
+    from memgen.experiment.watch import Page, Status
+
+
+@app.command(rich_help_panel=PANEL)
+def watch(
+    seconds: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once, and do not wait for the end.")] = False,
+    page: Annotated[
+        bool,
+        typer.Option(help="Also write the page report/watch.html, which a browser loads again and again by itself."),
+    ] = True,
+    outputs: Outputs = runs.OUTPUTS,
+    run: RunName = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far a running sweep or audit is: what is done, losses, first pictures, and the time left.
+
+    Give it in another terminal, or on another machine that shares the folder of the runs. It reads files only, so it
+    never disturbs the work. It ends when the run is finished. If the run has stopped, it names the command that goes
+    on with it, and exits with code 4.
+
+    With --json, the status is printed once.
+    """
+    from memgen.cli import terminal
+    from memgen.experiment import watch as watching
+
+    found = runs.find(outputs, run, None)
+    note(f"run {found.path}")
+    kept = watching.Page(found, max(1, round(seconds))) if page else None
+    if once or as_json:
+        status = watching.once(found)
+        if kept:
+            kept.show(status)
+        if as_json:
+            print(json.dumps({"path": str(found.path), **asdict(status), "headline": status.headline}, indent=2))
+            return
+        terminal.console.print(terminal.status(watching.shown(status)))
+    else:
+        status = _follow(found, seconds, kept)
+        if status.state == "stopped":
+            raise RunError(status.headline)
+    print(status.report if status.state == "finished" or kept is None else kept.path)
+
+
+def _follow(run: runs.Run, seconds: float, page: "Page | None") -> "Status":
+    """Show a run until it is finished or has stopped: as a table that changes, or as lines off a terminal."""
+    from rich.live import Live
+
+    from memgen.cli import terminal
+    from memgen.experiment import watch as watching
+
+    console, lines = terminal.console, _Lines()
+    drawn = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    with drawn or contextlib.nullcontext():
+        for status in watching.follow(run, seconds):
+            if drawn:
+                drawn.update(terminal.status(watching.shown(status, console.height - 6)), refresh=True)
+            else:
+                lines(status)
+            if page:
+                page.show(status)
+    return status
+
+
+class _Lines:
+    """Prints a line for each row of a status that has changed."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, str] = {}
+        self._state = ""
+
+    def __call__(self, status: "Status") -> None:
+        for row in status.rows:
+            if row.state != self._states.get(row.name, "waiting"):
+                note(f"  {row.label}: {row.state}")
+            self._states[row.name] = row.state
+        if status.state != self._state:
+            self._state = status.state
+            note(status.headline)
