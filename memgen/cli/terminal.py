@@ -147,14 +147,14 @@ def _progress(*more: TextColumn) -> Progress:
     return Progress(*columns, TimeRemainingColumn(), *more, console=console, transient=True)
 
 
-def status(found: Live) -> Group:
-    """The state of work under way: its sentences above its table."""
+def status(found: Live, note: str = "") -> Group:
+    """The state of work under way: its sentences above its table, and a note below it."""
     drawn = Table(box=box.SIMPLE_HEAD)
     for position, column in enumerate(found.columns):
         drawn.add_column(column, justify="left" if position < 2 else "right", overflow="fold")
     for row in found.rows:
         drawn.add_row(*map(escape, row))
-    return Group(*map(escape, found.lines), drawn)
+    return Group(*map(escape, found.lines), drawn, escape(note))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:

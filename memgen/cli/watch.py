@@ -44,18 +44,16 @@ def watch(
     found = runs.find(outputs, run, None)
     note(f"run {found.path}")
     kept = watching.Page(found, max(1, round(seconds))) if page else None
-    if once or as_json:
-        status = watching.once(found)
-        if kept:
-            kept.show(status)
-        if as_json:
-            print(json.dumps({"path": str(found.path), **asdict(status), "headline": status.headline}, indent=2))
-            return
+    status = watching.once(found) if once or as_json else _follow(found, seconds, kept)
+    if once and not as_json:
         terminal.console.print(terminal.status(watching.shown(status)))
-    else:
-        status = _follow(found, seconds, kept)
-        if status.state == "stopped":
-            raise RunError(status.headline)
+    if kept and (problem := kept.show(status, wait=True)):
+        note(problem)
+    if as_json:
+        print(json.dumps({"path": str(found.path), "headline": status.headline, **asdict(status)}, indent=2))
+        return
+    if status.state == "stopped" and not once:
+        raise RunError(status.headline)
     print(status.report if status.state == "finished" or kept is None else kept.path)
 
 
@@ -66,16 +64,16 @@ def _follow(run: runs.Run, seconds: float, page: "Page | None") -> "Status":
     from memgen.cli import terminal
     from memgen.experiment import watch as watching
 
-    console, lines = terminal.console, _Lines()
+    console, lines, problem = terminal.console, _Lines(), ""
     drawn = Live(console=console, auto_refresh=False) if console.is_terminal else None
     with drawn or contextlib.nullcontext():
         for status in watching.follow(run, seconds):
             if drawn:
-                drawn.update(terminal.status(watching.shown(status, console.height - 6)), refresh=True)
+                drawn.update(terminal.status(watching.shown(status, console.height - 6), problem), refresh=True)
             else:
                 lines(status)
             if page:
-                page.show(status)
+                problem = page.show(status)
     return status
 
 
@@ -89,8 +87,8 @@ class _Lines:
     def __call__(self, status: "Status") -> None:
         for row in status.rows:
             if row.state != self._states.get(row.name, "waiting"):
-                note(f"  {row.label}: {row.state}")
+                note(f"  {row.name}: {row.state}")
             self._states[row.name] = row.state
-        if status.state != self._state:
+        if status.state not in (self._state, "stopped"):  # an error says the latter
             self._state = status.state
             note(status.headline)

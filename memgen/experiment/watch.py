@@ -7,8 +7,8 @@ written but a page, and the lock of the run is left alone.
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,8 +27,8 @@ from memgen.report import live
 from memgen.report.live import Live
 
 State = Literal["waiting", "running", "stopped", "finished"]
-_MISSED_S = 5.0  # time without a beat after which a process that did not say goodbye counts as dead
-_BETWEEN_S = 3.0  # time without a beat after which one that did will not come back
+_MISSED_S = 5.0  # time without a beat after which a process that works counts as dead
+_BETWEEN_S = 10.0  # the same for one that is between two parts of its work, and holds no lock
 _BEGINNING_S = 120.0  # time that a run may take to begin
 _POINTS = 64  # of a curve
 _PAGE_SHARE = 0.1  # of the time may go into the page
@@ -39,8 +39,7 @@ class Row:
     """A task of a sweep, or a step of an audit.
 
     Attributes:
-        name: of the task, as in the names of files, or of the step.
-        label: its name for people.
+        name: of the task or of the step.
         state: waiting, what is being done, or what was done last.
         under_way: whether it is being worked on.
         steps_done: steps that are done.
@@ -56,7 +55,6 @@ class Row:
     """
 
     name: str
-    label: str
     state: str
     under_way: bool
     steps_done: int
@@ -137,7 +135,8 @@ class Pulse:
         if lives:
             self._beat, self._seen = beat, now
             return True
-        missed = _MISSED_S if self._run.manifest["status"] == "running" else _BETWEEN_S
+        # An interruption or an error is the last thing that a process writes.
+        missed = {"running": _MISSED_S, "idle": _BETWEEN_S}.get(self._run.manifest["status"], 0.0)
         return None if now - self._seen < missed else False
 
 
@@ -154,7 +153,8 @@ def follow(run: runs.Run, every: float) -> Iterator[Status]:
     pulse, begun = Pulse(run), time.monotonic()
     while True:
         lives = pulse()
-        found = look(run, lives is not False)
+        found = _ended(run) if lives is None else None
+        found = found or look(run, lives is not False)
         if found.state == "waiting" and time.monotonic() - begun > _BEGINNING_S:
             found = replace(found, state="stopped")
         yield found
@@ -171,10 +171,16 @@ def once(run: runs.Run) -> Status:
     """
     pulse = Pulse(run)
     while (lives := pulse()) is None:
-        if run.manifest["status"] != "running" and (found := look(run, False)).state != "stopped":
+        if found := _ended(run):
             return found
         time.sleep(runs.BEAT_S / 4)
     return look(run, lives)
+
+
+def _ended(run: runs.Run) -> Status | None:
+    """The status of a run whose last command said that it ended, if nothing is missing; else None."""
+    found = look(run, False)
+    return found if run.manifest["status"] != "running" and found.state != "stopped" else None
 
 
 def look(run: runs.Run, lives: bool) -> Status:
@@ -232,7 +238,6 @@ def _row(workspace: Workspace, task: Task, done: list[tasks.Verb], stages: list[
             counted = {"done": min(updates, stages[-1].measured[-1]["step"]), "total": updates}
     return Row(
         name=task.name,
-        label=task.name,
         state=state,
         under_way=under_way,
         steps_done=len(done),
@@ -331,7 +336,7 @@ def _audit(run: runs.Run, lives: bool) -> tuple[list[Row], float | None]:
     stages, rows, begun, seconds = journal.read(run, NAME), [], False, None
     for name, (done, total) in audit.steps(run).items():
         state = "done" if done == total else "waiting"
-        row = Row(name=name, label=name, state=state, under_way=False, steps_done=done, steps=total)
+        row = Row(name=name, state=state, under_way=False, steps_done=done, steps=total)
         if done < total and not begun and stages and lives:
             begun, now = True, stages[-1]
             counted = _counted(now)
@@ -355,16 +360,18 @@ def shown(status: Status, most: int | None = None) -> Live:
     is_sweep = status.kind == runs.SWEEP
     columns = ["model" if is_sweep else "step", "state", "progress", "per second"]
     if is_sweep:
-        columns += ["steps", "loss", "", "training PSNR, dB", "", "held-out PSNR, dB"]
+        columns += ["steps", "loss", "training PSNR, dB", "held-out PSNR, dB"]
     rows, chosen = [], _chosen(status.rows, most)
     for row in chosen:
         progress = "" if row.done is None else f"{row.done:,} of {row.total:,}"
         speed = "" if row.per_second is None else wording.number(row.per_second, "images")
-        cells = [row.label, row.state, progress, speed]
+        cells = [row.name, row.state, progress, speed]
         if is_sweep:
-            loss, psnr = (f"{values[-1]:.4g}" if values else "" for values in (row.loss, row.psnr_db))
-            cells += [f"{row.steps_done} of {row.steps}", loss, wording.sparkline(row.loss), psnr]
-            cells += [wording.sparkline(row.psnr_db), "" if row.held_out_db is None else f"{row.held_out_db:.2f}"]
+            loss, psnr = (
+                f"{wording.sparkline(values)} {values[-1]:.4g}" if values else "" for values in (row.loss, row.psnr_db)
+            )
+            held_out = "" if row.held_out_db is None else f"{row.held_out_db:.2f}"
+            cells += [f"{row.steps_done} of {row.steps}", loss, psnr, held_out]
         rows.append(cells)
     lines = [status.headline]
     if left := len(status.rows) - len(chosen):
@@ -382,51 +389,71 @@ def _chosen(rows: Sequence[Row], most: int | None) -> Sequence[Row]:
     return [rows[i] for i in sorted([*under_way, *waiting, *reversed(done)][: max(1, most)])]
 
 
-@dataclass
 class Page:
     """The page `report/watch.html`, which a browser loads again and again while a run is under way.
 
-    Making it takes a tenth of the time at most.
+    A thread makes it. The state at its top is always that of the last look. What the run has measured is shown anew
+    when there is more of it, and takes a tenth of the time at most.
 
-    Attributes:
+    Args:
         run: the run.
         every: seconds after which a browser loads it again.
-        failed: why it could not be made the last time; empty if it was.
     """
 
-    run: runs.Run
-    every: int
-    failed: str = ""
-    _due: float = field(default=0.0, repr=False)
+    def __init__(self, run: runs.Run, every: int) -> None:
+        self.path = run.report / "watch.html"
+        self._run, self._every = run, every
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[str] | None = None
+        self._made, self._top, self._of = "", "", 0.0  # the page, the state in it, and how new the tables in it are
+        self._begun = self._took = 0.0
 
-    @property
-    def path(self) -> Path:
-        """Where it is written."""
-        return self.run.report / "watch.html"
+    def show(self, status: Status, wait: bool = False) -> str:
+        """Begin to write the page, unless that of an earlier look is still being written.
 
-    def show(self, status: Status) -> None:
-        """Write the page, unless it was written a moment ago and the run is under way."""
-        over, started = status.state in ("finished", "stopped"), time.monotonic()
-        if not over and started < self._due:
-            return
-        top = shown(status)
-        try:
-            with files.writing(self.path) as file:
-                file.write(self._render(status, top).encode())
-            self.failed = ""
-        except MemgenError as error:  # a table may vanish while it is read, as when a run is extended
-            self.failed = str(error)
-        self._due = time.monotonic() + (time.monotonic() - started) / _PAGE_SHARE
+        Args:
+            status: what it shows.
+            wait: whether to return only when it is written.
 
-    def _render(self, status: Status, top: Live) -> str:
-        title = f"memgen: {status.run}"
+        Returns:
+            Why an earlier page could not be made, such as a table that vanished while it was read; else nothing.
+        """
+        told = ""
+        if self._writing and (wait or self._writing.done()):
+            told = self._writing.result()
+        if self._writing is None or self._writing.done():
+            self._writing = self._thread.submit(self._write, status)
+        return self._writing.result() if wait else told
+
+    def _write(self, status: Status) -> str:
+        top, over = shown(status), status.state in ("finished", "stopped")
         if status.state == "finished":
-            return live.render(title, replace(top, refresh=0, then="report.html"))
-        if status.state == "running":
-            top = replace(top, refresh=self.every)
-        if self.run.kind == runs.SWEEP:
-            workspace = Workspace.of(self.run, "cpu")
-            made = present.page_so_far(workspace, top)
+            top = replace(top, refresh=0, then="report.html")
+        elif not over:
+            top = replace(top, refresh=self._every)
+        newest = max((path.stat().st_mtime for path in (self._run.path / "tables").rglob("*.parquet")), default=0.0)
+        rested = time.monotonic() - self._begun > self._took / _PAGE_SHARE
+        try:  # what is read may vanish, and a command that begins removes temporary files
+            if over or not self._made or (newest != self._of and rested):
+                self._begun = time.monotonic()
+                self._made, self._of = self._whole(status, top), newest
+                self._took = time.monotonic() - self._begun
+            else:
+                self._made = self._made.replace(self._top, live.section(top), 1)
+            self._top = live.section(top)
+            with files.writing(self.path) as file:
+                file.write(self._made.encode())
+        except (MemgenError, OSError) as error:
+            return f"The page could not be made: {error}"
+        return ""
+
+    def _whole(self, status: Status, top: Live) -> str:
+        """The page of what the run has measured so far, or of its state alone."""
+        made = None
+        if status.state == "finished":  # the browser goes on to the report
+            pass
+        elif self._run.kind == runs.SWEEP:
+            made = present.page_so_far(Workspace.of(self._run, "cpu"), top)
         else:
-            made = audit.page_so_far(self.run, top)
-        return made or live.render(title, top)
+            made = audit.page_so_far(self._run, top)
+        return made or live.render(f"memgen: {status.run}", top)

@@ -27,6 +27,15 @@ class Live:
 
 def render(title: str, live: Live) -> str:
     """A page that shows the state alone, for work that has found nothing yet."""
+    return _template("live.html.j2").render(title=title, live=live)
+
+
+def section(live: Live) -> str:
+    """The part of a page that shows the state, as it stands in every page that is given one."""
+    return _template("live_state.html.j2").render(live=live)
+
+
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("memgen.report"),
         autoescape=True,
@@ -34,4 +43,4 @@ def render(title: str, live: Live) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("live.html.j2").render(title=title, live=live)
+    return environment.get_template(name)
