@@ -14,6 +14,7 @@ Each of these is finished when its file exists, so an audit that was interrupted
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +29,10 @@ from memgen.experiment import audit_images, audit_model, audit_tests, runs
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.experiment.executors import Executor
 from memgen.experiment.journal import Journal
+from memgen.experiment.results import Result
 from memgen.findings import audit as findings
-from memgen.findings import shrinkage
+from memgen.findings import headlines, shrinkage
+from memgen.findings.headlines import Numbers
 from memgen.images.imageset import ImageSet
 from memgen.report import audit_page
 from memgen.report.live import Live
@@ -39,9 +42,9 @@ WRITING = "writing the page"  # the last step
 _FREE = ("calibrate", "images")  # settings that can change when an audit goes on
 
 
-@dataclass(frozen=True, eq=False)
-class Audit:
-    """A finished audit.
+@dataclass(frozen=True, repr=False, eq=False)
+class Audit(Result):
+    """A finished audit. In a notebook it shows itself.
 
     Attributes:
         answer: found, none or undecided, in words, with the numbers behind it.
@@ -54,6 +57,22 @@ class Audit:
     document: dict[str, Any]
     page: Path
     path: Path
+
+    @property
+    def run(self) -> runs.Run:
+        """The run."""
+        return runs.Run(self.path)
+
+    @property
+    def headline(self) -> str:
+        """The answer as a sentence."""
+        return self.answer.headline
+
+    def _sentences(self) -> tuple[str, ...]:
+        return self.answer.sentences
+
+    def _numbers(self) -> Numbers:
+        return headlines.of_audit(self.answer, self.document["gaps"])
 
 
 def audit(
@@ -143,6 +162,17 @@ def perform(
         document = _document(run, answer)
         files.write_json(run.path / DOCUMENT, document)
     return Audit(answer, document, page, run.path)
+
+
+def read(run: runs.Run) -> Audit:
+    """What a finished audit says.
+
+    Raises:
+        RunError: it is not finished; the message says how to go on.
+    """
+    if not (run.path / DOCUMENT).exists():
+        raise RunError(f"{run.path}: the audit is not finished. To go on: {shlex.join(command(run))}")
+    return Audit(_answer(run), files.read_json(run.path / DOCUMENT), run.report / "report.html", run.path)
 
 
 def steps(run: runs.Run) -> dict[str, tuple[int, int]]:

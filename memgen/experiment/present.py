@@ -2,21 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from matplotlib.figure import Figure
 
 from memgen import spaces
 from memgen.base import schemas, wording
 from memgen.base.errors import RunError
 from memgen.base.progress import Progress
 from memgen.experiment import geometry, measure, runs, subjects
+from memgen.experiment.results import Result, check_name
 from memgen.experiment.workspace import Workspace
-from memgen.findings import bases, labels, levels, likelihoods, restorations, slopes, transition, verdict
+from memgen.findings import bases, headlines, labels, levels, likelihoods, restorations, slopes, transition, verdict
+from memgen.findings.headlines import Numbers
 from memgen.findings.quantities import Similarity
 from memgen.images.imageset import ImageSet
 from memgen.measures.subject import Identity
@@ -95,27 +98,67 @@ def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
     }
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What the measurements of a run support, with the numbers behind it.
+@dataclass(frozen=True, repr=False, eq=False)
+class Findings(Result):
+    """What the measurements of a run support, with the numbers behind it. In a notebook it shows itself.
 
     Attributes:
         verdict: in words.
         transition: a TRANSITION table.
         copies: a COPIES table.
         pairs: the closest pairs of a sample and a training image of each subject; see `pairs`.
+        workspace: the run with its settings.
     """
 
     verdict: verdict.Verdict
     transition: pa.Table
     copies: pa.Table
     pairs: list[dict[str, Any]]
+    workspace: Workspace
+
+    @property
+    def run(self) -> runs.Run:
+        """The run."""
+        return self.workspace.run
+
+    @property
+    def headline(self) -> str:
+        """The verdict in a sentence or two."""
+        return self.verdict.headline
+
+    def _sentences(self) -> tuple[str, ...]:
+        openings = (paragraph.opening for paragraph in self.verdict.paragraphs)
+        return (*openings, *self.verdict.points, *self.verdict.remarks)
+
+    def _numbers(self) -> Numbers:
+        return headlines.of_sweep(self.verdict, self.transition)
+
+    @cached_property
+    def _drawings(self) -> dict[str, Callable[[], Figure]]:
+        return page.figures_of(_shown(self.workspace, _found(self.workspace, None), None))
+
+    @property
+    def figures(self) -> list[str]:
+        """The names of the figures that the run has data for."""
+        return list(self._drawings)
+
+    def figure(self, name: str) -> Figure:
+        """A figure of the report, drawn anew; matplotlib's global settings stay as they are.
+
+        Args:
+            name: one of `figures`, such as transition or psnr.
+
+        Raises:
+            ConfigError: the run has no data for a figure of that name.
+        """
+        check_name("figure", name, self.figures)
+        return self._drawings[name]()
 
 
 def find(workspace: Workspace) -> Findings:
     """What the measurements of the run support."""
     table, found = summary(workspace), workspace.run.table("copies")
-    return Findings(_verdict(workspace, table, found), table, found, pairs(workspace))
+    return Findings(_verdict(workspace, table, found), table, found, pairs(workspace), workspace)
 
 
 def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ not measured. The page loads nothing: styles and pictures are part of it, and it
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +108,17 @@ def write(report: ReportInput, folder: Path) -> list[Path]:
     return [page, *(path for found in paths.values() for path in found)]
 
 
+def figures_of(report: ReportInput) -> dict[str, Callable[[], Figure]]:
+    """The figures that the input has data for, by name, each with what draws it."""
+    found = {name: draw for name, (there, draw) in _drawings(report).items() if there}
+    return found | {f"{_RESTORED}{task.label}": partial(sheets.figure_restored, task) for task in report.restored}
+
+
 _RESTORED = "restored-"
 
 
 def _figures(report: ReportInput) -> dict[str, Figure]:
-    """The figures that the input has data for, by name."""
-    found = {name: draw() for name, (there, draw) in _drawings(report).items() if there}
-    return found | {f"{_RESTORED}{task.label}": sheets.figure_restored(task) for task in report.restored}
+    return {name: draw() for name, draw in figures_of(report).items()}
 
 
 def _drawings(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]]]:
