@@ -219,7 +219,7 @@ def test_options_have_the_same_names_in_every_command():
         "as_json": ("--json",), "run": ("--run",), "config": ("--config", "-c"), "overrides": ("--set",),
         "sizes": ("--n",), "n_train": ("--n",), "dry_run": ("--dry-run",), "sigmas": ("--sigma",),
         "value_range": ("--range",), "every": ("--sweep",), "kind": ("--as",), "yes": ("--yes", "-y"),
-        "seconds": ("--every",), "page": ("--page", "--no-page"),
+        "seconds": ("--every",),
         "first_layer_linear": ("--first-layer-linear", "--first-layer-relu"),
     }  # fmt: skip
     least = dict.fromkeys(("sizes", "n_train", "jobs", "k", "count", "trajectories", "calibrate", "each"), 1)

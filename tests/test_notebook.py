@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import polars as pl
+import program
 import pyarrow as pa
 import pytest
 
@@ -29,10 +30,11 @@ def swept(finished):
 
 
 @pytest.fixture(scope="module")
-def audited(digits, tmp_path_factory):
-    """An audit of 60 samples, 30 of which are training images."""
-    folder, images = tmp_path_factory.mktemp("audited"), np.load(digits)
-    chosen = {"train": images[:30], "held": images[30:60], "samples": np.concatenate([images[:30], images[50:]])}
+def audited(tmp_path_factory):
+    """An audit of 160 samples, 60 of which are training images."""
+    folder = tmp_path_factory.mktemp("audited")
+    images = np.load(program.write_digits(folder / "digits.npy", 400))
+    chosen = {"train": images[:150], "held": images[150:300], "samples": np.concatenate([images[:60], images[300:]])}
     for name, pixels in chosen.items():
         np.save(folder / f"{name}.npy", pixels)
     given = (folder / f"{name}.npy" for name in ("samples", "train", "held"))
@@ -141,9 +143,9 @@ def test_tables_are_the_same_in_every_package(swept, kind):
 
 def test_tables_that_are_not_there(swept, audited):
     """A kind that does not exist, one that was not made, and another package are refused with a remedy."""
-    with pytest.raises(ConfigError, match="found no table 'neighbours'.* Did you mean 'neighbors'?"):
+    with pytest.raises(ConfigError, match=r"found no table 'neighbours'.* Did you mean 'neighbors'\?"):
         swept.table("neighbours")
-    with pytest.raises(RunError, match="has no table 'likelihood'; it has: .*psnr"):
+    with pytest.raises(RunError, match=r"has no table 'likelihood'; it has: .*psnr"):
         swept.table("likelihood")
     with pytest.raises(ConfigError, match="as_='dask': expected arrow, pandas or polars"):
         swept.table("psnr", as_="dask")
@@ -171,7 +173,7 @@ def test_figures_draw_the_tables_and_leave_matplotlib_alone(swept):
     for quantity in ("nearest_own", "cross_same", "memorized_fraction"):
         assert [[n, rows[n, quantity].estimate] for n in (1, 4)] in drawn, quantity
     assert swept.figure("transition") is not figure
-    with pytest.raises(ConfigError, match="found no figure 'transitions'.* Did you mean 'transition'?"):
+    with pytest.raises(ConfigError, match=r"found no figure 'transitions'.* Did you mean 'transition'\?"):
         swept.figure("transitions")
 
 

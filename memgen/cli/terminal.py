@@ -182,9 +182,7 @@ def say(found: Verdict, summary: pa.Table) -> None:
         summary: the TRANSITION table that it is about.
     """
     numbers = headlines.of_sweep(found, summary)
-    drawn = Table(
-        box=box.SIMPLE_HEAD, title=f"Estimates with {numbers.intervals}", title_justify="left"
-    )
+    drawn = Table(box=box.SIMPLE_HEAD, title=f"Estimates with {numbers.intervals}", title_justify="left")
     drawn.padding = (0, 0, 0, 1)  # so that every interval fits into a line
     drawn.caption_justify = "left"
     drawn.caption = f"In parentheses: {'; '.join(numbers.nulls)}." if numbers.nulls else None

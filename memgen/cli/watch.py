@@ -21,29 +21,32 @@ if TYPE_CHECKING:
 @app.command(rich_help_panel=PANEL)
 def watch(
     seconds: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, and do not wait for the end.")] = False,
-    page: Annotated[
+    once: Annotated[bool, typer.Option("--once", help="Look once, and do not wait for the end of the run.")] = False,
+    no_page: Annotated[
         bool,
-        typer.Option(help="Also write the page report/watch.html, which a browser loads again and again by itself."),
-    ] = True,
+        typer.Option(
+            "--no-page",
+            help="Do not write the page report/watch.html, which a browser loads again and again by itself.",
+        ),
+    ] = False,
     outputs: Outputs = runs.OUTPUTS,
     run: RunName = None,
     as_json: Json = False,
 ) -> None:
-    """Show how far a running sweep or audit is: what is done, losses, first pictures, and the time left.
+    """Show how far a running sweep or audit is: what is done, the loss, first pictures, and the time left.
 
-    Give it in another terminal, or on another machine that shares the folder of the runs. It reads files only, so it
-    never disturbs the work. It ends when the run is finished. If the run has stopped, it names the command that goes
-    on with it, and exits with code 4.
+    Give it in another terminal, or on another machine that shares the folder of the runs. It takes no lock, and changes
+    nothing that the work reads or writes. It ends when the run is finished. If the run has stopped, it names the
+    command that goes on with it, and exits with code 4.
 
-    With --json, the status is printed once.
+    With --once or --json, it looks once and exits with code 0.
     """
     from memgen.cli import terminal
     from memgen.experiment import watch as watching
 
     found = runs.find(outputs, run, None)
     note(f"run {found.path}")
-    kept = watching.Page(found, max(1, round(seconds))) if page else None
+    kept = watching.Page(found, max(1, round(seconds))) if not no_page else None
     status = watching.once(found) if once or as_json else _follow(found, seconds, kept)
     if once and not as_json:
         terminal.console.print(terminal.status(watching.shown(status)))
@@ -54,7 +57,7 @@ def watch(
         return
     if status.state == "stopped" and not once:
         raise RunError(status.headline)
-    print(status.report if status.state == "finished" or kept is None else kept.path)
+    print(status.report if status.state == "finished" else kept.path if kept else found.path)
 
 
 def _follow(run: runs.Run, seconds: float, page: "Page | None") -> "Status":
