@@ -79,7 +79,7 @@ def estimate(found: Estimate) -> str:
     return f"{value(found)} {interval(found)}".rstrip()
 
 
-def sparkline(values: Sequence[float], width: int = 16) -> str:
+def sparkline(values: Sequence[float], width: int = 8) -> str:
     """The course of some values as a line of blocks, lowest to highest; means of equal parts if they are many."""
     count = min(width, len(values))
     edges = [i * len(values) // count for i in range(count + 1)] if count else []
