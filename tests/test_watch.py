@@ -1,5 +1,6 @@
 """memgen watch: what it says of runs that have not begun, that are under way, that were killed, and that are finished."""
 
+import io
 import json
 import os
 import shlex
@@ -16,8 +17,10 @@ import program
 import pytest
 from elsewhere import wait_for
 from program import memgen, memgen_process
+from rich.console import Console
 
 from memgen.base import files, wording
+from memgen.cli import terminal
 from memgen.experiment import audit, cost, journal, runs, tasks, watch
 from memgen.experiment.journal import Journal
 from memgen.experiment.workspace import Workspace
@@ -116,6 +119,19 @@ def test_a_finished_run(tiny):
     found = memgen("watch", "--json").done().json
     assert (found["state"], found["seconds_left"]) == ("finished", None)
     assert all(row["steps_done"] == row["steps"] for row in found["rows"])
+
+
+def test_on_a_terminal_and_once(tiny, monkeypatch):
+    """The table has a row for each model, with its last loss; on a terminal it is drawn in place."""
+    loss = f"{watch.look(runs.Run(tiny), False).rows[0].loss[-1]:.4g}"
+    drawn = Console(file=io.StringIO(), force_terminal=True, width=140, height=40)
+    for options in (("--once", "--no-page"), ("--no-page",)):
+        monkeypatch.setattr(terminal, "console", drawn)
+        assert memgen("watch", *options).done().out.strip().endswith("report.html")
+        lines = [line for line in drawn.file.getvalue().splitlines() if "n1-s0-a" in line]
+        assert lines
+        assert all(loss in line and "measured" in line for line in lines)
+        drawn.file.truncate(drawn.file.seek(0))
 
 
 def test_curves_and_held_out_psnr_are_those_of_the_tables(tiny):
