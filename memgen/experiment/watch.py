@@ -222,8 +222,10 @@ def _sweep(run: runs.Run, lives: bool) -> tuple[list[Row], float | None]:
 
 def _is_current(run: runs.Run, name: str) -> bool:
     """Whether a journal was written since the run's manifest was, which every command does when it begins."""
-    path = run.journal_path(name)
-    return path.exists() and path.stat().st_mtime_ns >= (run.path / "run.json").stat().st_mtime_ns
+    try:
+        return run.journal_path(name).stat().st_mtime_ns >= (run.path / "run.json").stat().st_mtime_ns
+    except FileNotFoundError:  # it was not begun, or has ended just now
+        return False
 
 
 def _row(workspace: Workspace, task: Task, done: list[tasks.Verb], stages: list[Stage], current: bool) -> Row:
@@ -431,9 +433,9 @@ class Page:
             top = replace(top, refresh=0, then="report.html")
         elif not over:
             top = replace(top, refresh=self._every)
-        newest = max((path.stat().st_mtime for path in (self._run.path / "tables").rglob("*.parquet")), default=0.0)
         rested = time.monotonic() - self._begun > self._took / _PAGE_SHARE
         try:  # what is read may vanish, and a command that begins removes temporary files
+            newest = max((path.stat().st_mtime for path in (self._run.path / "tables").rglob("*.parquet")), default=0.0)
             if over or not self._made or (newest != self._of and rested):
                 self._begun = time.monotonic()
                 self._made, self._of = self._whole(status, top), newest
