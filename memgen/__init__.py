@@ -8,6 +8,7 @@ The public names. Each is loaded when it is first used, since PyTorch takes seco
     audit             does a model copy its training images? an answer from samples alone, in a run directory
     find_copies       test the samples of a subject for copies of its training images
     measure_psnr      denoising PSNR of a subject on training images and held-out images
+    read_run          what a finished sweep or audit says; in a notebook, results show themselves
     sweep             the whole experiment as a function of N, in a run directory
     Monitor           follows memorization in anyone's training loop
     FunctionDenoiser  a denoiser made of a function
@@ -30,6 +31,7 @@ _HOMES = {
     "find_copies": "measures.copies.examiner",
     "measure_psnr": "measures.psnr",
     "sweep": "experiment.whole",
+    "read_run": "experiment.whole",
     "audit": "experiment.audit",
     "ImageSet": "images.imageset",
     "Split": "images.split",

@@ -3,6 +3,7 @@ from memgen.experiment.audit import audit as audit
 from memgen.experiment.monitor import Monitor as Monitor
 from memgen.experiment.present import Findings as Findings
 from memgen.experiment.settings import RunSettings as RunSettings
+from memgen.experiment.whole import read_run as read_run
 from memgen.experiment.whole import sweep as sweep
 from memgen.experiment.workspace import Workspace as Workspace
 from memgen.images.imageset import ImageSet as ImageSet

@@ -452,7 +452,7 @@ def test_options_that_do_not_fit_together_are_refused_in_words(tiny):
 def test_options_are_off_unless_given():
     """No command prints JSON, skips a question or chooses anything but the device, the executor and the folder of runs."""
     given = {"outputs": Path("outputs"), "device": "auto", "executor": "local"}
-    given |= {"lpips_net": "alex", "low_db": 0.0, "high_db": 34.0, "n": 50}
+    given |= {"lpips_net": "alex", "low_db": 0.0, "high_db": 34.0, "n": 50, "seconds": 2.0}
     required = {("import_", "source"), ("runs_remove", "run"), ("restore", "task"), ("verify", "document")}
     required |= {("weights", "source"), ("weights", "target")}
     required |= {("canaries_plant", "folder"), ("canaries_plant", "kept")}

@@ -187,7 +187,7 @@ def test_commands_and_options_stand_in_their_panels():
         if name and " " not in name:
             panels.setdefault(command.panel, []).append(name)
     assert panels == {
-        "The whole experiment": ["sweep", "demo", "report", "verdict"],
+        "The whole experiment": ["sweep", "demo", "report", "verdict", "watch"],
         "Audit": ["audit", "verify", "canaries"],
         "Models and samples": ["train", "import", "subjects", "sample", "restore", "index"],
         "Measures": [
@@ -219,10 +219,11 @@ def test_options_have_the_same_names_in_every_command():
         "as_json": ("--json",), "run": ("--run",), "config": ("--config", "-c"), "overrides": ("--set",),
         "sizes": ("--n",), "n_train": ("--n",), "dry_run": ("--dry-run",), "sigmas": ("--sigma",),
         "value_range": ("--range",), "every": ("--sweep",), "kind": ("--as",), "yes": ("--yes", "-y"),
+        "seconds": ("--every",),
         "first_layer_linear": ("--first-layer-linear", "--first-layer-relu"),
     }  # fmt: skip
     least = dict.fromkeys(("sizes", "n_train", "jobs", "k", "count", "trajectories", "calibrate", "each"), 1)
-    least |= {"repeats": 2, "n": 2, "label": 0, "guidance": 0}
+    least |= {"repeats": 2, "n": 2, "label": 0, "guidance": 0, "seconds": 0.2}
     seen = set()
     for name, command in COMMANDS.items():
         for key, option in command.options.items():

@@ -149,6 +149,35 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not valid JSON ({error}). Delete the file and run the command again.") from error
 
 
+def append_json(path: Path, value: Any) -> None:
+    """Append `value` to a file as one line of JSON.
+
+    The line is written at once and not flushed to the disk: a process that is killed leaves at most its last line cut.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            file.write(json.dumps(value, allow_nan=False).encode() + b"\n")
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The values that `append_json` wrote, without a line that is cut; none if there is no such file."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
 def digest(*parts: bytes | str) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of the parts, each preceded by its length."""
     return digest_all(parts)

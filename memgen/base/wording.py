@@ -1,11 +1,13 @@
 """How memgen prints numbers, intervals and names of models for people."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memgen.base.estimates import Estimate
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EM DASH}"
+_BLOCKS = "▁▂▃▄▅▆▇█"
 # What people read for subjects with the roles `reference` and `baseline`.
 KNOWN_SUBJECTS = {
     "best_linear": "best linear denoiser",
@@ -75,6 +77,23 @@ def interval(found: Estimate) -> str:
 def estimate(found: Estimate) -> str:
     """An estimate with its interval, such as `.956 [.948, .961]`; a dash where it does not exist."""
     return f"{value(found)} {interval(found)}".rstrip()
+
+
+def sparkline(values: Sequence[float], width: int = 8) -> str:
+    """The course of some values as a line of blocks, lowest to highest; means of equal parts if they are many."""
+    count = min(width, len(values))
+    edges = [i * len(values) // count for i in range(count + 1)] if count else []
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = (min(means), max(means)) if means else (0.0, 0.0)
+    top = len(_BLOCKS) - 1
+    return "".join(_BLOCKS[round((mean - low) / (high - low) * top) if high > low else 0] for mean in means)
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it: `40 s`, `12 min`, `3.5 h` from two hours on."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -6,7 +6,21 @@ command needs it, so `memgen --help` is instant. Importing this package adds eve
 
 # ruff: noqa: I001, the help lists the commands in the order of these imports
 from memgen.cli.root import app
-from memgen.cli import whole, audit, canaries, data, make, search, compare, measure, scores, monitor, runs, weights
+from memgen.cli import (
+    whole,
+    watch,
+    audit,
+    canaries,
+    data,
+    make,
+    search,
+    compare,
+    measure,
+    scores,
+    monitor,
+    runs,
+    weights,
+)
 
 __all__ = [
     "app",
@@ -20,6 +34,7 @@ __all__ = [
     "runs",
     "scores",
     "search",
+    "watch",
     "weights",
     "whole",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import (
@@ -26,26 +26,17 @@ from rich.table import Table
 
 from memgen.base import wording
 from memgen.base.estimates import Estimate
-from memgen.experiment.tasks import Event, Task, Verb
-from memgen.findings import bases, calibration, transition
+from memgen.experiment.tasks import DOING, Event, Task, Verb
+from memgen.findings import bases, calibration, headlines, transition
 from memgen.findings.calibration import Calibration
-from memgen.findings.quantities import Key
 from memgen.findings.verdict import Verdict
+from memgen.report.live import Live
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = 116  # a log file has no width of its own
 
 _COLORS = {"memorizes": "red", "generalizes": "green", "mixed": "yellow", "underfits": "magenta"}
-_DOING = {
-    "train": "training",
-    "sample": "sampling",
-    "search": "searching neighbors",
-    "copies": "testing for copies",
-    "psnr": "measuring PSNR",
-    "references": "measuring references",
-    "compare": "comparing twins",
-}
 
 
 class Bars:
@@ -72,7 +63,7 @@ class Bars:
             self._draw(self._progress, event, ended)
         elif 0 < event.done < event.total and (event.task, event.verb) not in self._begun:
             self._begun.add((event.task, event.verb))  # work is under way, and was not done before
-            self._line(f"{event.task} {_DOING[event.verb]}")
+            self._line(f"{event.task} {DOING[event.verb]}")
         told = self._told(self._tasks[event.task], event.verb) if event.done == event.total == 1 else ""
         if told:
             console.print(f"  [bold]{event.task}[/bold]  {escape(told)}")
@@ -93,7 +84,7 @@ class Bars:
         bar = self._bars[event.task]
         progress.update(
             bar,
-            description=f"{event.task} {_DOING[event.verb]}",
+            description=f"{event.task} {DOING[event.verb]}",
             completed=event.done,
             total=event.total,
             note=event.text,
@@ -155,6 +146,16 @@ def _progress(*more: TextColumn) -> Progress:
     return Progress(*columns, TimeRemainingColumn(), *more, console=console, transient=True)
 
 
+def status(found: Live, note: str = "") -> Group:
+    """The state of work under way: its sentences above its table, and a note below it."""
+    drawn = Table(box=box.SIMPLE_HEAD)
+    for position, column in enumerate(found.columns):
+        drawn.add_column(column, justify="left" if position < 2 else "right", overflow="fold")
+    for row in found.rows:
+        drawn.add_row(*map(escape, row))
+    return Group(*map(escape, found.lines), drawn, escape(note))
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
     """Print a table; numbers to the right."""
     drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption=note or None, caption_justify="left")
@@ -173,10 +174,6 @@ def say_skipped(skipped: Sequence[Mapping[str, Any]]) -> None:
         table(f"skipped files ({len(rows)} of {len(skipped)})", ["file", "reason"], rows)
 
 
-_SHOWN = ("nearest_own", "cross_same", "memorized_fraction", "psnr_gap", "bits", "to_linear")
-_NULLS = {"nearest_own": "nearest_holdout_to_train", "cross_same": "cross_different"}
-
-
 def say(found: Verdict, summary: pa.Table) -> None:
     """Print a verdict: the estimates with their intervals, the headline, and the sentences.
 
@@ -184,24 +181,18 @@ def say(found: Verdict, summary: pa.Table) -> None:
         found: the verdict.
         summary: the TRANSITION table that it is about.
     """
-    rows = transition.estimates(summary)
-    measured = [name for name in _SHOWN if any(rows[each.key, name].estimate is not None for each in found.paragraphs)]
-    nulls = [transition.QUANTITIES[_NULLS[quantity]].name for quantity in measured if quantity in _NULLS]
-    drawn = Table(
-        box=box.SIMPLE_HEAD, title="Estimates with intervals that hold together with 95 %", title_justify="left"
-    )
+    numbers = headlines.of_sweep(found, summary)
+    drawn = Table(box=box.SIMPLE_HEAD, title=f"Estimates with {numbers.intervals}", title_justify="left")
     drawn.padding = (0, 0, 0, 1)  # so that every interval fits into a line
-    drawn.caption, drawn.caption_justify = f"In parentheses: {'; '.join(nulls)}." if nulls else None, "left"
+    drawn.caption_justify = "left"
+    drawn.caption = f"In parentheses: {'; '.join(numbers.nulls)}." if numbers.nulls else None
     drawn.add_column("N", justify="right", overflow="fold")
-    for quantity in measured:
-        unit = {rows[paragraph.key, quantity].unit for paragraph in found.paragraphs} & {"dB", "bits per dimension"}
-        head = ", ".join((transition.QUANTITIES[quantity].name, *unit))
+    for head in numbers.columns:
         drawn.add_column(head, justify="right", min_width=13, overflow="fold")
     drawn.add_column("verdict")
-    for paragraph in found.paragraphs:
-        numbers = [_judged(rows, paragraph.key, quantity) for quantity in measured]
-        head = f"{paragraph.n_train:,}" if paragraph.n_train is not None else escape(paragraph.label)
-        drawn.add_row(head, *numbers, _colored(paragraph.regime, paragraph.regime))
+    for label, row, regime in zip(numbers.labels, numbers.rows, numbers.regimes, strict=True):
+        cells = (_lines(number.value, number.interval, number.null) for number in row)
+        drawn.add_row(escape(label), *cells, _colored(regime, regime))
     if found.paragraphs:
         console.print(drawn)
     console.print(f"[bold]{escape(found.headline)}[/bold]\n")
@@ -230,16 +221,13 @@ def _colored(text: str, regime: str) -> str:
     return f"[{_COLORS.get(regime, 'bold')}]{text}[/]"
 
 
-def _judged(rows: Mapping[tuple[Key, str], Estimate], key: Key, quantity: str) -> str:
-    """An estimate above its interval above what it is judged against."""
-    null = rows[key, _NULLS[quantity]] if quantity in _NULLS else None
-    return _cell(rows[key, quantity], "" if null is None or null.estimate is None else wording.value(null))
-
-
 def _cell(found: Estimate, judged_by: str = "") -> str:
+    return _lines(wording.value(found), wording.interval(found), judged_by)
+
+
+def _lines(value: str, interval: str, judged_by: str) -> str:
     """An estimate above its interval, above what it is judged against in brackets where there is such a value."""
-    interval = wording.interval(found).replace(", ", ",")
-    return "\n".join(filter(None, (wording.value(found), escape(interval), judged_by and f"({judged_by})")))
+    return "\n".join(filter(None, (value, escape(interval.replace(", ", ",")), judged_by and f"({judged_by})")))
 
 
 def say_calibration(found: Calibration, n_train: int) -> None:

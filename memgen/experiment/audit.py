@@ -13,7 +13,10 @@ Each of these is finished when its file exists, so an audit that was interrupted
 """
 
 import hashlib
-from dataclasses import dataclass
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +28,23 @@ from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import audit_images, audit_model, audit_tests, runs
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.experiment.executors import Executor
+from memgen.experiment.journal import Journal
+from memgen.experiment.results import Result
 from memgen.findings import audit as findings
-from memgen.findings import shrinkage
+from memgen.findings import headlines, shrinkage
+from memgen.findings.headlines import Numbers
 from memgen.images.imageset import ImageSet
 from memgen.report import audit_page
+from memgen.report.live import Live
 
 DOCUMENT = "audit.json"
+WRITING = "writing the page"  # the last step
 _FREE = ("calibrate", "images")  # settings that can change when an audit goes on
 
 
-@dataclass(frozen=True, eq=False)
-class Audit:
-    """A finished audit.
+@dataclass(frozen=True, repr=False, eq=False)
+class Audit(Result):
+    """A finished audit. In a notebook it shows itself.
 
     Attributes:
         answer: found, none or undecided, in words, with the numbers behind it.
@@ -49,6 +57,22 @@ class Audit:
     document: dict[str, Any]
     page: Path
     path: Path
+
+    @property
+    def run(self) -> runs.Run:
+        """The run."""
+        return runs.Run(self.path)
+
+    @property
+    def headline(self) -> str:
+        """The answer as a sentence."""
+        return self.answer.headline
+
+    def _sentences(self) -> tuple[str, ...]:
+        return self.answer.sentences
+
+    def _numbers(self) -> Numbers:
+        return headlines.of_audit(self.answer, self.document["gaps"])
 
 
 def audit(
@@ -120,11 +144,17 @@ def perform(
         device: where a model runs.
         executor: what searches for copies; None searches in this process.
     """
-    report = on_stage or (lambda what, done, total: None)
+    journal = Journal(run, NAME)
+
+    def report(what: str, done: int, total: int) -> None:
+        journal(what, done, total)
+        if on_stage:
+            on_stage(what, done, total)
+
     with run.working():
         sets = audit_images.load(run, report, device)
         audit_tests.perform(run, sets, report, device, executor)
-        report("writing the page", 0, 1)
+        report(WRITING, 0, 1)
         answer = _answer(run)
         page = run.report / "report.html"
         with files.writing(page) as file:
@@ -132,6 +162,57 @@ def perform(
         document = _document(run, answer)
         files.write_json(run.path / DOCUMENT, document)
     return Audit(answer, document, page, run.path)
+
+
+def read(run: runs.Run) -> Audit:
+    """What a finished audit says.
+
+    Raises:
+        RunError: it is not finished; the message says how to go on.
+    """
+    if not (run.path / DOCUMENT).exists():
+        raise RunError(f"{run.path}: the audit is not finished. To go on: {shlex.join(command(run))}")
+    return Audit(_answer(run), files.read_json(run.path / DOCUMENT), run.report / "report.html", run.path)
+
+
+def steps(run: runs.Run) -> dict[str, tuple[int, int]]:
+    """The steps of an audit, in their order: how much is done of each, and of how much."""
+    return audit_tests.steps(run) | {WRITING: (int((run.path / DOCUMENT).exists()), 1)}
+
+
+def page_so_far(run: runs.Run, live: Live) -> str | None:
+    """The page of what an audit under way has found; None before its samples are tested.
+
+    Args:
+        run: the audit.
+        live: what stands at the top of the page.
+    """
+    done, total = audit_tests.steps(run)[audit_tests.TESTING]
+    if done < total:
+        return None
+    sets = {kind: ImageSet.load(run.image_set(kind)) for kind in run.manifest["data"]["sets"]}
+    return audit_page.render(replace(_page(run, sets, _answer(run)), live=live))
+
+
+def command(run: runs.Run) -> list[str]:
+    """The words of the command that goes on with an audit, as `start` compares its settings."""
+    settings = settings_of(run)
+    given = settings.model_dump(mode="json", exclude_defaults=True)
+    sets = {name: given.pop(name, None) for name in ("samples", "model", "train", "holdout")}
+    words = ["memgen", "audit", *filter(None, (sets["samples"], sets["train"]))]
+    for name in ("model", "holdout"):
+        words += [f"--{name}", sets[name]] if sets[name] else []
+    for key, value in _dotted(given):
+        words += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
+    return [*words, "--outputs", str(run.path.parent), "--run", run.name]
+
+
+def _dotted(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _answer(run: runs.Run) -> findings.Answer:

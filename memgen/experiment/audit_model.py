@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError, first_line
+from memgen.base.progress import Progress
 from memgen.experiment import references, runs
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage
 from memgen.findings.gaps import gaps
@@ -114,7 +115,7 @@ def measure(run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: I
 
 
 def measure_jacobians(
-    run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: ImageSet, report: OnStage, device: str
+    run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: ImageSet, progress: Progress, device: str
 ) -> list[str]:
     """Measure the Jacobian of the model near images of T and of H: the table `shrinkage`, and the first eigenvectors.
 
@@ -127,9 +128,7 @@ def measure_jacobians(
     alone_t, alone_h = map(_one_of_each_group, sides)
     given = subject(NAME, denoiser=load(run, settings, train, device), train=alone_t, held_out=alone_h)
     try:
-        found, first = measure_shrinkage(
-            given, settings.basis, settings.seed, device, lambda done, total: report("measuring Jacobians", done, total)
-        )
+        found, first = measure_shrinkage(given, settings.basis, settings.seed, device, progress)
     except Exception as error:  # of a foreign network, such as one without derivatives
         run.write_table("shrinkage", NAME, schemas.SHRINKAGE.empty_table())
         return [f"The Jacobians of the model were not measured: {first_line(error)}"]

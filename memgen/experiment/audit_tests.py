@@ -35,6 +35,29 @@ SHARES = (0.05, 0.1, 0.3)  # of the samples, planted by a calibration
 _MOST_PLANTED = 400  # copies of one kind
 
 
+# Steps of an audit, as people read them.
+READING, TESTING, PLANTING = "reading images", "testing for copies", "planting copies"
+DENOISING, JACOBIANS = "measuring the denoising of training and held-out images", "measuring Jacobians"
+CANARIES = "searching for canaries"
+
+
+def steps(run: runs.Run) -> dict[str, tuple[int, int]]:
+    """The steps that the settings of an audit ask for, in their order: how much is done of each, and of how much."""
+    settings = settings_of(run)
+    judged, has_model = settings.holdout is not None, settings.model is not None
+    tested = _tested(run) if judged else run.has_table("neighbors", NAME)
+    found = {READING: (int(run.manifest["data"] is not None), 1), TESTING: (int(tested), 1)}
+    if judged and settings.calibrate:
+        found[PLANTING] = (settings.calibrate - len(_not_planted(run, settings)), settings.calibrate)
+    if judged and has_model:
+        found[DENOISING] = (int(run.has_table("gaps", NAME)), 1)
+    if judged and has_model and settings.basis.n_images > 0:
+        found[JACOBIANS] = (int(run.has_table("shrinkage", NAME)), 1)
+    if settings.canaries:
+        found[CANARIES] = (int(run.has_table("canaries", NAME)), 1)
+    return found
+
+
 def perform(
     run: runs.Run, sets: dict[str, ImageSet], report: OnStage, device: str = "cpu", executor: Executor | None = None
 ) -> None:
@@ -48,28 +71,37 @@ def perform(
         executor: what searches for copies; None searches in this process.
     """
     settings = settings_of(run)
-    if "held_out" in sets and not _tested(run):
+    left = [name for name, (done, total) in steps(run).items() if done < total]
+    if TESTING in left and "held_out" in sets:
         _test(run, sets, report, executor)
-    elif not run.has_table("neighbors", NAME):
+    elif TESTING in left:
         run.write_table("neighbors", TRAIN, nearest_others(sets["train"]))
         run.write_table("neighbors", NAME, nearest(sets["train"], _samples(sets)))
-    if "held_out" in sets and settings.calibrate:
+    if PLANTING in left:
         _calibrate(run, sets, report, executor)
-    if settings.model is not None and "held_out" in sets and not run.has_table("gaps", NAME):
-        report("measuring the denoising of training and held-out images", 0, 1)
+    if DENOISING in left:
+        report(DENOISING, 0, 1)
         audit_model.measure(run, settings, sets["train"], sets["held_out"], device)
-    measures_bases = settings.model is not None and settings.basis.n_images > 0
-    if measures_bases and "held_out" in sets and not run.has_table("shrinkage", NAME):
-        told = audit_model.measure_jacobians(run, settings, sets["train"], sets["held_out"], report, device)
+    if JACOBIANS in left:
+
+        def count(done: int, total: int) -> None:
+            report(JACOBIANS, done, total)
+
+        told = audit_model.measure_jacobians(run, settings, sets["train"], sets["held_out"], count, device)
         data = run.manifest["data"]
         run.update(data=data | {"warnings": [*data["warnings"], *told]})
-    if settings.canaries and not run.has_table("canaries", NAME):
+    if CANARIES in left:
         run.write_table("canaries", NAME, _canaries(run, sets, report))
     shutil.rmtree(run.searches, ignore_errors=True)  # its tables hold what came of them
 
 
 def _tested(run: runs.Run) -> bool:
     return all(run.has_table(kind, NAME) for kind in ("neighbors", "significance", "copies", "at_risk"))
+
+
+def _not_planted(run: runs.Run, settings: AuditSettings) -> list[int]:
+    """Numbers of the draws of planted copies that are not finished."""
+    return [i for i in range(settings.calibrate) if not run.has_table("planted", f"{NAME}-r{i}")]
 
 
 def _samples(sets: dict[str, ImageSet]) -> Samples:
@@ -130,7 +162,7 @@ def _canaries(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> pa.T
     order = _in_order(Strings(map(files.digest, ids)), names)
     pixels = Gathered([train.pixels, chosen.pixels], order)
     searcher = Searcher(Candidates(pixels, ids[order], np.arange(len(ids))), settings.spaces)
-    sight = searcher.see(sets["samples"].floats(), progress=_stage(report, "searching for canaries"))
+    sight = searcher.see(sets["samples"].floats(), progress=_stage(report, CANARIES))
     found = searcher.choose(sight, searcher.standing_out(sight))
     place = np.argsort(order)[[*(of_train[name] for name in trained), *range(len(train), len(ids))]]
     score = np.array([found.magnitude[found.nearest == i].max(initial=0.0) for i in place])
@@ -200,22 +232,19 @@ def _at_risk(sets: dict[str, ImageSet], significance: pa.Table) -> pa.Table:
 def _calibrate(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: Executor | None) -> None:
     """Plant copies of every kind among the samples, and keep what is found: PLANTED tables, one for each draw."""
     settings = settings_of(run)
-    missing = [i for i in range(settings.calibrate) if not run.has_table("planted", f"{NAME}-r{i}")]
-    if not missing:
-        return
     examiner, images = _examiner(run, sets, executor), sets["samples"].floats()
     sight = examiner.see(images, progress=_stage(report, "searching for the samples"))
     # Copies that were found in the samples would help planted ones to be found.
     significance = run.table("significance", NAME)
     reported = np.logical_or(*(significance[name].to_numpy(zero_copy_only=False) for name in ("discovered", "flagged")))
     clean = np.flatnonzero(~reported)
-    for repeat in missing:
+    for repeat in _not_planted(run, settings):
         order = noise.stream("planted copies", settings.seed, repeat).permutation(
             clean
         )  # they are replaced in this order
         rows: list[dict[str, Any]] = []
         for number, kind in enumerate(planting.KINDS):
-            report("planting copies", number, len(planting.KINDS))
+            report(PLANTING, number, len(planting.KINDS))
             rows += _planted(examiner, sight, images, order, sets["train"], kind, settings, repeat)
         columns = {name: [row[name] for row in rows] for name in schemas.PLANTED.names}
         run.write_table("planted", f"{NAME}-r{repeat}", tables.make(schemas.PLANTED, columns))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from memgen.experiment.executors import threads
+from memgen.experiment.runs import Cell
 from memgen.experiment.settings import RunSettings
 from memgen.images.imageset import ImageSet
 from memgen.models.denoiser import Denoiser
@@ -34,6 +35,20 @@ class Cost:
     disk_bytes: int
 
 
+def passes(settings: RunSettings, cell: Cell) -> dict[str, int]:
+    """How many images each step of a cell takes through its network: `train` there and back, the others once.
+
+    The steps that are left out take little time beside these. Of the comparison of twins, each has half.
+    """
+    draws = len(settings.psnr.sigmas) * settings.psnr.noise_draws
+    return {
+        "train": settings.train.budget(cell.n_train) if isinstance(settings.model, NetworkSettings) else 0,
+        "sample": settings.sample.n_samples * expected_calls(settings.sample),
+        "psnr": (min(cell.n_train, settings.psnr.n_images) + settings.psnr.n_images) * draws,
+        "compare": settings.psnr.n_images * draws,
+    }
+
+
 def estimate(settings: RunSettings, images: ImageSet, device: str, jobs: int) -> Cost:
     """Expected cost of a sweep on these images, from a few training steps and network calls timed here and now."""
     cells, pixels = settings.cells, int(np.prod(images.image_shape))
@@ -51,11 +66,9 @@ def estimate(settings: RunSettings, images: ImageSet, device: str, jobs: int) ->
         sigma = batch.new_ones(settings.sample.micro_batch)
         with torch.inference_mode():
             call = _timed(denoiser(noisy, sigma) for _ in range(4)) / settings.sample.micro_batch
-    trained = sum(settings.train.budget(cell.n_train) for cell in cells)
-    calls = expected_calls(settings.sample)
-    measured = sum(min(cell.n_train, settings.psnr.n_images) + settings.psnr.n_images for cell in cells)
-    denoised = len(cells) * settings.sample.n_samples * calls
-    denoised += (measured + len(cells) * settings.psnr.n_images) * len(settings.psnr.sigmas) * settings.psnr.noise_draws
+    counted = [passes(settings, cell) for cell in cells]
+    trained = sum(found["train"] for found in counted)
+    denoised = sum(sum(found.values()) for found in counted) - trained
     seconds = trained / len(batch) * step + denoised * call
     references = sum(cell.n_train for cell in cells) * images.pixels.itemsize * pixels
     samples = len(cells) * settings.sample.n_samples * pixels * 4

@@ -1,27 +1,31 @@
 """What the measurements of a run say: the summary with its intervals, the verdict, and the report."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from matplotlib.figure import Figure
 
 from memgen import spaces
 from memgen.base import schemas, wording
 from memgen.base.errors import RunError
 from memgen.base.progress import Progress
 from memgen.experiment import geometry, measure, runs, subjects
+from memgen.experiment.results import Result, check_name
 from memgen.experiment.workspace import Workspace
-from memgen.findings import bases, labels, levels, likelihoods, restorations, slopes, transition, verdict
+from memgen.findings import bases, headlines, labels, levels, likelihoods, restorations, slopes, transition, verdict
+from memgen.findings.headlines import Numbers
 from memgen.findings.quantities import Similarity
 from memgen.images.imageset import ImageSet
 from memgen.measures.subject import Identity
 from memgen.models import inverse
 from memgen.report import page, sheets, style
+from memgen.report.live import Live
 
 _TESTS = {"competition": "discovered", "conformal test": "flagged"}
 _MADE_HERE = ("images", "transition", "levels", "trajectory")
@@ -94,27 +98,67 @@ def _measured(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
     }
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What the measurements of a run support, with the numbers behind it.
+@dataclass(frozen=True, repr=False, eq=False)
+class Findings(Result):
+    """What the measurements of a run support, with the numbers behind it. In a notebook it shows itself.
 
     Attributes:
         verdict: in words.
         transition: a TRANSITION table.
         copies: a COPIES table.
         pairs: the closest pairs of a sample and a training image of each subject; see `pairs`.
+        workspace: the run with its settings.
     """
 
     verdict: verdict.Verdict
     transition: pa.Table
     copies: pa.Table
     pairs: list[dict[str, Any]]
+    workspace: Workspace
+
+    @property
+    def run(self) -> runs.Run:
+        """The run."""
+        return self.workspace.run
+
+    @property
+    def headline(self) -> str:
+        """The verdict in a sentence or two."""
+        return self.verdict.headline
+
+    def _sentences(self) -> tuple[str, ...]:
+        openings = (paragraph.opening for paragraph in self.verdict.paragraphs)
+        return (*openings, *self.verdict.points, *self.verdict.remarks)
+
+    def _numbers(self) -> Numbers:
+        return headlines.of_sweep(self.verdict, self.transition)
+
+    @cached_property
+    def _drawings(self) -> dict[str, Callable[[], Figure]]:
+        return page.figures_of(_shown(self.workspace, _found(self.workspace, None), None))
+
+    @property
+    def figures(self) -> list[str]:
+        """The names of the figures that the run has data for."""
+        return list(self._drawings)
+
+    def figure(self, name: str) -> Figure:
+        """A figure of the report, drawn anew; matplotlib's global settings stay as they are.
+
+        Args:
+            name: one of `figures`, such as transition or psnr.
+
+        Raises:
+            ConfigError: the run has no data for a figure of that name.
+        """
+        check_name("figure", name, self.figures)
+        return self._drawings[name]()
 
 
 def find(workspace: Workspace) -> Findings:
     """What the measurements of the run support."""
     table, found = summary(workspace), workspace.run.table("copies")
-    return Findings(_verdict(workspace, table, found), table, found, pairs(workspace))
+    return Findings(_verdict(workspace, table, found), table, found, pairs(workspace), workspace)
 
 
 def pairs(workspace: Workspace, n_train: int | None = None) -> list[dict[str, Any]]:
@@ -208,16 +252,44 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
     Raises:
         RunError: the run has nothing to report yet.
     """
-    run, metric = workspace.run, workspace.settings.search.metric
-    found = _measured(workspace, n_train)
-    if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr", "likelihood", "diversity")):
-        raise RunError(f"{run.path} holds no measurements. Make some with: memgen sweep --run {run.name}.")
-    found["transition"] = _transition(workspace, found)
-    found["levels"] = levels.summarize(found, workspace.settings.seed)
+    run, found = workspace.run, _found(workspace, n_train)
     if n_train is None:
         run.write_table("transition", "transition", found["transition"])
         run.write_table("levels", "levels", found["levels"])
-    shown = page.ReportInput(
+    folder = run.report if n_train is None else run.report / f"n{n_train}"
+    paths = page.write(_shown(workspace, found, n_train), folder)
+    return _verdict(workspace, found["transition"], found["copies"]), found["transition"], paths
+
+
+def page_so_far(workspace: Workspace, live: Live) -> str | None:
+    """The page of what a run under way has measured; None if that is nothing. Nothing is written.
+
+    Args:
+        workspace: the run.
+        live: what stands at the top of the page.
+    """
+    try:
+        found = _found(workspace, None)
+    except RunError:
+        return None
+    return page.render(replace(_shown(workspace, found, None), live=live))
+
+
+def _found(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
+    """What was measured, with the tables that are made of it."""
+    found = _measured(workspace, n_train)
+    if not any(found[kind].num_rows for kind in ("neighbors", "similarity", "psnr", "likelihood", "diversity")):
+        run = workspace.run
+        raise RunError(f"{run.path} holds no measurements. Make some with: memgen sweep --run {run.name}.")
+    found["transition"] = _transition(workspace, found)
+    found["levels"] = levels.summarize(found, workspace.settings.seed)
+    return found
+
+
+def _shown(workspace: Workspace, found: dict[str, pa.Table], n_train: int | None) -> page.ReportInput:
+    """What the page of one N or of all shows."""
+    run, metric = workspace.run, workspace.settings.search.metric
+    return page.ReportInput(
         title=f"memgen: {run.name}" + (f", N = {n_train:,}" if n_train else ""),
         manifest=run.manifest,
         tables={
@@ -235,8 +307,6 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
         metric=metric,
         models=len(workspace.settings.cells),
     )
-    folder = run.report if n_train is None else run.report / f"n{n_train}"
-    return _verdict(workspace, found["transition"], found["copies"]), found["transition"], page.write(shown, folder)
 
 
 def _likelihoods(workspace: Workspace, table: pa.Table) -> dict[str, likelihoods.Summary]:

@@ -14,6 +14,7 @@
       indexes/NAME/         FAISS indexes
       report/               the page and its figures
       jobs/                 submissions and logs of SLURM jobs, while they run or after an error
+      progress/             how far the work is, while a command works or after an error; see `journal`
 
 A run has one configuration, made with it; only the sizes and seeds of its sweep and the number of samples can grow (see
 `Workspace.extended`). A cell is one (N, training seed, part) of it. A subject, whether
@@ -24,10 +25,12 @@ is never made again. This module does not import PyTorch.
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,6 +50,7 @@ SWEEP, AUDIT = "sweep", "audit"  # kinds of runs: one whose models memgen trains
 
 
 _KINDS = {SWEEP: "a sweep", AUDIT: "an audit"}
+BEAT_S = 1.0  # how often a process that works on a run shows that it lives
 
 
 @dataclass(frozen=True, order=True)
@@ -124,17 +128,20 @@ class Run:
     def working(self) -> Iterator[None]:
         """Hold the run's lock while a command writes to it; add its wall time and its outcome to the manifest.
 
+        What the work has told of its progress is removed when it ends well.
+
         Raises:
             RunError: another process holds the lock.
         """
         started = time.monotonic()
-        with _locked(self.path):
+        with _locked(self.path), _beating(self.lock):
             files.remove_leftovers(self.path)
             self.update(status="running")
             status = "interrupted"
             try:
                 yield
                 status = "idle"
+                shutil.rmtree(self.progress, ignore_errors=True)
             except Exception:
                 status = "failed"
                 raise
@@ -146,6 +153,42 @@ class Run:
     def kind(self) -> str:
         """What the run is: a sweep or an audit."""
         return str(self.manifest.get("kind", SWEEP))
+
+    @property
+    def lock(self) -> Path:
+        """The file that is locked while a command writes to the run."""
+        return self.path / ".lock"
+
+    @property
+    def is_locked_here(self) -> bool:
+        """Whether a process of this machine is known to hold the lock. Only Linux tells; the lock is left alone."""
+        try:
+            found, lines = self.lock.stat(), Path("/proc/locks").read_text().splitlines()
+        except OSError:
+            return False
+        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        return any(place in line.split() for line in lines)
+
+    @property
+    def last_beat(self) -> int:
+        """When the process that holds the lock last showed that it lives, in ns by the clock of the file system.
+
+        This is 0 if no process has ever held the lock.
+        """
+        try:
+            with open(self.lock, "rb") as file:  # a network file system asks its server when a file is opened
+                return os.fstat(file.fileno()).st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def progress(self) -> Path:
+        """The folder of what work under way tells of its progress."""
+        return self.path / "progress"
+
+    def journal_path(self, name: str) -> Path:
+        """Where a task under way tells of its progress."""
+        return self.progress / f"{name}.jsonl"
 
     @property
     def images(self) -> Path:
@@ -432,6 +475,25 @@ def _locked(path: Path) -> Iterator[None]:
         raise RunError(f"{path} is in use by another memgen process. Wait for it, or choose another --run.") from error
     except PermissionError as error:
         raise files.storage_error(path / ".lock", error) from error
+
+
+@contextlib.contextmanager
+def _beating(lock: Path) -> Iterator[None]:
+    """Change the time of a lock's file again and again, which other machines see that share the file system."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_S):
+            with contextlib.suppress(OSError):
+                os.utime(lock)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _now() -> str:

@@ -4,15 +4,36 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from memgen.base import schemas
 from memgen.experiment import geometry, make, measure
 from memgen.experiment.executors import threads as threads
-from memgen.experiment.runs import Cell
+from memgen.experiment.journal import Journal
+from memgen.experiment.runs import Cell, pair_key
 from memgen.experiment.subjects import Record
 from memgen.experiment.workspace import Workspace
 from memgen.models.training import TrainingRecord
 
 Verb = Literal["train", "sample", "search", "copies", "psnr", "references", "compare"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
+# What people read of a step under way, and of a model of which it is the last step that is done.
+DOING: dict[Verb, str] = {
+    "train": "training",
+    "sample": "sampling",
+    "search": "searching neighbors",
+    "copies": "testing for copies",
+    "psnr": "measuring PSNR",
+    "references": "measuring references",
+    "compare": "comparing twins",
+}
+DONE: dict[Verb, str] = {
+    "train": "trained",
+    "sample": "sampled",
+    "search": "searched",
+    "copies": "tested",
+    "psnr": "measured",
+    "references": "measured",
+    "compare": "compared",
+}
 
 
 @dataclass(frozen=True)
@@ -91,9 +112,11 @@ def imported_tasks(records: Iterable[Record], verbs: Iterable[Verb]) -> list[Tas
 
 def perform(workspace: Workspace, task: Task, on_event: OnEvent) -> None:
     """Take the steps of a task, one after the other, in this process."""
+    journal = Journal(workspace.run, task.name)
     for verb in task.verbs:
 
-        def report(done: int, total: int, text: str = "", verb: Verb = verb) -> None:
+        def report(done: int, total: int, text: str = "", verb: Verb = verb, **measured: float) -> None:
+            journal(verb, done, total, **measured)
             on_event(Event(task.name, verb, done, total, text))
 
         report(0, 1)
@@ -101,12 +124,29 @@ def perform(workspace: Workspace, task: Task, on_event: OnEvent) -> None:
         report(1, 1)
 
 
+def is_done(workspace: Workspace, task: Task, verb: Verb) -> bool:
+    """Whether a step of a task is done, as far as the names and the lengths of the run's tables tell."""
+    run, name = workspace.run, task.subjects[0]
+    if verb == "train":
+        return run.has_table("subjects", name)
+    if verb == "sample":
+        return run.has_table("samples", name) and name in workspace.complete(run.table("samples", name))
+    if verb == "search":
+        return any(key.startswith(f"{name}.train") for key in run.table_names("neighbors"))
+    if verb == "references":
+        return run.has_table("psnr", f"reference-{schemas.REFERENCES['to_linear']}")
+    if verb == "compare":
+        return all(run.has_table(kind, pair_key(*task.subjects)) for kind in ("similarity", "distances"))
+    return run.has_table(verb, name)
+
+
 Report = Callable[..., None]
 
 
 def _train(workspace: Workspace, task: Task, report: Report) -> None:
     def on_record(record: TrainingRecord, budget: int) -> None:
-        report(record.images_seen, budget, f"{record.output_psnr_db:.1f} dB")
+        measured = {name: getattr(record, name) for name in ("step", "seconds", "loss", "output_psnr_db")}
+        report(record.images_seen, budget, f"{record.output_psnr_db:.1f} dB", **measured)
 
     assert task.cell is not None
     make.train_cell(workspace, task.cell, on_record)
@@ -114,7 +154,9 @@ def _train(workspace: Workspace, task: Task, report: Report) -> None:
 
 def _sample(workspace: Workspace, task: Task, report: Report) -> None:
     total = workspace.settings.sample.n_samples
-    make.sample_subject(workspace, task.subjects[0], lambda ended, step: report(ended, total, f"step {step}"))
+    make.sample_subject(
+        workspace, task.subjects[0], lambda ended, step: report(ended, total, f"step {step}", step=step)
+    )
 
 
 def _search(workspace: Workspace, task: Task, report: Report) -> None:

@@ -1,11 +1,12 @@
-"""The whole experiment in one call: what the command `memgen sweep` does, without a terminal."""
+"""The whole experiment in one call: what the command `memgen sweep` does, without a terminal; and finished runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from memgen.base import config as configuration
-from memgen.experiment import executors, make, present, runs, tasks
+from memgen.experiment import audit, executors, make, present, runs, tasks
 from memgen.experiment import sweep as sweeping
+from memgen.experiment.audit import Audit
 from memgen.experiment.present import Findings
 from memgen.experiment.settings import RunSettings
 from memgen.experiment.tasks import OnEvent
@@ -54,3 +55,16 @@ def sweep(
             sweeping.execute(workspace, listed, executor, on_event or (lambda event: None))
         present.write_report(workspace)
         return present.find(workspace)
+
+
+def read_run(path: str | Path) -> Findings | Audit:
+    """What a run says: of a sweep the findings of all that it has measured so far, of an audit its answer.
+
+    Args:
+        path: the run directory, such as "outputs/demo".
+
+    Raises:
+        RunError: there is no run, or it is an audit that is not finished.
+    """
+    run = runs.find(Path(path).parent, Path(path).name, None)
+    return audit.read(run) if run.kind == runs.AUDIT else present.find(Workspace.of(run, "cpu"))

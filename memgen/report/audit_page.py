@@ -16,6 +16,7 @@ from PIL import Image
 
 from memgen.base import wording
 from memgen.findings.audit import Answer, Pair
+from memgen.report.live import Live
 from memgen.report.page import flat
 
 PAIRS_SHOWN = 40
@@ -42,6 +43,7 @@ class AuditInput:
             names train_vectors, train_values, holdout_vectors and holdout_values; empty to show none.
         skipped: rows of a SKIPPED table.
         image_of: gives an image (C, H, W) of the set samples, train or held_out by its position; None shows no images.
+        live: the state of work that is still under way; None where there is none.
     """
 
     title: str
@@ -55,6 +57,7 @@ class AuditInput:
     eigenvectors: Mapping[str, NDArray[np.float64]]
     skipped: Sequence[Mapping[str, Any]]
     image_of: ImageOf | None
+    live: Live | None = None
 
 
 def render(found: AuditInput) -> str:
@@ -68,6 +71,7 @@ def render(found: AuditInput) -> str:
     )
     return environment.get_template("audit.html.j2").render(
         title=found.title,
+        live=found.live,
         answer=found.answer,
         sets=found.manifest["data"]["sets"],
         rule=found.manifest["data"]["rule"],

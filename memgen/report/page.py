@@ -7,6 +7,7 @@ not measured. The page loads nothing: styles and pictures are part of it, and it
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from memgen.findings.bases import Reading
 from memgen.findings.likelihoods import Summary
 from memgen.findings.verdict import Paragraph
 from memgen.report import figures, scores, sheets, spectra, style
+from memgen.report.live import Live
 from memgen.report.sheets import Bases, Copies, Restored, Specimens
 
 _MISSING = {
@@ -51,6 +53,7 @@ class ReportInput:
         readings: for each of these and each noise level, what the Jacobians say.
         likelihoods: what readers call each model whose likelihood was measured, and its bits.
         models: number of models of the sweep, which the tests for copies judge together; None for those in the tables.
+        live: the state of work that is still under way; None where there is none.
     """
 
     title: str
@@ -65,6 +68,7 @@ class ReportInput:
     readings: Sequence[Reading] = field(default=())
     likelihoods: Mapping[str, Summary] = field(default_factory=dict)
     models: int | None = None
+    live: Live | None = None
 
 
 def render(report: ReportInput) -> str:
@@ -104,13 +108,17 @@ def write(report: ReportInput, folder: Path) -> list[Path]:
     return [page, *(path for found in paths.values() for path in found)]
 
 
+def figures_of(report: ReportInput) -> dict[str, Callable[[], Figure]]:
+    """The figures that the input has data for, by name, each with what draws it."""
+    found = {name: draw for name, (there, draw) in _drawings(report).items() if there}
+    return found | {f"{_RESTORED}{task.label}": partial(sheets.figure_restored, task) for task in report.restored}
+
+
 _RESTORED = "restored-"
 
 
 def _figures(report: ReportInput) -> dict[str, Figure]:
-    """The figures that the input has data for, by name."""
-    found = {name: draw() for name, (there, draw) in _drawings(report).items() if there}
-    return found | {f"{_RESTORED}{task.label}": sheets.figure_restored(task) for task in report.restored}
+    return {name: draw() for name, draw in figures_of(report).items()}
 
 
 def _drawings(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]]]:
@@ -166,6 +174,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
     provenance = {key: value for key, value in report.manifest.items() if key != "about"}
     return environment.get_template("report.html.j2").render(
         title=report.title,
+        live=report.live,
         verdict=found,
         sizes=_numbers(summary, sizes),
         imported=_numbers(summary, imported),
