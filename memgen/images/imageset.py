@@ -58,6 +58,9 @@ class ImageSet:
     groups: Strings | None = None
 
     def __post_init__(self) -> None:
+        for name in ("ids", "sources", "groups"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Strings(given))  # any sequence of strings will do
         shape = self.pixels.shape
         if len(shape) != 4 or 0 in shape:
             raise ShapeError(f"images: found an array of shape {shape}, expected (N, C, H, W) with at least one image.")

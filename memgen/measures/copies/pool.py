@@ -1,5 +1,6 @@
 """The pool of training and held-out images in which copies are looked for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,11 +66,11 @@ class Pool:
 
 def pool(
     features: Rows,
-    ids_t: Strings,
-    ids_h: Strings,
+    ids_t: Sequence[str],
+    ids_h: Sequence[str],
     threshold: float = 0.99,
-    groups_t: Strings | None = None,
-    groups_h: Strings | None = None,
+    groups_t: Sequence[str] | None = None,
+    groups_h: Sequence[str] | None = None,
 ) -> Pool:
     """The pool of T and H, clustered without looking at labels. The first of a cluster by a hash of ids represents it.
 
@@ -93,7 +94,7 @@ def pool(
             f"pool: found {len(features)} rows with {len(ids_t)} ids of training images and {len(ids_h)} of held-out "
             "images, expected at least one image on each side and a row for each."
         )
-    ids = Strings.joined([ids_t, ids_h])
+    ids = Strings.joined([Strings(ids_t), Strings(ids_h)])
     in_train = np.arange(len(ids)) < len(ids_t)
     groups = _numbered(groups_t, groups_h, len(ids))
     order = label_free_order(ids)
@@ -124,7 +125,7 @@ def pool(
     )
 
 
-def _numbered(groups_t: Strings | None, groups_h: Strings | None, count: int) -> NDArray[np.int64]:
+def _numbered(groups_t: Sequence[str] | None, groups_h: Sequence[str] | None, count: int) -> NDArray[np.int64]:
     """The number of the group of each row; without groups, each row is its own."""
     if (groups_t is None) != (groups_h is None):
         missing = "training" if groups_t is None else "held-out"
@@ -133,7 +134,8 @@ def _numbered(groups_t: Strings | None, groups_h: Strings | None, count: int) ->
         )
     if groups_t is None or groups_h is None:
         return np.arange(count)
-    both = groups_t.shared(groups_h)
+    sides = Strings(groups_t), Strings(groups_h)
+    both = sides[0].shared(sides[1])
     if both:
         named = listed(both[:_NAMED]) + (", ..." if len(both) > _NAMED else "")
         raise DataError(
@@ -141,14 +143,15 @@ def _numbered(groups_t: Strings | None, groups_h: Strings | None, count: int) ->
             "expected each group on one side. Groups are what was divided as a whole, such as patients. If the images "
             "were divided one by one, leave the groups out."
         )
-    names = Strings.joined([groups_t, groups_h])
+    names = Strings.joined(sides)
     if len(names) != count:
         raise DataError(f"pool: found {len(names)} names of groups for {count} images, expected one for each.")
     return np.asarray(np.unique(names.firsts(), return_inverse=True)[1], dtype=np.int64)
 
 
-def label_free_order(ids: Strings) -> NDArray[np.int64]:
+def label_free_order(ids: Sequence[str]) -> NDArray[np.int64]:
     """Positions in the order of a hash of the ids; those of one id are turned by a number that the hash gives."""
+    ids = Strings(ids)
     first, number, count = np.unique(ids.firsts(), return_inverse=True, return_counts=True)
     key = np.fromiter((int(files.digest(identity), 16) for identity in ids[first]), np.uint64, len(first))
     together = np.argsort(number, kind="stable")  # ids in the order of their first positions
