@@ -140,7 +140,11 @@ class ImageSet:
             indices: positions, a mask or a slice.
         """
         positions = self._positions(indices)
-        return self.of_pixels(self._chosen(positions), positions)
+        made = files.room((len(positions), *self.image_shape), self.pixels.dtype)
+        step = max(1, _BLOCK_BYTES // self.pixels[0].nbytes)
+        for start in range(0, len(positions), step):
+            made[start : start + step] = self._chosen(positions[start : start + step])
+        return self.of_pixels(made, positions)
 
     def of_pixels(self, pixels: NDArray[Any], positions: NDArray[np.int64]) -> "ImageSet":
         """The image set of pixels that are those of this set at the given positions, without a copy of them."""

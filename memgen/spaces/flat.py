@@ -32,10 +32,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memgen.base import files
 from memgen.base.errors import ConfigError
 from memgen.images.gathered import Images, numbers
-from memgen.images.imageset import floats
 from memgen.spaces import Space, products
 from memgen.spaces.pixels import PixelSpace
 
@@ -259,24 +257,12 @@ def build(pixels: Images, space: Space, backend: str, device: str = "cpu", saved
         return PixelSearch(pixels, space, device)
     if chosen == "faiss" and saved is not None:
         return FaissSearch.read(saved, space)
-    vectors = _vectors(pixels, space)
+    vectors = products.vectors(pixels, space.embed)
     if chosen == "torch" or (backend == "auto" and isinstance(vectors, np.memmap)):
         return TorchSearch(vectors, space, device)
     index = (_faiss().IndexFlatIP if space.larger_is_closer else _faiss().IndexFlatL2)(vectors.shape[1])
     index.add(vectors)
     return FaissSearch(index, space)
-
-
-def _vectors(pixels: Images, space: Space) -> NDArray[np.float32]:
-    """What `Space.embed` makes of images, (N, D), in memory or, if there are many, in a temporary file."""
-    made: NDArray[np.float32] | None = None
-    for start, block in products.blocks(pixels, numbers(pixels)):
-        found = space.embed(floats(block.reshape(-1, *pixels.shape[1:]))).numpy()
-        if made is None:
-            made = files.room((len(pixels), found.shape[1]), np.float32)
-        made[start : start + len(found)] = found
-    assert made is not None
-    return made
 
 
 def error_bound(queries: Tensor, longest: float, space: Space) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ it is tried once before it is trusted. Then blocks become float32, which are mul
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from memgen.base import files
+from memgen.images.gathered import Images, numbers
+from memgen.images.imageset import floats
 
 _BLOCK_BYTES = 2**25  # of images multiplied at a time
 _BLOCK_IMAGES = 8192
@@ -106,6 +110,23 @@ def blocks(pixels: Any, d: int) -> Iterator[tuple[int, NDArray[Any]]]:
     step = max(16, min(_BLOCK_IMAGES, _BLOCK_BYTES // d))
     for start in range(0, len(pixels), step):
         yield start, np.asarray(pixels[start : start + step]).reshape(-1, d)
+
+
+def vectors(pixels: Images, embed: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
+    """Vectors of images (N, C, H, W), (N, D), in memory or, if there are many, in a temporary file.
+
+    Args:
+        pixels: at least one image, of uint8 or float32, in memory or not.
+        embed: takes images (B, C, H, W), float32 in pixel units, to vectors (B, D).
+    """
+    made: NDArray[np.float32] | None = None
+    for start, block in blocks(pixels, numbers(pixels)):
+        found = embed(floats(block.reshape(-1, *pixels.shape[1:]))).numpy()
+        if made is None:
+            made = files.room((len(pixels), found.shape[1]), np.float32)
+        made[start : start + len(found)] = found
+    assert made is not None
+    return made
 
 
 def signed(block: NDArray[np.uint8], device: str) -> Tensor:

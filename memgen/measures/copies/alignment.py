@@ -16,7 +16,6 @@ distance).
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -24,15 +23,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memgen.base import files
 from memgen.images.gathered import Images
-from memgen.images.imageset import floats
 from memgen.measures.copies.reduced import reduced
+from memgen.spaces import products
 
 _PROPOSALS = 6
 _STEPS = 3
 _QUERIES = 512  # compared at a time
-_EMBEDDED = 4096  # images of the pool whose vectors are made at a time
 _BLOCKS = 16  # in which the pool is searched; each change proposes the best image of each
 _FLOOR = 1e-4  # added to 1 - s: below it, the differences of two images are those of rounding and resampling
 _FINE = 32  # largest side of the images in which changes are refined, in pixels
@@ -68,7 +65,8 @@ class AlignedPool:
     def __init__(self, pixels: Images, unit: NDArray[np.int64]) -> None:
         self._unit = torch.from_numpy(np.ascontiguousarray(unit))
         self._pixels = pixels
-        self._luminance = _in_blocks(pixels, lambda images: _embedded(reduced(images.mean(dim=1, keepdim=True))))
+        luminance = products.vectors(pixels, lambda images: _embedded(reduced(images.mean(dim=1, keepdim=True))))
+        self._luminance = torch.from_numpy(luminance)
         self._changes = _grid(pixels.shape[-2], pixels.shape[-1])
 
     def search(
@@ -176,15 +174,6 @@ class AlignedPool:
         second = torch.where(others, value[:, 1:], -1.0).max(dim=1).values
         squared = [(1 - each).clamp(min=0).double() + _FLOOR for each in (second, value[:, 0])]
         return 0.5 * torch.log(squared[0] / squared[1])
-
-
-def _in_blocks(pixels: Images, embed: Callable[[Tensor], Tensor]) -> Tensor:
-    """The vectors of many images, (n, d), without a float32 copy of all of them."""
-    made = torch.from_numpy(files.room((len(pixels), embed(floats(pixels[:1])).shape[1]), np.float32))
-    for start in range(0, len(pixels), _EMBEDDED):
-        rows = slice(start, start + _EMBEDDED)
-        made[rows] = embed(floats(pixels[rows]))
-    return made
 
 
 def _weighted(images: Tensor) -> Tensor:
