@@ -14,7 +14,7 @@ from memgen import spaces
 from memgen.base import schemas, wording
 from memgen.base.errors import RunError
 from memgen.base.progress import Progress
-from memgen.experiment import geometry, measure, runs, subjects
+from memgen.experiment import geometry, measure, reproduce, runs, showing, subjects
 from memgen.experiment.workspace import Workspace
 from memgen.findings import bases, labels, levels, likelihoods, restorations, slopes, transition, verdict
 from memgen.findings.quantities import Similarity
@@ -217,6 +217,7 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
     if n_train is None:
         run.write_table("transition", "transition", found["transition"])
         run.write_table("levels", "levels", found["levels"])
+    folder = run.report if n_train is None else run.report / f"n{n_train}"
     shown = page.ReportInput(
         title=f"memgen: {run.name}" + (f", N = {n_train:,}" if n_train else ""),
         manifest=run.manifest,
@@ -234,8 +235,11 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
         dimension=int(np.prod(workspace.images.image_shape)),
         metric=metric,
         models=len(workspace.settings.cells),
+        gallery=showing.gallery(workspace, found, n_train),
+        films=showing.films(workspace, n_train),
+        command=reproduce.command(run),
+        downloads=showing.tables(run, folder),
     )
-    folder = run.report if n_train is None else run.report / f"n{n_train}"
     return _verdict(workspace, found["transition"], found["copies"]), found["transition"], page.write(shown, folder)
 
 

@@ -1,10 +1,10 @@
-"""Figures of measurements: denoising curves, histograms of similarity, the transition, noise levels, and slopes.
+"""Figures of measurements: noise levels and slopes, and the means that denoising curves are made of.
 
 Each function takes tables and returns a matplotlib Figure. It opens no window and does not change matplotlib's global
 settings. Bars and bands are 95 % intervals; a point without a bar has no interval. Blue stands for the comparison of
 two models and orange for the comparison with the training set, as in the paper.
 
-Source: Kadkhodaie et al. 2024, Figs. 1, 2, 4, 5, 15 and 16.
+Source: Kadkhodaie et al. 2024, Figs. 4, 5 and 16.
 """
 
 import math
@@ -17,12 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from memgen.base import schemas, wording
+from memgen.base import wording
 from memgen.base.estimates import Estimate
 from memgen.base.intervals import bootstrap
-from memgen.findings import slopes, transition
+from memgen.findings import labels, slopes
 from memgen.report.style import BLUE, GRAY, INK, ORANGE, band, color_sequence, legend, styled
 
 
@@ -50,13 +49,13 @@ def levels(table: pa.Table, column: str, seed: int = 0) -> list[Level]:
     """
     defined = table.filter(pc.is_valid(table[column]))
     rows = zip(*(defined[name].to_pylist() for name in ("role", "n_train", "subject")), strict=True)
-    labels = [
+    named = [
         (float(n) if role == "cell" else math.inf, wording.subject_label(role, n, subject)) for role, n, subject in rows
     ]
     keys = pa.table(
         {
-            "order": pa.array([order for order, _ in labels], pa.float64()),
-            "label": pa.array([label for _, label in labels], pa.string()),
+            "order": pa.array([order for order, _ in named], pa.float64()),
+            "label": pa.array([label for _, label in named], pa.string()),
             "sigma": defined["sigma"],
             "subject": defined["subject"],
             "image": defined["image_id"],
@@ -83,233 +82,6 @@ def _mean(found: Mapping[str, Mapping[str, float]], seed: int) -> Estimate:
 
 
 @styled
-def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
-    """Output against input PSNR on training images (left) and held-out images (right), one curve for each N.
-
-    Args:
-        psnr: a PSNR table. Baselines are left out: they belong to the figure of slopes.
-        dimension: d = C H W. It places the dotted line of the optimum for one image of unknown contrast; without it
-            there is no such line.
-
-    Source: Kadkhodaie et al. 2024, Fig. 1.
-    """
-    psnr = psnr.filter(pc.field("role") != "baseline")
-    figure = Figure(figsize=(9, 4.4), layout="constrained")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    curves = {
-        kind: levels(psnr.filter(pc.equal(psnr["kind"], kind)), "output_psnr_db") for kind in ("train", "holdout")
-    }
-    every = [level for found in curves.values() for level in found]
-    labels = list(dict.fromkeys(level.label for level in every))
-    references = [wording.KNOWN_SUBJECTS[name] for name in schemas.REFERENCES.values()]
-    trained = [label for label in labels if label not in references]
-    colors = dict(zip(trained, color_sequence(len(trained)), strict=True))
-    for panel, (kind, title) in zip(
-        panels, (("train", "Training images"), ("holdout", "Held-out images")), strict=True
-    ):
-        for label in labels:
-            points = [level for level in curves[kind] if level.label == label]
-            if points:
-                x, means = [-20 * math.log10(p.sigma) for p in points], [p.mean for p in points]
-                band(panel, x, means, colors.get(label, INK), label, "-" if label in colors else "-.")
-        panel.set_title(title)
-        panel.set_xlabel("input PSNR (dB)")
-    panels[0].set_ylabel("output PSNR (dB)")
-    inputs = np.array(sorted({-20 * math.log10(level.sigma) for level in every}) or [0.0, 1.0])
-    heights = [level.mean.estimate for level in every if level.mean.estimate is not None] or [0.0, 1.0]
-    panels[0].set_ylim(min(heights) - 1.5, max(heights) + 1.5)
-    for panel in panels:
-        panel.plot(inputs, inputs, color=GRAY, linewidth=1, linestyle="--", label="identity", zorder=1)
-    if dimension:
-        label = "identity + 10 log10 d"
-        panels[0].plot(
-            inputs, inputs + 10 * math.log10(dimension), color=GRAY, linewidth=1.2, linestyle=":", label=label, zorder=1
-        )
-    legend(figure, panels, "outside right center")
-    return figure
-
-
-@styled
-def figure_histograms(run: Mapping[str, pa.Table], metric: str = "correlation") -> Figure:
-    """Histograms of similarity between the two models and to the nearest training image, one panel for each N.
-
-    Imported subjects have a panel each, after those of the sweep. Each histogram has a reference: samples from
-    different noise, and held-out images.
-
-    Args:
-        run: the tables similarity and neighbors by name; either may be missing.
-        metric: the measure of similarity to show.
-
-    Source: Kadkhodaie et al. 2024, Fig. 2 (bottom).
-    """
-    values_of = _similarities(run, metric)
-    shown = sorted({panel for panel, _ in values_of}, key=_order)
-    rows = max(1, math.ceil(len(shown) / 4))
-    columns = max(1, math.ceil(len(shown) / rows))
-    figure = Figure(figsize=(max(9.0, 2.5 * columns), 2.1 * rows + 0.9), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
-    every = np.concatenate(list(values_of.values()) or [np.array([0.0, 1.0])])
-    low, high = float(np.quantile(every, 0.002)), float(every.max())
-    bins = np.linspace(low, max(high, low + 1e-3), 41)
-    for panel, key in zip(axes, shown, strict=False):
-        for kind, (label, color, drawing) in _HISTOGRAMS.items():
-            values = np.clip(values_of.get((key, kind), np.empty(0)), bins[0], bins[-1])
-            if len(values):
-                panel.hist(
-                    values, bins, weights=np.full(len(values), 1 / len(values)), label=label, color=color, **drawing
-                )
-                if drawing["histtype"] == "stepfilled":
-                    panel.axvline(float(np.median(values)), color=color, linewidth=1.2)
-        panel.set_title(_title(key))
-        panel.grid(visible=False)
-        panel.set_yticks([])
-        panel.xaxis.set_tick_params(labelbottom=True)
-    for panel in axes[len(shown) :]:
-        panel.set_axis_off()
-    figure.supxlabel(f"{metric} of two images", fontsize=10)
-    figure.supylabel("share of pairs", fontsize=10)
-    legend(figure, axes, "outside upper center", 2)
-    return figure
-
-
-SAME_NOISE = "samples A and B, same noise"
-OTHER_NOISE = "samples A and B, different noise (reference for blue)"
-NEAREST = "sample and its nearest training image"
-HELD_OUT = "held-out image and its nearest training image (reference for orange)"
-_FILLED = {"histtype": "stepfilled", "alpha": 0.55}
-_HISTOGRAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "different": (OTHER_NOISE, GRAY, {"histtype": "step", "linewidth": 1.3}),
-    "holdout": (
-        HELD_OUT,
-        INK,
-        {"histtype": "step", "linestyle": "--"},
-    ),
-    "nearest": (NEAREST, ORANGE, _FILLED),
-    "same": (SAME_NOISE, BLUE, _FILLED),
-}
-
-
-def _similarities(run: Mapping[str, pa.Table], metric: str) -> dict[tuple[int | str, str], NDArray[np.float64]]:
-    """The values of each histogram by panel (N, or the name of an imported subject) and by key of _HISTOGRAMS."""
-    found: dict[tuple[int | str, str], list[float]] = {}
-    if "similarity" in run:
-        rows = _valued(run["similarity"].filter(pc.equal(run["similarity"]["role"], "cell")), metric)
-        names = {"same_noise": "same", "different_noise": "different"}
-        for n, kind, value in zip(*(rows[key].to_pylist() for key in ("n_train", "kind", "value")), strict=True):
-            if kind in names:
-                found.setdefault((n, names[kind]), []).append(value)
-    if "neighbors" in run:
-        rows = _valued(run["neighbors"].filter(pc.equal(run["neighbors"]["rank"], 1)), metric)
-        for row in rows.to_pylist():
-            panel = row["subject"] if row["role"] == "imported" else row["n_train"]
-            own = "train" if row["part"] is None else f"train_{row['part']}"
-            if panel is not None and row["query_kind"] == "sample" and row["reference"] == own:
-                found.setdefault((panel, "nearest"), []).append(row["value"])
-            elif panel is not None and row["query_kind"] == "holdout" and row["reference"] != "holdout":
-                found.setdefault((panel, "holdout"), []).append(row["value"])
-    return {key: np.array(values) for key, values in found.items()}
-
-
-def _valued(table: pa.Table, metric: str) -> pa.Table:
-    return table.filter(pc.and_(pc.is_valid(table["value"]), pc.equal(table["metric"], metric)))
-
-
-def _order(panel: int | str) -> tuple[bool, int | str]:
-    """Sorts training-set sizes in ascending order, and after them imported subjects by name."""
-    return isinstance(panel, str), panel
-
-
-def _title(panel: int | str) -> str:
-    return panel if isinstance(panel, str) else wording.subject_label("cell", panel, None)
-
-
-@styled
-def figure_transition(table: pa.Table) -> Figure:
-    """Similarities, memorized fraction, PSNR gap and bits against N, with intervals and transition points.
-
-    Args:
-        table: a TRANSITION table.
-    """
-    rows = transition.estimates(table)
-    sizes = sorted({key for key, _ in rows if isinstance(key, int)})
-    figure = Figure(figsize=(9.5, 7.6), layout="constrained")
-    similarity, fraction, gap, apart = figure.subplots(2, 2, sharex=True).ravel()
-    for panel, title, unit, curves in (
-        (similarity, "Median similarity of two images", None, _SIMILARITIES),
-        (
-            fraction,
-            "Memorized fraction",
-            "share of samples, above chance",
-            {"memorized_fraction": ("", ORANGE, "-")},
-        ),
-        (gap, "PSNR on training images minus held-out images", "dB", {"psnr_gap": ("", INK, "-")}),
-        (apart, "Difference between the two score functions", "bits per dimension", {"bits": ("", BLUE, "-")}),
-    ):
-        measured = False
-        for quantity, (label, color, line) in curves.items():
-            found = [(n, rows[n, quantity]) for n in sizes if rows[n, quantity].estimate is not None]
-            measured |= bool(found)
-            if found:
-                band(panel, [n for n, _ in found], [row for _, row in found], color, label, linestyle=line)
-        panel.set_title(title)
-        panel.set_ylabel(unit or rows[sizes[0], "cross_same"].unit if sizes else "")
-        if not measured:
-            panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color=GRAY)
-    gap.axhline(0, color=GRAY, linewidth=1, linestyle="--")
-    for level in (0, 0.5, 1):
-        fraction.axhline(level, color=GRAY, linewidth=1, linestyle="--" if level == 0.5 else ":", zorder=1)
-    if any(rows[n, "bits"].estimate for n in sizes):
-        apart.set_yscale("log")
-    _mark(similarity, rows.get((None, "N_cross")), r"$N^*_\mathrm{cross}$", sizes)
-    _mark(fraction, rows.get((None, "N_half")), r"$N^*_\mathrm{half}$", sizes)
-    for panel in (similarity, fraction, gap, apart):
-        _log_sizes(panel, sizes)
-    handles, labels = similarity.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2)
-    return figure
-
-
-_SIMILARITIES = {
-    "nearest_own": (NEAREST, ORANGE, "-"),
-    "cross_same": (SAME_NOISE, BLUE, "-"),
-    "nearest_holdout_to_train": (HELD_OUT, "#b98a4e", "--"),
-    "cross_different": (OTHER_NOISE, "#8fb3d1", "--"),
-}
-
-
-def _mark(panel: Axes, point: Estimate | None, name: str, sizes: Sequence[int]) -> None:
-    """Mark a transition point: a line, its interval as a shaded strip, and its name at the foot of the line."""
-    if point is None or point.estimate is None:
-        return
-    panel.axvline(point.estimate, color=INK, linewidth=1)
-    if point.low is not None and point.high is not None:
-        panel.axvspan(point.low, point.high, color=INK, alpha=0.1, linewidth=0)
-    left = point.estimate < math.sqrt(sizes[0] * sizes[-1])
-    panel.annotate(
-        f"{name} = {wording.number(point.estimate, 'images')}",
-        (point.estimate, 0.03),
-        xycoords=("data", "axes fraction"),
-        xytext=(5 if left else -5, 0),
-        textcoords="offset points",
-        ha="left" if left else "right",
-        va="bottom",
-        fontsize=9.5,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
-        zorder=1.5,  # below the curves, which it must not hide
-    )
-
-
-def _log_sizes(panel: Axes, sizes: Sequence[int]) -> None:
-    panel.set_xscale("log")
-    panel.set_xticks(list(sizes), [f"{n:,}" for n in sizes])
-    panel.set_xticks([], minor=True)
-    panel.set_xlabel("training images N")
-    panel.xaxis.set_tick_params(labelbottom=True)
-    if len(sizes) == 1:
-        panel.set_xlim(sizes[0] / 2, sizes[0] * 2)
-
-
-@styled
 def figure_levels(table: pa.Table) -> Figure:
     """What was measured at each noise level, one panel for each quantity and one curve for each N or subject.
 
@@ -322,12 +94,12 @@ def figure_levels(table: pa.Table) -> Figure:
     figure = Figure(figsize=(9.5, 3.8 * down), layout="constrained")
     panels = figure.subplots(down, 2, sharex=True).ravel()
     keys = [row["subject"] if row["n_train"] is None else row["n_train"] for row in table.to_pylist()]
-    table = table.append_column("key", pa.array([_title(key) for key in keys], pa.string()))
-    labels = [_title(key) for key in sorted(set(keys), key=_order)]
-    colors = dict(zip(labels, color_sequence(len(labels)), strict=True))
+    table = table.append_column("key", pa.array([labels.panel(key) for key in keys], pa.string()))
+    names = [labels.panel(key) for key in sorted(set(keys), key=labels.panel_order)]
+    colors = dict(zip(names, color_sequence(len(names)), strict=True))
     for panel, (quantity, (title, unit, scale, line)) in zip(panels, drawn.items(), strict=True):
         found = table.filter(pc.equal(table["quantity"], quantity)).to_pylist()
-        for label in labels:
+        for label in names:
             rows = [row for row in found if row["key"] == label]
             intervals = [Estimate.of(row["estimate"], row["low"], row["high"], row["n"]) for row in rows]
             if rows:
@@ -345,7 +117,7 @@ def figure_levels(table: pa.Table) -> Figure:
         panel.set_ylabel(unit)
         panel.set_xlabel(r"noise level $\sigma$ (pixel units)")
         panel.xaxis.set_tick_params(labelbottom=True)
-    legend(figure, panels, "outside upper center", min(8, max(1, len(labels))))
+    legend(figure, panels, "outside upper center", min(8, max(1, len(names))))
     return figure
 
 
