@@ -22,13 +22,13 @@ import numpy as np
 from memgen.base import files
 from memgen.base.config import validate
 from memgen.base.errors import ConfigError, DataError, RunError
-from memgen.experiment import audit_images, audit_model, audit_tests, runs
+from memgen.experiment import audit_images, audit_model, audit_tests, reproduce, runs, showing
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.experiment.executors import Executor
 from memgen.findings import audit as findings
 from memgen.findings import shrinkage
 from memgen.images.imageset import ImageSet
-from memgen.report import audit_page
+from memgen.report import audit_page, charts
 
 DOCUMENT = "audit.json"
 _FREE = ("calibrate", "images")  # settings that can change when an audit goes on
@@ -126,9 +126,11 @@ def perform(
         audit_tests.perform(run, sets, report, device, executor)
         report("writing the page", 0, 1)
         answer = _answer(run)
-        page = run.report / "report.html"
+        page, shown = run.report / "report.html", _page(run, sets, answer)
+        for title, spec in audit_page.draw(shown).items():
+            charts.save(spec, run.report / "figures" / title)
         with files.writing(page) as file:
-            file.write(audit_page.render(_page(run, sets, answer)).encode())
+            file.write(audit_page.render(shown).encode())
         document = _document(run, answer)
         files.write_json(run.path / DOCUMENT, document)
     return Audit(answer, document, page, run.path)
@@ -141,18 +143,24 @@ def _answer(run: runs.Run) -> findings.Answer:
 
 def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> audit_page.AuditInput:
     shown = settings_of(run).images
+    image_of = (lambda kind, position: np.asarray(sets[kind].pixels[position])) if shown else None
+    pairs, significance = _pairs(run, sets, 2**31), run.table("significance")
     return audit_page.AuditInput(
         title=run.name,
         answer=answer,
         manifest=run.manifest,
-        pairs=_pairs(run, sets),
+        pairs=pairs[: audit_page.PAIRS_SHOWN],
         at_risk=run.table("at_risk", NAME).to_pylist() if run.has_table("at_risk", NAME) else [],
         planted=findings.powers(run.table("planted")),
         gaps=run.table("gaps").to_pylist(),
         shrinkage=shrinkage.compare(run.table("shrinkage")),
         eigenvectors=audit_model.eigenvectors(run) if shown else {},
         skipped=run.table("skipped", NAME).to_pylist(),
-        image_of=(lambda kind, position: np.asarray(sets[kind].pixels[position])) if shown else None,
+        image_of=image_of,
+        significance=significance,
+        gallery=showing.of_audit(pairs, image_of, significance),
+        command=reproduce.command(run),
+        downloads=showing.tables(run, run.report),
     )
 
 

@@ -39,7 +39,6 @@ def measures(metric: str) -> list[Measure]:
         Measure("nearest", f"{metric}, training image", "Of the sample with the nearest image of its training set."),
         Measure("twin", f"{metric}, other model", "Of the two models' samples from the same noise."),
         *(Measure(name, *words) for name, words in _OF_TESTS.items()),
-        Measure("number", "number of the sample", "Samples of one number start from the same noise in all models."),
         Measure("updates", "updates", "Updates of the sampler."),
     ]
 
@@ -122,7 +121,6 @@ def _of_subject(
                 "note": sample["status"].replace("_", " ") if sample["status"] in ("step_cap", "diverged") else "",
                 "space": "" if judged is None else judged["space"],
                 "reported": judged is not None and (judged["discovered"] or judged["flagged"]),
-                "number": number,
                 "updates": sample["updates"],
                 "nearest": None if found is None else found["value"],
                 "twin": between.get(number),

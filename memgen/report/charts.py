@@ -52,6 +52,7 @@ _CONFIG: Spec = {
         "titleFontSize": 11,
         "labelFontSize": 11,
         "labelFlush": False,
+        "labelOverlap": True,
     },
     "title": {"anchor": "start", "fontSize": 12, "fontWeight": "normal", "color": INK, "offset": 10},
     "legend": {
@@ -60,7 +61,6 @@ _CONFIG: Spec = {
         "labelLimit": 0,
         "title": None,
         "orient": "top",
-        "columns": 2,
         "symbolType": "stroke",
         "symbolStrokeWidth": 2.5,
         "symbolSize": 300,
@@ -68,6 +68,7 @@ _CONFIG: Spec = {
     },
 }
 _PANEL = {"width": 330, "height": 220}
+_FULL_WIDTH = 760  # of two panels side by side
 _BINS = 40
 _TRAINING_POINTS = 100  # points of a training curve
 
@@ -175,7 +176,7 @@ def _of_sizes(sizes: Sequence[int]) -> Spec:
         "type": "quantitative",
         "title": "training images N",
         "scale": {"type": "log", "domain": domain, "nice": False, "padding": 8},
-        "axis": {"values": list(sizes), "format": ",", "grid": True, "labelOverlap": True},
+        "axis": {"values": list(sizes), "format": ","},
     }
 
 
@@ -231,6 +232,8 @@ def _curves(
             "encoding": encoding | {"y": middle, "tooltip": tip},
         },
     ]
+    if not any(row["low"] is not None for row in rows):
+        layers = layers[2:]
     return [{"data": {"values": list(rows)}, "layer": layers}]
 
 
@@ -344,25 +347,24 @@ def _histogram(
     y: Spec = {"field": "share", "type": "quantitative", "title": share, "axis": {"grid": False, "tickCount": 3}}
     color = _scale("kind", [name for name, _, _ in styles], [hue for _, hue, _ in styles])
     dash = _scale("kind", [name for name, _, _ in styles], [line or [1, 0] for _, _, line in styles])
-    filled = [row["kind"] for row in medians]
-    layers: list[Spec] = [
-        {
-            "transform": [{"filter": shown}, {"filter": {"field": "kind", "oneOf": sorted(set(filled))}}],
-            "mark": {"type": "area", "interpolate": "step-after", "opacity": 0.45},
-            "encoding": {"x": x, "y": y | {"stack": None}, "color": color},
-        },
-        {
-            "transform": [{"filter": shown}],
-            "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.5},
-            "encoding": {"x": x, "y": y, "color": color, "strokeDash": dash},
-        },
-        {
-            "data": {"values": list(medians)},
-            "transform": [{"filter": shown}],
-            "mark": {"type": "rule", "strokeWidth": 1.5},
-            "encoding": {"x": x | {"field": "median"}, "color": color},
-        },
-    ]
+    filled = sorted({row["kind"] for row in medians})
+    area: Spec = {
+        "transform": [{"filter": shown}, {"filter": {"field": "kind", "oneOf": filled}}],
+        "mark": {"type": "area", "interpolate": "step-after", "opacity": 0.45},
+        "encoding": {"x": x, "y": y | {"stack": None}, "color": color},
+    }
+    line: Spec = {
+        "transform": [{"filter": shown}],
+        "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.5},
+        "encoding": {"x": x, "y": y, "color": color, "strokeDash": dash},
+    }
+    median: Spec = {
+        "data": {"values": list(medians)},
+        "transform": [{"filter": shown}],
+        "mark": {"type": "rule", "strokeWidth": 1.5},
+        "encoding": {"x": x | {"field": "median"}, "color": color},
+    }
+    layers = [area, line, median] if medians else [line]
     return {"data": {"values": list(outlines)}, "layer": layers}
 
 
@@ -483,31 +485,27 @@ def _many(
     encoding = {"x": x, "color": color}
     tip = [{"field": "curve", "title": "of"}, {"field": "input", "title": x["title"], "format": ".1f"}]
     tip += [{"field": "text", "title": "estimate"}]
-    return {
-        "data": {"values": list(rows)},
-        "layer": [
-            {
-                "transform": [{"filter": "isValid(datum.low)"}],
-                "mark": {"type": "area"},
-                "encoding": encoding
-                | {"y": y | {"field": "low"}, "y2": {"field": "high"}}
-                | {"opacity": {"condition": {"test": stands_out, "value": 0.18}, "value": 0.04}},
-            },
-            {
-                "mark": {"type": "line", "strokeWidth": 1.8, "clip": True},
-                "encoding": encoding
-                | {"y": y | {"field": "estimate"}, "strokeDash": dash}
-                | {"opacity": {"condition": {"test": stands_out, "value": 1}, "value": 0.25}},
-            },
-            {
-                "transform": [{"filter": "isValid(datum.text)"}],
-                "mark": {"type": "point", "filled": True, "size": 25},
-                "encoding": encoding
-                | {"y": y | {"field": "estimate"}, "tooltip": tip}
-                | {"opacity": {"condition": {"test": stands_out, "value": 1}, "value": 0.25}},
-            },
-        ],
+
+    def opacity(usual: float, pale: float) -> Spec:
+        return {"opacity": {"condition": {"test": stands_out, "value": usual}, "value": pale}}
+
+    band: Spec = {
+        "transform": [{"filter": "isValid(datum.low)"}],
+        "mark": {"type": "area"},
+        "encoding": encoding | {"y": y | {"field": "low"}, "y2": {"field": "high"}} | opacity(0.18, 0.04),
     }
+    line: Spec = {
+        "mark": {"type": "line", "strokeWidth": 1.8, "clip": True},
+        "encoding": encoding | {"y": y | {"field": "estimate"}, "strokeDash": dash} | opacity(1, 0.25),
+    }
+    points: Spec = {
+        "transform": [{"filter": "isValid(datum.text)"}],
+        "mark": {"type": "point", "filled": True, "size": 25},
+        "encoding": encoding | {"y": y | {"field": "estimate"}, "tooltip": tip} | opacity(1, 0.25),
+    }
+    layers = [band] if any(row.get("low") is not None for row in rows) else []
+    layers += [line, *([points] if any("text" in row for row in rows) else [])]
+    return {"data": {"values": list(rows)}, "layer": layers}
 
 
 # ------------------------------------------------------------------------------------------------- audits
@@ -520,8 +518,8 @@ TO_TRAIN, TO_HELD_OUT = "closest training image", "closest held-out image (refer
 def draw_evidence(significance: pa.Table) -> Spec:
     """The p-values of all samples (left) and how far they stand out, by what they are nearest to (right).
 
-    Without copies p-values are spread evenly, which the dashed line shows. Samples that are no copies stand out as far
-    beside training images as beside held-out ones, if both sets were divided at random.
+    Without copies, at most as many samples as the dashed line says are expected in the first bar, and the outlines of
+    both sides have the same shape, if T and H were divided at random.
 
     Args:
         significance: a SIGNIFICANCE table.
@@ -620,14 +618,30 @@ def draw_gaps(rows: Sequence[Mapping[str, Any]]) -> Spec:
 def _figure(panels: Sequence[Spec], columns: int, description: str, first: str | None = None) -> Spec:
     """A whole specification of panels side by side, with one legend above them."""
     shared = {"color": "shared", "strokeDash": "shared"}
+    letters = max(map(len, _legend(panels)), default=0)
+    legend = _CONFIG["legend"] | {"columns": max(1, _FULL_WIDTH // legend_width(letters))}
     return {
         "description": description,
+        "usermeta": {"legend_width": legend_width(letters)},
         "params": [chosen(first)],
         "concat": list(panels),
         "columns": columns,
         "resolve": {"scale": shared, "legend": shared},
-        "config": _CONFIG,
+        "config": _CONFIG | {"legend": legend},
     }
+
+
+def legend_width(letters: int) -> int:
+    """Width of an entry of a legend, pixels, whose label has so many letters."""
+    return 50 + 7 * letters
+
+
+def _legend(spec: Any) -> list[str]:
+    """The labels of the colors of a specification."""
+    if isinstance(spec, Mapping):
+        own = spec["color"]["scale"]["domain"] if "scale" in (spec.get("color") or ()) else []
+        return [*own, *(label for key, part in spec.items() if key != "data" for label in _legend(part))]
+    return [label for part in spec for label in _legend(part)] if isinstance(spec, list) else []
 
 
 def _missing(title: str) -> Spec:

@@ -107,10 +107,7 @@ def write(report: ReportInput, folder: Path) -> list[Path]:
     """
     paths = {name: style.save(figure, folder / "figures" / name) for name, figure in _figures(report).items()}
     drawings = {name: path.read_bytes() for name, found in paths.items() for path in found if path.suffix == ".svg"}
-    specs = _charts(report)
-    # A file has no slider, so that it shows every size.
-    drawn = specs | ({"histograms": _histograms(report, every=True)} if "histograms" in specs else {})
-    paths |= {name: charts.save(spec, folder / "figures" / name) for name, spec in drawn.items()}
+    paths |= {name: charts.save(spec, folder / "figures" / name) for name, spec in _charts(report, True).items()}
     page = folder / "report.html"
     with files.writing(page) as file:
         file.write(_page(report, drawings).encode())
@@ -153,24 +150,25 @@ def _drawings(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]
 _CHARTS = ("transition", "histograms", "psnr", "training")
 
 
-def _charts(report: ReportInput) -> dict[str, Spec]:
-    """The charts that the input has data for, by name."""
+def _charts(report: ReportInput, every: bool = False) -> dict[str, Spec]:
+    """The charts that the input has data for, by name.
+
+    Args:
+        report: what to show.
+        every: whether they stand alone, without a slider, so that they show every size.
+    """
     tables = report.tables
     has = {name for name, table in tables.items() if table.num_rows}
     found = {}
     if _sized(tables.get("transition")):
         found["transition"] = charts.draw_transition(tables["transition"])
     if has & {"similarity", "neighbors"}:
-        found["histograms"] = _histograms(report)
+        found["histograms"] = charts.draw_histograms(tables, report.metric, every)
     if "psnr" in has:
         found["psnr"] = charts.draw_psnr(tables["psnr"], report.dimension)
     if "training" in has:
         found["training"] = charts.draw_training(tables["training"])
     return found
-
-
-def _histograms(report: ReportInput, every: bool = False) -> Spec:
-    return charts.draw_histograms(report.tables, report.metric, every)
 
 
 def _sized(table: pa.Table | None) -> bool:
@@ -200,6 +198,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         "report.html.j2",
         data,
         specs,
+        _charts(report, every=True),
         packed,
         title=report.title,
         verdict=found,

@@ -24,13 +24,21 @@ from memgen.report.charts import Spec
 from memgen.report.tiles import ACROSS, PER_SHEET, Tiles
 
 
-def render(template: str, data: Mapping[str, Any], specs: Mapping[str, Spec], packed: Tiles, **values: Any) -> str:
+def render(
+    template: str,
+    data: Mapping[str, Any],
+    specs: Mapping[str, Spec],
+    stills: Mapping[str, Spec],
+    packed: Tiles,
+    **values: Any,
+) -> str:
     """A whole page as one string.
 
     Args:
         template: name of the template.
         data: what the script reads besides charts and tiles.
-        specs: charts by name; the page shows them still until the script draws them.
+        specs: charts by name, which the script draws.
+        stills: the same charts as they stand on the page before that, on paper, and without scripts.
         packed: the tiles that the data refer to by number.
         values: what the template needs.
     """
@@ -51,7 +59,7 @@ def render(template: str, data: Mapping[str, Any], specs: Mapping[str, Spec], pa
         scripts=[Markup(script) for script in scripts],
         data=embedded(whole) if scripts else "",
         sheets=_addresses(packed.sheets()) if scripts else [],
-        stills={name: address(charts.svg(spec).encode()) for name, spec in specs.items()},
+        stills={name: address(charts.svg(spec).encode()) for name, spec in stills.items()},
         descriptions={name: spec["description"] for name, spec in specs.items()},
         **values,
     )

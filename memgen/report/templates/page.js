@@ -72,7 +72,7 @@
     made.config.background = "transparent";
     made.config.font = style.fontFamily;
     made.columns = Math.min(made.columns, Math.max(1, Math.floor(room / 300)));
-    made.config.legend.columns = Math.max(1, Math.floor(room / 420));
+    made.config.legend.columns = Math.max(1, Math.floor(room / spec.usermeta.legend_width));
     for (const panel of made.concat) panel.width = Math.max(120, Math.floor(room / made.columns) - GAP);
     for (const param of made.params) if (param.name === "chosen" && panels.length) param.value = selectedName();
     return made;
@@ -136,7 +136,7 @@
 
   // ------------------------------------------------------------------------------------------- gallery
 
-  const PER_PAGE = 24;
+  const PER_PAGE = innerWidth < 640 ? 12 : 24;
   const makeGallery = (given) => {
     const controls = find("gallery-controls");
     const [cards, count, pageNumber] = ["cards", "gallery-count", "page-number"].map(find);
