@@ -9,6 +9,7 @@ Source: Kadkhodaie et al. 2024, Figs. 1, 2 and 15.
 """
 
 import functools
+import io
 import json
 import math
 import re
@@ -23,19 +24,21 @@ import pyarrow.compute as pc
 import vl_convert
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
+from PIL import Image
 
 from memgen.base import files, schemas, wording
 from memgen.base.estimates import Estimate
 from memgen.findings import labels, transition
 from memgen.report import figures
 from memgen.report.style import BLUE, GRAY, INK, ORANGE, SUFFIXES, color_sequence
+from memgen.report.tiles import encoded
 
 Spec = dict[str, Any]
 
 SAME_NOISE = "samples A and B, same noise"
-OTHER_NOISE = "samples A and B, different noise (reference for blue)"
+OTHER_NOISE = "reference for blue: different noise"
 NEAREST = "sample and its nearest training image"
-HELD_OUT = "held-out image and its nearest training image (reference for orange)"
+HELD_OUT = "reference for orange: held-out images"
 _PALE_BLUE, _PALE_ORANGE, _GRID = "#8fb3d1", "#b98a4e", "#e6e6e6"
 _DASH, _DOT, _DASH_DOT = [5, 3], [2, 2], [7, 3, 2, 3]
 _CONFIG: Spec = {
@@ -54,7 +57,7 @@ _CONFIG: Spec = {
         "labelFlush": False,
         "labelOverlap": True,
     },
-    "title": {"anchor": "start", "fontSize": 12, "fontWeight": "normal", "color": INK, "offset": 10},
+    "title": {"anchor": "start", "frame": "group", "fontSize": 12, "fontWeight": "normal", "color": INK, "offset": 10},
     "legend": {
         "labelColor": INK,
         "labelFontSize": 11,
@@ -138,12 +141,10 @@ def draw_transition(table: pa.Table) -> Spec:
             if rows[n, name].estimate is not None
         ]
         x = _of_sizes(sizes)
-        scale = "log" if "bits" in curves and any(row["estimate"] for row in found) else "linear"
-        y: Spec = {
-            "type": "quantitative",
-            "title": axis,
-            "scale": {"type": scale, "zero": False, "nice": scale == "linear"},
-        }
+        y: Spec = {"type": "quantitative", "title": axis, "scale": {"zero": False}}
+        if "bits" in curves and any(row["estimate"] for row in found):
+            y["scale"] = {"type": "log", "nice": False}
+            y["axis"] = {"values": _ticks([row[end] for row in found for end in ("low", "estimate", "high")])}
         layers = [_levels(levels), _selected(sizes, x), *_curves(found, x, y, curves.values())]
         if point is not None:
             layers += _marked(rows.get((None, point[0])), point[1], sizes, x)
@@ -159,6 +160,15 @@ _SIMILARITIES = {
     "nearest_holdout_to_train": (HELD_OUT, _PALE_ORANGE, _DASH),
     "cross_different": (OTHER_NOISE, _PALE_BLUE, _DASH),
 }
+
+
+def _ticks(values: Iterable[float | None]) -> list[float]:
+    """Places of numbers along a logarithmic axis: powers of ten, with 2 and 5 times these where there are few."""
+    logs = [math.log10(value) for value in values if value]
+    low, high = min(logs), max(logs)
+    steps = (1,) if high - low > 2.5 else (1, 2, 5)
+    found = [step * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]
+    return [float(f"{tick:.0e}") for tick in found if low <= math.log10(tick) <= high]
 
 
 def _interval(found: Estimate) -> Spec:
@@ -458,7 +468,7 @@ def draw_training(table: pa.Table) -> Spec:
     for key, found in models:
         name, panel = labels.model(key), labels.panel_of(key)
         styles.append((name, colors[panel], _DASH if key["part"] == "b" else None))
-        kept = found.filter(pc.is_valid(found["output_psnr_db"])).sort_by("images_seen").to_pylist()
+        kept = found.sort_by("images_seen").to_pylist()
         picked = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), _TRAINING_POINTS)).round().astype(int))
         rows += [
             {"input": kept[i]["images_seen"], "curve": name, "key": panel, "estimate": kept[i]["output_psnr_db"]}
@@ -511,8 +521,8 @@ def _many(
 # ------------------------------------------------------------------------------------------------- audits
 
 _P_BINS, _DEPTH_BINS = 20, 30
-_T, _H = "nearest to a training image", "nearest to a held-out image (reference)"
-TO_TRAIN, TO_HELD_OUT = "closest training image", "closest held-out image (reference)"
+_T, _H = "nearest to a training image", "reference: nearest to a held-out image"
+TO_TRAIN, TO_HELD_OUT = "closest training image", "reference: closest held-out image"
 
 
 def draw_evidence(significance: pa.Table) -> Spec:
@@ -675,7 +685,10 @@ def save(spec: Spec, path: Path) -> list[Path]:
 def svg(spec: Spec) -> str:
     """A chart as SVG. Its words have the font of all figures, whatever fonts the machine has."""
     _register_fonts()
-    return str(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]))
+    drawn = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+    # The library numbers clip paths through all charts that it has drawn; here their numbers start anew.
+    names = {name: f"clip{i}" for i, name in enumerate(dict.fromkeys(re.findall(r'id="(clip\d+)"', drawn)))}
+    return re.sub(r'(id="|url\(#)(clip\d+)', lambda found: found[1] + names[found[2]], drawn)
 
 
 @functools.cache
@@ -688,7 +701,9 @@ _FONTS = re.compile(rb"(?:^ *\/fo\d+ \d+ 0 R\n){2,}", re.MULTILINE)
 
 def _encoded(drawn: str, suffix: str) -> bytes:
     if suffix == ".png":
-        return bytes(vl_convert.svg_to_png(drawn, scale=2))
+        # Without the transparency that nothing uses, the file is a third as large.
+        with Image.open(io.BytesIO(vl_convert.svg_to_png(drawn, scale=2))) as picture:
+            return encoded(picture.convert("RGB"))
     if suffix == ".pdf":
         # The library lists the fonts of a page in an order that changes from call to call.
         return _FONTS.sub(lambda found: b"".join(sorted(found[0].splitlines(True))), vl_convert.svg_to_pdf(drawn))

@@ -91,7 +91,7 @@ def reduced(image: NDArray[Any]) -> Image.Image:
 def encoded(picture: Image.Image) -> bytes:
     """A picture as PNG."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

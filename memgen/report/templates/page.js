@@ -25,6 +25,10 @@
     return text.replace("-", "−");
   };
 
+  // Says that there is nothing for the selected panel, and for which there is something.
+  const elsewhere = (nothing, all) =>
+    `${nothing} for ${selectedName()}. There are some for ${[...new Set(all.map((each) => each.panel))].join("; ")}.`;
+
   // ------------------------------------------------------------------------------------------- tiles
 
   const sources = document.querySelectorAll("script.sheet");
@@ -233,7 +237,7 @@
       // Frames change when all of them are drawn, so that nothing flickers.
       Promise.all(canvases.map((canvas) => canvas.ready)).then(() => place.replaceChildren(...parts.flat()));
       const first = shown[0];
-      if (!first) { name.textContent = "No images were kept on the way at this size."; return; }
+      if (!first) { name.textContent = elsewhere("No images were kept on the way", films); return; }
       const at = Math.min(t, first.updates.length - 1);
       const sigma = first.sigmas[at] === null ? "" : `, noise level about ${number(first.sigmas[at])}`;
       name.textContent = `after ${first.updates[at].toLocaleString("en-US")} updates${sigma}`;
@@ -277,7 +281,8 @@
     level.replaceChildren(...here.map((each, i) => element("option", { value: i, textContent: number(each.sigma) })));
     if (before && Number(before) < here.length) level.value = before;
     const basis = here[Number(level.value) || 0];
-    if (!basis) { place.textContent = "No eigenvectors were computed at this size."; return; }
+    level.disabled = !basis;
+    if (!basis) { place.textContent = elsewhere("No eigenvectors were computed", data.bases); return; }
     const strips = basis.models.flatMap((model) => {
       const inputs = [["x", basis.clean, "clean image"], ["y", basis.noisy, "noisy image"], ["f(y)", model.denoised, "denoised image"]];
       const tiles = inputs.map(([text, tile, label]) => picture(tile, text, `${model.model}: ${label}`));
