@@ -144,7 +144,8 @@ def draw_transition(table: pa.Table) -> Spec:
         y: Spec = {"type": "quantitative", "title": axis, "scale": {"zero": False}}
         if "bits" in curves and any(row["estimate"] for row in found):
             y["scale"] = {"type": "log", "nice": False}
-            y["axis"] = {"values": _ticks([row[end] for row in found for end in ("low", "estimate", "high")])}
+            drawn: list[Any] = [row[end] for row in found for end in ("low", "estimate", "high")]
+            y["axis"] = {"values": _ticks(drawn)}
         layers = [_levels(levels), _selected(sizes, x), *_curves(found, x, y, curves.values())]
         if point is not None:
             layers += _marked(rows.get((None, point[0])), point[1], sizes, x)

@@ -296,6 +296,20 @@
     place.replaceChildren(...strips);
   };
 
+  // ------------------------------------------------------------------------------------------- tables
+
+  // Saves a table of the page unpacked; a browser that cannot unpack saves the packed file.
+  const unpack = async (event) => {
+    if (!window.DecompressionStream) return;
+    event.preventDefault();
+    const link = event.currentTarget;
+    const packed = Uint8Array.from(atob(link.href.split(",")[1]), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const url = URL.createObjectURL(await new Response(stream).blob());
+    element("a", { href: url, download: link.download.replace(/\.gz$/, "") }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10000);
+  };
+
   // ------------------------------------------------------------------------------------------- start
 
   const gallery = data.gallery ? makeGallery(data.gallery) : null;
@@ -304,6 +318,7 @@
   find("level")?.addEventListener("input", drawBases);
   if (find("panel")) show("slider");
   if (panels.length) select(selected); else gallery?.change();
+  for (const link of document.querySelectorAll("a.table")) link.addEventListener("click", unpack);
   hosts.forEach((host) => near.observe(host));
   darkness.addEventListener("change", () => redraw(true));
   let waiting = null;
