@@ -73,7 +73,7 @@ def render(found: AuditInput) -> str:
         "audit.html.j2",
         {"gallery": shown},
         specs,
-        specs,
+        {name: charts.svg(spec) for name, spec in specs.items()},
         packed,
         title=found.title,
         answer=found.answer,

@@ -86,7 +86,10 @@ def render(report: ReportInput) -> str:
     Raises:
         DataError: the transition table has another schema.
     """
-    return _page(report, {name: style.encode(figure, ".svg") for name, figure in _figures(report).items()})
+    specs = _charts(report)
+    stills = {name: charts.svg(spec) for name, spec in _alone(report, specs).items()}
+    drawings = {name: style.encode(figure, ".svg") for name, figure in _figures(report).items()}
+    return _page(report, drawings, specs, stills)
 
 
 def write(report: ReportInput, folder: Path) -> list[Path]:
@@ -107,10 +110,13 @@ def write(report: ReportInput, folder: Path) -> list[Path]:
     """
     paths = {name: style.save(figure, folder / "figures" / name) for name, figure in _figures(report).items()}
     drawings = {name: path.read_bytes() for name, found in paths.items() for path in found if path.suffix == ".svg"}
-    paths |= {name: charts.save(spec, folder / "figures" / name) for name, spec in _charts(report, True).items()}
+    specs = _charts(report)
+    saved = {name: charts.save(spec, folder / "figures" / name) for name, spec in _alone(report, specs).items()}
+    stills = {name: path.read_text() for name, found in saved.items() for path in found if path.suffix == ".svg"}
+    paths |= saved
     page = folder / "report.html"
     with files.writing(page) as file:
-        file.write(_page(report, drawings).encode())
+        file.write(_page(report, drawings, specs, stills).encode())
     for path in (folder / "figures").glob("*"):
         own = path.stem in {*_drawings(report), *_CHARTS} or path.stem.startswith(_RESTORED)
         if own and path.suffix in style.SUFFIXES and path.stem not in paths:
@@ -150,20 +156,21 @@ def _drawings(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]
 _CHARTS = ("transition", "histograms", "psnr", "training")
 
 
-def _charts(report: ReportInput, every: bool = False) -> dict[str, Spec]:
-    """The charts that the input has data for, by name.
+def _alone(report: ReportInput, specs: Mapping[str, Spec]) -> dict[str, Spec]:
+    """The charts as they stand alone, without a slider, so that they show every size."""
+    every = {"histograms": lambda: charts.draw_histograms(report.tables, report.metric, every=True)}
+    return {name: every[name]() if name in every else spec for name, spec in specs.items()}
 
-    Args:
-        report: what to show.
-        every: whether they stand alone, without a slider, so that they show every size.
-    """
+
+def _charts(report: ReportInput) -> dict[str, Spec]:
+    """The charts that the input has data for, by name."""
     tables = report.tables
     has = {name for name, table in tables.items() if table.num_rows}
     found = {}
     if _sized(tables.get("transition")):
         found["transition"] = charts.draw_transition(tables["transition"])
     if has & {"similarity", "neighbors"}:
-        found["histograms"] = charts.draw_histograms(tables, report.metric, every)
+        found["histograms"] = charts.draw_histograms(tables, report.metric)
     if "psnr" in has:
         found["psnr"] = charts.draw_psnr(tables["psnr"], report.dimension)
     if "training" in has:
@@ -179,14 +186,16 @@ def _sized(table: pa.Table | None) -> bool:
 # ------------------------------------------------------------------------------------------------- the page
 
 
-def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
+def _page(
+    report: ReportInput, drawings: Mapping[str, bytes], specs: Mapping[str, Spec], stills: Mapping[str, str]
+) -> str:
     summary = report.tables.get("transition")
     found = verdict.verdict(summary, report.tables.get("copies"), report.models) if summary is not None else None
     paragraphs = () if found is None else found.paragraphs
     sizes = [paragraph for paragraph in paragraphs if paragraph.subject is None]
     imported = [paragraph for paragraph in paragraphs if paragraph.subject is not None]
     provenance = {key: value for key, value in report.manifest.items() if key != "about"}
-    packed, specs = Tiles(_no_image if report.gallery is None else report.gallery.image_of), _charts(report)
+    packed = Tiles(_no_image if report.gallery is None else report.gallery.image_of)
     panels = _panels(summary, paragraphs, report.gallery)
     data = {
         "panels": panels,
@@ -198,7 +207,7 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         "report.html.j2",
         data,
         specs,
-        _charts(report, every=True),
+        stills,
         packed,
         title=report.title,
         verdict=found,

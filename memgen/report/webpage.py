@@ -28,7 +28,7 @@ def render(
     template: str,
     data: Mapping[str, Any],
     specs: Mapping[str, Spec],
-    stills: Mapping[str, Spec],
+    stills: Mapping[str, str],
     packed: Tiles,
     **values: Any,
 ) -> str:
@@ -38,7 +38,7 @@ def render(
         template: name of the template.
         data: what the script reads besides charts and tiles.
         specs: charts by name, which the script draws.
-        stills: the same charts as they stand on the page before that, on paper, and without scripts.
+        stills: the same charts as SVG, which stand on the page before that, on paper, and without scripts.
         packed: the tiles that the data refer to by number.
         values: what the template needs.
     """
@@ -59,7 +59,7 @@ def render(
         scripts=[Markup(script) for script in scripts],
         data=embedded(whole) if scripts else "",
         sheets=_addresses(packed.sheets()) if scripts else [],
-        stills={name: address(charts.svg(spec).encode()) for name, spec in stills.items()},
+        stills={name: address(drawing.encode()) for name, drawing in stills.items()},
         descriptions={name: spec["description"] for name, spec in specs.items()},
         **values,
     )
