@@ -411,8 +411,12 @@ def test_a_phone_needs_no_scrolling_sideways(which, browser, request):
 
 
 def test_print(seen):
-    """On paper there are no controls, and folded words are unfolded."""
-    seen.page.emulate_media(media="print")
+    """On paper there are no controls, charts are still pictures of every N, and folded words are unfolded."""
+    host = seen.chart("histograms")
+    assert not host.locator("img").is_visible()
+    seen.page.emulate_media(media="print", color_scheme="dark")
+    assert host.locator("img").is_visible()
+    assert not host.locator("svg").is_visible()
     for selector in ("#slider", "#gallery-controls", ".pages", ".skip"):
         assert not seen.page.locator(selector).first.is_visible(), selector
     assert seen.page.locator(".headline").is_visible()

@@ -92,7 +92,9 @@
     });
     views.get(host)?.finalize();
     views.set(host, made.view);
-    host.replaceChildren(box);
+    // The still picture stays for paper.
+    host.querySelector("div")?.remove();
+    host.append(box);
     host.dataset.room = room;
     host.dataset.drawn = "true";
     made.view.signal("chosen", selectedName()).runAsync();
