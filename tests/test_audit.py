@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -126,9 +127,18 @@ def test_the_page_shows_the_pairs(found):
     page = found.page.read_text()
     assert found.answer.headline in page
     assert page.count("data:image/png") >= 40 * 3
-    assert "http://" not in page
-    assert "https://" not in page
+    markup = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert "http://" not in markup
+    assert "https://" not in markup
     assert "mirrored" in page
+    data = json.loads(re.search(r'id="page-data">(.*?)</script>', page, re.DOTALL)[1])
+    assert data["gallery"]["total"] == len(data["gallery"]["names"]) == 200
+    assert list(data["charts"]) == ["evidence", "closeness"]
+    assert {path.name for path in (found.page.parent / "figures").iterdir()} == {
+        f"{name}.{suffix}" for name in data["charts"] for suffix in ("png", "svg", "pdf")
+    }
+    shown = [data["gallery"]["names"][i] for i, reported in enumerate(data["gallery"]["reported"]) if reported]
+    assert shown == [Path(pair["sample"]).name for pair in found.document["discoveries"]]
 
 
 def test_verify_agrees_and_names_a_changed_byte(found, tmp_path):
@@ -271,7 +281,9 @@ def test_a_second_audit_does_nothing_again(sets, tmp_path, monkeypatch):
     second = memgen.audit(*arguments, outputs=tmp_path, spaces=("pixels",), images=False)
     assert second.path == first.path
     assert second.document["files"] == first.document["files"]
-    assert "data:image/png" not in second.page.read_text()
+    markup = re.sub(r"<script>.*?</script>", "", second.page.read_text(), flags=re.DOTALL)
+    assert "data:image/png" not in markup
+    assert 'class="sheet"' not in markup
     assert "--no-images" in second.page.read_text()
 
 

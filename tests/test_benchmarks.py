@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -18,6 +19,16 @@ def benchmark(monkeypatch):
     """A function that imports a benchmark by its name."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     return importlib.import_module
+
+
+def test_the_page_that_is_measured_holds_its_samples(benchmark, tmp_path):
+    """The benchmark of pages makes a page of an audit, and tells its size and how many samples it shows."""
+    page, queue = benchmark("page"), SimpleQueue()
+    page.made(tmp_path / "report.html", 60, 3, 8, queue)
+    found = queue.get()
+    assert found["shown"] == 60
+    assert found["bytes"] == (tmp_path / "report.html").stat().st_size > 900_000
+    assert found["made_s"] > 0
 
 
 def test_a_function_beside_itself_is_as_fast(benchmark, monkeypatch, tmp_path, capsys):

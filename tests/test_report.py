@@ -1,6 +1,7 @@
 """The report: self-contained, complete in words when data is missing, and every number and picture in its place."""
 
 import base64
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,20 +19,17 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from memgen.base import schemas, tables, wording
 from memgen.base.estimates import Estimate
 from memgen.findings import bases, diversities, levels, restorations, transition, verdict
+from memgen.report import charts, style
 from memgen.report import page as pages
-from memgen.report import style
 from memgen.report.page import ReportInput, render, write
 from memgen.report.sheets import Bases, Copies, Restored, RestoredBy
 
 MANIFEST = {"config": {"train": {"steps": 600}}, "git": {"commit": "abc<script>"}, "sizes": [1, 4], "cells": [{"n": 1}]}
 FIGURES = [
-    "transition",
     "first",
     "images",
-    "histograms",
     "copies",
     "levels",
-    "psnr",
     "likelihood",
     "membership",
     "spectrum",
@@ -40,13 +38,15 @@ FIGURES = [
     "slopes",
     "restored-low_pass-0.5",
 ]
-ENCODE = style.encode
+CHARTS = ["transition", "histograms", "psnr", "training"]
+ENCODE, SVG = style.encode, charts.svg
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quick():
-    """Figures are neither laid out nor rendered, but stand on the page as texts of their own."""
+    """Figures and charts are neither laid out nor rendered, but stand on the page as texts of their own."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "svg", lambda spec: f"chart {json.dumps(spec)}")
         patch.setattr(Figure, "draw_without_rendering", lambda figure: None)
         patch.setattr(style, "encode", lambda figure, suffix: f"{suffix} {id(figure)}".encode())
         yield
@@ -157,6 +157,7 @@ def made(full, tmp_path_factory) -> tuple[list, dict]:
     draw = pages._figures
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "SUFFIXES", (".svg",))
+        patch.setattr(charts, "SUFFIXES", (".svg",))
         patch.setattr(pages, "_figures", lambda report: figures.update(draw(report)) or figures)
         return write(full, tmp_path_factory.mktemp("report")), figures
 
@@ -208,7 +209,7 @@ class Page(HTMLParser):
         elif tag == "details":
             assert "open" not in given
             self.folded[self.section].append("")
-        if tag not in ("meta", "link", "img", "br"):
+        if tag not in ("meta", "link", "img", "br", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -216,7 +217,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         data = " ".join(data.split())
-        if "body" not in self.open or not data:
+        if "body" not in self.open or "script" in self.open or not data:
             return
         self.words[self.section] += f" {data}"
         if "details" in self.open:
@@ -232,34 +233,42 @@ def read(page) -> Page:
 
 
 def test_page_loads_nothing(page, read):
-    """Every address on the page is a data address; there is no script and no imported style."""
-    assert read.scripts == 0
+    """Every address on the page is a data address; scripts stand in the page, and no style is imported."""
+    assert read.scripts == 4  # the data, a sheet of pictures, the library, and ours
     data, within = ([a for a in read.found if a.startswith(start)] for start in ("data:", "#"))
-    assert len(data) == 1 + len(FIGURES)
+    assert len(data) == 1 + len(FIGURES) + len(CHARTS)
     assert len(data) + len(within) == len(read.found)
-    assert [address[1:] for address in within] == read.sections[1:]
-    assert "http://" not in page
-    assert "https://" not in page
-    assert "@import" not in page
-    assert not re.search(r"url\(", page)
+    assert [address[1:] for address in within] == ["main", *read.sections[1:]]
+    markup = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert "http://" not in markup
+    assert "https://" not in markup
+    assert "@import" not in markup
+    assert not re.search(r"url\(", markup)
+
+
+def test_a_page_with_nothing_to_select_has_no_script():
+    """Without a chart and without samples the page carries no library, and its policy lets no script run."""
+    page = render(ReportInput("x", {}, {}))
+    assert "<script" not in page
+    assert "script-src &#39;none&#39;" in page
 
 
 def test_the_page_opens_with_the_verdict_and_its_pictures(full, read):
     """The headline comes first, then the transition and a row of samples; all else stands below."""
     found = verdict.verdict(full.tables["transition"], full.tables["copies"])
-    assert read.words[""].startswith(f" A run {found.headline} At each N two models")
+    assert read.words[""].startswith(f" Skip to the content A run {found.headline} At each N two models")
     assert len(read.pictures[""]) == 2
     names = (
         "sizes imported similarity diversity psnr membership likelihood restoration geometry optimality budget copies"
     )
-    assert read.sections == ["", *names.split(), "calibration", "data", "definitions", "provenance"]
+    assert read.sections == ["", *names.split(), "calibration", "data", "failed", "definitions", "provenance"]
     assert all(f"{fold}" not in read.words[""] for fold in found.sentences)
 
 
 def test_each_picture_stands_in_its_place(written, read):
     """Every figure is on the page once, as the SVG of its name, with words that say what it shows."""
     svg = {path.read_bytes(): path.stem for path in written if path.suffix == ".svg"}
-    assert sorted(svg.values()) == sorted(FIGURES)
+    assert sorted(svg.values()) == sorted(FIGURES + CHARTS)
     shown = {
         svg[base64.b64decode(address.partition("base64,")[2])]: (section, alt)
         for section, pictures in read.pictures.items()
@@ -272,6 +281,7 @@ def test_each_picture_stands_in_its_place(written, read):
         "histograms": "similarity",
         "samples": "similarity",
         "psnr": "psnr",
+        "training": "budget",
         "levels": "psnr",
         "membership": "membership",
         "likelihood": "likelihood",
@@ -281,8 +291,13 @@ def test_each_picture_stands_in_its_place(written, read):
         "slopes": "optimality",
         "copies": "copies",
     }
-    words = {"transition": "memorized fraction", "first": "one sample of model A", "images": "three noises"}
-    words |= {"histograms": "histograms", "samples": "first samples", "psnr": "Output PSNR", "levels": "noise level"}
+    words = {
+        "transition": "number of training images N",
+        "training": "while the models were trained",
+        "first": "one sample of model A",
+        "images": "three noises",
+    }
+    words |= {"histograms": "Histograms", "samples": "first samples", "psnr": "Output PSNR", "levels": "noise level"}
     words |= {"restored-low_pass-0.5": "restored images", "bases": "eigenvectors", "spectrum": "local frequency"}
     words |= {"slopes": "fitted lines", "copies": "closest to training images", "membership": "the attack finds"}
     words |= {"likelihood": "bits per dimension"}
@@ -292,13 +307,10 @@ def test_each_picture_stands_in_its_place(written, read):
 def test_each_figure_is_drawn_under_its_name(made):
     """The figure of a name shows what the name says."""
     signs = {
-        "transition": "Median similarity of two images",
         "first": "nearest in A",
         "images": "nearest in B",
-        "histograms": "N = 64",
         "copies": "training image",
         "levels": "Distance to pure memorization",
-        "psnr": "Held-out images",
         "likelihood": "Bits that each model spends",
         "membership": "Training images found at 1 % false alarms",
         "spectrum": "Local frequency of the eigenvectors",
@@ -315,8 +327,21 @@ def test_each_figure_is_drawn_under_its_name(made):
     assert list(shown) == FIGURES
     assert all(sign in shown[name] for name, sign in signs.items())
     assert "nearest in B" not in shown["first"]
-    assert made[1]["histograms"].get_supxlabel() == "correlation of two images"
-    assert "identity + 10 log10 d" in {line.get_label() for line in made[1]["psnr"].axes[0].lines}
+
+
+def test_each_chart_is_drawn_under_its_name(full, written):
+    """The file of a name holds the chart of the name; files show the histograms of every N."""
+    signs = {
+        "transition": "Median similarity of two images",
+        "histograms": "correlation of two images",
+        "psnr": "identity + 10 log10 d",
+        "training": "training images seen",
+    }
+    for path in written:
+        if path.stem in signs:
+            assert signs[path.stem] in path.read_text()
+    (histograms,) = (path.read_text() for path in written if path.stem == "histograms")
+    assert histograms == f"chart {json.dumps(charts.draw_histograms(full.tables, every=True))}"
 
 
 def test_every_figure_is_drawn_in_the_same_style(made):
@@ -526,19 +551,35 @@ def test_restored_images_of_every_model(read):
 
 def test_data_of_the_run(read):
     """Parts, near-duplicates and skipped files are counted; the first ten skipped files are named."""
-    text = read.words["data"]
-    assert "0 near-duplicates were removed." in text
+    assert "0 near-duplicates were removed." in read.words["data"]
+    text = read.words["failed"]
     assert "12 files were skipped." in text
     assert "j : truncated" in text
     assert "l : truncated" not in text
     assert "and 2 more in the table skipped" in text
-    assert "6 images were kept and split into disjoint parts: a 3, b 2, holdout 1." in text
+    assert "6 images were kept and split into disjoint parts: a 3, b 2, holdout 1." in read.words["data"]
     few = tables.make(schemas.SKIPPED, {"source": ["x.png"], "reason": "truncated"})
-    text = Page(render(ReportInput("x", {}, {"skipped": few}))).words["data"]
-    assert "more in the table" not in text
-    assert "There is no record of near-duplicate removal." in text
-    assert "No split was recorded." in text
-    assert "There is no record of skipped files." in Page(render(ReportInput("x", {}, {}))).words["data"]
+    words = Page(render(ReportInput("x", {}, {"skipped": few}))).words
+    assert "more in the table" not in words["failed"]
+    assert "There is no record of near-duplicate removal." in words["data"]
+    assert "No split was recorded." in words["data"]
+    assert "There is no record of skipped files." in Page(render(ReportInput("x", {}, {}))).words["failed"]
+
+
+def test_what_failed(full, read):
+    """Samples that did not converge are counted by model, and bases by model and noise level; warnings stand there."""
+    text = read.words["failed"]
+    assert "N = 64, noise level 0.25: 2 bases did not converge." in text
+    assert "No sample was cut short" not in text
+    run = synthetic_run.run().tables["samples"]
+    warned = {"data": {"warnings": ["Beware."]}}
+    text = Page(render(ReportInput("x", warned, {"samples": run}))).words["failed"]
+    assert "N = 16, model A: 2 of 96 samples reached the largest number of updates" in text
+    assert "N = 4" not in text
+    assert "Warning. Beware." in text
+    fine = run.filter(pc.equal(run["n_train"], 4))
+    text = Page(render(ReportInput("x", {}, {"samples": fine}))).words["failed"]
+    assert "No sample was cut short or diverged" in text
 
 
 def test_the_training_budget_of_every_model():
@@ -557,6 +598,7 @@ def test_the_training_budget_of_every_model():
 def test_files(full, tmp_path, monkeypatch):
     """The page and each figure in three formats are written, and their paths returned; the page is the one rendered."""
     monkeypatch.setattr(style, "encode", ENCODE)
+    monkeypatch.setattr(charts, "svg", SVG)
     small = ReportInput("x", {}, {"psnr": full.tables["psnr"].slice(0, 6)})
     paths = write(small, tmp_path)
     names = [path.relative_to(tmp_path).as_posix() for path in paths]
@@ -565,8 +607,9 @@ def test_files(full, tmp_path, monkeypatch):
     assert paths[0].read_text() == render(small)
 
 
-def test_figures_that_are_no_longer_drawn_are_removed(full, tmp_path):
+def test_figures_that_are_no_longer_drawn_are_removed(full, tmp_path, monkeypatch):
     """Files of an earlier report go, and whatever the report did not write stays."""
+    monkeypatch.setattr(charts, "svg", SVG)
     folder = tmp_path / "figures"
     folder.mkdir()
     stale = ["transition.png", "restored-low_pass-0.1.svg", "first.pdf"]
@@ -621,9 +664,10 @@ def test_nothing_at_all_makes_a_page():
             "Calibration of the test for copies The test for copies was not calibrated on these images. To calibrate it, "
             "run memgen calibrate ."
         ),
-        "data": (
-            "Data There is no record of near-duplicate removal. There is no record of skipped files. No split was "
-            "recorded."
+        "data": "Data There is no record of near-duplicate removal. No split was recorded.",
+        "failed": (
+            "What failed or was left out There is no record of skipped files. No sample was cut short or diverged, and "
+            "no basis of eigenvectors failed to converge."
         ),
         "provenance": "Settings and provenance No manifest was recorded.",
     }
@@ -634,15 +678,21 @@ def test_nothing_at_all_makes_a_page():
             none,
             {
                 "data": (
-                    "Data 0 near-duplicates were removed. 0 files were skipped. 0 images were kept and split into "
-                    "disjoint parts: a 0, b 0, holdout 0. The training set for N is the first N images of a part, so "
-                    "larger sets contain the smaller ones."
-                )
+                    "Data 0 near-duplicates were removed. 0 images were kept and split into disjoint parts: a 0, b 0, "
+                    "holdout 0. The training set for N is the first N images of a part, so larger sets contain the "
+                    "smaller ones."
+                ),
+                "failed": (
+                    "What failed or was left out 0 files were skipped. No sample was cut short or diverged, and no "
+                    "basis of eigenvectors failed to converge."
+                ),
             },
         ),
     ):
         empty = Page(render(ReportInput("Nothing", {}, given)))
-        assert empty.words.pop("").startswith(" Nothing No verdict: nothing was measured that a verdict rests")
+        assert empty.words.pop("").startswith(
+            " Skip to the content Nothing No verdict: nothing was measured that a verdict rests"
+        )
         del empty.words["definitions"]
         assert empty.words == {section: f" {text}" for section, text in (words | more).items()}
         assert not any(empty.pictures.values())

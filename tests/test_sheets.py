@@ -301,8 +301,8 @@ def test_eigenvectors_are_drawn_around_gray():
     """Zero is gray, the largest value white or black, and the sign that of the clean image's coefficient."""
     clean = np.array([[[1.0, 0.0, 0.5]]])
     vector = np.array([[[-0.8, 0.2, 0.0]]])
-    np.testing.assert_allclose(sheets._signed(vector, clean), [[[1.0, 0.375, 0.5]]])
-    np.testing.assert_allclose(sheets._signed(-vector, clean), [[[1.0, 0.375, 0.5]]])
+    np.testing.assert_allclose(sheets.signed(vector, clean), [[[1.0, 0.375, 0.5]]])
+    np.testing.assert_allclose(sheets.signed(-vector, clean), [[[1.0, 0.375, 0.5]]])
 
 
 def test_images_are_enlarged_without_smoothing():

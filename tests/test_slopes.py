@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from plotted import of_mark, ranges
 from program import memgen
 from synthetic_run import role_of
 
@@ -23,7 +24,7 @@ from memgen.models.known import generate
 from memgen.models.known.classes import CAlphaSettings, ConeSettings, DiscSettings, SinusoidSettings, TextureSettings
 from memgen.models.known.oracles import Oracle, oracle_shrinkage
 from memgen.models.known.wavelets import WaveletDenoiser, WaveletTransform
-from memgen.report import figures
+from memgen.report import charts, figures
 
 INPUTS = np.linspace(0, 34, 8)
 UNKNOWN = Theory(None, None)
@@ -359,9 +360,8 @@ def test_the_report_shows_slopes_and_no_baseline_as_a_denoiser(tiny):
     assert wording.KNOWN_SUBJECTS[ORACLE] in page
     assert set(transition["n_train"].drop_null().to_pylist()) == {32}
     assert [cell.name for cell in made.run.cells()] == ["n32-s0-a"]
-    figure = figures.figure_psnr(made.run.table("psnr"))
-    labels = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert labels == {"N = 32", wording.KNOWN_SUBJECTS["best_linear"], "identity"}
+    (line,) = of_mark(charts.draw_psnr(made.run.table("psnr"))["concat"][1], "line")
+    assert set(ranges(line)) == {"N = 32", wording.KNOWN_SUBJECTS["best_linear"], "identity"}
 
 
 def test_a_run_without_slopes_has_no_such_section():

@@ -13,9 +13,6 @@ Each of these is finished when its file exists, so an audit that was interrupted
 """
 
 import hashlib
-import json
-import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ import numpy as np
 from memgen.base import files
 from memgen.base.config import validate
 from memgen.base.errors import ConfigError, DataError, RunError
-from memgen.experiment import audit_images, audit_model, audit_tests, runs
+from memgen.experiment import audit_images, audit_model, audit_tests, reproduce, runs, showing
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.experiment.executors import Executor
 from memgen.experiment.journal import Journal
@@ -34,7 +31,7 @@ from memgen.findings import audit as findings
 from memgen.findings import headlines, shrinkage
 from memgen.findings.headlines import Numbers
 from memgen.images.imageset import ImageSet
-from memgen.report import audit_page
+from memgen.report import audit_page, charts
 from memgen.report.live import Live
 
 DOCUMENT = "audit.json"
@@ -156,9 +153,11 @@ def perform(
         audit_tests.perform(run, sets, report, device, executor)
         report(WRITING, 0, 1)
         answer = _answer(run)
-        page = run.report / "report.html"
+        page, shown = run.report / "report.html", _page(run, sets, answer)
+        for title, spec in audit_page.draw(shown).items():
+            charts.save(spec, run.report / "figures" / title)
         with files.writing(page) as file:
-            file.write(audit_page.render(_page(run, sets, answer)).encode())
+            file.write(audit_page.render(shown).encode())
         document = _document(run, answer)
         files.write_json(run.path / DOCUMENT, document)
     return Audit(answer, document, page, run.path)
@@ -171,7 +170,7 @@ def read(run: runs.Run) -> Audit:
         RunError: it is not finished; the message says how to go on.
     """
     if not (run.path / DOCUMENT).exists():
-        raise RunError(f"{run.path}: the audit is not finished. To go on: {shlex.join(command(run))}")
+        raise RunError(f"{run.path}: the audit is not finished. To go on: {reproduce.continuing(run)}")
     return Audit(_answer(run), files.read_json(run.path / DOCUMENT), run.report / "report.html", run.path)
 
 
@@ -194,27 +193,6 @@ def page_so_far(run: runs.Run, live: Live) -> str | None:
     return audit_page.render(replace(_page(run, sets, _answer(run)), live=live))
 
 
-def command(run: runs.Run) -> list[str]:
-    """The words of the command that goes on with an audit, as `start` compares its settings."""
-    settings = settings_of(run)
-    given = settings.model_dump(mode="json", exclude_defaults=True)
-    sets = {name: given.pop(name, None) for name in ("samples", "model", "train", "holdout")}
-    words = ["memgen", "audit", *filter(None, (sets["samples"], sets["train"]))]
-    for name in ("model", "holdout"):
-        words += [f"--{name}", sets[name]] if sets[name] else []
-    for key, value in _dotted(given):
-        words += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
-    return [*words, "--outputs", str(run.path.parent), "--run", run.name]
-
-
-def _dotted(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _answer(run: runs.Run) -> findings.Answer:
     tables = {kind: run.table(kind) for kind in ("copies", "planted", "canaries", "at_risk", "neighbors", "gaps")}
     return findings.answer(tables, run.manifest["data"]["sets"])
@@ -222,18 +200,24 @@ def _answer(run: runs.Run) -> findings.Answer:
 
 def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> audit_page.AuditInput:
     shown = settings_of(run).images
+    image_of = (lambda kind, position: np.asarray(sets[kind].pixels[position])) if shown else None
+    pairs, significance = _pairs(run, sets, 2**31), run.table("significance")
     return audit_page.AuditInput(
         title=run.name,
         answer=answer,
         manifest=run.manifest,
-        pairs=_pairs(run, sets),
+        pairs=pairs[: audit_page.PAIRS_SHOWN],
         at_risk=run.table("at_risk", NAME).to_pylist() if run.has_table("at_risk", NAME) else [],
         planted=findings.powers(run.table("planted")),
         gaps=run.table("gaps").to_pylist(),
         shrinkage=shrinkage.compare(run.table("shrinkage")),
         eigenvectors=audit_model.eigenvectors(run) if shown else {},
         skipped=run.table("skipped", NAME).to_pylist(),
-        image_of=(lambda kind, position: np.asarray(sets[kind].pixels[position])) if shown else None,
+        image_of=image_of,
+        significance=significance,
+        gallery=showing.of_audit(pairs, image_of, significance),
+        command=reproduce.command(run),
+        downloads=showing.tables(run, run.report),
     )
 
 

@@ -15,7 +15,7 @@ from memgen import spaces
 from memgen.base import schemas, wording
 from memgen.base.errors import RunError
 from memgen.base.progress import Progress
-from memgen.experiment import geometry, measure, runs, subjects
+from memgen.experiment import geometry, measure, reproduce, runs, showing, subjects
 from memgen.experiment.results import Result, check_name
 from memgen.experiment.workspace import Workspace
 from memgen.findings import bases, headlines, labels, levels, likelihoods, restorations, slopes, transition, verdict
@@ -135,7 +135,7 @@ class Findings(Result):
 
     @cached_property
     def _drawings(self) -> dict[str, Callable[[], Figure]]:
-        return page.figures_of(_shown(self.workspace, _found(self.workspace, None), None))
+        return page.figures_of(_shown(self.workspace, _found(self.workspace, None), None, self.workspace.run.report))
 
     @property
     def figures(self) -> list[str]:
@@ -257,7 +257,7 @@ def write_report(workspace: Workspace, n_train: int | None = None) -> tuple[verd
         run.write_table("transition", "transition", found["transition"])
         run.write_table("levels", "levels", found["levels"])
     folder = run.report if n_train is None else run.report / f"n{n_train}"
-    paths = page.write(_shown(workspace, found, n_train), folder)
+    paths = page.write(_shown(workspace, found, n_train, folder), folder)
     return _verdict(workspace, found["transition"], found["copies"]), found["transition"], paths
 
 
@@ -272,7 +272,7 @@ def page_so_far(workspace: Workspace, live: Live) -> str | None:
         found = _found(workspace, None)
     except RunError:
         return None
-    return page.render(replace(_shown(workspace, found, None), live=live))
+    return page.render(replace(_shown(workspace, found, None, workspace.run.report), live=live))
 
 
 def _found(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
@@ -286,8 +286,8 @@ def _found(workspace: Workspace, n_train: int | None) -> dict[str, pa.Table]:
     return found
 
 
-def _shown(workspace: Workspace, found: dict[str, pa.Table], n_train: int | None) -> page.ReportInput:
-    """What the page of one N or of all shows."""
+def _shown(workspace: Workspace, found: dict[str, pa.Table], n_train: int | None, folder: Path) -> page.ReportInput:
+    """What the page of one N or of all shows, which stands in a folder."""
     run, metric = workspace.run, workspace.settings.search.metric
     return page.ReportInput(
         title=f"memgen: {run.name}" + (f", N = {n_train:,}" if n_train else ""),
@@ -306,6 +306,10 @@ def _shown(workspace: Workspace, found: dict[str, pa.Table], n_train: int | None
         dimension=int(np.prod(workspace.images.image_shape)),
         metric=metric,
         models=len(workspace.settings.cells),
+        gallery=showing.gallery(workspace, found, n_train),
+        films=showing.films(workspace, n_train),
+        command=reproduce.command(run),
+        downloads=showing.tables(run, folder),
     )
 
 

@@ -4,7 +4,6 @@ All of it comes from the files of the run: its tables, and what the work tells o
 written but a page, and the lock of the run is left alone.
 """
 
-import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 
 from memgen.base import files, wording
 from memgen.base.errors import MemgenError
-from memgen.experiment import audit, cost, journal, present, runs, tasks
+from memgen.experiment import audit, cost, journal, present, reproduce, runs, tasks
 from memgen.experiment.audit_settings import NAME
 from memgen.experiment.journal import Stage
 from memgen.experiment.settings import RunSettings
@@ -192,17 +191,12 @@ def look(run: runs.Run, lives: bool) -> Status:
     """
     is_sweep = run.kind == runs.SWEEP
     rows, seconds = _sweep(run, lives) if is_sweep else _audit(run, lives)
-    words = _command(run) if is_sweep else audit.command(run)
     report = run.report / "report.html"
     complete = report.exists() and all(row.steps_done == row.steps for row in rows)
     manifest = run.manifest
     never = manifest["status"] == "idle" and manifest["wall_seconds"] == 0
     state: State = "waiting" if never else "running" if lives else "finished" if complete else "stopped"
-    return Status(run.name, run.kind, state, rows, seconds if lives else None, shlex.join(words), str(report))
-
-
-def _command(run: runs.Run) -> list[str]:
-    return ["memgen", "sweep", "--outputs", str(run.path.parent), "--run", run.name]
+    return Status(run.name, run.kind, state, rows, seconds if lives else None, reproduce.continuing(run), str(report))
 
 
 # ------------------------------------------------------------------------------------------------- a sweep

@@ -29,3 +29,18 @@ def by_model(table: pa.Table) -> Iterator[tuple[dict[str, Any], pa.Table]]:
     others = sorted((row for row in found if row["role"] != "cell"), key=lambda row: row["subject"])
     for row in (*cells, *others):
         yield row, table.filter(pc.field("subject") == row["subject"])
+
+
+def panel(key: int | str) -> str:
+    """What readers call what is shown at one N, or of one imported subject: `N = 64`, or the subject's name."""
+    return key if isinstance(key, str) else wording.subject_label("cell", key, None)
+
+
+def panel_of(row: Mapping[str, Any]) -> str:
+    """The panel that a row belongs to, by its role, N and subject."""
+    return panel(row["n_train"] if row["role"] == "cell" else row["subject"])
+
+
+def panel_order(key: int | str) -> tuple[bool, int | str]:
+    """Sorts training-set sizes in ascending order, and after them imported subjects by name."""
+    return isinstance(key, str), key

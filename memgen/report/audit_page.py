@@ -1,29 +1,29 @@
 """The page of an audit: the answer, the pairs behind it, and what would have been found. It works offline.
 
-The page loads nothing: styles and pictures are part of it, and it contains no script.
+The page loads nothing: styles, pictures, data and scripts are part of it; see `webpage`.
 """
 
-import base64
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from memgen.base import wording
 from memgen.findings.audit import Answer, Pair
+from memgen.report import charts, gallery, tiles, webpage
+from memgen.report.charts import Spec
+from memgen.report.downloads import LIMITS, Download
+from memgen.report.gallery import Gallery
 from memgen.report.live import Live
 from memgen.report.page import flat
+from memgen.report.tiles import ImageOf, Tiles
 
 PAIRS_SHOWN = 40
 _AT_RISK_SHOWN = 50
 _SIDE = 96  # smallest side of a picture on the page, in pixels; smaller images are enlarged by a whole factor
-
-ImageOf = Callable[[str, int], NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,10 @@ class AuditInput:
             names train_vectors, train_values, holdout_vectors and holdout_values; empty to show none.
         skipped: rows of a SKIPPED table.
         image_of: gives an image (C, H, W) of the set samples, train or held_out by its position; None shows no images.
+        significance: a SIGNIFICANCE table; without rows where nothing was tested.
+        gallery: all samples with the images beside them.
+        command: the command that makes the audit again.
+        downloads: the tables of the run.
         live: the state of work that is still under way; None where there is none.
     """
 
@@ -57,19 +61,23 @@ class AuditInput:
     eigenvectors: Mapping[str, NDArray[np.float64]]
     skipped: Sequence[Mapping[str, Any]]
     image_of: ImageOf | None
+    significance: pa.Table
+    gallery: Gallery
+    command: str
+    downloads: Sequence[Download]
     live: Live | None = None
 
 
 def render(found: AuditInput) -> str:
     """The whole page as one string."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("memgen.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("audit.html.j2").render(
+    packed, specs = Tiles(found.gallery.image_of), draw(found)
+    shown = gallery.payload(found.gallery, packed)
+    return webpage.render(
+        "audit.html.j2",
+        {"gallery": shown},
+        specs,
+        {name: charts.svg(spec) for name, spec in specs.items()},
+        packed,
         title=found.title,
         live=found.live,
         answer=found.answer,
@@ -83,14 +91,28 @@ def render(found: AuditInput) -> str:
         power=_by_kind(found.planted),
         skipped=found.skipped[:20],
         n_skipped=len(found.skipped),
-        wording=wording,
         gaps=found.gaps,
         shrinkage=found.shrinkage,
         eigenvectors=_eigenvectors(found.eigenvectors),
         unit="group" if found.manifest["config"]["groups"] else "image",
         settings=_stated(found.manifest["config"]),
         versions=found.manifest["versions"],
+        gallery=shown,
+        command=found.command,
+        downloads=found.downloads,
+        limits=LIMITS,
     )
+
+
+def draw(found: AuditInput) -> dict[str, Spec]:
+    """The charts that the audit has data for, by name."""
+    specs = {}
+    if found.significance.num_rows:
+        specs["evidence"] = charts.draw_evidence(found.significance)
+        specs["closeness"] = charts.draw_closeness(found.significance)
+    if found.gaps:
+        specs["gaps"] = charts.draw_gaps(found.gaps)
+    return specs
 
 
 def _stated(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -145,11 +167,7 @@ def _floats(image: NDArray[Any]) -> NDArray[np.float64]:
 
 def _address(image: NDArray[Any]) -> str:
     """An image (C, H, W) as a PNG in a data address."""
-    pixels = (_floats(image).clip(0, 1) * 255).round().astype(np.uint8)
-    pixels = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
-    factor = max(1, -(-_SIDE // max(pixels.shape[:2])))
-    picture = Image.fromarray(pixels)
-    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture = Image.fromarray(np.ascontiguousarray(tiles.as_bytes(image)))
+    factor = max(1, -(-_SIDE // max(picture.size)))
+    size = (picture.width * factor, picture.height * factor)
+    return tiles.address(picture.resize(size, Image.Resampling.NEAREST))

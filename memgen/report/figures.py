@@ -1,4 +1,4 @@
-"""Figures of measurements: denoising curves, histograms of similarity, the transition, noise levels, and slopes.
+"""Figures of measurements by matplotlib: denoising curves, similarities, the transition, noise levels, and slopes.
 
 Each function takes tables and returns a matplotlib Figure. It opens no window and does not change matplotlib's global
 settings. Bars and bands are 95 % intervals; a point without a bar has no interval. Blue stands for the comparison of
@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from memgen.base import schemas, wording
 from memgen.base.estimates import Estimate
 from memgen.base.intervals import bootstrap
-from memgen.findings import slopes, transition
+from memgen.findings import labels, slopes, transition
+from memgen.report import similarities
 from memgen.report.style import BLUE, GRAY, INK, ORANGE, band, color_sequence, legend, styled
 
 
@@ -50,13 +50,13 @@ def levels(table: pa.Table, column: str, seed: int = 0) -> list[Level]:
     """
     defined = table.filter(pc.is_valid(table[column]))
     rows = zip(*(defined[name].to_pylist() for name in ("role", "n_train", "subject")), strict=True)
-    labels = [
+    named = [
         (float(n) if role == "cell" else math.inf, wording.subject_label(role, n, subject)) for role, n, subject in rows
     ]
     keys = pa.table(
         {
-            "order": pa.array([order for order, _ in labels], pa.float64()),
-            "label": pa.array([label for _, label in labels], pa.string()),
+            "order": pa.array([order for order, _ in named], pa.float64()),
+            "label": pa.array([label for _, label in named], pa.string()),
             "sigma": defined["sigma"],
             "subject": defined["subject"],
             "image": defined["image_id"],
@@ -100,14 +100,14 @@ def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
         kind: levels(psnr.filter(pc.equal(psnr["kind"], kind)), "output_psnr_db") for kind in ("train", "holdout")
     }
     every = [level for found in curves.values() for level in found]
-    labels = list(dict.fromkeys(level.label for level in every))
+    names = list(dict.fromkeys(level.label for level in every))
     references = [wording.KNOWN_SUBJECTS[name] for name in schemas.REFERENCES.values()]
-    trained = [label for label in labels if label not in references]
+    trained = [label for label in names if label not in references]
     colors = dict(zip(trained, color_sequence(len(trained)), strict=True))
     for panel, (kind, title) in zip(
         panels, (("train", "Training images"), ("holdout", "Held-out images")), strict=True
     ):
-        for label in labels:
+        for label in names:
             points = [level for level in curves[kind] if level.label == label]
             if points:
                 x, means = [-20 * math.log10(p.sigma) for p in points], [p.mean for p in points]
@@ -142,8 +142,8 @@ def figure_histograms(run: Mapping[str, pa.Table], metric: str = "correlation") 
 
     Source: Kadkhodaie et al. 2024, Fig. 2 (bottom).
     """
-    values_of = _similarities(run, metric)
-    shown = sorted({panel for panel, _ in values_of}, key=_order)
+    values_of = similarities.values(run, metric)
+    shown = sorted({panel for panel, _ in values_of}, key=labels.panel_order)
     rows = max(1, math.ceil(len(shown) / 4))
     columns = max(1, math.ceil(len(shown) / rows))
     figure = Figure(figsize=(max(9.0, 2.5 * columns), 2.1 * rows + 0.9), layout="constrained")
@@ -160,7 +160,7 @@ def figure_histograms(run: Mapping[str, pa.Table], metric: str = "correlation") 
                 )
                 if drawing["histtype"] == "stepfilled":
                     panel.axvline(float(np.median(values)), color=color, linewidth=1.2)
-        panel.set_title(_title(key))
+        panel.set_title(labels.panel(key))
         panel.grid(visible=False)
         panel.set_yticks([])
         panel.xaxis.set_tick_params(labelbottom=True)
@@ -172,55 +172,17 @@ def figure_histograms(run: Mapping[str, pa.Table], metric: str = "correlation") 
     return figure
 
 
-SAME_NOISE = "samples A and B, same noise"
-OTHER_NOISE = "samples A and B, different noise (reference for blue)"
-NEAREST = "sample and its nearest training image"
-HELD_OUT = "held-out image and its nearest training image (reference for orange)"
 _FILLED = {"histtype": "stepfilled", "alpha": 0.55}
 _HISTOGRAMS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "different": (OTHER_NOISE, GRAY, {"histtype": "step", "linewidth": 1.3}),
+    "different": (similarities.OTHER_NOISE, GRAY, {"histtype": "step", "linewidth": 1.3}),
     "holdout": (
-        HELD_OUT,
+        similarities.HELD_OUT,
         INK,
         {"histtype": "step", "linestyle": "--"},
     ),
-    "nearest": (NEAREST, ORANGE, _FILLED),
-    "same": (SAME_NOISE, BLUE, _FILLED),
+    "nearest": (similarities.NEAREST, ORANGE, _FILLED),
+    "same": (similarities.SAME_NOISE, BLUE, _FILLED),
 }
-
-
-def _similarities(run: Mapping[str, pa.Table], metric: str) -> dict[tuple[int | str, str], NDArray[np.float64]]:
-    """The values of each histogram by panel (N, or the name of an imported subject) and by key of _HISTOGRAMS."""
-    found: dict[tuple[int | str, str], list[float]] = {}
-    if "similarity" in run:
-        rows = _valued(run["similarity"].filter(pc.equal(run["similarity"]["role"], "cell")), metric)
-        names = {"same_noise": "same", "different_noise": "different"}
-        for n, kind, value in zip(*(rows[key].to_pylist() for key in ("n_train", "kind", "value")), strict=True):
-            if kind in names:
-                found.setdefault((n, names[kind]), []).append(value)
-    if "neighbors" in run:
-        rows = _valued(run["neighbors"].filter(pc.equal(run["neighbors"]["rank"], 1)), metric)
-        for row in rows.to_pylist():
-            panel = row["subject"] if row["role"] == "imported" else row["n_train"]
-            own = "train" if row["part"] is None else f"train_{row['part']}"
-            if panel is not None and row["query_kind"] == "sample" and row["reference"] == own:
-                found.setdefault((panel, "nearest"), []).append(row["value"])
-            elif panel is not None and row["query_kind"] == "holdout" and row["reference"] != "holdout":
-                found.setdefault((panel, "holdout"), []).append(row["value"])
-    return {key: np.array(values) for key, values in found.items()}
-
-
-def _valued(table: pa.Table, metric: str) -> pa.Table:
-    return table.filter(pc.and_(pc.is_valid(table["value"]), pc.equal(table["metric"], metric)))
-
-
-def _order(panel: int | str) -> tuple[bool, int | str]:
-    """Sorts training-set sizes in ascending order, and after them imported subjects by name."""
-    return isinstance(panel, str), panel
-
-
-def _title(panel: int | str) -> str:
-    return panel if isinstance(panel, str) else wording.subject_label("cell", panel, None)
 
 
 @styled
@@ -264,16 +226,16 @@ def figure_transition(table: pa.Table) -> Figure:
     _mark(fraction, rows.get((None, "N_half")), r"$N^*_\mathrm{half}$", sizes)
     for panel in (similarity, fraction, gap, apart):
         _log_sizes(panel, sizes)
-    handles, labels = similarity.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    handles, texts = similarity.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper center", ncols=2)
     return figure
 
 
 _SIMILARITIES = {
-    "nearest_own": (NEAREST, ORANGE, "-"),
-    "cross_same": (SAME_NOISE, BLUE, "-"),
-    "nearest_holdout_to_train": (HELD_OUT, "#b98a4e", "--"),
-    "cross_different": (OTHER_NOISE, "#8fb3d1", "--"),
+    "nearest_own": (similarities.NEAREST, ORANGE, "-"),
+    "cross_same": (similarities.SAME_NOISE, BLUE, "-"),
+    "nearest_holdout_to_train": (similarities.HELD_OUT, "#b98a4e", "--"),
+    "cross_different": (similarities.OTHER_NOISE, "#8fb3d1", "--"),
 }
 
 
@@ -322,12 +284,12 @@ def figure_levels(table: pa.Table) -> Figure:
     figure = Figure(figsize=(9.5, 3.8 * down), layout="constrained")
     panels = figure.subplots(down, 2, sharex=True).ravel()
     keys = [row["subject"] if row["n_train"] is None else row["n_train"] for row in table.to_pylist()]
-    table = table.append_column("key", pa.array([_title(key) for key in keys], pa.string()))
-    labels = [_title(key) for key in sorted(set(keys), key=_order)]
-    colors = dict(zip(labels, color_sequence(len(labels)), strict=True))
+    table = table.append_column("key", pa.array([labels.panel(key) for key in keys], pa.string()))
+    names = [labels.panel(key) for key in sorted(set(keys), key=labels.panel_order)]
+    colors = dict(zip(names, color_sequence(len(names)), strict=True))
     for panel, (quantity, (title, unit, scale, line)) in zip(panels, drawn.items(), strict=True):
         found = table.filter(pc.equal(table["quantity"], quantity)).to_pylist()
-        for label in labels:
+        for label in names:
             rows = [row for row in found if row["key"] == label]
             intervals = [Estimate.of(row["estimate"], row["low"], row["high"], row["n"]) for row in rows]
             if rows:
@@ -345,7 +307,7 @@ def figure_levels(table: pa.Table) -> Figure:
         panel.set_ylabel(unit)
         panel.set_xlabel(r"noise level $\sigma$ (pixel units)")
         panel.xaxis.set_tick_params(labelbottom=True)
-    legend(figure, panels, "outside upper center", min(8, max(1, len(labels))))
+    legend(figure, panels, "outside upper center", min(8, max(1, len(names))))
     return figure
 
 
@@ -374,7 +336,7 @@ def figure_slopes(table: pa.Table, psnr: pa.Table) -> Figure:
         table: a SLOPES table.
         psnr: the PSNR table that the slopes were computed from.
 
-    Source: Kadkhodaie et al. 2024, Figs. 4, 5 and 16.
+    Source: Kadkhodaie et al. 2024, Figs. 1, 2, 4, 5, 15 and 16.
     """
     rows = table.to_pylist()
     figure = Figure(figsize=(9.5, 4.6), layout="constrained")

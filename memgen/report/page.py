@@ -1,20 +1,20 @@
 """The report of a run: one HTML page that works offline, with its figures as PNG, SVG and PDF files.
 
 The report is made of tables, the manifest and a few images; it computes no measure. It says in words what the run has
-not measured. The page loads nothing: styles and pictures are part of it, and it contains no script.
+not measured. The page loads nothing: styles, pictures, data and scripts are part of it; see `webpage`.
 """
 
-import base64
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from memgen.base import files, wording
 from memgen.base.estimates import Estimate
@@ -22,9 +22,14 @@ from memgen.findings import bases, calibration, diversities, labels, membership,
 from memgen.findings.bases import Reading
 from memgen.findings.likelihoods import Summary
 from memgen.findings.verdict import Paragraph
-from memgen.report import figures, scores, sheets, spectra, style
+from memgen.report import charts, figures, gallery, scores, sheets, spectra, style, viewers, webpage
+from memgen.report.charts import Spec
+from memgen.report.downloads import LIMITS, Download
+from memgen.report.gallery import Gallery
 from memgen.report.live import Live
 from memgen.report.sheets import Bases, Copies, Restored, Specimens
+from memgen.report.tiles import Tiles
+from memgen.report.viewers import Film
 
 _MISSING = {
     "similarity": "Similarities were not measured: there are no nearest neighbors and no comparison of two models.",
@@ -53,6 +58,10 @@ class ReportInput:
         readings: for each of these and each noise level, what the Jacobians say.
         likelihoods: what readers call each model whose likelihood was measured, and its bits.
         models: number of models of the sweep, which the tests for copies judge together; None for those in the tables.
+        gallery: all samples with the images beside them.
+        films: denoised images on the way of the sampler.
+        command: the command that makes the run again; empty where there is none.
+        downloads: the tables of the run.
         live: the state of work that is still under way; None where there is none.
     """
 
@@ -68,6 +77,10 @@ class ReportInput:
     readings: Sequence[Reading] = field(default=())
     likelihoods: Mapping[str, Summary] = field(default_factory=dict)
     models: int | None = None
+    gallery: Gallery | None = None
+    films: Sequence[Film] = ()
+    command: str = ""
+    downloads: Sequence[Download] = ()
     live: Live | None = None
 
 
@@ -77,7 +90,10 @@ def render(report: ReportInput) -> str:
     Raises:
         DataError: the transition table has another schema.
     """
-    return _page(report, {name: style.encode(figure, ".svg") for name, figure in _figures(report).items()})
+    specs = _charts(report)
+    stills = {name: charts.svg(spec) for name, spec in _alone(report, specs).items()}
+    drawings = {name: style.encode(figure, ".svg") for name, figure in _figures(report).items()}
+    return _page(report, drawings, specs, stills)
 
 
 def write(report: ReportInput, folder: Path) -> list[Path]:
@@ -98,11 +114,15 @@ def write(report: ReportInput, folder: Path) -> list[Path]:
     """
     paths = {name: style.save(figure, folder / "figures" / name) for name, figure in _figures(report).items()}
     drawings = {name: path.read_bytes() for name, found in paths.items() for path in found if path.suffix == ".svg"}
+    specs = _charts(report)
+    saved = {name: charts.save(spec, folder / "figures" / name) for name, spec in _alone(report, specs).items()}
+    stills = {name: path.read_text() for name, found in saved.items() for path in found if path.suffix == ".svg"}
+    paths |= saved
     page = folder / "report.html"
     with files.writing(page) as file:
-        file.write(_page(report, drawings).encode())
+        file.write(_page(report, drawings, specs, stills).encode())
     for path in (folder / "figures").glob("*"):
-        own = path.stem in _drawings(report) or path.stem.startswith(_RESTORED)
+        own = path.stem in {*_drawings(report), *_CHARTS} or path.stem.startswith(_RESTORED)
         if own and path.suffix in style.SUFFIXES and path.stem not in paths:
             path.unlink(missing_ok=True)
     return [page, *(path for found in paths.values() for path in found)]
@@ -110,7 +130,7 @@ def write(report: ReportInput, folder: Path) -> list[Path]:
 
 def figures_of(report: ReportInput) -> dict[str, Callable[[], Figure]]:
     """The figures that the input has data for, by name, each with what draws it."""
-    found = {name: draw for name, (there, draw) in _drawings(report).items() if there}
+    found = {name: draw for name, (there, draw) in (_for_notebooks(report) | _drawings(report)).items() if there}
     return found | {f"{_RESTORED}{task.label}": partial(sheets.figure_restored, task) for task in report.restored}
 
 
@@ -118,26 +138,18 @@ _RESTORED = "restored-"
 
 
 def _figures(report: ReportInput) -> dict[str, Figure]:
-    return {name: draw() for name, draw in figures_of(report).items()}
+    """The figures that the page shows besides its charts."""
+    return {name: draw() for name, draw in figures_of(report).items() if name not in _CHARTS}
 
 
 def _drawings(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]]]:
     """For the name of each figure, whether the input has data for it, and how it is drawn."""
     has = {name for name, table in report.tables.items() if table.num_rows}
     return {
-        "transition": (
-            _sized(report.tables.get("transition")),
-            lambda: figures.figure_transition(report.tables["transition"]),
-        ),
         "first": (bool(report.pairs), lambda: sheets.figure_first(report.pairs)),
         "images": (bool(report.pairs), lambda: sheets.figure_images(report.pairs)),
-        "histograms": (
-            bool(has & {"similarity", "neighbors"}),
-            lambda: figures.figure_histograms(report.tables, report.metric),
-        ),
         "copies": (bool(report.copies), lambda: sheets.figure_copies(report.copies)),
         "levels": ("levels" in has, lambda: figures.figure_levels(report.tables["levels"])),
-        "psnr": ("psnr" in has, lambda: figures.figure_psnr(report.tables["psnr"], report.dimension)),
         "likelihood": (bool(report.likelihoods), lambda: scores.figure_likelihood(report.likelihoods)),
         "membership": ("membership" in has, lambda: scores.figure_membership(report.tables["membership"])),
         "spectrum": ("basis" in has, lambda: spectra.figure_spectrum(report.tables["basis"])),
@@ -150,6 +162,41 @@ def _drawings(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]
     }
 
 
+def _for_notebooks(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]]]:
+    """The same for what the page shows as charts."""
+    found = _charts(report)
+    return {
+        "transition": ("transition" in found, lambda: figures.figure_transition(report.tables["transition"])),
+        "histograms": ("histograms" in found, lambda: figures.figure_histograms(report.tables, report.metric)),
+        "psnr": ("psnr" in found, lambda: figures.figure_psnr(report.tables["psnr"], report.dimension)),
+    }
+
+
+_CHARTS = ("transition", "histograms", "psnr", "training")
+
+
+def _alone(report: ReportInput, specs: Mapping[str, Spec]) -> dict[str, Spec]:
+    """The charts as they stand alone, without a slider, so that they show every size."""
+    every = {"histograms": lambda: charts.draw_histograms(report.tables, report.metric, every=True)}
+    return {name: every[name]() if name in every else spec for name, spec in specs.items()}
+
+
+def _charts(report: ReportInput) -> dict[str, Spec]:
+    """The charts that the input has data for, by name."""
+    tables = report.tables
+    has = {name for name, table in tables.items() if table.num_rows}
+    found = {}
+    if _sized(tables.get("transition")):
+        found["transition"] = charts.draw_transition(tables["transition"])
+    if has & {"similarity", "neighbors"}:
+        found["histograms"] = charts.draw_histograms(tables, report.metric)
+    if "psnr" in has:
+        found["psnr"] = charts.draw_psnr(tables["psnr"], report.dimension)
+    if "training" in has:
+        found["training"] = charts.draw_training(tables["training"])
+    return found
+
+
 def _sized(table: pa.Table | None) -> bool:
     """Whether anything was measured at a training-set size of a sweep."""
     return table is not None and len(table["n_train"].drop_null()) > 0
@@ -158,21 +205,29 @@ def _sized(table: pa.Table | None) -> bool:
 # ------------------------------------------------------------------------------------------------- the page
 
 
-def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("memgen.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _page(
+    report: ReportInput, drawings: Mapping[str, bytes], specs: Mapping[str, Spec], stills: Mapping[str, str]
+) -> str:
     summary = report.tables.get("transition")
     found = verdict.verdict(summary, report.tables.get("copies"), report.models) if summary is not None else None
     paragraphs = () if found is None else found.paragraphs
     sizes = [paragraph for paragraph in paragraphs if paragraph.subject is None]
     imported = [paragraph for paragraph in paragraphs if paragraph.subject is not None]
     provenance = {key: value for key, value in report.manifest.items() if key != "about"}
-    return environment.get_template("report.html.j2").render(
+    packed = Tiles(_no_image if report.gallery is None else report.gallery.image_of)
+    panels = _panels(summary, paragraphs, report.gallery)
+    data = {
+        "panels": panels,
+        "gallery": None if report.gallery is None else gallery.payload(report.gallery, packed),
+        "films": viewers.film_payload(report.films, packed),
+        "bases": viewers.bases_payload(report.bases, packed),
+    }
+    return webpage.render(
+        "report.html.j2",
+        data,
+        specs,
+        stills,
+        packed,
         title=report.title,
         live=report.live,
         verdict=found,
@@ -180,9 +235,8 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         imported=_numbers(summary, imported),
         rules=verdict.RULES,
         definitions=[*transition.QUANTITIES.values(), *transition.POINTS.values()],
-        wording=wording,
         unit=_unit,
-        pictures={name: _address(drawing) for name, drawing in drawings.items()},
+        pictures={name: webpage.address(drawing) for name, drawing in drawings.items()},
         missing=_MISSING,
         metric=report.metric,
         dimension=report.dimension,
@@ -198,7 +252,15 @@ def _page(report: ReportInput, drawings: Mapping[str, bytes]) -> str:
         measures=diversities.QUANTITIES,
         slopes=_slopes(report.tables.get("slopes")),
         training=_training(report.tables.get("training")),
-        data=_data(report.tables),
+        images=_data(report.tables),
+        failed=_failed(report),
+        panels=len(panels),
+        command=report.command,
+        downloads=report.downloads,
+        limits=LIMITS,
+        gallery=data["gallery"],
+        films=data["films"],
+        viewed=data["bases"],
         warnings=(report.manifest.get("data") or {}).get("warnings", []),
         shuffled=report.manifest.get("config", {}).get("data", {}).get("shuffle", False),
         about=report.manifest.get("about"),
@@ -229,13 +291,58 @@ def _numbers(summary: pa.Table | None, paragraphs: Sequence[Paragraph]) -> _Numb
     return _Numbers(paragraphs, found)
 
 
+def _no_image(kind: str, position: int) -> NDArray[Any]:
+    raise KeyError(f"no images of {kind}")
+
+
+def _panels(summary: pa.Table | None, paragraphs: Sequence[Paragraph], shown: Gallery | None) -> list[dict[str, Any]]:
+    """The steps of the slider: each training-set size and imported subject, with its verdict and numbers in words."""
+    rows = {} if summary is None else transition.estimates(summary)
+    cross = rows.get((None, "N_half"), Estimate.of(None)).estimate
+    found = []
+    for paragraph in paragraphs:
+        numbers = [
+            {"name": quantity.name, "value": wording.value(cell), "unit": _unit(cell.unit)}
+            | {"interval": wording.interval(cell)}
+            for name, quantity in transition.QUANTITIES.items()
+            if (cell := rows[paragraph.key, name]).estimate is not None
+        ]
+        found.append({"name": labels.panel(paragraph.key), "verdict": paragraph.regime, "numbers": numbers})
+    known = [panel["name"] for panel in found]
+    others = [name for name in dict.fromkeys(() if shown is None else shown.panels) if name not in known]
+    found += [{"name": name, "verdict": "", "numbers": []} for name in others]
+    # The first look is at the size closest to the transition, where there is something to see.
+    sizes = [paragraph.n_train for paragraph in paragraphs if paragraph.n_train and paragraph.subject is None]
+    start = len(sizes) // 2
+    if cross and sizes:
+        start = min(range(len(sizes)), key=lambda i: abs(math.log(sizes[i] / cross)))
+    return [panel | {"start": i == start} for i, panel in enumerate(found)]
+
+
+def _failed(report: ReportInput) -> list[str]:
+    """What was left out or did not come to its end, in sentences."""
+    found = []
+    if "samples" in report.tables:
+        for key, rows in labels.by_model(report.tables["samples"]):
+            counts = {row["values"]: row["counts"] for row in rows["status"].value_counts().to_pylist()}
+            for status, words in _UNFINISHED.items():
+                if counts.get(status):
+                    found.append(f"{labels.model(key)}: {counts[status]:,} of {rows.num_rows:,} samples {words}.")
+    return found + [
+        f"{reading.label}, noise level {reading.sigma:g}: {reading.unconverged:,} bases did not converge."
+        for reading in report.readings
+        if reading.unconverged
+    ]
+
+
+_UNFINISHED = {
+    "step_cap": "reached the largest number of updates before they were free of noise",
+    "diverged": "diverged",
+}
+
+
 def _unit(unit: str) -> str:
     return _UNITS.get(unit, unit)
-
-
-def _address(drawing: bytes) -> str:
-    """An SVG as a data address, which loads nothing and stays sharp on any screen."""
-    return "data:image/svg+xml;base64," + base64.b64encode(drawing).decode()
 
 
 def _training(table: pa.Table | None) -> list[dict[str, Any]]:

@@ -321,12 +321,12 @@ def figure_bases(found: Sequence[Bases]) -> Figure:
             for column, image in enumerate((bases.clean, bases.noisy, bases.denoised[part])):
                 page.put(column, image)
             for column, k in enumerate(shown, start=3):
-                vector = _signed(bases.eigenvectors[part, k - 1], bases.clean)
+                vector = signed(bases.eigenvectors[part, k - 1], bases.clean)
                 page.put(column, vector, float(bases.eigenvalues[part, k - 1]))
     return page.figure(["$x$", "$y$", "$f(y)$", *(f"$e_{{{k}}}$" for k in shown)])
 
 
-def _signed(vector: NDArray[Any], clean: NDArray[Any]) -> NDArray[Any]:
+def signed(vector: NDArray[Any], clean: NDArray[Any]) -> NDArray[Any]:
     """An eigenvector as an image in [0, 1]: 0 becomes gray, and the inner product with the clean image is positive."""
     turned = vector if np.vdot(vector, clean) >= 0 else -vector
     scaled: NDArray[Any] = 0.5 + turned / (2 * np.abs(turned).max())
