@@ -158,30 +158,29 @@ def settings_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def setting_rows(kind: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
-    """Key, default and meaning of every setting of a class and of the classes in it."""
+def setting_rows(kind: type[BaseModel], prefix: str = "", of: str = "") -> Iterator[list[str]]:
+    """Key, default and meaning of every setting of a class and of the classes in it.
+
+    Where one of several classes is filled, such as that of an architecture, `of` says which one has the key.
+    """
     for name, field in kind.model_fields.items():
         members = models_in(field.annotation)
         if not members:
-            meaning = field.description or choice_of(field)
-            yield [f"`{prefix}{name}`", shown_default(field), meaning]
+            meaning = field.description or "chooses among these settings"
+            yield [f"`{prefix}{name}`{of}", shown_default(field), meaning]
         for member in members:
-            chosen = next((str(each.default) for key, each in member.model_fields.items() if key == tag_of(field)), "")
-            where = f" (`{tag_of(field)} = {chosen}`)" if len(members) > 1 and chosen else ""
-            for key, default, meaning in setting_rows(member, f"{prefix}{name}."):
-                yield [key + where, default, meaning]
+            among = f" ({choice(member)})" if len(members) > 1 else of
+            yield from setting_rows(member, f"{prefix}{name}.", among)
 
 
-def tag_of(field: FieldInfo) -> str | None:
-    """The key that tells the members of a union apart."""
-    return field.discriminator if isinstance(field.discriminator, str) else None
-
-
-def choice_of(field: FieldInfo) -> str:
-    """What a setting without a description chooses, such as the kind of a network."""
-    if get_origin(field.annotation) is Literal:
-        return "the choice " + " or ".join(f"`{each}`" for each in get_args(field.annotation))
-    return ""
+def choice(member: type[BaseModel]) -> str:
+    """What chooses a class among several: its key of one possible value."""
+    (chosen,) = [
+        f"{name} = {field.default}"
+        for name, field in member.model_fields.items()
+        if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+    ]
+    return chosen
 
 
 def shown_default(field: FieldInfo) -> str:
@@ -210,8 +209,9 @@ def python_page() -> str:
         "releases.",
     ]
     for name, home in memgen._HOMES.items():
-        parts.append(f"## memgen.{name} {{: #memgen.{name} }}\n\n::: memgen.{home}.{name}\n    options:\n"
-                     "      show_root_heading: false\n      show_root_toc_entry: false\n      heading_level: 3")  # fmt: skip
+        shown = {"heading": f"memgen.{name}", "toc_label": f"memgen.{name}"}
+        options = "".join(f"\n      {key}: {value}" for key, value in shown.items())
+        parts.append(f"::: memgen.{home}.{name}\n    options:{options}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,0 +1,147 @@
+"""The documentation says what is so: its blocks run, its commands exist, and its examples give what they show."""
+
+import ast
+import doctest
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import given
+import pages
+import program
+import pytest
+
+from memgen.base.errors import MemgenError
+
+# Pages whose blocks take more than about ten seconds together.
+SLOW = {"README.md", "docs/audit.md"}
+# What a page needs to run, if it is not in every environment that tests memgen.
+NEEDS = {"docs/tutorials/diffusers.md": ("diffusers",), "docs/tutorials/ray.md": ("ray",)}
+
+
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_every_block_can_be_checked(page):
+    """Each block names its language, and is right in it; each block that does not run says why."""
+    for block in pages.blocks(page):
+        assert block.language in pages.LANGUAGES, block
+        if block.language == "python":
+            ast.parse(block.text)
+        elif block.language == "json":
+            json.loads(block.text)
+        elif block.language == "toml":
+            tomllib.loads(block.text)
+        for name in block.given:
+            assert name in {*given.MAKERS, *given.NAMES, "outputs/RUN"}, (block, name)
+
+
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_every_command_exists(page):
+    """Each command in a block or in a sentence has options and settings that memgen has, whether or not it is run."""
+    for block in pages.blocks(page):
+        for words in pages.commands(block.text if block.language == "bash" else ""):
+            pages.check([word for word in map(lambda each: each.strip("[]"), words) if word])
+    for words in pages.inline_commands(page):
+        pages.check(words, complete=False)
+
+
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_every_script_exists(page):
+    """Each script of the repository that a page calls is there, and reads the options that it is given."""
+    text = (pages.ROOT / page).read_text().replace("\\\n", " ")
+    for match in re.finditer(r"python3? ((?:benchmarks|examples|docs)/\w+\.py)([^`\n]*)", text):
+        source = (pages.ROOT / match[1]).read_text()
+        for option in re.findall(r"(?<!\S)(--[\w-]+)", match[2]):
+            assert f'"{option}"' in source, (page, match[0], option)
+
+
+def test_the_checks_can_fail():
+    """A command with an unknown option, choice, setting or config is told from a right one."""
+    pages.check(shlex.split("sweep --set sweep.n_train=[1,16] --config configs/smoke.toml"))
+    for wrong in (
+        "swep",
+        "sweep --sett 1",
+        "sweep --executor moon",
+        "sweep --set sweep.n_trian=[1]",
+        "sweep --config configs/none.toml",
+        "audit S T --jobs zero",
+        "weights",
+    ):
+        with pytest.raises((AssertionError, MemgenError)):
+            pages.check(shlex.split(wrong))
+    assert list(pages.commands("a && memgen sweep \\\n  --jobs 2 # why\nray exec c.yaml 'memgen demo --jobs 1'")) == [
+        ["sweep", "--jobs", "2"],
+        ["demo", "--jobs", "1"],
+    ]
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory) -> Path:
+    """A folder with the programs that blocks call: memgen, python and python3, as they are here."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name, call in (("memgen", "-m memgen"), ("python", ""), ("python3", "")):
+        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {call} "$@"\n')
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def run_block(block: pages.Block, folder: Path, programs: Path, before: str) -> subprocess.CompletedProcess[str]:
+    """Run a block in a folder as a person does, and return what it printed."""
+    if block.kept_as:
+        (folder / block.kept_as).write_text(block.text)
+    environment = program.environment() | {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(pages.ROOT),
+        "COLUMNS": "100",
+    }
+    shell = ["bash", "-euo", "pipefail", "-c", block.text]
+    command = shell if block.language == "bash" else [sys.executable, "-c", before + block.text]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+
+
+RUN = [page for page in pages.PAGES if any(block.runs for block in pages.blocks(page))]
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in RUN])
+def test_the_blocks_of_a_page_run(page, tmp_path, finished, programs):
+    """Each block runs as it is written, one after the other in one folder, and prints what the page shows of it."""
+    for package in NEEDS.get(page, ()):
+        pytest.importorskip(package)
+    for name in ("configs", "examples", "benchmarks"):
+        (tmp_path / name).symlink_to(pages.ROOT / name)
+    printed = ""
+    for block in pages.blocks(page):
+        if block.runs:
+            before = given.make(block.given, tmp_path, finished)
+            done = run_block(block, tmp_path, programs, before)
+            assert done.returncode == 0, f"{block}\n{block.text}\n{done.stdout}\n{done.stderr}"
+            printed = done.stdout + done.stderr
+        elif block.language == "text" and printed:
+            for line in block.text.splitlines():
+                assert shown(line, printed), f"{block}: not printed: {line}\n{printed}"
+
+
+def shown(line: str, printed: str) -> bool:
+    """Whether a line of a page was printed; dots stand for what was left out, and numbers may differ in the last digit."""
+    pattern = ".*".join(re.escape(part) for part in " ".join(line.split()).split("..."))
+    return re.search(pattern, " ".join(printed.split()), re.S) is not None
+
+
+DOCTESTS = [
+    ".".join(path.relative_to(pages.ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted((pages.ROOT / "memgen").rglob("*.py"))
+    if ">>> " in path.read_text()
+]
+
+
+@pytest.mark.parametrize("name", DOCTESTS)
+def test_examples_in_docstrings(name):
+    """Each example of a docstring gives what it shows."""
+    failed, tried = doctest.testmod(importlib.import_module(name))
+    assert tried
+    assert not failed
