@@ -80,9 +80,8 @@ def write_groups(path: Path) -> None:
     """A table that says for every image which patient it is of."""
     rows = [
         f"{image.relative_to(path.parent / name).as_posix()},{image.parent.name}"
-        for name in ("SAMPLES", "TRAIN", "HELD_OUT")
+        for name in ("TRAIN", "HELD_OUT")
         for image in sorted((path.parent / name).rglob("*.png"))
-        if name != "SAMPLES"
     ]
     path.write_text("\n".join(["file,group", *rows]) + "\n")
 
@@ -93,7 +92,7 @@ def write_audit(run: Path) -> None:
     memgen.audit(work / "SAMPLES", work / "TRAIN", work / "HELD_OUT", outputs=run.parent, name=run.name)
 
 
-SETS = {"TRAIN": (0, 60), "HELD_OUT": (100, 60), "SAMPLES": (200, 20), "FOLDER": (300, 20)}
+SETS = {"TRAIN": (0, 120), "HELD_OUT": (120, 60), "SAMPLES": (200, 20), "FOLDER": (300, 20)}
 MAKERS: dict[str, Callable[[Path], None]] = {
     **{name: lambda path, chosen=chosen: write_images(path, images(*chosen)) for name, chosen in SETS.items()},
     "MODEL": write_model,
@@ -109,7 +108,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def make(names: tuple[str, ...], folder: Path, finished: Path) -> str:
+def make(names: tuple[str, ...], folder: Path, finished: Callable[[], Path]) -> str:
     """Make what a block is given in the folder where it runs, and return what goes before it in Python."""
     before = ""
     for name in names:
@@ -117,7 +116,7 @@ def make(names: tuple[str, ...], folder: Path, finished: Path) -> str:
             before += NAMES[name]
         elif name == "outputs/RUN":
             if not (folder / name).exists():
-                shutil.copytree(finished, folder / name)
+                shutil.copytree(finished(), folder / name)
         elif not (folder / name).exists():
             MAKERS[name](folder / name)
     return before

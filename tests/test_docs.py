@@ -20,7 +20,7 @@ import pytest
 from memgen.base.errors import MemgenError
 
 # Pages whose blocks take more than about ten seconds together.
-SLOW = {"README.md", "docs/audit.md"}
+SLOW = {"README.md", "docs/audit.md", "docs/models.md", "docs/monitor.md"}
 # What a page needs to run, if it is not in every environment that tests memgen.
 NEEDS = {"docs/tutorials/diffusers.md": ("diffusers",), "docs/tutorials/ray.md": ("ray",)}
 
@@ -108,7 +108,7 @@ RUN = [page for page in pages.PAGES if any(block.runs for block in pages.blocks(
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in RUN])
-def test_the_blocks_of_a_page_run(page, tmp_path, finished, programs):
+def test_the_blocks_of_a_page_run(page, tmp_path, programs, request):
     """Each block runs as it is written, one after the other in one folder, and prints what the page shows of it."""
     for package in NEEDS.get(page, ()):
         pytest.importorskip(package)
@@ -117,7 +117,7 @@ def test_the_blocks_of_a_page_run(page, tmp_path, finished, programs):
     printed = ""
     for block in pages.blocks(page):
         if block.runs:
-            before = given.make(block.given, tmp_path, finished)
+            before = given.make(block.given, tmp_path, lambda: request.getfixturevalue("finished"))
             done = run_block(block, tmp_path, programs, before)
             assert done.returncode == 0, f"{block}\n{block.text}\n{done.stdout}\n{done.stderr}"
             printed = done.stdout + done.stderr
