@@ -4,6 +4,7 @@ A block is what stands between two fences. A comment before it says how it runs:
 
     <!-- given: TRAIN, HELD_OUT -->                    with these files and names (tests/given.py makes them)
     <!-- not run: it trains for 3 hours on a GPU -->   it does not run, and why
+    <!-- varies: another processor rounds otherwise --> what is shown was printed once, and is not compared
 
 A block of `bash` or `python` without a comment runs as it stands. The blocks of a page run in their order, in one folder.
 If a block of Python begins with a comment that names a file, it is kept under that name too. README.md has no room for
@@ -61,7 +62,7 @@ class Block:
         language: what it is written in.
         text: what it says.
         given: what it needs before it runs.
-        not_run: why it does not run; empty for a block that runs.
+        not_run: why it does not run, or what is shown is not compared; empty for a block that runs or is compared.
     """
 
     page: str
@@ -95,10 +96,10 @@ def blocks(page: str) -> list[Block]:
         if page == "README.md":
             language, how = README[match["text"].splitlines()[0]]
         kind, _, rest = how.partition(": ")
-        assert kind in ("", "given", "not run"), f"{page}: <!-- {how} --> is neither given nor not run"
+        assert kind in ("", "given", "not run", "varies"), f"{page}: <!-- {how} --> is not known"
         given = tuple(rest.split(", ")) if kind == "given" else ()
         line = text.count("\n", 0, match.start("text")) + 1
-        found.append(Block(page, line, language, match["text"], given, rest if kind == "not run" else ""))
+        found.append(Block(page, line, language, match["text"], given, rest if kind in ("not run", "varies") else ""))
     assert 2 * len(found) == len(re.findall("^```", text, re.M)), f"{page}: a fence is not closed, or indented"
     return found
 
