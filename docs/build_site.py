@@ -32,7 +32,7 @@ from memgen.experiment.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**/*.md")
-FILES = ("docs/**/*.png", "docs/*.css", "docs/*.json", "CITATION.cff", "LICENSE", "examples/*")
+FILES = ("docs/**/*.png", "docs/*.css", "docs/*.js", "docs/*.json", "CITATION.cff", "LICENSE", "examples/*")
 
 
 def main() -> None:

@@ -124,7 +124,17 @@ def inline_commands(page: str) -> Iterator[list[str]]:
     """The words of every call of memgen in the sentences of a page; brackets around what may be left out are removed."""
     text = _FENCE.sub("", (ROOT / page).read_text())
     for match in _INLINE.finditer(text):
-        yield shlex.split(re.sub(r"[\[\]](?![^']*')", "", match[1].replace("\n", " ")))[1:]
+        yield bare(shlex.split(match[1].replace("\n", " ")))[1:]
+
+
+def bare(words: list[str]) -> list[str]:
+    """Words without the brackets around what may be left out."""
+    return [
+        word.removeprefix("[").removesuffix("]" if "[" not in word[1:] else "")
+        if word.startswith("[-") or (word.endswith("]") and "[" not in word)
+        else word
+        for word in words
+    ]
 
 
 def check(words: list[str], complete: bool = True) -> None:
@@ -141,7 +151,8 @@ def check(words: list[str], complete: bool = True) -> None:
         assert rest[0] in command.commands, f"memgen {' '.join(words)}: no command {rest[0]}"
         command, name, rest = command.commands[rest[0]], f"{name} {rest[0]}", rest[1:]
     if hasattr(command, "commands"):
-        assert rest in ([], ["--help"], ["--version"]), f"memgen {' '.join(words)}"
+        known = {"--help", *(name for parameter in command.params for name in parameter.opts)}
+        assert set(rest) <= known, f"memgen {' '.join(words)}"
         return
     try:
         context = command.make_context(name, rest)

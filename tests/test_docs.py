@@ -45,7 +45,7 @@ def test_every_command_exists(page):
     """Each command in a block or in a sentence has options and settings that memgen has, whether or not it is run."""
     for block in pages.blocks(page):
         for words in pages.commands(block.text if block.language == "bash" else ""):
-            pages.check([word for word in map(lambda each: each.strip("[]"), words) if word])
+            pages.check(pages.bare(words))
     for words in pages.inline_commands(page):
         pages.check(words, complete=False)
 
