@@ -119,11 +119,21 @@ def one_command(words: tuple[str, ...], command: Any) -> str:
             rows.append([code(parameter.display_name_raw.upper()), parameter.help or "", ""])
             continue
         names = ", ".join(code(name) for name in (*parameter.opts, *parameter.secondary_opts))
-        kind = "" if parameter.is_flag else f" {code(parameter.display_type_rich(context))}"
+        kind = "" if parameter.is_flag else f" {code(kind_of(parameter, context))}"
         rows.append([names + kind, parameter.help or "", default_of(parameter, context)])
     return "\n\n".join(
-        [f"## {' '.join(words)}", f"```text\n{usage}\n```", command.help or "", table(["option", "meaning", "default"], rows)]
+        [
+            f"## {' '.join(words)}",
+            f"```text\n{usage}\n```",
+            command.help or "",
+            table(["option", "meaning", "default"], rows),
+        ]
     )
+
+
+def kind_of(parameter: Any, context: Any) -> str:
+    """What an option takes, such as <int>; for one that may be given several times, what each takes."""
+    return str(parameter.display_type_rich(context)).replace(" range>", ">").replace("<list[str]>", "<str>")
 
 
 def default_of(parameter: Any, context: Any) -> str:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 import memgen
 from memgen.base import noise
 from memgen.images.imageset import ImageSet
-from memgen.measures.copies.competition import Q, compete, depth, memorized_fraction
+from memgen.measures.copies.competition import compete, depth, memorized_fraction
 from memgen.measures.copies.examiner import Examination, Examiner
 from memgen.measures.copies.lead import standings
 from memgen.report.style import BLUE, GRAY, INK, ORANGE, save, styled

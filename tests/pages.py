@@ -32,7 +32,10 @@ PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", *sorted(
 LANGUAGES = ("bash", "python", "text", "json", "toml", "yaml")
 RUN = ("bash", "python")
 README = {
-    "python3 make.py demo": ("bash", "not run: .ci/run makes the environment and runs the tests; the demo takes minutes"),
+    "python3 make.py demo": (
+        "bash",
+        "not run: .ci/run makes the environment and runs the tests; the demo takes minutes",
+    ),
     "Estimates with intervals that hold together with 95 %": ("text", ""),
     "memgen audit SAMPLES TRAIN --holdout HELD_OUT --calibrate 1     # folders, archives or files; docs/audit.md": (
         "bash",
@@ -48,7 +51,9 @@ README = {
     ),
     "import memgen": ("python", "not run: tests/test_house.py runs it"),
 }
-_FENCE = re.compile(r"(?:^<!-- (?P<how>[^>]*?) -->\n+)?^(?P<fence>```)(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+_FENCE = re.compile(
+    r"(?:^<!-- (?P<how>[^>]*?) -->\n+)?^(?P<fence>```)(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
+)
 _INLINE = re.compile(r"`(memgen [^`]+)`")
 
 

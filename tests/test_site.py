@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pages
 import pyarrow as pa
@@ -61,7 +60,9 @@ def test_the_reference_leaves_nothing_out(build_site):
 def test_broken_links_are_found(build_site, tmp_path):
     """A missing file, a missing anchor and anything that is loaded from elsewhere are named; what is right is not."""
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "index.html").write_text("<h1 id='x'>X</h1><a href='../b.html#y'>y</a><a href='https://e.org'>e</a>")
+    (tmp_path / "a" / "index.html").write_text(
+        "<h1 id='x'>X</h1><a href='../b.html#y'>y</a><a href='https://e.org'>e</a>"
+    )
     (tmp_path / "b.html").write_text(
         "<p id='y'></p><a href='a/#x'></a><a href='a#z'></a><img src='no.png'><script src='https://e.org/s.js'></script>"
     )
@@ -107,7 +108,10 @@ def test_every_page_in_a_browser(site, width):
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": 900}, reduced_motion="reduce")
-        page.on("request", lambda asked: None if asked.url.startswith((address, "data:", "blob:")) else wrong.append(asked.url))
+        page.on(
+            "request",
+            lambda asked: None if asked.url.startswith((address, "data:", "blob:")) else wrong.append(asked.url),
+        )
         page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
         for name in names:
             page.goto(address + name)
