@@ -322,7 +322,7 @@ class _Links(HTMLParser):
 
 
 def broken_links(site: Path) -> list[str]:
-    """What is wrong with the links of a site: files and anchors that do not exist, and what is loaded from elsewhere."""
+    """What is wrong with the links of a site: targets that do not exist, and what is loaded from elsewhere."""
     pages = {}
     for path in sorted(site.rglob("*.html")):
         pages[path] = _Links()

@@ -56,7 +56,7 @@ def world() -> World:
 
 @cache
 def examined(share: float) -> Examination:
-    """What memgen finds in 400 samples, of which a share are copies of different training images, with a little noise."""
+    """What memgen finds in 400 samples, some of which are copies of different training images, with a little noise."""
     here, copies = world(), round(share * SAMPLES)
     noisy = here.train.floats(slice(copies)) + 0.05 * torch.from_numpy(
         noise.normal(generator("noise"), (copies, 1, SIDE, SIDE))

@@ -1,9 +1,10 @@
 """Make a small synthetic medical set to audit: python examples/medical_set.py [scans].
 
-The scans are drawn: a body with two lungs and a heart, whose places and sizes belong to the patient. Each of 120 patients
-has two visits with two slices each, as DICOM files. Patients are divided at random into those that a model was trained on
-and those that it never saw. The "generated" set stands for what the model draws: 120 pictures of new patients, and 30
-that are mirrored scans of 30 training patients, with a little noise. The table patients.csv says which file is of whom.
+The scans are drawn: a body with two lungs and a heart, whose places and sizes belong to the patient. Each of 120
+patients has two visits with two slices each, as DICOM files. Patients are divided at random into those that a model was
+trained on and those that it never saw. The "generated" set stands for what the model draws: 120 pictures of new
+patients, and 30 that are mirrored scans of 30 training patients, with a little noise. The table patients.csv says which
+file is of whom.
 """
 
 import csv

@@ -63,7 +63,12 @@ def group_of(
 
 
 def file_of(source: str) -> str:
-    """The file, or member of an archive, that an image comes from: its name without frame and position."""
+    """The file, or member of an archive, that an image comes from: its name without frame and position.
+
+    Example:
+        >>> file_of("stack.tif#3"), file_of("faces.npz[17]")
+        ('stack.tif', 'faces.npz')
+    """
     return re.sub(r"\[\d+\]$", "", re.sub(r"#\d+$", "", source))
 
 

@@ -108,6 +108,10 @@ def read_images(source: str | Path | None = None, **settings: Any) -> ImageSet:
     Raises:
         DataError: the source cannot be used; the message names the file and the remedy.
         ConfigError: a setting is unknown or out of its range.
+
+    Example:
+        >>> read_images(resize=8, limit=100, deduplicate=False).pixels.shape
+        (100, 1, 8, 8)
     """
     chosen = validate(ImportSettings, settings, source="read_images")
     return import_images(None if source is None else Path(source), chosen).images
