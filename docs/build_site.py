@@ -133,7 +133,8 @@ def one_command(words: tuple[str, ...], command: Any) -> str:
 
 def kind_of(parameter: Any, context: Any) -> str:
     """What an option takes, such as <int>; for one that may be given several times, what each takes."""
-    return str(parameter.display_type_rich(context)).replace(" range>", ">").replace("<list[str]>", "<str>")
+    shown = str(parameter.display_type_rich(context))
+    return shown.replace(" range>", ">").replace("<list[str]>", "<str>").replace("|", " or ")
 
 
 def default_of(parameter: Any, context: Any) -> str:

@@ -13,9 +13,11 @@ import tomllib
 from pathlib import Path
 
 import given
+import numpy as np
 import pages
 import program
 import pytest
+from PIL import Image
 
 from memgen.base.errors import MemgenError
 
@@ -123,14 +125,24 @@ def test_the_blocks_of_a_page_run(page, tmp_path, programs, request):
             assert done.returncode == 0, f"{block}\n{block.text}\n{done.stdout}\n{done.stderr}"
             printed = done.stdout + done.stderr
         elif block.language == "text" and printed and not block.not_run:
-            for line in block.text.splitlines():
-                assert shown(line, printed), f"{block}: not printed: {line}\n{printed}"
+            assert shown(block.text, printed), f"{block}: not printed:\n{block.text}\nbut:\n{printed}"
+    for picture in (tmp_path / "docs").rglob("*.png"):
+        kept = pages.ROOT / picture.relative_to(tmp_path)
+        assert difference(picture, kept) < 0.02, f"{kept} is not what the command beside it draws now"
 
 
-def shown(line: str, printed: str) -> bool:
-    """Whether a line of a page was printed; dots stand for what was left out, and numbers may differ in the last digit."""
-    pattern = ".*".join(re.escape(part) for part in " ".join(line.split()).split("..."))
+def shown(text: str, printed: str) -> bool:
+    """Whether a text was printed; spaces and ends of lines do not count, and three dots stand for what was left out."""
+    pattern = ".*".join(re.escape(part.strip()) for part in " ".join(text.split()).split("..."))
     return re.search(pattern, " ".join(printed.split()), re.S) is not None
+
+
+def difference(one: Path, other: Path) -> float:
+    """The mean absolute difference of two pictures, 0 to 1; 1 if they differ in size."""
+    with Image.open(one) as first, Image.open(other) as second:
+        if first.size != second.size:
+            return 1.0
+        return float(np.abs(np.asarray(first.convert("L"), float) - np.asarray(second.convert("L"))).mean() / 255)
 
 
 def test_what_is_shown_was_printed():
