@@ -152,6 +152,11 @@ def check(words: list[str], complete: bool = True) -> None:
     command: Any = typer.main.get_command(app)
     rest = [re.sub("^.*configs/NAME.toml$", "configs/smoke.toml", word) for word in words]
     name = "memgen"
+    if len(rest) > 1 and rest[0].startswith("-"):  # options of memgen itself, before the command
+        context = command.make_context(name, rest)
+        rest = [*context._protected_args, *context.args]
+        if rest[0] == "COMMAND":
+            return
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
         assert rest[0] in command.commands, f"memgen {' '.join(words)}: no command {rest[0]}"
         command, name, rest = command.commands[rest[0]], f"{name} {rest[0]}", rest[1:]
