@@ -108,15 +108,21 @@ MAKERS: dict[str, Callable[[Path], None]] = {
 }
 
 
+def is_run(name: str) -> bool:
+    """Whether a name is that of a run, which is a copy of the finished run of the tests."""
+    return name.startswith("outputs/") and name not in MAKERS
+
+
 def make(names: tuple[str, ...], folder: Path, finished: Callable[[], Path]) -> str:
     """Make what a block is given in the folder where it runs, and return what goes before it in Python."""
     before = ""
     for name in names:
         if name in NAMES:
             before += NAMES[name]
-        elif name == "outputs/RUN":
-            if not (folder / name).exists():
-                shutil.copytree(finished(), folder / name)
-        elif not (folder / name).exists():
+        elif (folder / name).exists():
+            continue
+        elif is_run(name):
+            shutil.copytree(finished(), folder / name)
+        else:
             MAKERS[name](folder / name)
     return before
