@@ -103,12 +103,13 @@ def run_block(block: pages.Block, folder: Path, programs: Path, before: str) -> 
     }
     shell = ["bash", "-euo", "pipefail", "-c", block.text]
     command = shell if block.language == "bash" else [sys.executable, "-c", before + block.text]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 
 RUN = [page for page in pages.PAGES if any(block.runs for block in pages.blocks(page))]
 
 
+@pytest.mark.timeout(1200)  # a page is a test, and may train, audit and draw
 @pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page not in FAST)) for page in RUN])
 def test_the_blocks_of_a_page_run(page, tmp_path, programs, request):
     """Each block runs as it is written, one after the other in one folder, and prints what the page shows of it."""

@@ -95,6 +95,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_every_page_in_a_browser(site, width):
     """No page has an accessibility error, asks anything of another host, logs an error, or is wider than the window."""
