@@ -93,7 +93,7 @@ def programs(tmp_path_factory) -> Path:
 
 
 def run_block(block: pages.Block, folder: Path, programs: Path, before: str) -> subprocess.CompletedProcess[str]:
-    """Run a block in a folder as a person does, and return what it printed."""
+    """Run a block in a folder as a person does, and return what it printed on both streams, in their order."""
     if block.kept_as:
         (folder / block.kept_as).write_text(block.text)
     environment = program.environment() | {
@@ -103,7 +103,9 @@ def run_block(block: pages.Block, folder: Path, programs: Path, before: str) -> 
     }
     shell = ["bash", "-euo", "pipefail", "-c", block.text]
     command = shell if block.language == "bash" else [sys.executable, "-c", before + block.text]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
+    )
 
 
 RUN = [page for page in pages.PAGES if any(block.runs for block in pages.blocks(page))]
@@ -123,8 +125,8 @@ def test_the_blocks_of_a_page_run(page, tmp_path, programs, request):
         if block.runs:
             before = given.make(block.given, tmp_path, lambda: request.getfixturevalue("finished"))
             done = run_block(block, tmp_path, programs, before)
-            assert done.returncode == 0, f"{block}\n{block.text}\n{done.stdout}\n{done.stderr}"
-            printed = done.stdout + done.stderr
+            assert done.returncode == 0, f"{block}\n{block.text}\n{done.stdout}"
+            printed = done.stdout
         elif block.language == "text" and printed and not block.not_run:
             assert shown(block.text, printed), f"{block}: not printed:\n{block.text}\nbut:\n{printed}"
     for picture in (tmp_path / "docs").rglob("*.png"):
