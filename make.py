@@ -3,6 +3,7 @@
 demo     install memgen and run its main job on the embedded images
 test     install memgen with its development tools and run the tests
 lint     ruff, mypy and the import contract (after test)
+docs     build the documentation site into build/site, and run the blocks of all pages and the notebook
 wheel    build the wheel, install it alone in an empty environment, and try it (after test)
 """
 
@@ -18,7 +19,7 @@ PINS = ["-c", str(ROOT / "constraints.txt")]
 
 
 def main() -> None:
-    tasks = {"demo": demo, "test": test, "lint": lint, "wheel": wheel}
+    tasks = {"demo": demo, "test": test, "lint": lint, "docs": docs, "wheel": wheel}
     if len(sys.argv) < 2 or sys.argv[1] not in tasks:
         sys.exit(__doc__)
     if sys.version_info < (3, 11):
@@ -42,6 +43,13 @@ def lint() -> None:
     run(folder / "ruff", "format", "--check", ".")
     run(folder / "mypy")
     run(folder / "lint-imports", "--no-logo")
+
+
+def docs() -> None:
+    folder = environment(ROOT / ".venv", "-e", f"{ROOT}[cpu,dev,docs]")
+    run(folder / "python", ROOT / "docs" / "build_site.py")
+    pages = ["tests/test_docs.py", "tests/test_site.py", "tests/test_examples.py"]
+    run(folder / "python", "-m", "pytest", "-n", "2", "-m", "slow or not slow", *pages)
 
 
 def wheel() -> None:

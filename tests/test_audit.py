@@ -327,6 +327,18 @@ def test_groups_compete_and_must_not_straddle(images, tmp_path):
     assert (counts["unit"], counts["n_pool_train"], counts["n_pool_heldout"]) == ("group", 10, 10)
     assert done.document["sets"]["train"]["groups"] == 10
     assert {pair["group"] for pair in done.document["closest"]} <= {f"p{i}" for i in range(10)}
+    folders = [tmp_path / "train", tmp_path / "holdout"]
+    files = [path.relative_to(folder) for folder in folders for path in sorted(folder.rglob("*.png"))]
+    rows = [f"{path.as_posix()},{path.parent.name}" for path in files]
+    table = tmp_path / "groups.csv"  # one table has the groups of both folders
+    table.write_text("\n".join(["file,group", *rows]))
+    tabled = memgen.audit(
+        samples, *folders, outputs=tmp_path / "outputs", groups=str(table), spaces=("pixels",), name="tabled"
+    )
+    assert tabled.document["counts"] == counts
+    table.write_text("\n".join(["file,group", *rows[:-1]]))
+    with pytest.raises(DataError, match=r"1 of 100 images have no row \(the first is p19/0009\.png\)"):
+        memgen.audit(samples, *folders, outputs=tmp_path / "outputs", groups=str(table), name="short")
     save(images[800:803], tmp_path / "holdout" / "p3")
     with pytest.raises(DataError, match="p3"):
         memgen.audit(

@@ -116,7 +116,7 @@ def test_pins_cover_every_requirement():
             name, _, version = line.partition("==")
             pins[name.lower().replace("_", "-")] = version
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = [*PROJECT["project"]["dependencies"], *extras["cpu"], *extras["dev"]]
+    wanted = [*PROJECT["project"]["dependencies"], *extras["cpu"], *extras["dev"], *extras["docs"]]
     for requirement in wanted:
         assert re.match(r"[A-Za-z0-9_-]+", requirement)[0].lower() in pins, requirement
     assert pins["torch"] == "2.13.0"
@@ -124,5 +124,5 @@ def test_pins_cover_every_requirement():
 
 def test_no_address_or_path_of_a_machine_in_what_installs():
     """What installs names packages, never where they come from."""
-    for name in ("constraints.txt", "make.py", ".ci/run", "pyproject.toml"):
+    for name in ("constraints.txt", "make.py", ".ci/run", "pyproject.toml", ".pre-commit-config.yaml", "zensical.toml"):
         assert not re.search(r"https?://", (ROOT / name).read_text()), name

@@ -108,6 +108,10 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
         (low, high). Without observations the interval is (0, 1).
 
     Source: Clopper & Pearson, Biometrika 26, 1934, 404-413.
+
+    Example:
+        >>> [round(end, 3) for end in clopper_pearson(0, 200)]  # nothing in 200 cases may still be 1.8 %
+        [0.0, 0.018]
     """
     tail = (1 - level) / 2
     low, misses = (detectable_share(count, n, tail) if count else 0.0 for count in (hits, n - hits))

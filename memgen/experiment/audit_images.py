@@ -137,7 +137,11 @@ def _read_set(
     values |= {"groups": settings.groups if kind != "samples" else None}
     chosen = validate(ImportSettings, values, source="audit")
     found = import_images(
-        Path(source), chosen, lambda done, total: report(f"reading {_IN_WORDS[kind]}", done, total), settings.seed
+        Path(source),
+        chosen,
+        lambda done, total: report(f"reading {_IN_WORDS[kind]}", done, total),
+        settings.seed,
+        shared_table=True,  # one table has the groups of training and of held-out images
     )
     if kind == "samples" and found.images.groups is not None:
         images = found.images  # samples have no patients

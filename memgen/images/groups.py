@@ -47,7 +47,7 @@ def group_of(
             and `group`, a row for each file or image; None: what the files state.
         stated: the groups that the files state, as many as sources; None where they state none.
         skipped: names of files and frames that were left out; a table may have rows for them.
-        partial: whether the source holds more images than were read; a table may have rows for them.
+        partial: whether there are images that were not read, in this source or another; a table may have rows for them.
 
     Returns:
         A group for each source, or None where there are no groups.
@@ -65,7 +65,12 @@ def group_of(
 
 
 def file_of(source: str) -> str:
-    """The file, or member of an archive, that an image comes from: its name without frame and position."""
+    """The file, or member of an archive, that an image comes from: its name without frame and position.
+
+    Example:
+        >>> file_of("stack.tif#3"), file_of("faces.npz[17]")
+        ('stack.tif', 'faces.npz')
+    """
     return re.sub(r"\[\d+\]$", "", re.sub(r"#\d+$", "", source))
 
 

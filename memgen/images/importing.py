@@ -77,7 +77,11 @@ class Imported:
 
 
 def import_images(
-    source: Path | None, settings: ImportSettings | None = None, progress: Progress | None = None, seed: int = 0
+    source: Path | None,
+    settings: ImportSettings | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    shared_table: bool = False,
 ) -> Imported:
     """The images of a source, prepared and without near-duplicates.
 
@@ -87,6 +91,7 @@ def import_images(
         settings: how they are prepared; None for the defaults.
         progress: called with (files or images done, of how many).
         seed: seed of the order of the pixels, if they are shuffled.
+        shared_table: whether the table of groups may have rows for images of other sources.
     Raises:
         DataError: the source cannot be used; the message names the file and the remedy.
     """
@@ -94,9 +99,9 @@ def import_images(
     if source is None:
         resource = importlib.resources.files("memgen") / "embedded" / EMBEDDED
         with importlib.resources.as_file(resource) as path:
-            imported = _import(path, settings, progress, name="embedded Fashion-MNIST")
+            imported = _import(path, settings, progress, "embedded Fashion-MNIST", shared_table)
     else:
-        imported = _import(source, settings, progress, name=names.escaped(str(source)))
+        imported = _import(source, settings, progress, names.escaped(str(source)), shared_table)
     return replace(imported, images=shuffle_images(imported.images, seed)) if settings.shuffle else imported
 
 
@@ -110,14 +115,21 @@ def read_images(source: str | Path | None = None, **settings: Any) -> ImageSet:
     Raises:
         DataError: the source cannot be used; the message names the file and the remedy.
         ConfigError: a setting is unknown or out of its range.
+
+    Example:
+        >>> read_images(resize=8, limit=100, deduplicate=False).pixels.shape
+        (100, 1, 8, 8)
     """
     chosen = validate(ImportSettings, settings, source="read_images")
     return import_images(None if source is None else Path(source), chosen).images
 
 
-def _import(source: Path, settings: ImportSettings, progress: Progress | None, name: str) -> Imported:
+def _import(
+    source: Path, settings: ImportSettings, progress: Progress | None, name: str, shared_table: bool
+) -> Imported:
     found = readers.read(source, settings, progress or (lambda done, total: None))
-    belong = groups.group_of(found.sources, settings.groups, found.groups, found.skipped, settings.limit is not None)
+    partial = shared_table or settings.limit is not None
+    belong = groups.group_of(found.sources, settings.groups, found.groups, found.skipped, partial)
     images, told = ImageSet.from_pixels(found.pixels, found.sources, groups=belong), list(found.warnings)
     leading = 0
     if settings.add_to is not None:

@@ -125,6 +125,14 @@ def subject(
         denoiser: in eval mode.
         train: the images that it was trained on.
         held_out: images of the same source that it never saw.
+
+    Example:
+        >>> from memgen.images.importing import read_images
+        >>> images = read_images(resize=8, limit=90)
+        >>> train, held_out = images.take(slice(40)), images.take(slice(40, 80))
+        >>> mine = subject("mine", images.take(slice(10)), train=train, held_out=held_out)
+        >>> mine.identity.n_train, len(mine.samples)
+        (40, 10)
     """
     drawn = samples.floats().numpy() if isinstance(samples, ImageSet) else samples
     return GivenSubject(

@@ -45,6 +45,12 @@ class FunctionDenoiser:
             to the denoised images.
         image_shape: (C, H, W).
         blind: whether the function ignores the noise levels.
+
+    Example:
+        >>> import torch
+        >>> half = FunctionDenoiser(lambda noisy, sigma: noisy / 2, image_shape=(1, 8, 8))
+        >>> half(torch.ones(2, 1, 8, 8), torch.tensor([0.1, 0.1])).mean().item()
+        0.5
     """
 
     function: Callable[[Tensor, Tensor | None], Tensor]

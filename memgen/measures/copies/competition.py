@@ -56,6 +56,10 @@ def depth(distances: Floats, apart: Floats, others: Bools | None = None) -> Floa
     Raises:
         ShapeError: the arrays do not fit together.
         DataError: distances are not ascending, or outside [0, 2].
+
+    Example:
+        >>> depth(np.array([[0.0, 1.0], [0.5, 0.5]]), np.array([[1.0], [0.9]])).tolist()  # at an image, and on a border
+        [1.0, 0.0]
     """
     if distances.ndim != 2 or distances.shape[1] < 2 or apart.shape != (len(distances), distances.shape[1] - 1):
         raise ShapeError(
@@ -113,6 +117,12 @@ def compete(nearest: Ints, magnitude: Floats, in_train: Bools, q: float = Q) -> 
         DataError: T or H has no representative, a magnitude is negative or NaN, `nearest` points outside, or q is not
             in (0, 1).
         ShapeError: `nearest` and `magnitude` differ in length.
+
+    Example:
+        >>> nearest, in_train = np.arange(60), np.arange(100) < 50  # of 60 samples, 50 are nearest to an image of T
+        >>> found = compete(nearest, np.where(nearest < 40, 0.9, 0.1), in_train)
+        >>> found.k_min, int(found.discovered.sum()), found.answer
+        (20, 40, 'found')
     """
     n_t, n_h = _sides(nearest, in_train)
     if magnitude.shape != nearest.shape:
@@ -225,6 +235,12 @@ def memorized_fraction(
         level: coverage of the interval.
     Raises:
         DataError: T or H has no representative, or `nearest` points outside.
+
+    Example:
+        >>> in_train = np.arange(200) < 100
+        >>> found = memorized_fraction(np.arange(50, 150), in_train, seed=0)  # half of the samples are nearest to T
+        >>> found.chance, found.estimate
+        (0.5, 0.0)
     """
     n_t, n_h = _sides(nearest, in_train)
     chance = n_t / (n_t + n_h)

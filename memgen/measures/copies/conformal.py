@@ -31,6 +31,10 @@ def conformal(scores: Floats, held_out: Floats) -> Floats:
         (m,) in [1 / (n + 1), 1].
     Raises:
         DataError: there is no held-out score, or a score is NaN.
+
+    Example:
+        >>> conformal(np.array([0.9, 0.1]), np.array([0.0, 0.2, 0.3, 0.4])).tolist()
+        [0.2, 0.8]
     """
     if not len(held_out) or np.isnan(scores).any() or np.isnan(held_out).any():
         raise DataError(f"conformal: found {len(held_out)} held-out scores, expected at least 1, and no score NaN.")
@@ -47,6 +51,11 @@ def benjamini_hochberg(p: Floats, q: float = Q) -> tuple[Floats, Bools]:
     Returns:
         q-values (m,): the lowest rate at which each would be a discovery; and whether it is at most q, (m,).
     Source: Benjamini & Hochberg 1995.
+
+    Example:
+        >>> adjusted, discovered = benjamini_hochberg(np.array([0.01, 0.5, 0.02]))
+        >>> adjusted.round(2).tolist(), discovered.tolist()
+        ([0.03, 0.5, 0.03], [True, False, True])
     """
     order = np.argsort(p)
     raised = p[order] * len(p) / np.arange(1, len(p) + 1)
@@ -59,5 +68,9 @@ def conformal_resolution(n_samples: int, n_held_out: int, q: float = Q) -> int:
     """The smallest number of copies that conformal p-values with `benjamini_hochberg` can flag.
 
     |G| / (q (|H1| + 1)), rounded up.
+
+    Example:
+        >>> conformal_resolution(n_samples=1000, n_held_out=1999)  # of 1,000 samples, at least 10 are flagged or none
+        10
     """
     return max(1, math.ceil(n_samples / (q * (n_held_out + 1)) * (1 - 1e-12)))

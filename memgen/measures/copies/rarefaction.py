@@ -18,6 +18,12 @@ def rarefied(hits: Sequence[int], samples: int, drawn: int) -> float:
         hits: number of samples of each unit, each from 1 to `samples`.
         samples: number of all samples M.
         drawn: how many of them are kept, 0 to M.
+
+    Example:
+        >>> rarefied([1, 3], samples=4, drawn=4)  # all samples show both units
+        2.0
+        >>> round(rarefied([1, 3], samples=4, drawn=1), 6)  # one sample shows one unit
+        1.0
     """
     missed = (_log_choices(samples - h, drawn) - _log_choices(samples, drawn) for h in hits)
     return sum(1 - math.exp(each) for each in missed)
