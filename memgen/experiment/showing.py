@@ -107,7 +107,8 @@ def _of_subject(
         between = {row[mine]: row["value"] for row in tables["similarity"].filter(chosen).to_pylist()}
     sources = subjects.find(workspace, name).sample_sources
     train_set = "images" if identity.role == "cell" else f"sets/{record.train_set}"
-    position = _positions(workspace, train_set) if nearest else {}
+    wanted = [row["reference_id"] for row in nearest.values()]
+    position = _image_set(workspace, train_set).ids.places(wanted) if nearest else {}
     rows = []
     for place, sample in enumerate(samples):
         number = sample["sample"]
@@ -132,10 +133,6 @@ def _of_subject(
             }
         )
     return sorted(rows, key=lambda row: (not row["reported"], row["place"]))
-
-
-def _positions(workspace: Workspace, name: str) -> dict[str, int]:
-    return {image_id: i for i, image_id in enumerate(_image_set(workspace, name).ids)}
 
 
 def _image_set(workspace: Workspace, name: str) -> ImageSet:
