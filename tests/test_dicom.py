@@ -158,6 +158,17 @@ def test_a_folder_in_the_order_of_its_series(tmp_path):
     assert by_folder.groups == (".", ".", "patient", "patient", "patient", "patient")
 
 
+def test_patients_with_several_series_are_told_of(tmp_path):
+    """A series is a group, so patients with several are named, unless the person says what the groups are."""
+    for index, (patient, series) in enumerate((("P1", "1.1"), ("P1", "1.2"), ("P2", "1.3"), ("", "1.4"), ("", "1.5"))):
+        scan(tmp_path / f"{index}.dcm", CT[index], **WINDOW, PatientID=patient, SeriesInstanceUID=series)
+    (told,) = import_images(tmp_path, PLAIN).warnings
+    assert told.startswith("1 patient has several series (P1 has 2), and each series is a group of its own.")
+    assert not import_images(tmp_path, ImportSettings(deduplicate=False, groups="file")).warnings
+    (tmp_path / "1.dcm").unlink()
+    assert not import_images(tmp_path, PLAIN).warnings
+
+
 def test_frames_of_a_file(tmp_path):
     """Each frame is an image, with its own window and slope where the file states one for each frame."""
     frames = []

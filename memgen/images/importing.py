@@ -131,6 +131,7 @@ def _import(
     partial = shared_table or settings.limit is not None
     belong = groups.group_of(found.sources, settings.groups, found.groups, found.skipped, partial)
     images, told = ImageSet.from_pixels(found.pixels, found.sources, groups=belong), list(found.warnings)
+    told += found.of_groups if settings.groups is None else []
     leading = 0
     if settings.add_to is not None:
         earlier = ImageSet.load(Path(settings.add_to))

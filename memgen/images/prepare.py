@@ -50,6 +50,7 @@ class FoundImages:
         skipped: the reason for each file, or frame of a file, that was left out, by its name (see names.py).
         warnings: what the person should know of the images, in sentences.
         groups: what each image belongs to (a volume, a series), N strings, where the files state it; None elsewhere.
+        of_groups: what the person should know of these groups if they are used, in sentences.
     """
 
     pixels: NDArray[Any]
@@ -57,6 +58,7 @@ class FoundImages:
     skipped: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     groups: Strings | None = None
+    of_groups: list[str] = field(default_factory=list)
 
 
 def resized(images: torch.Tensor, side: int) -> torch.Tensor:

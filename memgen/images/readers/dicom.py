@@ -10,7 +10,9 @@ Source: DICOM PS3.3 C.11.1 (modality), C.11.2.1.2 and C.11.2.1.3.2 (window); C.7
 C.7.6.16.2 (the same of multi-frame files).
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -28,7 +30,7 @@ KIND = "a DICOM file or a folder of such files"
 
 # Uncompressed, and run lengths: what pydicom decodes by itself, wherever memgen runs.
 _DECODED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5")
-_HEAD = ["SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient"]
+_HEAD = ["PatientID", "SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient"]
 
 
 def reads(source: Path) -> bool:
@@ -57,7 +59,23 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
             with found.listed(names.escaped(head.name)):
                 _add(found, pydicom, folder / head.name, head)
     report(2 * len(files), 2 * len(files))
-    return found.finished_scans()
+    return replace(found.finished_scans(), of_groups=_several_series(heads))
+
+
+def _several_series(heads: Sequence["_Head"]) -> list[str]:
+    """What to tell the person where patients have several series, in a sentence; else nothing."""
+    series_of = defaultdict(set)
+    for head in heads:
+        series_of[head.patient].add(head.series)
+    several = [patient for patient, series in series_of.items() if patient and len(series) > 1]
+    if not several:
+        return []
+    count = f"{len(several):,} patient{'s have' if len(several) > 1 else ' has'}"
+    return [
+        f"{count} several series ({names.escaped(several[0])} has {len(series_of[several[0]])}), and each series is a "
+        "group of its own. Series of one patient look alike, so copies may be reported where there are none. If "
+        "patients were divided as a whole, say so with a CSV file of the columns file and group: --groups CSV."
+    ]
 
 
 class _Head(NamedTuple):
@@ -67,6 +85,7 @@ class _Head(NamedTuple):
     position: float | None
     number: int
     name: str
+    patient: str
 
 
 def _head(pydicom: Any, path: Path, name: str) -> _Head:
@@ -78,7 +97,8 @@ def _head(pydicom: Any, path: Path, name: str) -> _Head:
     stated = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEAD)
     series = names.escaped(str(stated.get("SeriesInstanceUID") or PurePosixPath(name).parent))
     number = stated.get("InstanceNumber")
-    return _Head(series, _position(stated), 0 if number is None else int(number), name)
+    patient = str(stated.get("PatientID") or "")
+    return _Head(series, _position(stated), 0 if number is None else int(number), name, patient)
 
 
 def _position(stated: Any) -> float | None:
@@ -94,7 +114,9 @@ def _position(stated: Any) -> float | None:
 def _ordered(heads: Sequence[_Head]) -> list[_Head]:
     """Series by series; in each by position, if all of its files state one, then by number, then by name."""
     unplaced = {head.series for head in heads if head.position is None}
-    return sorted(heads, key=lambda each: (each.series, 0 if each.series in unplaced else each.position, *each[2:]))
+    return sorted(
+        heads, key=lambda each: (each.series, 0 if each.series in unplaced else each.position, each.number, each.name)
+    )
 
 
 def _add(found: scans.Scans, pydicom: Any, path: Path, head: _Head) -> None:
