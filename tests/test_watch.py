@@ -239,7 +239,7 @@ def test_the_page_shows_what_is_there_so_far_and_reloads_itself(tiny):
     assert page.path.read_text().count("&lt;later&gt;") == len(status.rows)
     assert state_of(tiny) == before
     page.show(replace(status, state="stopped"), wait=True)
-    assert "http-equiv" not in page.path.read_text()
+    assert 'http-equiv="refresh"' not in page.path.read_text()
 
 
 def _top(status: watch.Status) -> live.Live:
