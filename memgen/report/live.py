@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jinja2
+from memgen.report import markup
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,9 @@ class Live:
 
 def render(title: str, live: Live) -> str:
     """A page that shows the state alone, for work that has found nothing yet."""
-    return _template("live.html.j2").render(title=title, live=live)
+    return markup.template("live.html.j2").render(title=title, live=live)
 
 
 def section(live: Live) -> str:
     """The part of a page that shows the state, as it stands in every page that is given one."""
-    return _template("live_state.html.j2").render(live=live)
-
-
-def _template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("memgen.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)
+    return markup.template("live_state.html.j2").render(live=live)

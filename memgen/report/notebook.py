@@ -8,9 +8,8 @@ import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-
 from memgen.findings.headlines import Numbers
+from memgen.report import markup
 
 
 def render(headline: str, sentences: Sequence[str], numbers: Numbers, page: Path | None) -> str:
@@ -22,14 +21,7 @@ def render(headline: str, sentences: Sequence[str], numbers: Numbers, page: Path
         numbers: the main ones.
         page: the page of the run; None where there is none.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("memgen.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     address = None if page is None else urllib.parse.quote(Path(os.path.relpath(page)).as_posix())
-    return environment.get_template("notebook.html.j2").render(
+    return markup.template("notebook.html.j2").render(
         headline=headline, sentences=sentences, numbers=numbers, page=page, address=address
     )

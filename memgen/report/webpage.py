@@ -14,12 +14,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from memgen.base import wording
-from memgen.report import charts
+from memgen.report import charts, markup
 from memgen.report.charts import Spec
 from memgen.report.tiles import ACROSS, PER_SHEET, Tiles
 
@@ -42,19 +40,11 @@ def render(
         packed: the tiles that the data refer to by number.
         values: what the template needs.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("memgen.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["wording"] = wording
     scripts = [_runtime(), _script()] if specs or any(data.values()) else []
     width, height = packed.size()
     tile = {"width": width, "height": height, "across": ACROSS, "per_sheet": PER_SHEET}
     whole = {**data, "charts": specs, "dark": charts.dark(specs.values()), "tile": tile}
-    return environment.get_template(template).render(
+    return markup.template(template).render(
         policy=_policy(scripts),
         scripts=[Markup(script) for script in scripts],
         data=embedded(whole) if scripts else "",
