@@ -1,5 +1,6 @@
 """What a figure shows, read back from matplotlib: panels, curves, outlines, legends, and the tiles of a sheet."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,19 @@ def styles(panel: Axes) -> dict[str, tuple[str, str]]:
     """Color and line style of each labeled line of a panel."""
     found = {str(line.get_label()): (to_hex(line.get_color()), line.get_linestyle()) for line in panel.lines}
     return {label: style for label, style in found.items() if not label.startswith("_")}
+
+
+def histograms(panel: Axes) -> dict[str, dict[float, float]]:
+    """The bars of each histogram of a panel that are not empty, by label: middle and height."""
+    found = {}
+    for patch in panel.patches:
+        corners = patch.get_xy()
+        edges = np.unique(corners[:, 0])
+        middles = (edges[1:] + edges[:-1]) / 2
+        flat = [(a[0], b[0], a[1]) for a, b in itertools.pairwise(corners) if a[1] == b[1]]
+        heights = [max(y for one, two, y in flat if min(one, two) < x < max(one, two)) for x in middles]
+        found[str(patch.get_label())] = {float(x): float(y) for x, y in zip(middles, heights, strict=True) if y}
+    return found
 
 
 def bars(panel: Axes) -> list[tuple[float, float, float]]:

@@ -17,7 +17,7 @@ from test_figures import THEIRS, cell, known, psnr
 from memgen.base import schemas, tables, wording
 from memgen.findings import transition
 from memgen.report import charts
-from memgen.report.charts import HELD_OUT, NEAREST, OTHER_NOISE, SAME_NOISE
+from memgen.report.similarities import HELD_OUT, NEAREST, OTHER_NOISE, SAME_NOISE
 
 BLUE, ORANGE, INK, GRAY = "#2166ac", "#e08214", "#222222", "#7a7a7a"
 DARK, LIGHT = (to_hex(mpl.colormaps["viridis"](x)) for x in (0.0, 0.9))  # smallest and largest N
