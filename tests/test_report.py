@@ -157,7 +157,6 @@ def made(full, tmp_path_factory) -> tuple[list, dict]:
     draw = pages._figures
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "SUFFIXES", (".svg",))
-        patch.setattr(charts, "SUFFIXES", (".svg",))
         patch.setattr(pages, "_figures", lambda report: figures.update(draw(report)) or figures)
         return write(full, tmp_path_factory.mktemp("report")), figures
 

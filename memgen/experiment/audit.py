@@ -201,7 +201,7 @@ def _answer(run: runs.Run) -> findings.Answer:
 def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> audit_page.AuditInput:
     shown = settings_of(run).images
     image_of = (lambda kind, position: np.asarray(sets[kind].pixels[position])) if shown else None
-    pairs, significance = _pairs(run, sets, 2**31), run.table("significance")
+    pairs, significance = _pairs(run, sets), run.table("significance")
     return audit_page.AuditInput(
         title=run.name,
         answer=answer,
@@ -221,8 +221,8 @@ def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> 
     )
 
 
-def _pairs(run: runs.Run, sets: dict[str, ImageSet], count: int = audit_page.PAIRS_SHOWN) -> list[findings.Pair]:
-    """The pairs of a sample and a training image that a test reports, and the closest others, up to a number."""
+def _pairs(run: runs.Run, sets: dict[str, ImageSet]) -> list[findings.Pair]:
+    """The pairs of a sample and a training image, those first that a test reports, and then the closest."""
     significance = run.table("significance", NAME) if run.has_table("significance", NAME) else None
     places = {}
     if significance is not None:
@@ -230,7 +230,7 @@ def _pairs(run: runs.Run, sets: dict[str, ImageSet], count: int = audit_page.PAI
             places[kind] = sets[kind].ids.places(significance[column].unique().to_pylist())
     sources = {kind: found.sources for kind, found in sets.items()}
     groups_of = sets["train"].groups
-    return findings.pairs(significance, run.table("neighbors", NAME), places, sources, groups_of, count)
+    return findings.pairs(significance, run.table("neighbors", NAME), places, sources, groups_of)
 
 
 def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
@@ -238,14 +238,14 @@ def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
     sets = {kind: ImageSet.load(run.image_set(kind)) for kind in run.manifest["data"]["sets"]}
     made = [path for path in sorted((run.path / "tables").rglob("*.parquet")) if not path.name.startswith(".")]
     made += [path for kind in sets for path in sorted(run.image_set(kind).iterdir()) if not path.name.startswith(".")]
-    manifest = run.manifest
+    manifest, pairs = run.manifest, _pairs(run, sets)
     document = {
         "schema": findings.SCHEMA,
         "answer": answer.answer,
         "headline": answer.headline,
         "sentences": list(answer.sentences),
-        "discoveries": [pair.as_json() for pair in _pairs(run, sets, 2**31) if pair.reported_by],
-        "closest": [pair.as_json() for pair in _pairs(run, sets)],
+        "discoveries": [pair.as_json() for pair in pairs if pair.reported_by],
+        "closest": [pair.as_json() for pair in pairs[: audit_page.PAIRS_SHOWN]],
         "counts": answer.counts,
         "power": findings.powers(run.table("planted")),
         "growth": findings.growth(run.table("at_risk"), manifest["data"]["sets"]["samples"]["images"]),

@@ -123,9 +123,8 @@ def pairs(
     places: Mapping[str, Mapping[str, int]],
     sources: Mapping[str, Sequence[str]],
     groups: Sequence[str] | None,
-    count: int,
 ) -> list[Pair]:
-    """The pairs that a test reports, and the closest others, up to a number; those reported and deepest first.
+    """The pairs of samples and training images; those that a test reports, and the deepest, first.
 
     Args:
         significance: a SIGNIFICANCE table; None where nothing was tested.
@@ -133,12 +132,11 @@ def pairs(
         places: position of each image by its content id, in `train` and in `held_out`.
         sources: where each image comes from, in `samples` and in `train`.
         groups: group of each image of T; None without groups.
-        count: number of pairs.
     """
     own = neighbors.to_pylist()
     if significance is None:
         own.sort(key=lambda row: (row["value"] is None, -(row["value"] or 0)))
-        return [_untested(row, sources, groups) for row in own[:count]]
+        return [_untested(row, sources, groups) for row in own]
     near = {row["query"]: row for row in own}
     rows = [row for row in significance.to_pylist() if row["found_train_id"] is not None]
     rows.sort(
@@ -150,7 +148,7 @@ def pairs(
             row["sample"],
         )
     )
-    return [_tested(row, near[row["sample"]], places, sources, groups) for row in rows[:count]]
+    return [_tested(row, near[row["sample"]], places, sources, groups) for row in rows]
 
 
 def _untested(row: Mapping[str, Any], sources: Mapping[str, Sequence[str]], groups: Sequence[str] | None) -> Pair:

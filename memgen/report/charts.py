@@ -26,11 +26,11 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from PIL import Image
 
-from memgen.base import files, schemas, wording
+from memgen.base import wording
 from memgen.base.estimates import Estimate
 from memgen.findings import labels, transition
 from memgen.report import figures, similarities
-from memgen.report.style import BLUE, GRAY, INK, ORANGE, SUFFIXES, color_sequence
+from memgen.report.style import BLUE, GRAY, INK, ORANGE, color_sequence, save_as
 from memgen.report.tiles import encoded
 
 Spec = dict[str, Any]
@@ -388,23 +388,13 @@ def draw_psnr(psnr: pa.Table, dimension: int | None = None) -> Spec:
 
     Source: Kadkhodaie et al. 2024, Fig. 1.
     """
-    psnr = psnr.filter(pc.field("role") != "baseline")
-    curves = {
-        kind: figures.levels(psnr.filter(pc.equal(psnr["kind"], kind)), "output_psnr_db")
-        for kind in ("train", "holdout")
-    }
-    every = [level for found in curves.values() for level in found]
-    names = list(dict.fromkeys(level.label for level in every))
-    references = [wording.KNOWN_SUBJECTS[name] for name in schemas.REFERENCES.values()]
-    trained = [name for name in names if name not in references]
-    colors = dict(zip(trained, map(to_hex, color_sequence(len(trained))), strict=True))
-    styles = [(name, colors.get(name, INK), None if name in colors else _DASH_DOT) for name in names]
-    inputs = sorted({-20 * math.log10(level.sigma) for level in every}) or [0.0, 1.0]
-    heights = [level.mean.estimate for level in every if level.mean.estimate is not None] or [0.0, 1.0]
-    ends = (inputs[0], inputs[-1])
+    found = figures.denoising(psnr)
+    colors = {name: to_hex(color) for name, color in found.colors.items()}
+    styles = [(name, colors.get(name, INK), None if name in colors else _DASH_DOT) for name in found.names]
+    ends = (found.inputs[0], found.inputs[-1])
     x: Spec = {"field": "input", "type": "quantitative", "title": "input PSNR (dB)", "scale": {"zero": False}}
     y: Spec = {"type": "quantitative", "title": "output PSNR (dB)"}
-    y["scale"] = {"domain": [min(heights) - 1.5, max(heights) + 1.5], "zero": False}
+    y["scale"] = {"domain": list(found.limits), "zero": False}
     lines = [("identity", GRAY, _DASH, 0.0)]
     if dimension:
         lines.append(("identity + 10 log10 d", GRAY, _DOT, 10 * math.log10(dimension)))
@@ -413,7 +403,7 @@ def draw_psnr(psnr: pa.Table, dimension: int | None = None) -> Spec:
     for kind, title in (("train", "Training images"), ("holdout", "Held-out images")):
         rows = [
             {"input": -20 * math.log10(level.sigma), "curve": level.label, "key": level.label} | _interval(level.mean)
-            for level in curves[kind]
+            for level in found.curves[kind]
         ]
         drawn = [line for line in lines if kind == "train" or not line[3]]
         rows += [
@@ -421,7 +411,7 @@ def draw_psnr(psnr: pa.Table, dimension: int | None = None) -> Spec:
             for name, _, _, offset in drawn
             for at in ends
         ]
-        panels.append({"title": title, **_PANEL, **_many(rows, x, y, styles, references)})
+        panels.append({"title": title, **_PANEL, **_many(rows, x, y, styles, found.references)})
     return _figure(panels, 2, "Output PSNR against input PSNR, on training images and on held-out images.")
 
 
@@ -645,13 +635,8 @@ def save(spec: Spec, path: Path) -> list[Path]:
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    drawn, written = svg(spec), []
-    for suffix in SUFFIXES:
-        target = path.with_name(path.name + suffix)
-        with files.writing(target) as file:
-            file.write(_encoded(drawn, suffix))
-        written.append(target)
-    return written
+    drawn = svg(spec)
+    return save_as(path, lambda suffix: _encoded(drawn, suffix))
 
 
 def svg(spec: Spec) -> str:

@@ -82,6 +82,43 @@ def _mean(found: Mapping[str, Mapping[str, float]], seed: int) -> Estimate:
     return bootstrap(each, lambda draws: draws.mean(axis=1), seed, resamples=1000)
 
 
+@dataclass(frozen=True)
+class Denoising:
+    """What denoising curves are drawn of.
+
+    Attributes:
+        curves: the points of all curves, for training images (train) and held-out images (holdout).
+        names: of the curves.
+        references: names of those that belong to known denoisers.
+        colors: of the others, as matplotlib has them.
+        inputs: input PSNR of all points, dB, ascending.
+        limits: smallest and largest output PSNR shown, dB.
+    """
+
+    curves: Mapping[str, Sequence[Level]]
+    names: Sequence[str]
+    references: Sequence[str]
+    colors: Mapping[str, Any]
+    inputs: Sequence[float]
+    limits: tuple[float, float]
+
+
+def denoising(psnr: pa.Table) -> Denoising:
+    """What the denoising curves of a PSNR table are drawn of. Baselines are left out: they belong to the slopes."""
+    psnr = psnr.filter(pc.field("role") != "baseline")
+    curves = {
+        kind: levels(psnr.filter(pc.equal(psnr["kind"], kind)), "output_psnr_db") for kind in ("train", "holdout")
+    }
+    every = [level for found in curves.values() for level in found]
+    names = list(dict.fromkeys(level.label for level in every))
+    references = [wording.KNOWN_SUBJECTS[name] for name in schemas.REFERENCES.values()]
+    trained = [name for name in names if name not in references]
+    colors = dict(zip(trained, color_sequence(len(trained)), strict=True))
+    inputs = sorted({-20 * math.log10(level.sigma) for level in every}) or [0.0, 1.0]
+    heights = [level.mean.estimate for level in every if level.mean.estimate is not None] or [0.0, 1.0]
+    return Denoising(curves, names, references, colors, inputs, (min(heights) - 1.5, max(heights) + 1.5))
+
+
 @styled
 def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
     """Output against input PSNR on training images (left) and held-out images (right), one curve for each N.
@@ -93,31 +130,22 @@ def figure_psnr(psnr: pa.Table, dimension: int | None = None) -> Figure:
 
     Source: Kadkhodaie et al. 2024, Fig. 1.
     """
-    psnr = psnr.filter(pc.field("role") != "baseline")
+    found = denoising(psnr)
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    curves = {
-        kind: levels(psnr.filter(pc.equal(psnr["kind"], kind)), "output_psnr_db") for kind in ("train", "holdout")
-    }
-    every = [level for found in curves.values() for level in found]
-    names = list(dict.fromkeys(level.label for level in every))
-    references = [wording.KNOWN_SUBJECTS[name] for name in schemas.REFERENCES.values()]
-    trained = [label for label in names if label not in references]
-    colors = dict(zip(trained, color_sequence(len(trained)), strict=True))
     for panel, (kind, title) in zip(
         panels, (("train", "Training images"), ("holdout", "Held-out images")), strict=True
     ):
-        for label in names:
-            points = [level for level in curves[kind] if level.label == label]
+        for label in found.names:
+            points = [level for level in found.curves[kind] if level.label == label]
             if points:
                 x, means = [-20 * math.log10(p.sigma) for p in points], [p.mean for p in points]
-                band(panel, x, means, colors.get(label, INK), label, "-" if label in colors else "-.")
+                band(panel, x, means, found.colors.get(label, INK), label, "-" if label in found.colors else "-.")
         panel.set_title(title)
         panel.set_xlabel("input PSNR (dB)")
     panels[0].set_ylabel("output PSNR (dB)")
-    inputs = np.array(sorted({-20 * math.log10(level.sigma) for level in every}) or [0.0, 1.0])
-    heights = [level.mean.estimate for level in every if level.mean.estimate is not None] or [0.0, 1.0]
-    panels[0].set_ylim(min(heights) - 1.5, max(heights) + 1.5)
+    inputs = np.array(found.inputs)
+    panels[0].set_ylim(found.limits)
     for panel in panels:
         panel.plot(inputs, inputs, color=GRAY, linewidth=1, linestyle="--", label="identity", zorder=1)
     if dimension:

@@ -130,16 +130,23 @@ def write(report: ReportInput, folder: Path) -> list[Path]:
 
 def figures_of(report: ReportInput) -> dict[str, Callable[[], Figure]]:
     """The figures that the input has data for, by name, each with what draws it."""
-    found = {name: draw for name, (there, draw) in (_for_notebooks(report) | _drawings(report)).items() if there}
-    return found | {f"{_RESTORED}{task.label}": partial(sheets.figure_restored, task) for task in report.restored}
+    return _drawn(report, _for_notebooks(report) | _drawings(report))
 
 
 _RESTORED = "restored-"
 
 
+def _drawn(
+    report: ReportInput, drawings: Mapping[str, tuple[bool, Callable[[], Figure]]]
+) -> dict[str, Callable[[], Figure]]:
+    """Those drawings that the input has data for, and the restored images."""
+    found = {name: draw for name, (there, draw) in drawings.items() if there}
+    return found | {f"{_RESTORED}{task.label}": partial(sheets.figure_restored, task) for task in report.restored}
+
+
 def _figures(report: ReportInput) -> dict[str, Figure]:
     """The figures that the page shows besides its charts."""
-    return {name: draw() for name, draw in figures_of(report).items() if name not in _CHARTS}
+    return {name: draw() for name, draw in _drawn(report, _drawings(report)).items()}
 
 
 def _drawings(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]]]:
@@ -164,7 +171,7 @@ def _drawings(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]
 
 def _for_notebooks(report: ReportInput) -> dict[str, tuple[bool, Callable[[], Figure]]]:
     """The same for what the page shows as charts."""
-    found = _charts(report)
+    found = _charted(report)
     return {
         "transition": ("transition" in found, lambda: figures.figure_transition(report.tables["transition"])),
         "histograms": ("histograms" in found, lambda: figures.figure_histograms(report.tables, report.metric)),
@@ -184,17 +191,25 @@ def _alone(report: ReportInput, specs: Mapping[str, Spec]) -> dict[str, Spec]:
 def _charts(report: ReportInput) -> dict[str, Spec]:
     """The charts that the input has data for, by name."""
     tables = report.tables
-    has = {name for name, table in tables.items() if table.num_rows}
-    found = {}
-    if _sized(tables.get("transition")):
-        found["transition"] = charts.draw_transition(tables["transition"])
-    if has & {"similarity", "neighbors"}:
-        found["histograms"] = charts.draw_histograms(tables, report.metric)
-    if "psnr" in has:
-        found["psnr"] = charts.draw_psnr(tables["psnr"], report.dimension)
-    if "training" in has:
-        found["training"] = charts.draw_training(tables["training"])
-    return found
+    draw = {
+        "transition": lambda: charts.draw_transition(tables["transition"]),
+        "histograms": lambda: charts.draw_histograms(tables, report.metric),
+        "psnr": lambda: charts.draw_psnr(tables["psnr"], report.dimension),
+        "training": lambda: charts.draw_training(tables["training"]),
+    }
+    return {name: draw[name]() for name in _charted(report)}
+
+
+def _charted(report: ReportInput) -> list[str]:
+    """The names of the charts that the input has data for."""
+    has = {name for name, table in report.tables.items() if table.num_rows}
+    there = {
+        "transition": _sized(report.tables.get("transition")),
+        "histograms": bool(has & {"similarity", "neighbors"}),
+        "psnr": "psnr" in has,
+        "training": "training" in has,
+    }
+    return [name for name in _CHARTS if there[name]]
 
 
 def _sized(table: pa.Table | None) -> bool:
@@ -298,7 +313,7 @@ def _no_image(kind: str, position: int) -> NDArray[Any]:
 def _panels(summary: pa.Table | None, paragraphs: Sequence[Paragraph], shown: Gallery | None) -> list[dict[str, Any]]:
     """The steps of the slider: each training-set size and imported subject, with its verdict and numbers in words."""
     rows = {} if summary is None else transition.estimates(summary)
-    cross = rows.get((None, "N_half"), Estimate.of(None)).estimate
+    half = rows.get((None, "N_half"), Estimate.of(None)).estimate
     found = []
     for paragraph in paragraphs:
         numbers = [
@@ -314,8 +329,8 @@ def _panels(summary: pa.Table | None, paragraphs: Sequence[Paragraph], shown: Ga
     # The first look is at the size closest to the transition, where there is something to see.
     sizes = [paragraph.n_train for paragraph in paragraphs if paragraph.n_train and paragraph.subject is None]
     start = len(sizes) // 2
-    if cross and sizes:
-        start = min(range(len(sizes)), key=lambda i: abs(math.log(sizes[i] / cross)))
+    if half and sizes:
+        start = min(range(len(sizes)), key=lambda i: abs(math.log(sizes[i] / half)))
     return [panel | {"start": i == start} for i, panel in enumerate(found)]
 
 

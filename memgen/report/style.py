@@ -120,11 +120,25 @@ def save(figure: Figure, path: Path, suffixes: Sequence[str] = SUFFIXES) -> list
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
+    return save_as(path, lambda suffix: encode(figure, suffix), suffixes)
+
+
+def save_as(path: Path, encoded: Callable[[str], bytes], suffixes: Sequence[str] | None = None) -> list[Path]:
+    """Write one thing as a file of each type, and return the paths.
+
+    Args:
+        path: path of the files without their suffix.
+        encoded: gives the bytes of a file by its suffix.
+        suffixes: of the files to write; None for all of SUFFIXES.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
     written = []
-    for suffix in suffixes:
+    for suffix in suffixes or SUFFIXES:
         target = path.with_name(path.name + suffix)
         with files.writing(target) as file:
-            file.write(encode(figure, suffix))
+            file.write(encoded(suffix))
         written.append(target)
     return written
 
