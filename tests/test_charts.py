@@ -168,8 +168,8 @@ def medians(spec: dict, key: str) -> dict[str, float]:
     return {row["kind"]: row["median"] for row in rule["rows"] if row["key"] == key}
 
 
-@pytest.fixture(scope="module")
-def run() -> dict[str, pa.Table]:
+def compared() -> dict[str, pa.Table]:
+    """Similarities of every kind at N = 4, and of one kind at N = 16."""
     return {
         "similarity": pa.concat_tables(
             [
@@ -195,6 +195,11 @@ def run() -> dict[str, pa.Table]:
             ]
         ),
     }
+
+
+@pytest.fixture(scope="module")
+def run() -> dict[str, pa.Table]:
+    return compared()
 
 
 def test_histograms_show_each_comparison_under_its_name(run):

@@ -8,9 +8,10 @@ import synthetic_run
 from drawn import bars, curves, grid, histograms, horizontals, legend, numbered, panels, styles, verticals, words
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from test_charts import compared, neighbors, similarity
 from test_figures import THEIRS, cell, known, psnr
 
-from memgen.base import schemas, tables, wording
+from memgen.base import schemas, wording
 from memgen.findings import transition
 from memgen.report import figures
 from memgen.report.similarities import HELD_OUT, NEAREST
@@ -116,69 +117,9 @@ def test_an_interval_with_an_open_end_is_not_drawn(summary):
 # ---------------------------------------------------------------------------------------- similarities and transition
 
 
-def similarity(n: int, kind: str, values: list[float | None], metric: str = "correlation") -> pa.Table:
-    pair = {"subject_a": f"n{n}-s0-a", "subject_b": f"n{n}-s0-b", "role": "cell", "n_train": n, "train_seed": 0}
-    items = list(range(len(values)))
-    return tables.make(
-        schemas.SIMILARITY, {**pair, "kind": kind, "item_a": items, "item_b": items, "metric": metric, "value": values}
-    )
-
-
-def neighbors(
-    n: int | None,
-    kind: str,
-    part: str | None,
-    reference: str,
-    values: list[float],
-    rank: int = 1,
-    metric: str = "correlation",
-) -> pa.Table:
-    columns = {"subject": None, "role": None, "n_train": n, "part": part, "train_seed": 0, "query_kind": kind}
-    columns |= {
-        "query": list(range(len(values))),
-        "query_id": "q",
-        "query_source": None,
-        "reference": reference,
-        "n_reference": 9,
-    }
-    columns |= {
-        "n_clusters": 9,
-        "metric": metric,
-        "rank": rank,
-        "reference_id": "r",
-        "reference_index": 0,
-        "reference_source": None,
-    }
-    return tables.make(schemas.NEIGHBORS, {**columns, "cluster": 0, "value": values}, len(values))
-
-
 def test_histograms_show_each_comparison_under_its_name():
     """Every outline has the values of its own comparison, as shares; the filled ones have a line at their median."""
-    run = {
-        "similarity": pa.concat_tables(
-            [
-                similarity(4, "same_noise", [0.1, 0.1, 0.9]),
-                similarity(4, "different_noise", [0.3, 0.3, None]),
-                similarity(4, "train_train", [0.55]),
-                similarity(4, "same_noise", [0.75], "rmse"),
-                similarity(16, "same_noise", [0.5, 0.6]),
-            ]
-        ),
-        "neighbors": pa.concat_tables(
-            [
-                neighbors(4, "sample", "a", "train_a", [0.95, 0.8]),
-                neighbors(4, "sample", "b", "train_b", [0.95]),
-                neighbors(4, "sample", "a", "train_b", [0.45]),
-                neighbors(4, "sample", "a", "holdout", [0.46]),
-                neighbors(4, "sample", "a", "train_a", [0.47], rank=2),
-                neighbors(4, "sample", "a", "train_a", [0.75], metric="rmse"),
-                neighbors(None, "sample", "a", "train_a", [0.48]),
-                neighbors(4, "holdout", None, "train_a", [0.7]),
-                neighbors(4, "holdout", None, "train_b", [0.7, 0.6]),
-                neighbors(4, "holdout", None, "holdout", [0.49]),
-            ]
-        ),
-    }
+    run = compared()
     figure = figures.figure_histograms(run)
     first, second = panels(figure)["N = 4"], panels(figure)["N = 16"]
     expected = {SAME: {0.1: 2 / 3, 0.9: 1 / 3}, OTHER: {0.3: 1.0}, NEAREST: {0.95: 2 / 3, 0.8: 1 / 3}}
@@ -354,62 +295,3 @@ def test_a_transition_figure_of_one_measure_says_what_is_missing(summary):
     figure = figures.figure_transition(pa.Table.from_pylist(open_ended, schema=summary.schema))
     assert not any(axes.patches for axes in figure.axes)
     assert verticals(figure.axes[0])
-
-
-# ------------------------------------------------------------------------------------------------ noise levels, slopes
-
-
-def levels(quantity: str, n: int, estimates: dict[float, float | None]) -> pa.Table:
-    values = list(estimates.values())
-    ends = {
-        side: [None if x is None else x + shift for x in values] for side, shift in (("low", -0.001), ("high", 0.002))
-    }
-    columns = {
-        "n_train": n,
-        "subject": None,
-        "status": "measured",
-        "quantity": quantity,
-        "sigma": list(estimates),
-        "estimate": values,
-        **ends,
-        "n": 9,
-    }
-    return tables.make(schemas.LEVELS, {**columns, "unit": ""})
-
-
-LEVELS = {
-    "disagreement": ("Disagreement V of the models on held-out images", "squared pixel units", "log", []),
-    "bits_density": (
-        "Bits between the models on their noised samples",
-        r"bits per dimension and unit of $\ln \sigma$",
-        "log",
-        [],
-    ),
-    "to_empirical": ("Distance to pure memorization", "0 = own training set, 1 = other set", "linear", [0, 1]),
-    "to_linear": ("Held-out PSNR minus best linear denoiser", "dB", "linear", [0]),
-    "to_optimum": ("Held-out PSNR minus exact optimum", "dB", "linear", [0]),
-    "excess_error": ("Error above that of the exact optimum", "share of the squared error", "linear", [0]),
-}
-
-
-def slope(subject: dict, place: float, **more: float | None) -> dict:
-    none = dict.fromkeys(
-        ("theory", "over_oracle", "over_oracle_low", "over_oracle_high", "gain_db", "gain_low", "gain_high")
-    )
-    keys = {name: subject[name] for name in ("subject", "role", "n_train")}
-    values = {"n_subjects": 2, "low_db": 10.0, "high_db": 20.0, "n_levels": 2, "n": 9, "slope": 0.5 + place}
-    values |= {"low": 0.4 + place, "high": 0.7 + place, "level_db": 25 + place, "level_low": 24.0, "level_high": 26.0}
-    return keys | values | none | {"gain_theory": None} | more
-
-
-# ----------------------------------------------------------------------------------------------------------- spectra
-
-
-def basis(subject: dict, sigma: float, image: str, **columns: list[float]) -> pa.Table:
-    count = len(columns["eigenvalue"])
-    found = {"k": list(range(1, count + 1)), "image_id": image, "sigma": sigma, "noise_draw": 0, "singular_value": None}
-    found |= {"coefficient_noisy": 7.0, "contour_direction": 8.0}
-    return tables.make(schemas.BASIS, {**subject, **found, **columns})
-
-
-# -------------------------------------------------------------------------------------------------------------- files
