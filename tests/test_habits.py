@@ -65,7 +65,8 @@ def test_completion():
     call = "import sys; sys.argv = ['memgen', *sys.argv[1:]]; from memgen.__main__ import main; main()"
 
     def printed(*arguments, **asked):
-        command = [sys.executable, "-c", call, *arguments]
+        # The program asks which shell called it, so one does, whatever started the tests.
+        command = ["bash", "-c", '"$@"; true', "bash", sys.executable, "-c", call, *arguments]
         given = environment() | asked | {"PYTHONPATH": str(ROOT)}
         return subprocess.run(command, capture_output=True, text=True, env=given).stdout
 
