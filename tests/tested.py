@@ -35,6 +35,8 @@ def copies(keys: dict[str, Any], **changes: Any) -> pa.Table:
     columns |= {"flagged": 0, "flagged_images": 0, "most_shared": 0, "conformal_k_min": 1, "conformal_p": 1.0}
     columns |= {"judged_by": 4096, "closest": 0.9, "exact_copies": 64, "conformal_reach": 1.0, "conformal_as_deep": 0}
     columns |= {"competition_reach": 1.0, "competition_as_deep": 0, "competition_against": 0.0}
+    columns |= dict.fromkeys(("probes", "checked", "recall", "recall_low", "recall_high"))
+    columns |= dict.fromkeys(("checked_fraction", "exact_fraction"))
     return tables.make(schemas.COPIES, keys | columns | changes)
 
 

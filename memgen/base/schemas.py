@@ -328,7 +328,7 @@ SIGNIFICANCE = _schema(
 )
 COPIES = _schema(
     "copies",
-    5,
+    6,
     [
         *_SUBJECT,
         _field(
@@ -364,6 +364,13 @@ COPIES = _schema(
         _field("conformal_reach", _F64, "share of these that count in the conformal test, where they lead most"),
         _field("conformal_as_deep", _INT, "held-out images there with a depth as large", "images"),
         _field("closest", _F64, "largest correlation of a sample with a training image"),
+        _field("probes", _INT, "lists of images that each sample looked at; null if at all images", null=True),
+        _field("checked", _INT, "samples that were searched exactly too; null if all were", null=True),
+        _field("recall", _F64, "share of the nearest images of these that the approximate search found", null=True),
+        _field("recall_low", _F64, "lower end of its 95 % interval", null=True),
+        _field("recall_high", _F64, "upper end of its 95 % interval", null=True),
+        _field("checked_fraction", _F64, "memorized fraction of these samples by the approximate search", null=True),
+        _field("exact_fraction", _F64, "memorized fraction of these samples by the exact search", null=True),
     ],
 )
 PEERS = _schema(

@@ -96,6 +96,15 @@ def audit(
             help="Plant copies of many kinds among the samples so many times, and say what share of them is found.",
         ),
     ] = None,
+    probes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Search approximately: divide the images into about sqrt(N) lists of like ones, and look for each "
+            "sample in so many of them. How often this finds the nearest image is measured and printed. Default: "
+            "search all images, exactly. The space aligned is always searched exactly.",
+        ),
+    ] = None,
     fail_on: Annotated[
         str | None,
         typer.Option(
@@ -148,6 +157,7 @@ def audit(
         "groups": groups,
         "canaries": canaries and str(canaries.resolve()),
         "spaces": tuple(space) if space else None,
+        "probes": probes,
         "resize": resize,
         "range": value_range,
         "calibrate": calibrate,

@@ -53,6 +53,9 @@ class AuditSettings(ReadSettings):
         default_factory=ImportOptions, description="what the file of the model does not tell"
     )
     spaces: tuple[str, ...] = Field(matching.EVERY, min_length=1, description="spaces that are searched for copies")
+    probes: int | None = Field(
+        None, ge=1, description="lists of images that each sample looks at; without it, all images are searched"
+    )
     q: float = Field(Q, gt=0, lt=1, description="false-discovery rate aimed at")
     cluster_threshold: float = Field(
         0.99, gt=0, le=1, description="correlation above which two images count as near-duplicates"

@@ -76,7 +76,7 @@ def perform(
         _test(run, sets, report, executor)
     elif TESTING in left:
         run.write_table("neighbors", TRAIN, nearest_others(sets["train"]))
-        run.write_table("neighbors", NAME, nearest(sets["train"], _samples(sets)))
+        run.write_table("neighbors", NAME, nearest(sets["train"], _samples(sets), probes=settings.probes))
     if PLANTING in left:
         _calibrate(run, sets, report, executor)
     if DENOISING in left:
@@ -113,7 +113,12 @@ def _examiner(run: runs.Run, sets: dict[str, ImageSet], executor: Executor | Non
     if executor is not None:
         make = functools.partial(SpreadSearcher, executor=executor, folder=run.searches)
     return Examiner(
-        sets["train"], sets["held_out"], settings.cluster_threshold, names=settings.spaces, make_searcher=make
+        sets["train"],
+        sets["held_out"],
+        settings.cluster_threshold,
+        names=settings.spaces,
+        make_searcher=make,
+        probes=settings.probes,
     )
 
 
@@ -121,15 +126,16 @@ def _test(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: E
     """Test the samples for copies, and keep the tables."""
     settings, samples = settings_of(run), _samples(sets)
     report("building the indexes", 0, 1)
-    own = nearest(sets["train"], samples)
-    examiner = _examiner(run, sets, executor)
-    sight = examiner.see(torch.from_numpy(samples.images), progress=_stage(report, "searching for the samples"))
+    own = nearest(sets["train"], samples, probes=settings.probes)
+    examiner, images = _examiner(run, sets, executor), torch.from_numpy(samples.images)
+    sight = examiner.see(images, progress=_stage(report, "searching for the samples"))
     report("judging by held-out images", 0, 1)
     found = examiner.contest(sight, settings.seed, settings.q)
     judged = judge(examiner.depths(sight), examiner.held_out_depths, settings.q)
     keys = Identity(NAME, "imported", len(sets["train"])).columns
     report("looking for training images as if they were samples", 0, 1)
-    significance, copies = to_tables(keys, samples.index, examiner, found, judged, own)
+    checked = examiner.check(images, found, settings.seed)
+    significance, copies = to_tables(keys, samples.index, examiner, found, judged, own, checked)
     run.write_table("neighbors", NAME, own)
     run.write_table("significance", NAME, significance)
     run.write_table("at_risk", NAME, _at_risk(sets, significance))
@@ -161,7 +167,7 @@ def _canaries(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> pa.T
     names = Strings.joined([Strings(map(groups.file_of, train.sources)), Strings(kept)])
     order = _in_order(Strings(map(files.digest, ids)), names)
     pixels = Gathered([train.pixels, chosen.pixels], order)
-    searcher = Searcher(Candidates(pixels, ids[order], np.arange(len(ids))), settings.spaces)
+    searcher = Searcher(Candidates(pixels, ids[order], np.arange(len(ids))), settings.spaces, probes=settings.probes)
     sight = searcher.see(sets["samples"].floats(), progress=_stage(report, CANARIES))
     found = searcher.choose(sight, searcher.standing_out(sight))
     place = np.argsort(order)[[*(of_train[name] for name in trained), *range(len(train), len(ids))]]

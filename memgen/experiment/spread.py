@@ -38,6 +38,7 @@ class Look:
         space: name of the space.
         start: number of the first sample.
         stop: number after that of the last.
+        exact: whether all images are searched, see `Searcher.see`.
     """
 
     pool: Path
@@ -45,11 +46,12 @@ class Look:
     space: str
     start: int
     stop: int
+    exact: bool = False
 
     @property
     def found(self) -> Path:
         """The file of what is found."""
-        return self.queries / f"{self.start}-{files.digest(self.space)[:12]}.npz"
+        return self.queries / f"{self.start}-{files.digest(self.space)[:12]}{'-exact' if self.exact else ''}.npz"
 
 
 class SpreadSearcher(Searcher):
@@ -60,14 +62,23 @@ class SpreadSearcher(Searcher):
         names: spaces that are searched.
         executor: what does the tasks.
         folder: for files, which all machines of the executor see.
+        probes: lists of images that are searched for each sample; None searches all images.
     """
 
-    def __init__(self, pool: Candidates, names: Sequence[str], executor: Executor, folder: Path) -> None:
+    def __init__(
+        self, pool: Candidates, names: Sequence[str], executor: Executor, folder: Path, probes: int | None = None
+    ) -> None:
         self._pool, self._names, self._executor, self._folder = pool, tuple(names), executor, folder
         self.space_of = spaces_of(names)
-        _keep(pool, folder)
+        _keep(pool, folder, probes)
 
-    def see(self, images: Tensor, left_out: LeftOut | None = None, progress: Progress | None = None) -> Sight:
+    def see(
+        self,
+        images: Tensor,
+        left_out: LeftOut | None = None,
+        progress: Progress | None = None,
+        exact: bool = False,
+    ) -> Sight:
         """Look for samples in all spaces; see `Searcher.see`."""
         arrays = {"images": images.numpy()}
         if left_out is not None:
@@ -77,7 +88,7 @@ class SpreadSearcher(Searcher):
         for name, array in arrays.items():
             _save(queries / f"{name}.npy", array)
         tasks = [
-            Look(self._folder, queries, space, start, min(start + _ROWS, len(images)))
+            Look(self._folder, queries, space, start, min(start + _ROWS, len(images)), exact)
             for space in self._names
             for start in range(0, max(1, len(images)), _ROWS)
         ]
@@ -102,7 +113,7 @@ def look(task: Look, report: Report) -> None:
     left_out = None
     if (task.queries / "unit.npy").exists():
         left_out = LeftOut(*(np.load(task.queries / f"{name}.npy")[rows] for name in ("unit", "but")))
-    sight = _searcher(task.pool, task.space).see(images, left_out)
+    sight = _searcher(task.pool, task.space).see(images, left_out, exact=task.exact)
     found = {f"{i}.{name}": array for i, matches in enumerate(sight.matches) for name, array in vars(matches).items()}
     made = io.BytesIO()  # np.savez would report a full disk without its cause
     np.savez(made, **found)
@@ -117,10 +128,10 @@ def _searcher(folder: Path, space: str) -> Searcher:
     parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in record["parts"]]
     order, unit = (np.load(folder / f"{name}.npy") for name in ("order", "unit"))
     ids = Strings(map(str, range(len(order))))  # a search gives numbers, so any ids will do
-    return Searcher(Candidates(Gathered(parts, order), ids, unit), [space])
+    return Searcher(Candidates(Gathered(parts, order), ids, unit), [space], probes=record["probes"])
 
 
-def _keep(pool: Candidates, folder: Path) -> None:
+def _keep(pool: Candidates, folder: Path, probes: int | None) -> None:
     """Write what tasks need to know of a pool; the pixels stay where they are, if they lie in a file."""
     parts, order = _parts(pool.pixels)
     paths = []
@@ -131,7 +142,7 @@ def _keep(pool: Candidates, folder: Path) -> None:
         paths.append(str(path))
     _save(folder / "order.npy", order)
     _save(folder / "unit.npy", pool.unit)
-    files.write_json(folder / "pool.json", {"parts": paths})
+    files.write_json(folder / "pool.json", {"parts": paths, "probes": probes})
 
 
 def _parts(pixels: Images) -> tuple[Sequence[NDArray[Any]], NDArray[np.int64]]:

@@ -278,6 +278,7 @@ def answer(tables: Mapping[str, pa.Table], sets: Mapping[str, Mapping[str, Any]]
         *of_canaries,
         *_gaps(tables["gaps"]),
         *_fraction(row),
+        *_recall(row),
         *_power(power),
     ]
     if kind == "undecided":
@@ -366,6 +367,24 @@ def _fraction(row: Mapping[str, Any]) -> list[str]:
         f"nearest to one of them. The memorized fraction, 0 at chance and 1 if all are, is "
         f"{row['memorized_fraction']:.3f} [{row['low']:.3f}, {row['high']:.3f}], and chance alone gives as much with a "
         f"probability of {row['p']:.2g}."
+    ]
+
+
+def _recall(row: Mapping[str, Any]) -> list[str]:
+    """What an approximate search missed, and what its error does to the answer; nothing of an exact search."""
+    if row["probes"] is None:
+        return []
+    fraction = (
+        ""
+        if row["exact_fraction"] is None
+        else f" Their memorized fraction is {row['checked_fraction']:.3f} by the approximate search, and "
+        f"{row['exact_fraction']:.3f} by the exact one."
+    )
+    return [
+        f"The search was approximate: each sample looked at {_number(row['probes'], 'list')} of like images. Of "
+        f"{_number(row['checked'], 'sample')} that were searched exactly too, it found {row['recall']:.1%} "
+        f"[{row['recall_low']:.1%}, {row['recall_high']:.1%}] of the nearest images (recall@1).{fraction} The lists do "
+        "not depend on which images are training images, so the rates of false finds hold. Copies may be missed."
     ]
 
 

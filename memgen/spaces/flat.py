@@ -12,15 +12,18 @@ Rounding depends on the search and on how many queries are searched at once, and
 for an exact copy. But with u = 2^-24, a dot product of d float32 numbers, summed in any order, errs by at most about
 d u ||a|| ||b||, so a caller can tell which neighbors are proved.
 
+Each of them may also look at some lists of vectors only (`lists`), which is faster and may miss some.
+
 Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1.
 """
 
 import functools
 import importlib.metadata
+import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +37,9 @@ from torch import Tensor
 
 from memgen.base.errors import ConfigError
 from memgen.images.gathered import Images, numbers
+from memgen.images.imageset import floats
 from memgen.spaces import Space, products
+from memgen.spaces.lists import Lists
 from memgen.spaces.pixels import PixelSpace
 
 BACKENDS = ("auto", "faiss", "torch")
@@ -67,9 +72,15 @@ class Search(Protocol):
     backend: str
 
     def __call__(
-        self, queries: Queries, size: int
+        self, queries: Queries, size: int, probes: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
         """The best vectors for each query.
+
+        Args:
+            queries: what is searched for.
+            size: how many vectors of each.
+            probes: lists of vectors that each query looks at, or more if they hold fewer than `size`; see `Lists`. None
+                looks at all vectors.
 
         Returns:
             Scores (M, size), descending, larger = closer; positions (M, size), -1 where no score is a number; and how
@@ -85,8 +96,8 @@ class FaissSearch:
 
     def __init__(self, index: Any, space: Space) -> None:
         self._index, self._space = index, space
-        vectors = _faiss().rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # a view
-        self._longest = _longest(vectors.reshape(index.ntotal, index.d))
+        view = _faiss().rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
+        self._in_lists = TorchSearch(view.reshape(index.ntotal, index.d), space, "cpu")
 
     @classmethod
     def read(cls, path: Path, space: Space) -> "FaissSearch":
@@ -99,37 +110,48 @@ class FaissSearch:
         return np.asarray(_faiss().serialize_index(self._index))
 
     def __call__(
-        self, queries: Queries, size: int
+        self, queries: Queries, size: int, probes: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
         """The best vectors for each query; see `Search`."""
+        if probes is not None:
+            return self._in_lists(queries, size, probes)
         scores, positions = self._index.search(queries.vectors.numpy(), size)
-        error = error_bound(queries.vectors, self._longest, self._space)
+        error = error_bound(queries.vectors, self._in_lists.longest, self._space)
         return (scores if self._space.larger_is_closer else -scores), positions, error
 
 
 class TorchSearch:
-    """Blocks of a matrix product, from which the best scores are kept."""
+    """Blocks of a matrix product, from which the best scores are kept.
+
+    Attributes:
+        longest: norm of the longest vector.
+    """
 
     backend = "torch"
 
     def __init__(self, vectors: NDArray[np.float32], space: Space, device: str) -> None:
         self._vectors, self._space, self._device = vectors, space, device
-        self._longest = _longest(vectors)
+        self.longest = _longest(vectors)
+
+    @functools.cached_property
+    def _lists(self) -> Lists:
+        return Lists(len(self._vectors), lambda at: torch.from_numpy(np.array(self._vectors[at])), self._device)
 
     def __call__(
-        self, queries: Queries, size: int
+        self, queries: Queries, size: int, probes: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
         """The best vectors for each query; see `Search`."""
         wanted, best = queries.vectors.to(self._device), _Best(len(queries.vectors), size, self._device)
-        for start, vectors in products.blocks(self._vectors, self._vectors.shape[1]):
+        probed = None if probes is None else self._lists.probed(queries.vectors, probes, size)
+        for positions, vectors, tiles in _parts(self._vectors, len(wanted), probed):
             block = torch.from_numpy(vectors).to(self._device)
-            for tile in _tiles(len(wanted)):
-                with _full_precision():
+            for tile in tiles:
+                with products.full_precision():
                     scores = wanted[tile] @ block.T
                 if not self._space.larger_is_closer:
                     scores = 2 * scores - block.square().sum(1) - wanted[tile].square().sum(1, keepdim=True)
-                best.add(tile, scores, start)
-        return *best.found(), error_bound(queries.vectors, self._longest, self._space)
+                best.add(tile, scores, positions)
+        return *best.found(), error_bound(queries.vectors, self.longest, self._space)
 
 
 class PixelSearch:
@@ -164,7 +186,7 @@ class PixelSearch:
         }
 
     def __call__(
-        self, queries: Queries, size: int
+        self, queries: Queries, size: int, probes: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
         """The best images for each query; see `Search`."""
         exact = products.integers_serve(self._d, torch.device(self._device).type)
@@ -177,20 +199,25 @@ class PixelSearch:
         w, u = coded.constant + self._relative * coded.total, self._fixed * coded.total
         corrections = np.stack([w, u, np.ones(len(w))], axis=1) / coded.factor[:, None]
         added, best = torch.from_numpy(corrections).float().to(self._device), _Best(len(w), size, self._device)
-        for start, block in products.blocks(self._pixels, self._d):
-            z, rows = products.signed(block, self._device), slice(start, start + len(block))
+        probed = None if probes is None else self._lists.probed(queries.vectors, probes, size)
+        for positions, block, tiles in _parts(self._pixels, len(w), probed):
+            z = products.signed(block, self._device)
             scale, numbers = (
-                torch.from_numpy(each[..., rows]).to(self._device) for each in (self._scale, self._numbers)
+                torch.from_numpy(each[..., positions]).to(self._device) for each in (self._scale, self._numbers)
             )
-            for tile in _tiles(len(w)):
-                with _full_precision():
+            for tile in tiles:
+                with products.full_precision():
                     scored = torch.addmm(coded.times(z, tile, self._device).mul_(scale), added[tile], numbers)
-                best.add(tile, scored, start)
+                best.add(tile, scored, positions)
         scores, positions = best.found()
         length = queries.vectors.double().square().sum(dim=1).numpy()
         own = np.zeros(len(w)) if self._space.larger_is_closer else length
         found = (scores * coded.factor[:, None] - own[:, None]).astype(np.float32)
         return found, positions, self._error(coded, corrections, np.sqrt(length), exact)
+
+    @functools.cached_property
+    def _lists(self) -> Lists:
+        return Lists(len(self._pixels), lambda at: self._space.embed(floats(self._pixels[at])), self._device)
 
     def _error(
         self, coded: products.Coded, corrections: NDArray[np.float64], length: NDArray[np.float64], exact: bool
@@ -222,21 +249,43 @@ class _Best:
         self._scores = torch.full((count, size), -torch.inf, device=device)
         self._positions = torch.full((count, size), -1, dtype=torch.int64, device=device)
 
-    def add(self, rows: slice, scores: Tensor, start: int) -> None:
-        """Take in the scores (m, B) of some queries with images from a position on."""
+    def add(self, rows: slice | NDArray[np.int64], scores: Tensor, positions: slice | NDArray[np.int64]) -> None:
+        """Take in the scores (m, B) of some queries with the images at some positions."""
         size = self._scores.shape[1]
         found, column = scores.topk(min(size, scores.shape[1]), dim=1)
         merged = torch.cat([self._scores[rows], found], dim=1)
         self._scores[rows], keep = merged.topk(size, dim=1)
-        self._positions[rows] = torch.cat([self._positions[rows], column + start], dim=1).gather(1, keep)
+        if isinstance(positions, slice):
+            place = column + positions.start
+        else:
+            place = torch.from_numpy(positions).to(column.device)[column]
+        self._positions[rows] = torch.cat([self._positions[rows], place], dim=1).gather(1, keep)
 
     def found(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores and positions, (M, size) each."""
         return self._scores.cpu().numpy(), self._positions.cpu().numpy()
 
 
-def _tiles(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + _TILE, count)) for start in range(0, count, _TILE))
+def _parts(
+    images: Any, queries: int, probed: Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]] | None
+) -> Iterator[tuple[slice | NDArray[np.int64], NDArray[Any], Sequence[slice | NDArray[np.int64]]]]:
+    """What is multiplied: positions of images, these images (B, d), and the queries that look at them, tile by tile.
+
+    Args:
+        images: (N, ...), in memory or not.
+        queries: number of all queries.
+        probed: images and the queries that look at them, see `Lists.probed`; None if all look at all.
+    """
+    d = math.prod(images.shape[1:])
+    if probed is None:
+        tiles = [slice(start, min(start + _TILE, queries)) for start in range(0, queries, _TILE)]
+        for start, block in products.blocks(images, d):
+            yield slice(start, start + len(block)), block, tiles
+        return
+    for members, looking in probed:
+        for rows in products.steps(len(members), d):
+            block = np.asarray(images[members[rows]]).reshape(-1, d)
+            yield members[rows], block, [looking[start : start + _TILE] for start in range(0, len(looking), _TILE)]
 
 
 def build(pixels: Images, space: Space, backend: str, device: str = "cpu", saved: Path | None = None) -> Search:
@@ -308,17 +357,6 @@ def choose(backend: str, device: str) -> str:
     if backend == "faiss":
         _faiss()
     return backend
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Matrix products in true float32, which the error bound assumes, even where TF32 or bfloat16 were allowed."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def find_faiss() -> ModuleType | None:

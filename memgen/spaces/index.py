@@ -1,4 +1,4 @@
-"""Exact nearest neighbors of images among a set of reference images.
+"""Nearest neighbors of images among a set of reference images: exact, or approximate where that is asked for.
 
 A float32 search (see flat.py) proposes a shortlist. `Space.paired` scores the shortlist again in float64, and these
 values are returned. The rounding of float32 scores is as large as the differences between near-copies, so the shortlist
@@ -7,6 +7,9 @@ outside of the shortlist can have, by the error bound of the float32 scores.
 
 So the result is that of a float64 search of all references, with ties broken by position, whatever the backend, the
 device, and the other queries.
+
+An approximate search takes the shortlist from some lists of references only (see lists.py), and its values are exact.
+`recall` measures how often it finds the nearest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,12 +31,14 @@ from memgen.images.duplicates import leaders, pixel_rows
 from memgen.images.gathered import Images, numbers
 from memgen.images.imageset import floats
 from memgen.spaces import Space, find, flat, is_squared, products
+from memgen.spaces.lists import spread
 from memgen.spaces.pixels import PixelSpace
 
 _SHORTLIST = 16  # of each query at first
 _QUERY_NUMBERS = 2**23  # pixels of the queries that are searched at a time: 32 MiB of float32
 _PAIRS = 2**22  # queries x shortlist at a time: 64 MiB
 _RESCORED = 2**20  # pixels gathered at a time: 4 MiB of float32
+CHECKED = 256  # queries whose approximate neighbors are compared with exact ones
 _PARTS = ("pixels.npy", "ids.npy", "clusters.npy")
 _VECTORS = "vectors.faiss"
 
@@ -148,12 +153,18 @@ class Index:
         """The shape of one reference, (C, H, W)."""
         return tuple(self._pixels.shape[1:])
 
-    def search(self, queries: Tensor, k: int = 1) -> Hits:
+    def search(self, queries: Tensor, k: int = 1, probes: int | None = None) -> Hits:
         """The k nearest references of each query.
 
         Args:
             queries: (M, C, H, W), float32, pixel units.
             k: neighbors per query, 1 to N.
+            probes: lists that each query looks at, of about sqrt(N) lists of references. None looks at all references,
+                and proves the result.
+
+        Returns:
+            The neighbors. Their values are exact in either case. Of equally near ones, an exact search takes the first
+            by position, and an approximate one takes any.
 
         Raises:
             DataError: k is out of range, or a query has a pixel that is not finite.
@@ -174,8 +185,25 @@ class Index:
         step = max(1, _QUERY_NUMBERS // queries.shape[1:].numel())
         for start in range(0, len(queries), step):
             rows = slice(start, start + step)
-            index[rows], value[rows] = self._exact(queries[rows].float().cpu(), k)
+            found = queries[rows].float().cpu()
+            index[rows], value[rows] = self._exact(found, k) if probes is None else self._probed(found, k, probes)
         return Hits(index, value, self.clusters[index])
+
+    def recall(self, queries: Tensor, hits: Hits, most: int = CHECKED) -> tuple[int, int]:
+        """How often an approximate search found the nearest reference: recall@1.
+
+        Args:
+            queries: those of the search, (M, C, H, W).
+            hits: what it found.
+            most: queries that are searched exactly, evenly spread among all.
+
+        Returns:
+            Of how many queries it found the nearest reference, or one as near; and of how many it was asked.
+        """
+        chosen = spread(len(queries), min(most, len(queries)))
+        _, value = self.nearest(queries[chosen])
+        same = np.equal(hits.value[chosen, 0], value) | (np.isnan(hits.value[chosen, 0]) & np.isnan(value))
+        return int(same.sum()), len(chosen)
 
     def nearest(self, queries: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Positions (M,) and values (M,) of the nearest reference of each query; see `search`."""
@@ -200,6 +228,17 @@ class Index:
             value[start : start + step] = self.space.paired(first, second).numpy()
         return value.reshape(others.shape)
 
+    def _probed(self, queries: Tensor, k: int, probes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The k best of a shortlist from some lists; of a query without k scores, the exact result."""
+        wanted, size = flat.Queries(queries.flatten(1), self.space.embed(queries)), min(self.n, max(_SHORTLIST, 2 * k))
+        scores, shortlist, error = self._search(wanted, size, probes)
+        found = shortlist >= 0
+        index, value = self._rescore(queries, np.maximum(shortlist, 0), k, found & ~_falls_short(scores, k, error))
+        short = np.flatnonzero(found.sum(axis=1) < k)
+        if len(short):
+            index[short], value[short] = self._exact(queries[short], k)
+        return index, value
+
     def _exact(self, queries: Tensor, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Search with a growing shortlist until every query's answer is proved."""
         index = np.empty((len(queries), k), dtype=np.int64)
@@ -214,8 +253,7 @@ class Index:
                 if size < self.n:
                     scores, shortlist, error = self._search(wanted.take(rows), size)
                     usable = np.asarray((np.isfinite(scores) & (shortlist >= 0)).all(axis=1))
-                    # Images that fall short of the k-th by more than both errors need no exact value.
-                    low = np.asarray(scores < (scores[:, k - 1] - 2.5 * error)[:, None])
+                    low = _falls_short(scores, k, error)
                     kept = np.logical_or(~low, ~usable[:, None])
                     outside = np.maximum(scores[:, -1], np.where(low & usable[:, None], scores, -np.inf).max(axis=1))
                     best_outside = np.where(usable, outside + error, np.inf)
@@ -371,6 +409,11 @@ class Index:
         clusters = np.load(folder / "clusters.npy", allow_pickle=False)
         search = flat.build(pixels, space, backend, device, folder / _VECTORS if _VECTORS in digests else None)
         return cls(pixels, ids, clusters, space, name, threshold, search)
+
+
+def _falls_short(scores: NDArray[np.float32], k: int, error: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which images fall short of the k-th by more than both errors, so that they need no exact value, (M, s)."""
+    return np.asarray(scores < (scores[:, k - 1] - 2.5 * error)[:, None])
 
 
 def _check_finite(images: Tensor, what: str, labels: Sequence[Any]) -> None:

@@ -18,6 +18,7 @@ it is tried once before it is trusted. Then blocks become float32, which are mul
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +92,7 @@ class Coded:
             norm[rows], missing[rows] = whole.norm(dim=1).numpy(), (exact - found).norm(dim=1).numpy()
         return cls(terms, factor, constant, total, norm, missing)
 
-    def times(self, z: Tensor, rows: slice, device: str) -> Tensor:
+    def times(self, z: Tensor, rows: slice | NDArray[np.int64], device: str) -> Tensor:
         """<q, z> of some queries and of all images, whose numbers z are (B, d) int8 on the device: (m, B) float32."""
         terms = [term[rows].to(device) for term in self.terms]
         if terms[0].dtype == torch.float32:
@@ -105,11 +106,27 @@ def _joined(terms: Sequence[Tensor]) -> Tensor:
     return whole if len(terms) == 1 else whole.add_(terms[1], alpha=1 / _FINER)
 
 
+def steps(count: int, d: int) -> Iterator[slice]:
+    """Rows 0 to count - 1 in order, so many at a time that their d numbers each need little memory."""
+    step = max(16, min(_BLOCK_IMAGES, _BLOCK_BYTES // d))
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
 def blocks(pixels: Any, d: int) -> Iterator[tuple[int, NDArray[Any]]]:
     """Images (N, ...) in order, as (position of the first, (B, d)), so many at a time that they need little memory."""
-    step = max(16, min(_BLOCK_IMAGES, _BLOCK_BYTES // d))
-    for start in range(0, len(pixels), step):
-        yield start, np.asarray(pixels[start : start + step]).reshape(-1, d)
+    for rows in steps(len(pixels), d):
+        yield rows.start, np.asarray(pixels[rows]).reshape(-1, d)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Matrix products in true float32, which error bounds assume, even where TF32 or bfloat16 were allowed."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def vectors(pixels: Images, embed: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:

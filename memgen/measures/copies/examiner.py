@@ -5,6 +5,8 @@ The pool of T and H is clustered and indexed once, and then any number of sample
 What samples look like among the images, in one space or in several, is the matter of `sight`.
 """
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +21,7 @@ from torch import Tensor
 from memgen import spaces
 from memgen.base import schemas, tables
 from memgen.base.errors import DataError
+from memgen.base.intervals import clopper_pearson
 from memgen.base.progress import Progress
 from memgen.images.duplicates import pixel_rows
 from memgen.images.gathered import Gathered
@@ -28,11 +31,12 @@ from memgen.measures.copies.alignment import Fit
 from memgen.measures.copies.competition import ALIKE, DEFINITION, Competition, MemorizedFraction, Q
 from memgen.measures.copies.conformal import benjamini_hochberg, conformal, conformal_resolution
 from memgen.measures.copies.lead import Bools, Floats, Ints, Reach, lead, probability, reach
-from memgen.measures.copies.matching import PIXELS, Candidates, LeftOut, Matches
+from memgen.measures.copies.matching import EXHAUSTIVE, PIXELS, Candidates, LeftOut, Matches
 from memgen.measures.copies.pool import Pool, label_free_order, pool
 from memgen.measures.copies.sight import Chosen, Searcher, Sight
 from memgen.measures.subject import Samples, Subject, lacking
 from memgen.spaces import index
+from memgen.spaces.lists import spread
 
 # Samples are judged by at most so many held-out images. More would sharpen p-values below 1/4,000, at a cost in time.
 JUDGED_BY = 4096
@@ -81,6 +85,29 @@ class Judgement:
     judged_by: int
 
 
+@dataclass(frozen=True)
+class Checked:
+    """An approximate search, and how it compares with an exact one.
+
+    Attributes:
+        probes: lists of images that each sample looked at.
+        samples: samples that were searched exactly too.
+        recall: share of the nearest images of these that the approximate search found, in all spaces (recall@1).
+        low: lower end of its 95 % interval, as if each sample had been searched in one space.
+        high: upper end.
+        fraction: memorized fraction of these samples by the approximate search.
+        exact_fraction: the same by the exact search.
+    """
+
+    probes: int
+    samples: int
+    recall: float
+    low: float
+    high: float
+    fraction: float | None
+    exact_fraction: float | None
+
+
 class Examiner:
     """T and H, pooled, clustered and indexed.
 
@@ -91,7 +118,9 @@ class Examiner:
         backend: faiss, torch or auto.
         device: where the torch backend searches.
         names: spaces that are searched; see `matching`.
-        make_searcher: makes the searcher of candidates in these spaces, in place of one that searches in this process.
+        make_searcher: makes the searcher of candidates in these spaces, with these probes, in place of one that
+            searches in this process.
+        probes: lists of images that are searched for each sample, see `Index.search`; None searches all images.
 
     Attributes:
         pool: the representatives of T and H.
@@ -111,17 +140,16 @@ class Examiner:
         backend: str = "auto",
         device: str = "cpu",
         names: Sequence[str] = PIXELS,
-        make_searcher: Callable[[Candidates, Sequence[str]], Searcher] | None = None,
+        make_searcher: Callable[..., Searcher] | None = None,
+        probes: int | None = None,
     ) -> None:
         self.pool: Pool = _pooled(train, held_out, threshold)
-        self.names = tuple(names)
+        self.names, self._probes = tuple(names), probes
         self._train, self._held_out, self._n_train = train, held_out, len(train)
         self._pixels = Gathered([train.pixels, held_out.pixels], self.pool.representatives)
         candidates = Candidates(self._pixels, self.pool.ids, self.pool.unit)
-        if make_searcher is None:
-            self.searcher = Searcher(candidates, self.names, backend, device)
-        else:
-            self.searcher = make_searcher(candidates, self.names)
+        make = make_searcher or functools.partial(Searcher, backend=backend, device=device)
+        self.searcher: Searcher = make(candidates, self.names, probes=probes)
 
     def examine(self, samples: Tensor, seed: int, q: float = Q) -> Examination:
         """Test samples (M, C, H, W) for dependence on single units of T.
@@ -147,6 +175,29 @@ class Examiner:
     def see(self, images: Tensor, left_out: LeftOut | None = None, progress: Progress | None = None) -> Sight:
         """Look for samples (M, C, H, W), or images in their place, in all spaces; see `Searcher.see`."""
         return self.searcher.see(images, left_out, progress)
+
+    def check(self, images: Tensor, found: Examination, seed: int) -> Checked | None:
+        """How an approximate search compares with an exact one, on samples evenly spread among all.
+
+        Args:
+            images: the samples, (M, C, H, W), float32, pixel units.
+            found: of these samples.
+            seed: of the label permutations.
+
+        Returns:
+            None where all spaces are searched exactly.
+        """
+        listed = ~np.isin(self.searcher.space_of, EXHAUSTIVE)
+        if self._probes is None or not listed.any():
+            return None
+        rows = spread(len(images), min(index.CHECKED, len(images)))
+        sights = {False: found.sight.take(rows), True: self.searcher.see(images[rows], exact=True)}
+        closest = {exact: _closest(sight)[listed] for exact, sight in sights.items()}
+        recalled = np.equal(closest[True], closest[False]) | np.isnan(closest[True])
+        recall = float(recalled.mean()) if recalled.size else 1.0
+        fraction = {exact: self.contest(sight, seed).fraction.estimate for exact, sight in sights.items()}
+        low, high = clopper_pearson(math.floor(recall * len(rows)), len(rows))
+        return Checked(self._probes, len(rows), recall, low, high, fraction[False], fraction[True])
 
     def evidence(self, found: Examination) -> dict[str, Any]:
         """Columns of a SIGNIFICANCE table: the space in which each sample competes, and what was found there."""
@@ -301,7 +352,13 @@ def find_copies(
 
 
 def to_tables(
-    keys: Mapping[str, Any], samples: Ints, examiner: Examiner, found: Examination, judged: Judgement, own: pa.Table
+    keys: Mapping[str, Any],
+    samples: Ints,
+    examiner: Examiner,
+    found: Examination,
+    judged: Judgement,
+    own: pa.Table,
+    checked: Checked | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """A SIGNIFICANCE table of a row for each sample, and a COPIES table of one row.
 
@@ -312,6 +369,7 @@ def to_tables(
         found: of these samples in the competition.
         judged: by held-out images.
         own: the nearest training image, by correlation, to each sample: a NEIGHBORS table of rank 1.
+        checked: what an exact search says of an approximate one; None where the search was exact.
     """
     pooled, contest, share = examiner.pool, found.competition, found.fraction
     in_competition, in_conformal = examiner.reaches(found)
@@ -366,8 +424,20 @@ def to_tables(
         "conformal_reach": in_conformal.share,
         "conformal_as_deep": in_conformal.controls,
         "closest": float(np.nan_to_num(closeness, nan=-1).max(initial=-1)),
+        "probes": checked and checked.probes,
+        "checked": checked and checked.samples,
+        "recall": checked and checked.recall,
+        "recall_low": checked and checked.low,
+        "recall_high": checked and checked.high,
+        "checked_fraction": checked and checked.fraction,
+        "exact_fraction": checked and checked.exact_fraction,
     }
     return significance, tables.make(schemas.COPIES, {**keys, **{name: [value] for name, value in columns.items()}})
+
+
+def _closest(sight: Sight) -> Floats:
+    """Similarity of each sample to the nearest image, by matcher, (matchers, M)."""
+    return np.stack([matches.closeness[:, 0] for matches in sight.matches])
 
 
 def _pooled(train: ImageSet, held_out: ImageSet, threshold: float) -> Pool:
@@ -381,11 +451,13 @@ def _ids(pooled: Pool, numbers: Ints) -> pa.Array:
     return pooled.ids.arrow.take(pa.array(numbers, mask=numbers < 0))
 
 
-def nearest(train: ImageSet, samples: Samples, backend: str = "auto", device: str = "cpu") -> pa.Table:
-    """The nearest training image, by correlation, to each sample: a NEIGHBORS table of rank 1."""
+def nearest(
+    train: ImageSet, samples: Samples, backend: str = "auto", device: str = "cpu", probes: int | None = None
+) -> pa.Table:
+    """The nearest training image, by correlation, to each sample: a NEIGHBORS table of rank 1; see `Index.search`."""
     space, nothing = spaces.find("correlation"), dict.fromkeys(("subject", "role", "n_train", "part", "train_seed"))
     searched = index.Index.build(train.pixels, train.ids, space, "train", None, backend, device)
-    hits = searched.search(torch.from_numpy(samples.images), 1)
+    hits = searched.search(torch.from_numpy(samples.images), 1, probes)
     return searched.to_table(hits, "sample", samples.ids, nothing, sources=train.sources)
 
 

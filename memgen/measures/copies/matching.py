@@ -10,6 +10,7 @@ depends on labels (see `competition`).
     halves     correlation of the left, right, upper or lower half alone: images put together from several, or occluded
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from memgen.spaces.index import Index
 
 PIXELS = ("pixels",)
 EVERY = ("pixels", "blurred", "aligned", "halves")  # the spaces of an audit, unless told otherwise
+EXHAUSTIVE = ("aligned",)  # spaces in which all images are searched, even where lists are asked for
 _NEIGHBORS = 10  # from which the depth is computed
 _MOST_LEFT_OUT = 512  # images of one unit that are left out of a search, at most
 
@@ -80,12 +82,13 @@ class LeftOut:
 class Matcher(Protocol):
     """Finds the images of a pool that samples may be copies of."""
 
-    def match(self, samples: Tensor, left_out: LeftOut | None = None) -> Matches:
+    def match(self, samples: Tensor, left_out: LeftOut | None = None, exact: bool = False) -> Matches:
         """The nearest images of the pool to each sample.
 
         Args:
             samples: (M, C, H, W), float32, pixel units.
             left_out: what is not there for each of them; None leaves nothing out.
+            exact: whether all images are searched, even if the matcher was made to search some lists only.
         """
         ...
 
@@ -120,6 +123,7 @@ class SpaceMatcher:
         negative: whether the negative of a sample is tried too, and the closer of both kept.
         backend: faiss, torch or auto.
         device: where the torch backend searches.
+        probes: lists of images that are searched for each sample, see `Index.search`; None searches all images.
     """
 
     def __init__(
@@ -131,41 +135,44 @@ class SpaceMatcher:
         negative: bool = False,
         backend: str = "auto",
         device: str = "cpu",
+        probes: int | None = None,
     ) -> None:
+        self._probes = probes
         self._space, self._view, self._part, self._negative = space, view, part, negative
         self._unit, self._sizes = pool.unit, np.bincount(pool.unit)
         pixels = pool.pixels if view is None else Viewed(pool.pixels, view)
         self._index = Index.build(pixels, pool.ids, space, "pool", None, backend, device)
 
-    def match(self, samples: Tensor, left_out: LeftOut | None = None) -> Matches:
+    def match(self, samples: Tensor, left_out: LeftOut | None = None, exact: bool = False) -> Matches:
         """The nearest images to each sample; see `Matcher`."""
-        found = self._match(samples, left_out)
+        probes = None if exact else self._probes
+        found = self._match(samples, left_out, probes)
         if self._negative:
-            other = self._match(1 - samples, left_out)
+            other = self._match(1 - samples, left_out, probes)
             other.fit[:, Fit.NEGATIVE] = 1
             better = self._closer(other.closeness[:, 0], found.closeness[:, 0])
             for name in ("candidates", "closeness", "depth", "fit"):
                 getattr(found, name)[better] = getattr(other, name)[better]
         return found
 
-    def _match(self, samples: Tensor, left_out: LeftOut | None) -> Matches:
+    def _match(self, samples: Tensor, left_out: LeftOut | None, probes: int | None) -> Matches:
         queries = samples if self._view is None else self._view(samples)
-        near, value = self._neighbors(queries, left_out)
+        near, value = self._neighbors(queries, left_out, probes)
         distance = self._distances(value)
         order = np.argsort(distance, axis=1, kind="stable")  # an undefined correlation is ranked last by the search
         near = np.take_along_axis(near, order, axis=1)
         value, distance = (np.take_along_axis(each, order, axis=1) for each in (value, distance))
         return Matches(near, value, self._depth(near, distance), np.full(len(near), self._part), Fit.none(len(near)))
 
-    def _neighbors(self, queries: Tensor, left_out: LeftOut | None) -> tuple[Ints, Floats]:
+    def _neighbors(self, queries: Tensor, left_out: LeftOut | None, probes: int | None) -> tuple[Ints, Floats]:
         """The nearest images and their values, (M, K) each, without those that are left out."""
         if left_out is None:
-            hits = self._index.search(queries, min(_NEIGHBORS, self._index.n))
+            hits = self._index.search(queries, min(_NEIGHBORS, self._index.n), probes)
             return hits.reference_index, hits.value
         # With every row, as many images are found as its unit may take, and as many stay.
         gone = np.where(left_out.unit >= 0, self._sizes[left_out.unit] - (left_out.but >= 0), 0)
         most = int(min(gone.max(initial=0), _MOST_LEFT_OUT))
-        hits = self._index.search(queries, min(_NEIGHBORS + most, self._index.n))
+        hits = self._index.search(queries, min(_NEIGHBORS + most, self._index.n), probes)
         near, value = hits.reference_index, hits.value
         out = (self._unit[near] == left_out.unit[:, None]) & (near != left_out.but[:, None])
         order = np.argsort(out, axis=1, kind="stable")[:, : max(1, near.shape[1] - most)]
@@ -194,34 +201,37 @@ class SpaceMatcher:
 
 
 class AlignedMatcher:
-    """Fits each sample to each image as well as possible; see `alignment`."""
+    """Fits each sample to each image as well as possible; see `alignment`. It always looks at all images."""
 
     def __init__(self, pool: Candidates) -> None:
         self._pool = AlignedPool(pool.pixels, pool.unit)
 
-    def match(self, samples: Tensor, left_out: LeftOut | None = None) -> Matches:
+    def match(self, samples: Tensor, left_out: LeftOut | None = None, exact: bool = False) -> Matches:
         """The nearest images to each sample; see `Matcher`."""
         unit, but = (None, None) if left_out is None else (left_out.unit, left_out.but)
         candidates, closeness, depth, fit = self._pool.search(samples, unit, but)
         return Matches(candidates, closeness, depth, np.full(len(samples), "whole"), fit)
 
 
-def build(name: str, pool: Candidates, backend: str = "auto", device: str = "cpu") -> list[Matcher]:
-    """The matchers of a space: one of EVERY, or any that `spaces.find` knows.
+def build(
+    name: str, pool: Candidates, backend: str = "auto", device: str = "cpu", probes: int | None = None
+) -> list[Matcher]:
+    """The matchers of a space: one of EVERY, or any that `spaces.find` knows; for the others, see `SpaceMatcher`.
 
     Raises:
         ConfigError: there is no space of that name.
     """
-    correlation = spaces.find("correlation")
-    if name == "pixels":
-        return [SpaceMatcher(pool, correlation, backend=backend, device=device)]
-    if name == "blurred":
-        return [SpaceMatcher(pool, correlation, reduced, negative=True, backend=backend, device=device)]
     if name == "aligned":
         return [AlignedMatcher(pool)]
+    make = functools.partial(SpaceMatcher, pool, backend=backend, device=device, probes=probes)
+    correlation = spaces.find("correlation")
+    if name == "pixels":
+        return [make(correlation)]
+    if name == "blurred":
+        return [make(correlation, reduced, negative=True)]
     if name == "halves":
-        return [SpaceMatcher(pool, correlation, half, part, False, backend, device) for part, half in _HALVES.items()]
-    return [SpaceMatcher(pool, spaces.find(name), backend=backend, device=device)]
+        return [make(correlation, half, part) for part, half in _HALVES.items()]
+    return [make(spaces.find(name))]
 
 
 def matchers_of(name: str) -> int:

@@ -90,6 +90,7 @@ class Searcher:
         names: spaces that are searched; see `matching`.
         backend: faiss, torch or auto.
         device: where the torch backend searches.
+        probes: lists of images that are searched for each sample; None searches all images.
 
     Attributes:
         space_of: name of the space of each matcher.
@@ -98,18 +99,32 @@ class Searcher:
         ConfigError: there is no space of a name.
     """
 
-    def __init__(self, pool: Candidates, names: Sequence[str], backend: str = "auto", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        pool: Candidates,
+        names: Sequence[str],
+        backend: str = "auto",
+        device: str = "cpu",
+        probes: int | None = None,
+    ) -> None:
         self._pool = pool
-        self._matchers = [matcher for name in names for matcher in matching.build(name, pool, backend, device)]
+        self._matchers = [matcher for name in names for matcher in matching.build(name, pool, backend, device, probes)]
         self.space_of: NDArray[np.str_] = spaces_of(names)
 
-    def see(self, images: Tensor, left_out: LeftOut | None = None, progress: Progress | None = None) -> Sight:
+    def see(
+        self,
+        images: Tensor,
+        left_out: LeftOut | None = None,
+        progress: Progress | None = None,
+        exact: bool = False,
+    ) -> Sight:
         """Look for samples (M, C, H, W), or images in their place, in all spaces.
 
         Args:
             images: float32, pixel units.
             left_out: what is not there for each of them; None leaves nothing out.
             progress: called with (images done, images).
+            exact: whether all images are searched, whatever `probes` is.
         """
         parts = []
         for start in range(0, max(1, len(images)), BLOCK):
@@ -117,7 +132,7 @@ class Searcher:
                 progress(start, len(images))
             rows = slice(start, start + BLOCK)
             gone = None if left_out is None else LeftOut(left_out.unit[rows], left_out.but[rows])
-            parts.append(Sight(tuple(matcher.match(images[rows], gone) for matcher in self._matchers)))
+            parts.append(Sight(tuple(matcher.match(images[rows], gone, exact) for matcher in self._matchers)))
         return Sight.joined(parts)
 
     @cached_property
