@@ -7,6 +7,7 @@ from pathlib import Path
 import program
 import pytest
 import torch
+from unrendered import REPLACED
 
 
 def pytest_configure() -> None:
@@ -42,3 +43,10 @@ def tiny(finished, tmp_path, monkeypatch) -> Path:
     shutil.copytree(finished, run)
     monkeypatch.chdir(tmp_path)
     return run
+
+
+@pytest.fixture
+def unrendered(monkeypatch) -> None:
+    """For tests that look at no picture. What `finished` and other fixtures of a session or a module draw is rendered."""
+    for name, instead in REPLACED.items():
+        monkeypatch.setattr(name, instead)

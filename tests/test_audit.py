@@ -23,6 +23,8 @@ from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.examiner import nearest_others
 from memgen.measures.copies.rarefaction import rarefied
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 @pytest.fixture(scope="module")
 def images():

@@ -22,6 +22,8 @@ from memgen.models import checkpoints, networks, sampling
 from memgen.models.networks import UNetSettings
 from memgen.models.training import Training, TrainSettings, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def psnr_table(train_values, held_out_values, sigma=0.1, draws=2):
     """Rows of two noise draws whose mean is the value, for images t0, t1, ... and h0, h1, ..."""

@@ -74,6 +74,7 @@ def test_every_room_is_in_the_readme():
     assert rooms <= set(re.findall(r"`(\w+)/`", README))
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_library_example_runs(tmp_path, monkeypatch, capsys):
     """The README's example runs as written, on folders of pictures, and prints an answer and a headline."""
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
