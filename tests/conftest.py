@@ -30,9 +30,11 @@ def config(tmp_path_factory, digits) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, config) -> Path:
-    """The finished run `tiny`, made in this process without interruption; only to be read."""
+    """The finished run `tiny`, made in this process without interruption, its pictures unrendered; only to be read."""
     outputs = tmp_path_factory.mktemp("finished") / "outputs"
-    program.memgen("sweep", "--config", config, "--outputs", outputs, "--run", "tiny", "--jobs", "1").done()
+    with pytest.MonkeyPatch.context() as patch:
+        unrender(patch)
+        program.memgen("sweep", "--config", config, "--outputs", outputs, "--run", "tiny", "--jobs", "1").done()
     return outputs / "tiny"
 
 
@@ -47,6 +49,10 @@ def tiny(finished, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def unrendered(monkeypatch) -> None:
-    """For tests that look at no picture. What `finished` and other fixtures of a session or a module draw is rendered."""
+    """For tests that look at no picture: figures and charts are made, but not rendered."""
+    unrender(monkeypatch)
+
+
+def unrender(patch: pytest.MonkeyPatch) -> None:
     for name, instead in REPLACED.items():
-        monkeypatch.setattr(name, instead)
+        patch.setattr(name, instead)
