@@ -86,7 +86,7 @@ def trained(tmp_path_factory):
         for i, image in enumerate(chosen):
             Image.fromarray(image).save(folder / name / f"{i:03}.png")
     settings = UNetSettings(architecture="unet", blocks=1, width=24)
-    training = Training(networks.build(settings, (1, 8, 8)), TrainSettings(images_seen=12_000), (0, 0))
+    training = Training(networks.build(settings, (1, 8, 8)), TrainSettings(images_seen=6_000), (0, 0))
     for _ in train(training, torch.from_numpy(pixels[:12, None])):
         pass
     checkpoints.save(folder / "model.safetensors", training.result.eval(), settings, {})

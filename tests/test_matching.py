@@ -121,12 +121,12 @@ def test_labels_decide_signs_alone_in_every_space(images):
 
 
 def test_mirrored_copies_are_found_in_all_spaces_and_not_in_pixels(images):
-    """60 mirrored copies among 120 samples: the pixels see none, all spaces together nearly all, and say how.
+    """60 mirrored copies among 100 samples: the pixels see none, all spaces together nearly all, and say how.
 
     At q = 5 % and 1 : 1, 20 leading samples of T are the least that can be found, so 60 leave room for a few that are not.
     """
-    t, h = images.take(slice(0, 200)), images.take(slice(200, 400))
-    samples = torch.cat([t.floats(slice(60)).flip(3), images.floats(slice(800, 860))])
+    t, h = images.take(slice(0, 120)), images.take(slice(120, 240))
+    samples = torch.cat([t.floats(slice(60)).flip(3), images.floats(slice(800, 840))])
     pixels, every = Examiner(t, h, 0.99), Examiner(t, h, 0.99, names=EVERY)
     assert not pixels.examine(samples, 0).competition.discovered.any()
     found = every.examine(samples, 0)
