@@ -7,6 +7,7 @@ from pathlib import Path
 import program
 import pytest
 import torch
+from unrendered import REPLACED
 
 
 def pytest_configure() -> None:
@@ -29,9 +30,11 @@ def config(tmp_path_factory, digits) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, config) -> Path:
-    """The finished run `tiny`, made in this process without interruption; only to be read."""
+    """The finished run `tiny`, made in this process without interruption, its pictures unrendered; only to be read."""
     outputs = tmp_path_factory.mktemp("finished") / "outputs"
-    program.memgen("sweep", "--config", config, "--outputs", outputs, "--run", "tiny", "--jobs", "1").done()
+    with pytest.MonkeyPatch.context() as patch:
+        unrender(patch)
+        program.memgen("sweep", "--config", config, "--outputs", outputs, "--run", "tiny", "--jobs", "1").done()
     return outputs / "tiny"
 
 
@@ -42,3 +45,14 @@ def tiny(finished, tmp_path, monkeypatch) -> Path:
     shutil.copytree(finished, run)
     monkeypatch.chdir(tmp_path)
     return run
+
+
+@pytest.fixture
+def unrendered(monkeypatch) -> None:
+    """For tests that look at no picture: figures and charts are made, but not rendered."""
+    unrender(monkeypatch)
+
+
+def unrender(patch: pytest.MonkeyPatch) -> None:
+    for name, instead in REPLACED.items():
+        patch.setattr(name, instead)

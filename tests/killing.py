@@ -9,9 +9,12 @@ importing. The child that reaches no new moment finishes; the moments are then w
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import sys
 from pathlib import Path
+
+from unrendered import REPLACED
 
 # Every kind of file that a sweep writes.
 KINDS = {
@@ -37,7 +40,9 @@ def main() -> None:
         "cli.terminal",
     ):
         importlib.import_module(f"memgen.{name}")
-    importlib.import_module("faiss")
+    # What a training and a report load by themselves, and each child would load anew.
+    for name in ("faiss", "torch._dynamo", "memgen.report.page"):
+        importlib.import_module(name)
     moments: list[str] = []
     reader, writer = os.pipe()
     while len(moments) <= len(planned):
@@ -67,6 +72,9 @@ def work(run: Path, planned: set[str], writer: int, arguments: list[str]) -> Non
 
 
 def watch(run: Path, reach) -> None:
+    for name, instead in REPLACED.items():  # a picture is no artifact that a killed sweep might lose
+        home, _, last = name.rpartition(".")
+        setattr(pkgutil.resolve_name(home), last, instead)
     from memgen.experiment import make, runs
     from memgen.images import importing
     from memgen.models import sampling, training

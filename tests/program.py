@@ -78,10 +78,14 @@ class Outcome:
 
 
 def memgen(*arguments: str | Path) -> Outcome:
-    """Run a command in this process; an error that memgen does not turn into a message goes through."""
+    """Run a command in this process; an error that memgen does not turn into a message goes through.
+
+    The command finds one core, since the processes of pytest-xdist share them: only `--jobs` starts processes beside it.
+    """
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with (
+        mock.patch.object(os, "sched_getaffinity", return_value={0}, create=True),
         mock.patch.object(sys, "argv", ["memgen", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import re
 import shutil
 import warnings
@@ -22,6 +23,8 @@ from memgen.images.imageset import ImageSet
 from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.examiner import nearest_others
 from memgen.measures.copies.rarefaction import rarefied
+
+pytestmark = pytest.mark.usefixtures("unrendered")
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,26 @@ def found(sets, tmp_path_factory):
     """The audit of the samples with copies."""
     outputs = tmp_path_factory.mktemp("outputs")
     return memgen.audit(sets["copied"], sets["train"], sets["holdout"], outputs=outputs, name="copied")
+
+
+@pytest.fixture(scope="module")
+def few(images, tmp_path_factory):
+    """Fewer images for tests that ask how an audit is made: training and held-out images, and samples with copies.
+
+    At q = 5 % and as many held-out images, at least 20 samples must lead to the training set: here 30 are mirrored copies.
+    """
+    folder = tmp_path_factory.mktemp("few")
+    copied = images[600:640].copy()
+    copied[:30] = images[:30, :, ::-1]
+    chosen = {"copied": copied, "train": images[:60], "holdout": images[300:360]}  # in the order of memgen.audit
+    return {name: save(pixels, folder / name) for name, pixels in chosen.items()}
+
+
+@pytest.fixture(scope="module")
+def found_in_few(few, tmp_path_factory):
+    done = memgen.audit(*few.values(), outputs=tmp_path_factory.mktemp("outputs"), name="copied")
+    assert done.answer.answer == "found"
+    return done
 
 
 def test_mirrored_copies_are_found(found):
@@ -201,9 +224,9 @@ def test_planted_copies_say_what_would_have_been_found(sets, tmp_path):
     assert auditing.verify(done.path / "audit.json") == []
 
 
-def test_calibrate_continues_an_audit(sets, tmp_path):
+def test_calibrate_continues_an_audit(few, tmp_path):
     """memgen calibrate --run AUDIT plants copies among its samples; what was planted before is kept."""
-    arguments = (sets["clean"], sets["train"], sets["holdout"])
+    arguments = few.values()
     once = memgen.audit(*arguments, outputs=tmp_path, name="mine", spaces=("pixels",), calibrate=1)
     kept = runs.Run(once.path).table("planted", "audit-r0")
     arguments = ["calibrate", "--run", "mine", "--outputs", tmp_path]
@@ -303,10 +326,11 @@ def test_different_sizes_and_colors_are_made_alike(images, tmp_path):
     for number in range(40):
         pixels = np.random.default_rng(number).integers(0, 255, (20 + number % 2, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(colored / f"{number}.png")
-    done = memgen.audit(gray, colored, outputs=tmp_path / "outputs")
+    quick = {"outputs": tmp_path / "outputs", "spaces": ("pixels",), "images": False}
+    done = memgen.audit(gray, colored, **quick)
     assert done.document["sets"]["samples"]["image_shape"] == [3, 64, 64]
     assert "resized to 64 x 64" in done.document["rule"]
-    small = memgen.audit(gray, colored, outputs=tmp_path / "outputs", resize=10)
+    small = memgen.audit(gray, colored, resize=10, **quick)
     assert small.document["sets"]["train"]["image_shape"] == [3, 10, 10]
 
 
@@ -358,9 +382,9 @@ def test_names_that_suggest_groups_are_pointed_out(images, tmp_path):
     assert any("Names suggest groups" in warning for warning in done.document["warnings"])
 
 
-def test_the_command(sets, tmp_path):
+def test_the_command(few, tmp_path):
     """Page on standard output, the answer on standard error; --json, --fail-on and verify; a config reproduces it."""
-    arguments = ["audit", sets["copied"], sets["train"], "--holdout", sets["holdout"], "--outputs", tmp_path]
+    arguments = ["audit", few["copied"], few["train"], "--holdout", few["holdout"], "--outputs", tmp_path]
     done = command(*arguments, "--fail-on", "found")
     assert done.code == 6
     assert done.path.name == "report.html"
@@ -370,33 +394,44 @@ def test_the_command(sets, tmp_path):
     stated = next(tmp_path.iterdir()) / "audit.json"
     assert "Every file and every number agrees." in command("verify", stated).done().err
     config = tmp_path / "audit.toml"
-    config.write_text(f'samples = "{sets["copied"]}"\ntrain = "{sets["train"]}"\nholdout = "{sets["holdout"]}"\n')
+    config.write_text(f'samples = "{few["copied"]}"\ntrain = "{few["train"]}"\nholdout = "{few["holdout"]}"\n')
     again = command("audit", "--config", config, "--outputs", tmp_path, "--json").done().json
     assert again["hash"] == document["hash"]
-    command("audit", sets["copied"], "--outputs", tmp_path).failed(2, "expected both")
+    command("audit", few["copied"], "--outputs", tmp_path).failed(2, "expected both")
     command("audit", *arguments[1:3], "--fail-on", "never").failed(2, "expected found or undecided")
     assert "audit" in command("runs", "list", "--outputs", tmp_path).done().err
     command("verdict", "--outputs", tmp_path).failed(4)
 
 
-def test_little_memory_changes_nothing(found, sets, tmp_path, monkeypatch):
+def test_little_memory_changes_nothing(few, found_in_few, tmp_path, monkeypatch):
     """With no room for arrays in memory, the audit works on temporary files and blocks, and ends with the same tables."""
     from memgen.base import files
     from memgen.spaces import products
 
     monkeypatch.setenv(files.MEMORY, "7.5e-6")
     monkeypatch.setattr(products, "_BLOCK_BYTES", 14 * 14 * 50)
-    again = memgen.audit(sets["copied"], sets["train"], sets["holdout"], outputs=tmp_path, name="copied")
-    assert again.document["files"] == found.document["files"]
+    again = memgen.audit(*few.values(), outputs=tmp_path, name="copied")
+    assert again.document["files"] == found_in_few.document["files"]
 
 
-def test_a_search_that_is_spread_gives_the_same(found, sets, tmp_path):
-    """Two worker processes find what one process finds, byte for byte, and leave nothing behind."""
-    with executors.find("local", executors.Resources(torch.get_num_threads()), jobs=2) as executor:
-        again = memgen.audit(
-            sets["copied"], sets["train"], sets["holdout"], outputs=tmp_path, name="copied", executor=executor
-        )
-    assert again.document["files"] == found.document["files"]
+def test_a_search_that_is_spread_gives_the_same(few, found_in_few, tmp_path):
+    """What tasks find that were sent away is what one process finds, byte for byte, and they leave nothing behind.
+
+    They are done here, as they arrive. tests/test_executors.py sends them to other processes (slow).
+    """
+
+    class Sent(executors.Executor):
+        tasks = 0
+
+        def map(self, work, tasks, on_event):
+            for task in tasks:
+                self.tasks += 1
+                executors.do(*pickle.loads(pickle.dumps((work, task))), on_event)
+
+    executor = Sent()
+    again = memgen.audit(*few.values(), outputs=tmp_path, name="copied", executor=executor)
+    assert executor.tasks > 3
+    assert again.document["files"] == found_in_few.document["files"]
     assert not (again.path / "searches").exists()
 
 

@@ -18,6 +18,8 @@ from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.canaries import exposure
 from memgen.measures.copies.lead import lead
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def brute_force(score, trained):
     """The p-value by listing every choice of as many canaries."""

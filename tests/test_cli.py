@@ -32,6 +32,8 @@ from memgen.models import sampling
 from memgen.models.known import classes, generate
 from memgen.models.networks import BFCNNSettings, UNetSettings, build
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 # What a person who reads a table with other programs relies on: these columns, some with these units.
 COLUMNS = {
     "images": {"index": "", "image_id": "", "source": ""},

@@ -20,7 +20,7 @@ from program import memgen
 
 from memgen.base import schemas
 from memgen.cli import app, measure, shared, terminal
-from memgen.experiment import make, present
+from memgen.experiment import executors, make, present
 from memgen.experiment.cost import Cost
 from memgen.experiment.runs import Run
 from memgen.experiment.workspace import Workspace
@@ -28,6 +28,8 @@ from memgen.findings import transition
 from memgen.images.imageset import ImageSet
 from memgen.measures import peers
 from memgen.models import inverse
+
+pytestmark = pytest.mark.usefixtures("unrendered")
 
 
 @dataclass(frozen=True)
@@ -347,6 +349,22 @@ def test_workers(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)
     assert [shared.worker_count(*given) for given in ((None, "cpu", 9), (None, "cuda", 9), (4, "cpu", 9))] == [6, 1, 4]
     assert [shared.worker_count(*given) for given in ((None, "cpu", 2), (4, "cuda", 3), (4, "cpu", 0))] == [2, 3, 1]
+
+
+def test_no_worker_is_started_for_what_is_done(tiny, monkeypatch):
+    """A command on a finished run works in this process; a worker is started for each task that has a step left."""
+    asked, find = [], executors.find
+
+    def found(name, resources, jobs, *more):
+        asked.append(jobs)
+        return find(name, resources, 1, *more)
+
+    monkeypatch.setattr(executors, "find", found)
+    memgen("verdict", "--jobs", "4").done()
+    for name in ("n1-s0-a", "n4-s0-b"):
+        (tiny / "tables" / "copies" / f"{name}.parquet").unlink()
+    memgen("verdict", "--jobs", "4").done()
+    assert asked == [1, 2]
 
 
 def test_device(monkeypatch):

@@ -56,13 +56,18 @@ def weighted(log_weights: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, n
     return mean, np.sqrt(weights**2 @ (images - mean) ** 2), 1 / (weights**2).sum()
 
 
-def by_prior(noisy: np.ndarray, sigma: float, n: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """The posterior mean from draws of the prior, by rejection from the box around it."""
-    generator = np.random.default_rng(1)
+@pytest.fixture(scope="module")
+def drawn() -> np.ndarray:
+    """The images (200000, d) of draws of the prior, by rejection from the box around it."""
+    n, generator = 200_000, np.random.default_rng(1)
     low = np.array([PRIOR.center[0], PRIOR.center[0], PRIOR.radius[0], 0, 0])
     high = np.array([PRIOR.center[1], PRIOR.center[1], PRIOR.radius[1], 1, 1])
-    drawn = low + (high - low) * generator.random((2 * n, 5))
-    images = rendered(drawn[allowed(drawn)][:n])
+    places = low + (high - low) * generator.random((2 * n, 5))
+    return rendered(places[allowed(places)][:n])
+
+
+def by_prior(noisy: np.ndarray, sigma: float, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """The posterior mean from images of draws of the prior."""
     return weighted(-((noisy - images) ** 2).sum(1) / (2 * sigma**2), images)
 
 
@@ -96,10 +101,10 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("sigma", [1.0, 0.7])
-def test_posterior_mean_equals_draws_of_the_prior(place: str, sigma: float):
+def test_posterior_mean_equals_draws_of_the_prior(drawn: np.ndarray, place: str, sigma: float):
     """E[x|y] is the mean of prior draws weighted by their likelihood, to 5 of its errors in every pixel."""
     noisy = observed(torch.tensor([PLACES[place]], dtype=torch.float64), sigma, seed=len(place))
-    mean, error, effective = by_prior(noisy.flatten().numpy(), sigma, 200_000)
+    mean, error, effective = by_prior(noisy.flatten().numpy(), sigma, drawn)
     denoiser = DiscDenoiser(PRIOR)
     assert effective > 20
     spread = float(denoiser.variance(noisy, levels(sigma)).sqrt())
@@ -115,7 +120,7 @@ def test_posterior_mean_equals_draws_around_the_peak(place: str, sigma: float):
     """E[x|y] is the mean of draws around the peak weighted by density ratios, to 5 of its errors in every pixel."""
     truth = torch.tensor([PLACES[place]], dtype=torch.float64)
     noisy = observed(truth, sigma, seed=len(place))
-    mean, error, effective = by_peak(noisy.flatten().numpy(), sigma, truth[0].numpy(), 60_000)
+    mean, error, effective = by_peak(noisy.flatten().numpy(), sigma, truth[0].numpy(), 20_000)
     denoiser = DiscDenoiser(PRIOR)
     assert effective > 1000
     spread = float(denoiser.variance(noisy, levels(sigma)).sqrt())

@@ -21,8 +21,8 @@ from PIL import Image
 
 from memgen.base.errors import MemgenError
 
-# Pages whose blocks take less than about ten seconds together; the others are run by `python3 make.py docs`.
-FAST = {"docs/extending.md", "docs/sampling.md"}
+# One page of the fastest blocks; all others are run by `python3 make.py docs`.
+FAST = {"docs/sampling.md"}
 # What a page needs to run, if it is not in every environment that tests memgen.
 NEEDS = {"docs/tutorials/diffusers.md": ("diffusers",), "docs/tutorials/ray.md": ("ray",)}
 

@@ -22,6 +22,8 @@ PRINTS = {
     ),
 }
 
+SLOW = {"audit_samples.py"}
+
 
 def run(name, folder, *arguments):
     """What an example prints, in lines."""
@@ -36,6 +38,9 @@ def test_every_example_is_run():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {*NEEDS, *PRINTS}
 
 
+# `python3 make.py docs`, and so CI, runs all examples. What the slow ones call is also tested by test_monitor.py and
+# test_audit.py.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEEDS)
 def test_a_training_runs(name, tmp_path):
     """It takes its readings, draws them, and says what they show."""
@@ -48,7 +53,7 @@ def test_a_training_runs(name, tmp_path):
     assert len(list((tmp_path / picture).parent.glob("0*.parquet"))) == 3
 
 
-@pytest.mark.parametrize("name", PRINTS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in PRINTS])
 def test_an_example_runs(name, tmp_path):
     """It prints what it promises."""
     printed = run(name, tmp_path)[-len(PRINTS[name]) :]

@@ -1,5 +1,6 @@
 """Executors: wherever tasks are done, and whatever is killed on the way, the files are the same, byte for byte."""
 
+import contextlib
 import functools
 import gc
 import hashlib
@@ -77,11 +78,20 @@ def node():
     return {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 100 * 2**20}
 
 
+@pytest.fixture(scope="module")
+def pool():
+    """Two worker processes of one thread each, for all tests, since it takes seconds until they have loaded PyTorch."""
+    with executors.find("local", Resources(1), 2) as executor:
+        yield executor
+
+
 @pytest.fixture
 def find(request, tmp_path):
     """An executor by the name of a test's parameter, with so many tasks at a time."""
 
     def found(name, jobs=2, threads=1):
+        if (name, jobs, threads) == ("pool", 2, 1):
+            return contextlib.nullcontext(request.getfixturevalue("pool"))
         if name == "ray":
             address = request.getfixturevalue("cluster").address
             return executors.find("ray", Resources(threads), jobs, address)

@@ -19,6 +19,8 @@ from memgen.models import checkpoints, networks, sampling
 from memgen.models.networks import UNetSettings
 from memgen.models.training import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 KEPT = ("--set", "train.checkpoints=3", "--set", "sweep.n_train=[4]", "--set", "train.images_seen=1200")
 
 

@@ -22,6 +22,8 @@ from memgen.models import checkpoints, networks, sampling
 from memgen.models.networks import UNetSettings
 from memgen.models.training import Training, TrainSettings, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def psnr_table(train_values, held_out_values, sigma=0.1, draws=2):
     """Rows of two noise draws whose mean is the value, for images t0, t1, ... and h0, h1, ..."""
@@ -84,7 +86,7 @@ def trained(tmp_path_factory):
         for i, image in enumerate(chosen):
             Image.fromarray(image).save(folder / name / f"{i:03}.png")
     settings = UNetSettings(architecture="unet", blocks=1, width=24)
-    training = Training(networks.build(settings, (1, 8, 8)), TrainSettings(images_seen=12_000), (0, 0))
+    training = Training(networks.build(settings, (1, 8, 8)), TrainSettings(images_seen=6_000), (0, 0))
     for _ in train(training, torch.from_numpy(pixels[:12, None])):
         pass
     checkpoints.save(folder / "model.safetensors", training.result.eval(), settings, {})

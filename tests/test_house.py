@@ -75,7 +75,10 @@ def test_every_room_is_in_the_readme():
 
 
 def test_the_library_example_runs(tmp_path, monkeypatch, capsys):
-    """The README's example runs as written, on folders of pictures, and prints an answer and a headline."""
+    """The README's example runs as written, on folders of pictures, and prints an answer and a headline.
+
+    No other default test renders every picture of a sweep.
+    """
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert 'memgen.sweep("configs/smoke.toml"' in example
     monkeypatch.chdir(tmp_path)
@@ -91,7 +94,11 @@ def test_the_library_example_runs(tmp_path, monkeypatch, capsys):
     answer, headline = capsys.readouterr().out.splitlines()
     assert answer.split()[0] == "Found:"  # the generated images are training images
     assert headline.endswith(".")
-    assert (tmp_path / "outputs" / "smoke" / "report" / "report.html").exists()
+    report = tmp_path / "outputs" / "smoke" / "report"
+    assert (report / "report.html").exists()
+    pictures = list((report / "figures").glob("*.*"))
+    assert {path.suffix for path in pictures} == {".png", ".svg", ".pdf"}
+    assert min(path.stat().st_size for path in pictures) > 1000
 
 
 def test_the_stub_tells_what_the_package_gives():

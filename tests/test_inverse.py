@@ -30,6 +30,8 @@ from memgen.models import inverse
 from memgen.models.sampling import SampleSettings, sample
 from memgen.report import page, sheets
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 # A task with an amount for each, and how many numbers of (C, H, W) = (c, 12, 8) it measures.
 MEASURED = {
     ("inpainting", 4): 80,

@@ -19,14 +19,21 @@ SMALL = [
 ]
 
 
-def read(tmp_path, *settings):
-    """The verdict and the TRANSITION rows of a sweep on the embedded images at 8x8."""
+def swept(tmp_path, verbs, *settings):
+    """A run on the embedded images at 8x8, after these steps of a sweep."""
     chosen = config.load(RunSettings, None, [*SMALL, *settings])
     run = runs.create(tmp_path, "truth", chosen.model_dump(mode="json"), "cpu")
     workspace = Workspace(run, chosen, "cpu")
     with run.working():
         make.import_data(workspace)
-        sweep.execute(workspace, tasks.tasks(chosen.cells), executors.find("local"), lambda event: None)
+        sweep.execute(workspace, tasks.tasks(chosen.cells, verbs), executors.find("local"), lambda event: None)
+    return workspace
+
+
+def read(tmp_path, *settings):
+    """The verdict and the TRANSITION rows of a sweep."""
+    workspace = swept(tmp_path, tasks.VERBS, *settings)
+    with workspace.run.working():
         verdict, table, _ = present.write_report(workspace)
     rows = {(row["n_train"], row["quantity"]): row for row in table.to_pylist()}
     return workspace, verdict, rows
@@ -94,7 +101,8 @@ def test_patches_recombine(tmp_path):
 @pytest.mark.parametrize("model", ["empirical", "gaussian"])
 def test_same_denoiser_every_time(tmp_path, model):
     """A closed form is fitted anew whenever it is used, to the same images with the same result."""
-    workspace, _, _ = read(tmp_path, f"model.architecture={model}", "sweep.n_train=[8]", "sample.n_samples=4")
+    few = ("sweep.n_train=[8]", "sample.n_samples=4", "data.limit=600")
+    workspace = swept(tmp_path, ("train", "sample"), f"model.architecture={model}", *few)
     kept = workspace.load_samples("n8-s0-a").images
     again = Workspace.of(workspace.run, "cpu")
     workspace.run.samples_path("n8-s0-a").unlink()

@@ -102,7 +102,8 @@ def test_divergence_of_two_gaussians_is_their_kl():
     a, b = GaussianDenoiser.make(SHAPE, seed=1), GaussianDenoiser.make(SHAPE, seed=2)
     images, ids = images_of(a, 400)
     flow = flow_of(torch.zeros(SHAPE), high=40.0, low=0.2, steps=64, probes=2)
-    found = likelihoods.divergence(frame(a, images, ids, flow), frame(b, images, ids, flow), seed=0)
+    of_a, of_b = (frame(each, images, ids, flow) for each in (a, b))
+    found = likelihoods.divergence(of_a, of_b, seed=0)
     covariances = [each.axes @ torch.diag(each.variances + 0.2**2) @ each.axes.T for each in (a, b)]
     inverse, shift = torch.linalg.inv(covariances[1]), (b.mean - a.mean).flatten()
     logs = torch.logdet(covariances[1]) - torch.logdet(covariances[0])
@@ -111,10 +112,10 @@ def test_divergence_of_two_gaussians_is_their_kl():
     assert found.low < kl < found.high
     assert found.high - found.low < kl / 2
     groups = {each: f"{i // 40}" for i, each in enumerate(ids)}
-    grouped = likelihoods.divergence(frame(a, images, ids, flow), frame(b, images, ids, flow), 0, groups)
+    grouped = likelihoods.divergence(of_a, of_b, 0, groups)
     assert (grouped.estimate, grouped.n, found.n) == (pytest.approx(found.estimate), 10, 400)
     with pytest.raises(DataError, match="g and g differ in image_id"):
-        likelihoods.divergence(frame(a, images, ids, flow), frame(b, images.flip(0), ids[::-1], flow), seed=0)
+        likelihoods.divergence(of_a, frame(b, images.flip(0), ids[::-1], flow), seed=0)
 
 
 def test_batches_and_other_images_change_nothing():

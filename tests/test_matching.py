@@ -110,18 +110,23 @@ def test_depth_looks_at_other_units_alone(images):
 
 def test_labels_decide_signs_alone_in_every_space(images):
     """T and H exchanged: the same spaces, neighbors and magnitudes, and W of the other sign."""
-    t, h, samples = images.take(slice(0, 300)), images.take(slice(300, 600)), images.floats(slice(600, 700))
+    # What holds for each sample needs no power: 60 samples, a third of them copies, come from several spaces.
+    t, h, samples = images.take(slice(0, 100)), images.take(slice(100, 200)), images.floats(slice(600, 640))
     samples = torch.cat([samples, t.floats(slice(20)).flip(3)])
     one, other = (Examiner(*sides, 0.99, names=EVERY).examine(samples, 0) for sides in ((t, h), (h, t)))
+    assert len(set(one.chosen.matcher)) > 3
     assert np.array_equal(one.chosen.matcher, other.chosen.matcher)
     assert np.array_equal(one.nearest, other.nearest)
     assert np.array_equal(one.competition.score, -other.competition.score)
 
 
 def test_mirrored_copies_are_found_in_all_spaces_and_not_in_pixels(images):
-    """60 mirrored copies among 200 samples: the pixels see none, all spaces together nearly all, and say how."""
-    t, h = images.take(slice(0, 400)), images.take(slice(400, 800))
-    samples = torch.cat([t.floats(slice(60)).flip(3), images.floats(slice(800, 940))])
+    """60 mirrored copies among 100 samples: the pixels see none, all spaces together nearly all, and say how.
+
+    At q = 5 % and 1 : 1, 20 leading samples of T are the least that can be found, so 60 leave room for a few that are not.
+    """
+    t, h = images.take(slice(0, 120)), images.take(slice(120, 240))
+    samples = torch.cat([t.floats(slice(60)).flip(3), images.floats(slice(800, 840))])
     pixels, every = Examiner(t, h, 0.99), Examiner(t, h, 0.99, names=EVERY)
     assert not pixels.examine(samples, 0).competition.discovered.any()
     found = every.examine(samples, 0)

@@ -14,6 +14,8 @@ from memgen.findings.membership import Scores
 from memgen.images.imageset import ImageSet
 from memgen.measures.subject import subject
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def psnr_table(train: np.ndarray, held_out: np.ndarray, sigmas=(0.1, 0.5)):
     """A PSNR table with these values of each image (n, levels, draws)."""

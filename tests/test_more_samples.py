@@ -13,6 +13,8 @@ from memgen.experiment import make, measure
 from memgen.experiment.runs import Run
 from memgen.experiment.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 OF_SAMPLES = ("neighbors", "significance", "copies", "similarity", "distances", "transition", "levels")
 
 

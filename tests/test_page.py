@@ -51,6 +51,19 @@ def seen(browser, sweep_page):
         yield found
 
 
+@pytest.fixture(scope="module")
+def kept_open(browser, sweep_page):
+    with opened(browser, sweep_page) as found:
+        yield found
+
+
+@pytest.fixture
+def shared(kept_open):
+    """The page at the first N, opened once for all tests that leave it as they found it but for the slider."""
+    kept_open.page.locator("#panel").fill("0")
+    return kept_open
+
+
 @pytest.fixture
 def audited(browser, audit_page_path):
     with opened(browser, audit_page_path) as found:
@@ -156,13 +169,13 @@ def test_the_slider_drives_everything(seen, given):
     assert seen.messages == []
 
 
-def test_the_numbers_are_those_of_the_table(seen, given):
+def test_the_numbers_are_those_of_the_table(shared, given):
     """The value of the memorized fraction at the selected N stands among the numbers."""
     rows = given[0].tables["transition"].to_pylist()
     for place, n in enumerate((4, 64)):
         (value,) = [row["estimate"] for row in rows if (row["n_train"], row["quantity"]) == (n, "memorized_fraction")]
-        seen.page.locator("#panel").fill(str(place))
-        text = seen.page.locator("#numbers div", has_text="memorized fraction").locator("dd").inner_text()
+        shared.page.locator("#panel").fill(str(place))
+        text = shared.page.locator("#numbers div", has_text="memorized fraction").locator("dd").inner_text()
         assert float(text.split()[0].replace(wording.MINUS, "-")) == pytest.approx(value, abs=6e-4)
 
 
@@ -173,50 +186,49 @@ def test_the_page_begins_at_the_transition(seen, given):
     assert seen.page.locator("#panel").input_value() == "1"
 
 
-def test_the_slider_takes_keys(seen):
+def test_the_slider_takes_keys(shared):
     """Arrow keys move the slider, and a visible outline marks what has the focus."""
-    seen.page.locator("#panel").focus()
-    seen.page.keyboard.press("ArrowLeft")
-    assert seen.look("#panel-name").startswith("N = 4: ")
-    seen.page.keyboard.press("ArrowRight")
-    assert seen.look("#panel-name").startswith("N = 64: ")
-    outline = seen.page.locator("#panel").evaluate("e => getComputedStyle(e).outlineWidth")
+    shared.page.locator("#panel").fill("1")
+    shared.page.locator("#panel").focus()
+    shared.page.keyboard.press("ArrowLeft")
+    assert shared.look("#panel-name").startswith("N = 4: ")
+    shared.page.keyboard.press("ArrowRight")
+    assert shared.look("#panel-name").startswith("N = 64: ")
+    outline = shared.page.locator("#panel").evaluate("e => getComputedStyle(e).outlineWidth")
     assert outline == "3px"
 
 
-def test_a_click_on_a_point_selects_its_size(seen):
+def test_a_click_on_a_point_selects_its_size(shared):
     """A click on a point of the transition is a move of the slider."""
-    host = seen.chart("transition")
+    host = shared.chart("transition")
     points = host.locator("g.mark-symbol[class*=layer] path")
-    seen.page.locator("#panel").fill("1")
+    shared.page.locator("#panel").fill("1")
     left = min((box["x"], box["y"], i) for i in range(points.count()) if (box := points.nth(i).bounding_box()))
     points.nth(left[2]).click(force=True)
-    assert seen.look("#panel-name").startswith("N = 4: ")
+    assert shared.look("#panel-name").startswith("N = 4: ")
 
 
 # ------------------------------------------------------------------------------------------------- the gallery
 
 
-def test_cards_show_the_samples_and_their_neighbors(seen, given):
+def test_cards_show_the_samples_and_their_neighbors(shared, given):
     """The three pictures of the first card are the images of the sample, of its neighbor, and of the other model."""
     gallery = given[0].gallery
-    seen.page.locator("#panel").fill("0")
     for picture, places in enumerate(gallery.places):
         expected = np.round(np.clip(gallery.image_of(*places[0]), 0, 1) * 255)[0]
-        assert (seen.pixels(f"#cards li:first-child figure:nth-child({picture + 1}) canvas") == expected).all()
+        assert (shared.pixels(f"#cards li:first-child figure:nth-child({picture + 1}) canvas") == expected).all()
 
 
-def test_differences(seen, given):
+def test_differences(shared, given):
     """A difference is the magnitude of the neighbor minus the sample, pixel by pixel; the sample stays."""
     gallery = given[0].gallery
-    seen.page.locator("#panel").fill("0")
     sample, near = (np.round(np.clip(gallery.image_of(*gallery.places[k][0]), 0, 1) * 255)[0] for k in (0, 1))
-    seen.page.locator("#difference").check()
-    assert (seen.pixels("#cards li:first-child figure:nth-child(1) canvas") == sample).all()
-    assert (seen.pixels("#cards li:first-child figure:nth-child(2) canvas") == abs(near - sample)).all()
-    assert "difference from the nearest training image" in seen.look("#cards li:first-child")
-    seen.page.locator("#difference").uncheck()
-    assert (seen.pixels("#cards li:first-child figure:nth-child(2) canvas") == near).all()
+    shared.page.locator("#difference").check()
+    assert (shared.pixels("#cards li:first-child figure:nth-child(1) canvas") == sample).all()
+    assert (shared.pixels("#cards li:first-child figure:nth-child(2) canvas") == abs(near - sample)).all()
+    assert "difference from the nearest training image" in shared.look("#cards li:first-child")
+    shared.page.locator("#difference").uncheck()
+    assert (shared.pixels("#cards li:first-child figure:nth-child(2) canvas") == near).all()
 
 
 def test_sorting(seen):
@@ -265,18 +277,17 @@ def test_filters(seen, given):
     assert "(reported)" in names(seen)[0]
 
 
-def test_pages_of_the_gallery(seen):
+def test_pages_of_the_gallery(shared):
     """24 cards are shown at a time, and buttons turn the pages."""
-    seen.page.locator("#panel").fill("0")
-    assert len(names(seen)) == 24
-    assert seen.look("#page-number") == "Page 1 of 8"
-    assert seen.page.locator("#previous").is_disabled()
-    first = names(seen)
-    seen.page.locator("#next").click()
-    assert seen.look("#page-number") == "Page 2 of 8"
-    assert not set(first) & set(names(seen))
-    seen.page.locator("#previous").press("Enter")
-    assert names(seen) == first
+    assert len(names(shared)) == 24
+    assert shared.look("#page-number") == "Page 1 of 8"
+    assert shared.page.locator("#previous").is_disabled()
+    first = names(shared)
+    shared.page.locator("#next").click()
+    assert shared.look("#page-number") == "Page 2 of 8"
+    assert not set(first) & set(names(shared))
+    shared.page.locator("#previous").press("Enter")
+    assert names(shared) == first
 
 
 def test_the_gallery_of_an_audit(audited):
@@ -328,29 +339,30 @@ def test_the_film_is_slow_for_who_asks_for_less_motion(browser, sweep_page):
         assert found.page.locator("#frame").input_value() == "1"
 
 
-def test_the_eigenvectors(seen):
+def test_the_eigenvectors(shared):
     """Each model has its inputs and its eigenvectors with their eigenvalues; the noise level can be chosen."""
-    captions = seen.page.locator("#bases figcaption").all_inner_texts()
+    captions = shared.page.locator("#bases figcaption").all_inner_texts()
     assert captions[:5] == ["x", "y", "f(y)", "1: 0.225", "2: 0.175"]
     assert len(captions) == 2 * 8
-    seen.page.locator("#level").select_option(label="0.500")
-    assert seen.page.locator("#bases figcaption").all_inner_texts()[3] == "1: 0.450"
+    shared.page.locator("#level").select_option(label="0.500")
+    assert shared.page.locator("#bases figcaption").all_inner_texts()[3] == "1: 0.450"
+    shared.page.locator("#level").select_option(label="0.250")
 
 
 # ------------------------------------------------------------------------------------------------- tables
 
 
-def test_tables_can_be_downloaded(seen, given):
+def test_tables_can_be_downloaded(shared, given):
     """The CSV of the page has the rows of the table; all tables are linked beside the page."""
-    with seen.page.expect_download() as waiting:
-        seen.page.locator("a[download='transition.csv.gz']").click()
+    with shared.page.expect_download() as waiting:
+        shared.page.locator("a[download='transition.csv.gz']").click()
     assert waiting.value.suggested_filename == "transition.csv"
     with open(waiting.value.path(), newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(io.StringIO(file.read())))
     table = given[0].tables["transition"]
     assert [row["quantity"] for row in rows] == table["quantity"].to_pylist()
     assert [float(row["estimate"]) if row["estimate"] else None for row in rows] == table["estimate"].to_pylist()
-    links = seen.page.locator("section:has(> #tables) a:not([download])").evaluate_all(
+    links = shared.page.locator("section:has(> #tables) a:not([download])").evaluate_all(
         "all => all.map(a => a.getAttribute('href'))"
     )
     assert links[0] == "../tables/transition/transition.parquet"
@@ -389,9 +401,9 @@ def test_no_barriers(which, scheme, browser, request):
         assert violations(found) == []
 
 
-def test_headings_are_in_order(seen, audited):
+def test_headings_are_in_order(shared, audited):
     """One main heading, and no level is left out below it."""
-    for found in (seen, audited):
+    for found in (shared, audited):
         levels = found.page.locator("h1, h2, h3, h4").evaluate_all("all => all.map(h => Number(h.tagName[1]))")
         assert levels[0] == 1
         assert levels.count(1) == 1

@@ -253,6 +253,7 @@ def test_sections_are_there_once_their_table_is(tiny, monkeypatch):
     assert set(names) & set(other.sections) == {"diversity"}
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_likelihood_alone_makes_a_page(tmp_path, monkeypatch):
     """A run whose models were trained and whose likelihood was measured has a page, which gives no verdict."""
     write_config(tmp_path, write_digits(tmp_path / "digits.npy"))

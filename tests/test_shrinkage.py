@@ -85,6 +85,7 @@ def test_what_is_lacking_is_named():
         measure_shrinkage(subject("x", denoiser=Shrinks().eval(), train=images(0.8, 2, 0)), BasisSettings())
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_an_audit_of_a_model_without_derivatives_says_so(tmp_path, monkeypatch):
     """The table is empty, the reason is a warning, and the same audit does not try again."""
     from memgen.experiment import audit_model

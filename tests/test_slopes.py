@@ -26,6 +26,8 @@ from memgen.models.known.oracles import Oracle, oracle_shrinkage
 from memgen.models.known.wavelets import WaveletDenoiser, WaveletTransform
 from memgen.report import charts, figures
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 INPUTS = np.linspace(0, 34, 8)
 UNKNOWN = Theory(None, None)
 ORACLE = "wavelet_oracle"

@@ -21,6 +21,8 @@ from memgen.measures import psnr
 from memgen.measures.copies import examiner
 from memgen.measures.subject import GivenSubject, Identity, Samples, lacking
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 IDENTITY = ["subject", "role", "n_train", "part", "train_seed"]
 
 

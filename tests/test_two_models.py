@@ -13,6 +13,8 @@ from memgen.experiment import runs
 from memgen.models import checkpoints, networks
 from memgen.models.networks import UNetSettings
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 MADE = """
 import memgen
 

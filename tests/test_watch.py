@@ -27,6 +27,8 @@ from memgen.experiment.workspace import Workspace
 from memgen.models import sampling
 from memgen.report import live
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 ROOT = Path(__file__).parents[1]
 
 

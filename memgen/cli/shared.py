@@ -225,9 +225,10 @@ def import_options(
 
 
 def execute(workspace: "Workspace", listed: "list[Task]", given: Workers) -> None:
-    """Do tasks with bars, holding the lock."""
+    """Do tasks with bars, holding the lock. No worker process is started for tasks of which every step is done."""
     from memgen.cli import terminal
     from memgen.experiment import executors, present, sweep
+    from memgen.experiment.tasks import is_done
 
     metric, searched = workspace.settings.search.metric, dict[int, runs.Cell]()
     made = set(workspace.run.cells())
@@ -245,7 +246,8 @@ def execute(workspace: "Workspace", listed: "list[Task]", given: Workers) -> Non
         searched[task.cell.n_train] = task.cell
         return f"{found}; pictures: {present.draw_first(workspace, list(searched.values()))}"
 
-    jobs = given.jobs if given.elsewhere else worker_count(given.jobs, workspace.device, len(listed))
+    left = [task for task in listed if not all(is_done(workspace, task, verb) for verb in task.verbs)]
+    jobs = given.jobs if given.elsewhere else worker_count(given.jobs, workspace.device, len(left))
     found = executors.find(given.executor, sweep.resources(workspace), jobs, given.address, workspace.run.jobs)
     with found as executor, prepared(workspace):
         _announce(workspace, [task for task in listed if task.cell not in made], None if given.elsewhere else jobs)
