@@ -1,7 +1,7 @@
 """Groups of images: what comes from one patient, volume, video or product, and must not lie on two sides of a split.
 
 Images of one group look alike without anybody having copied them. If some are in the training set and others are held
-out, the held-out ones are no fair comparison. Groups are what a file format states (a volume, a series of DICOM), or
+out, the held-out ones are no fair comparison. Groups are what a file format states (a volume, a patient of DICOM), or
 what the person says: the folder or the file that an image comes from, or a table. Nobody can tell them from pixels, but
 names often tell, and `suspected` says where they seem to.
 """
