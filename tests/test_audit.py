@@ -356,6 +356,28 @@ def test_names_that_suggest_groups_are_pointed_out(images, tmp_path):
     samples = save(images[600:640], tmp_path / "samples")
     done = memgen.audit(samples, tmp_path / "train", tmp_path / "holdout", outputs=tmp_path / "o", spaces=("pixels",))
     assert any("Names suggest groups" in warning for warning in done.document["warnings"])
+    assert "State them with --groups." not in " ".join(done.answer.sentences)  # they were not divided as a whole
+
+
+def test_finds_of_undeclared_groups_have_no_rate(images, tmp_path):
+    """Files named after patients, each on one side: without --groups the answer states no rate; with them it does."""
+    for side, offset in (("train", 0), ("holdout", 300)):
+        folder = tmp_path / side
+        folder.mkdir()
+        for number in range(300):
+            Image.fromarray(images[offset + number]).save(folder / f"{side[0]}{number // 3}_scan_{number % 3}.png")
+    samples = save(np.concatenate([images[:90], images[600:700]]), tmp_path / "samples")
+    given = {"outputs": tmp_path / "o", "spaces": ("pixels",)}
+    done = memgen.audit(samples, tmp_path / "train", tmp_path / "holdout", **given)
+    assert done.headline.startswith("Found, but with an unknown share of false finds: samples depend on")
+    assert "State them with --groups." in done.headline
+    assert not auditing.verify(done.path / "audit.json")
+    named = memgen.audit(samples, tmp_path / "train", tmp_path / "holdout", **given, groups="name")
+    assert named.document["sets"]["train"]["groups"] == 100
+    assert re.match("Found: samples depend on 3[0-2] training groups. At most 5% of these", named.headline)
+    clean = save(images[700:800], tmp_path / "clean")
+    nothing = memgen.audit(clean, tmp_path / "train", tmp_path / "holdout", **given)
+    assert any("State them with --groups." in sentence for sentence in nothing.answer.sentences)
 
 
 def test_the_command(sets, tmp_path):

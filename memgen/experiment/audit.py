@@ -195,7 +195,8 @@ def page_so_far(run: runs.Run, live: Live) -> str | None:
 
 def _answer(run: runs.Run) -> findings.Answer:
     tables = {kind: run.table(kind) for kind in ("copies", "planted", "canaries", "at_risk", "neighbors", "gaps")}
-    return findings.answer(tables, run.manifest["data"]["sets"])
+    data = run.manifest["data"]
+    return findings.answer(tables, data["sets"], data.get("undeclared", False))
 
 
 def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> audit_page.AuditInput:

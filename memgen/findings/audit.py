@@ -229,13 +229,15 @@ def growth(at_risk: pa.Table, samples: int) -> list[dict[str, Any]]:
     return [{"samples": m, "units": rarefied(hits, samples, m)} for m in drawn] if hits else []
 
 
-def answer(tables: Mapping[str, pa.Table], sets: Mapping[str, Mapping[str, Any]]) -> Answer:
+def answer(tables: Mapping[str, pa.Table], sets: Mapping[str, Mapping[str, Any]], undeclared: bool = False) -> Answer:
     """What an audit says.
 
     Args:
         tables: the tables `copies` and `at_risk` (empty without held-out images), `planted` and `canaries` (empty where
             none were), and `neighbors`, of samples and, without held-out images, of training images among themselves.
         sets: number of images of each set, as `audit.json` has them.
+        undeclared: whether names suggest groups that were divided as a whole and that nobody declared. Then the rate
+            of false finds is unknown, and the answer says so.
     """
     of_draw = exposed(tables["canaries"])
     of_canaries = _canaries(of_draw)
@@ -258,9 +260,9 @@ def answer(tables: Mapping[str, pa.Table], sets: Mapping[str, Mapping[str, Any]]
     (tested,) = judge(tables["copies"]).values()
     power = powers(tables["planted"])
     unit = f"training {row['unit']}"
-    if tested.competition or tested.conformal:
+    if tested.found:
         kind: Literal["found", "none", "undecided"] = "found"
-        headline = _found(row, tested, unit)
+        headline = _found(row, tested, unit, undeclared)
     elif depends:
         kind, headline = "found", _EXPOSED
     elif tested.unseen <= MOST_UNSEEN:
@@ -287,9 +289,12 @@ def answer(tables: Mapping[str, pa.Table], sets: Mapping[str, Mapping[str, Any]]
             f"{row['n_leaks']:,} training images have near-duplicates among the held-out images. Each such cluster "
             "counts as one image, on one side."
         )
+    if undeclared and not tested.found:
+        sentences.append(_UNDECLARED)
     return Answer(kind, headline, (*sentences, ASSUMPTIONS), _counts(row, tested))
 
 
+_UNDECLARED = "Names suggest groups, such as patients, that were divided as a whole. State them with --groups."
 _EXPOSED = "Found: the samples depend on which canaries the model was trained on."
 
 
@@ -345,16 +350,15 @@ def _growth(found: Sequence[Mapping[str, Any]], unit: str) -> list[str]:
     ]
 
 
-def _found(row: Mapping[str, Any], tested: Tested, unit: str) -> str:
+def _found(row: Mapping[str, Any], tested: Tested, unit: str, undeclared: bool) -> str:
     if tested.competition:
-        return (
-            f"Found: samples depend on {_number(row['discoveries'], unit)}. At most {row['q']:.0%} of these are "
-            "expected to be false finds."
-        )
-    return (
-        f"Found: {_number(row['flagged'], 'sample')} lie too close to {_number(row['flagged_images'], unit)}. At most "
-        f"{row['q']:.0%} of these samples are expected to be false finds."
-    )
+        found, reported = f"samples depend on {_number(row['discoveries'], unit)}", "these"
+    else:
+        found = f"{_number(row['flagged'], 'sample')} lie too close to {_number(row['flagged_images'], unit)}"
+        reported = "these samples"
+    if undeclared:
+        return f"Found, but with an unknown share of false finds: {found}. {_UNDECLARED}"
+    return f"Found: {found}. At most {row['q']:.0%} of {reported} are expected to be false finds."
 
 
 def _fraction(row: Mapping[str, Any]) -> list[str]:

@@ -53,6 +53,11 @@ class Tested:
         return any(self._counts(row, "flagged", "conformal_p") for row in self.rows)
 
     @property
+    def found(self) -> bool:
+        """Whether a test finds something."""
+        return self.competition or self.conformal
+
+    @property
     def unseen(self) -> float:
         """The share of samples below which copies could have gone unseen in some model; 1 without any test.
 
@@ -110,7 +115,7 @@ class Tested:
         models = f"{len(self.rows)} models" if len(self.rows) > 1 else "the model"
         start = f"{self._sum('samples'):,} samples of {models} were tested for copies in two ways."
         found = [start, self._competition(), self._conformal(), self._closest()]
-        return found if self.competition or self.conformal else [*found, self._unseen()]
+        return found if self.found else [*found, self._unseen()]
 
     def _competition(self) -> str:
         discoveries = self._sum("discoveries")

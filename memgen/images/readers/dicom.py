@@ -1,7 +1,7 @@
 """Images from DICOM files: every frame of a file, or of all files of a folder, series by series.
 
-A group is a patient (PatientID). A file that states none belongs to the group of its series, and so do all files if they
-state one and the same patient, as an anonymizer may leave them.
+A group is a patient (PatientID). A file that states none belongs to the group of its series, and so do all files if
+they state one and the same patient, as an anonymizer may leave them.
 
 Stored values become measured ones by the rescale slope and intercept, and black and white are those of the first
 window:
