@@ -119,7 +119,7 @@ def test_what_fewer_samples_would_have_shown(found):
     assert [row["samples"] for row in growth] == [50, 100, 150, 200]
     assert growth[-1]["units"] >= found.document["counts"]["discoveries"]
     assert growth[1]["units"] == pytest.approx(growth[-1]["units"] / 2, rel=0.1)
-    assert f"Half as many samples would be expected to show {growth[1]['units']:.1f} of them" in found.page.read_text()
+    assert f"half as many samples would be expected to show {growth[1]['units']:.1f} of them" in found.page.read_text()
 
 
 def test_the_page_shows_the_pairs(found):
@@ -247,7 +247,7 @@ def test_a_space_from_a_file_competes_with_the_others(sets, tmp_path):
 
 def test_without_held_out_images_nothing_is_concluded(sets, tmp_path):
     """Exact copies, but no control: undecided, with the closest pairs."""
-    done = memgen.audit(sets["train"], sets["train"], outputs=tmp_path)
+    done = memgen.audit(shutil.copytree(sets["train"], tmp_path / "same"), sets["train"], outputs=tmp_path)
     assert done.answer.answer == "undecided"
     assert "--holdout" in " ".join(done.answer.sentences)
     assert done.document["closest"][0]["correlation"] == 1
@@ -375,9 +375,40 @@ def test_finds_of_undeclared_groups_have_no_rate(images, tmp_path):
     named = memgen.audit(samples, tmp_path / "train", tmp_path / "holdout", **given, groups="name")
     assert named.document["sets"]["train"]["groups"] == 100
     assert re.match("Found: samples depend on 3[0-2] training groups. At most 5% of these", named.headline)
+    assert "The competition found 3" in " ".join(named.answer.sentences)
+    assert "training groups that samples depend on" in " ".join(named.answer.sentences)
     clean = save(images[700:800], tmp_path / "clean")
     nothing = memgen.audit(clean, tmp_path / "train", tmp_path / "holdout", **given)
     assert any("State them with --groups." in sentence for sentence in nothing.answer.sentences)
+
+
+def test_pixels_of_training_images_are_told(images, tmp_path):
+    """Among samples they are copies whatever a test says; among held-out images they hide copies, and all are refused."""
+    given = {"outputs": tmp_path / "o", "spaces": ("pixels",)}
+    train, holdout = save(images[:300], tmp_path / "train"), save(images[300:600], tmp_path / "holdout")
+    few = save(np.concatenate([images[:5], images[600:700]]), tmp_path / "few")
+    done = memgen.audit(few, train, holdout, **given)
+    assert done.answer.answer == "undecided"
+    assert done.headline.endswith("But 5 samples have the same pixels as a training image.")
+    assert "(for example 0000.png and 0000.png)" in done.answer.sentences[0]
+    significance = done.table("significance")["p"].to_numpy()
+    deepest = np.count_nonzero(significance <= 1 / (done.answer.counts["judged_by"] + 1) + 1e-12)
+    assert deepest >= 5
+    assert any(text.startswith(f"{deepest} samples lie deeper") for text in done.answer.sentences)
+    assert not auditing.verify(done.path / "audit.json")
+    alone = memgen.audit(few, train, **given)
+    assert alone.answer.sentences[0] == done.answer.sentences[0]
+    leaked = save(images[100:300], tmp_path / "leaked")
+    save(images[300:500], leaked, "new")
+    hidden = memgen.audit(save(images[:100], tmp_path / "copies"), train, leaked, **given)
+    assert "200 of the held-out images have the same pixels as a training image" in " ".join(hidden.answer.sentences)
+    some = memgen.audit(few, train, leaked, **given)
+    assert re.search("hidden by near-duplicates of 2.. training images among the held-out images", some.headline)
+    with pytest.raises(DataError, match="all 100 held-out images are training images too"):
+        memgen.audit(few, train, save(images[:100], tmp_path / "seen"), **given)
+    for sets in ((train, train, holdout), (few, train, train), (few, train, few)):
+        with pytest.raises(ConfigError, match="expected two sets of images"):
+            memgen.audit(*sets, **given)
 
 
 def test_the_command(sets, tmp_path):

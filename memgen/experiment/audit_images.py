@@ -42,6 +42,7 @@ def load(run: runs.Run, report: OnStage, device: str = "cpu") -> dict[str, Image
         run.write_table("skipped", NAME, pa.concat_tables(skipped))
         warnings, undeclared = _warnings(read, settings)
         about = {kind: _about(given[kind], found.images, found.skipped.num_rows) for kind, found in read.items()}
+        identical = _identical({kind: found.images for kind, found in read.items()})
         if settings.model is not None:
             real = [found.images for found in read.values()]
             drawn, more = audit_model.draw(run, settings, real, report, device)
@@ -49,7 +50,14 @@ def load(run: runs.Run, report: OnStage, device: str = "cpu") -> dict[str, Image
             about = {"samples": _about(settings.model, drawn, 0), **about}
             warnings += more
         run.update(
-            data={"sets": about, "rule": rule, "warnings": warnings, "spaces": made_of, "undeclared": undeclared}
+            data={
+                "sets": about,
+                "rule": rule,
+                "warnings": warnings,
+                "spaces": made_of,
+                "undeclared": undeclared,
+                "identical": identical,
+            }
         )
     elif changed := [name for name, record in run.manifest["data"]["spaces"].items() if made_of[name] != record]:
         raise DataError(
@@ -57,6 +65,31 @@ def load(run: runs.Run, report: OnStage, device: str = "cpu") -> dict[str, Image
             "began. Bring it back, or choose another name with --run to start a new audit."
         )
     return {kind: ImageSet.load(run.image_set(kind)) for kind in run.manifest["data"]["sets"]}
+
+
+def _identical(sets: dict[str, ImageSet]) -> dict[str, dict[str, Any]]:
+    """For samples and held-out images, how many have the pixels of a training image, with a pair as an example.
+
+    Raises:
+        DataError: all held-out images have.
+    """
+    train, found = sets["train"], dict[str, dict[str, Any]]()
+    for kind in ("samples", "held_out"):
+        if kind not in sets:
+            continue
+        same = sets[kind].ids.among(train.ids)
+        if not same.any():
+            continue
+        first = int(same.argmax())
+        identity = sets[kind].ids[first]
+        example = [sets[kind].sources[first], train.sources[train.ids.places([identity])[identity]]]
+        if kind == "held_out" and same.all():
+            raise DataError(
+                f"--holdout: all {len(same):,} held-out images are training images too (for example {example[0]} and "
+                f"{example[1]}), expected images that the model never saw."
+            )
+        found[kind] = {"count": int(same.sum()), "example": example}
+    return found
 
 
 def _about(source: str, images: ImageSet, skipped: int) -> dict[str, Any]:
