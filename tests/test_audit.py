@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -15,6 +16,7 @@ from PIL import Image
 from program import memgen as command
 
 import memgen
+from memgen.base import schemas
 from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import audit as auditing
 from memgen.experiment import audit_tests, executors, runs
@@ -22,6 +24,7 @@ from memgen.images.imageset import ImageSet
 from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.examiner import nearest_others
 from memgen.measures.copies.rarefaction import rarefied
+from memgen.report import audit_page
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +142,23 @@ def test_the_page_shows_the_pairs(found):
     }
     shown = [data["gallery"]["names"][i] for i, reported in enumerate(data["gallery"]["reported"]) if reported]
     assert shown == [Path(pair["sample"]).name for pair in found.document["discoveries"]]
+
+
+def test_the_page_counts_what_it_leaves_out_and_names_stated_groups(found):
+    """Samples without a training image near them are counted; groups that files state are groups, without --groups."""
+    run = found.run
+    sets = {kind: ImageSet.load(run.image_set(kind)) for kind in ("samples", "train", "held_out")}
+    shown = auditing._page(run, sets, found.answer)
+    gap = dict.fromkeys(schemas.KINDS["gaps"].names, 0.5)
+    about = json.loads(json.dumps(run.manifest["data"]))
+    page = audit_page.render(replace(shown, gaps=[gap]))
+    assert "no training image among their neighbors" not in page
+    assert "share of training images that an attack finds" in page
+    about["sets"]["samples"]["images"] += 3
+    about["sets"]["train"]["groups"] = 7
+    page = audit_page.render(replace(shown, gaps=[gap], manifest=run.manifest | {"data": about}))
+    assert "The other 3 of 203 samples have no training image among their neighbors." in page
+    assert "share of training groups that an attack finds" in page
 
 
 def test_verify_agrees_and_names_a_changed_byte(found, tmp_path):

@@ -230,7 +230,9 @@ def _say(done: "Audit") -> None:
         for pair in document["closest"][:_PAIRS_SHOWN]
     ]
     reported = len(document["discoveries"])
-    title = f"the closest pairs of a sample and a training image ({reported:,} are reported by a test)"
+    title = (
+        f"pairs of a sample and a training image, those that stand out most first ({reported:,} are reported by a test)"
+    )
     terminal.table(title, ["sample", "training image", "space", "similarity", "reported by"], rows)
     note("")
     note(done.answer.headline)
