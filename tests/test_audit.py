@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -16,6 +17,7 @@ from PIL import Image
 from program import memgen as command
 
 import memgen
+from memgen.base import schemas
 from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import audit as auditing
 from memgen.experiment import audit_tests, executors, runs
@@ -23,6 +25,7 @@ from memgen.images.imageset import ImageSet
 from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.examiner import nearest_others
 from memgen.measures.copies.rarefaction import rarefied
+from memgen.report import audit_page
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -142,7 +145,7 @@ def test_what_fewer_samples_would_have_shown(found):
     assert [row["samples"] for row in growth] == [50, 100, 150, 200]
     assert growth[-1]["units"] >= found.document["counts"]["discoveries"]
     assert growth[1]["units"] == pytest.approx(growth[-1]["units"] / 2, rel=0.1)
-    assert f"Half as many samples would be expected to show {growth[1]['units']:.1f} of them" in found.page.read_text()
+    assert f"half as many samples would be expected to show {growth[1]['units']:.1f} of them" in found.page.read_text()
 
 
 def test_the_page_shows_the_pairs(found):
@@ -162,6 +165,23 @@ def test_the_page_shows_the_pairs(found):
     }
     shown = [data["gallery"]["names"][i] for i, reported in enumerate(data["gallery"]["reported"]) if reported]
     assert shown == [Path(pair["sample"]).name for pair in found.document["discoveries"]]
+
+
+def test_the_page_counts_what_it_leaves_out_and_names_stated_groups(found):
+    """Samples without a training image near them are counted; groups that files state are groups, without --groups."""
+    run = found.run
+    sets = {kind: ImageSet.load(run.image_set(kind)) for kind in ("samples", "train", "held_out")}
+    shown = auditing._page(run, sets, found.answer)
+    gap = dict.fromkeys(schemas.KINDS["gaps"].names, 0.5)
+    about = json.loads(json.dumps(run.manifest["data"]))
+    page = audit_page.render(replace(shown, gaps=[gap]))
+    assert "no training image among their neighbors" not in page
+    assert "share of training images that an attack finds" in page
+    about["sets"]["samples"]["images"] += 3
+    about["sets"]["train"]["groups"] = 7
+    page = audit_page.render(replace(shown, gaps=[gap], manifest=run.manifest | {"data": about}))
+    assert "The other 3 of 203 samples have no training image among their neighbors." in page
+    assert "share of training groups that an attack finds" in page
 
 
 def test_verify_agrees_and_names_a_changed_byte(found, tmp_path):
@@ -270,7 +290,7 @@ def test_a_space_from_a_file_competes_with_the_others(sets, tmp_path):
 
 def test_without_held_out_images_nothing_is_concluded(sets, tmp_path):
     """Exact copies, but no control: undecided, with the closest pairs."""
-    done = memgen.audit(sets["train"], sets["train"], outputs=tmp_path)
+    done = memgen.audit(shutil.copytree(sets["train"], tmp_path / "same"), sets["train"], outputs=tmp_path)
     assert done.answer.answer == "undecided"
     assert "--holdout" in " ".join(done.answer.sentences)
     assert done.document["closest"][0]["correlation"] == 1
@@ -380,6 +400,59 @@ def test_names_that_suggest_groups_are_pointed_out(images, tmp_path):
     samples = save(images[600:640], tmp_path / "samples")
     done = memgen.audit(samples, tmp_path / "train", tmp_path / "holdout", outputs=tmp_path / "o", spaces=("pixels",))
     assert any("Names suggest groups" in warning for warning in done.document["warnings"])
+    assert "State them with --groups." not in " ".join(done.answer.sentences)  # they were not divided as a whole
+
+
+def test_finds_of_undeclared_groups_have_no_rate(images, tmp_path):
+    """Files named after patients, each on one side: without --groups the answer states no rate; with them it does."""
+    for side, offset in (("train", 0), ("holdout", 300)):
+        folder = tmp_path / side
+        folder.mkdir()
+        for number in range(300):
+            Image.fromarray(images[offset + number]).save(folder / f"{side[0]}{number // 3}_scan_{number % 3}.png")
+    samples = save(np.concatenate([images[:90], images[600:700]]), tmp_path / "samples")
+    given = {"outputs": tmp_path / "o", "spaces": ("pixels",)}
+    done = memgen.audit(samples, tmp_path / "train", tmp_path / "holdout", **given)
+    assert done.headline.startswith("Found, but with an unknown share of false finds: samples depend on")
+    assert "State them with --groups." in done.headline
+    assert not auditing.verify(done.path / "audit.json")
+    named = memgen.audit(samples, tmp_path / "train", tmp_path / "holdout", **given, groups="name")
+    assert named.document["sets"]["train"]["groups"] == 100
+    assert re.match("Found: samples depend on 3[0-2] training groups. At most 5% of these", named.headline)
+    assert "The competition found 3" in " ".join(named.answer.sentences)
+    assert "training groups that samples depend on" in " ".join(named.answer.sentences)
+    clean = save(images[700:800], tmp_path / "clean")
+    nothing = memgen.audit(clean, tmp_path / "train", tmp_path / "holdout", **given)
+    assert any("State them with --groups." in sentence for sentence in nothing.answer.sentences)
+
+
+def test_pixels_of_training_images_are_told(images, tmp_path):
+    """Among samples they are copies whatever a test says; among held-out images they hide copies, and all are refused."""
+    given = {"outputs": tmp_path / "o", "spaces": ("pixels",)}
+    train, holdout = save(images[:300], tmp_path / "train"), save(images[300:600], tmp_path / "holdout")
+    few = save(np.concatenate([images[:5], images[600:700]]), tmp_path / "few")
+    done = memgen.audit(few, train, holdout, **given)
+    assert done.answer.answer == "undecided"
+    assert done.headline.endswith("But 5 samples have the same pixels as a training image.")
+    assert "(for example 0000.png and 0000.png)" in done.answer.sentences[0]
+    significance = done.table("significance")["p"].to_numpy()
+    deepest = np.count_nonzero(significance <= 1 / (done.answer.counts["judged_by"] + 1) + 1e-12)
+    assert deepest >= 5
+    assert any(text.startswith(f"{deepest} samples lie deeper") for text in done.answer.sentences)
+    assert not auditing.verify(done.path / "audit.json")
+    alone = memgen.audit(few, train, **given)
+    assert alone.answer.sentences[0] == done.answer.sentences[0]
+    leaked = save(images[100:300], tmp_path / "leaked")
+    save(images[300:500], leaked, "new")
+    hidden = memgen.audit(save(images[:100], tmp_path / "copies"), train, leaked, **given)
+    assert "200 of the held-out images have the same pixels as a training image" in " ".join(hidden.answer.sentences)
+    some = memgen.audit(few, train, leaked, **given)
+    assert re.search("hidden by near-duplicates of 2.. training images among the held-out images", some.headline)
+    with pytest.raises(DataError, match="all 100 held-out images are training images too"):
+        memgen.audit(few, train, save(images[:100], tmp_path / "seen"), **given)
+    for sets in ((train, train, holdout), (few, train, train), (few, train, few)):
+        with pytest.raises(ConfigError, match="expected two sets of images"):
+            memgen.audit(*sets, **given)
 
 
 def test_the_command(few, tmp_path):

@@ -115,8 +115,9 @@ def test_words_where_the_competition_finds_images():
     """Their number, how many look alike, and how many more samples are at them; of several models, each."""
     found = one(**FOUND).sentences
     assert found[1] == (
-        f"{COMPETITION} found 5 training images that samples depend on, at a false-discovery rate of 5%. 2 of 5 look "
-        "like the sample, with a correlation of at least 0.95. For 7 further samples, the nearest image is one of these."
+        f"{COMPETITION} found 5 training images that samples depend on, at a false-discovery rate of 5%. 2 of 5 "
+        "correlate with the sample at 0.95 or more, pixel by pixel. For 7 further samples, the nearest image is one of "
+        "these."
     )
     assert found[-1] == CLOSEST
     both = judge(
@@ -127,7 +128,7 @@ def test_words_where_the_competition_finds_images():
     )[64].sentences
     assert both[0] == "400 samples of 2 models were tested for copies in two ways."
     assert "found 6 training images that samples depend on (5 for n64-s0-a and 1 for n64-s0-b), at" in both[1]
-    assert "2 of 6 look like the sample" in both[1]
+    assert "2 of 6 correlate with the sample at 0.95 or more, pixel by pixel" in both[1]
     assert "For 8 further samples" in both[1]
     assert both[-1].endswith("of .990.")
     assert "found 1 training image that samples" in one(**FOUND | {"discoveries": 1}).sentences[1]
@@ -174,8 +175,8 @@ def test_large_numbers_have_commas():
     assert judge(table(*rows))[64].sentences[:3] == [
         "10,000 samples of 2 models were tested for copies in two ways.",
         "The competition found 3,000 training images that samples depend on (1,500 for n64-s0-a and 1,500 for n64-s0-b), "
-        "at a false-discovery rate of 5% for each model. 2,400 of 3,000 look like the sample, with a correlation of at "
-        "least 0.95. For 2,600 further samples, the nearest image is one of these.",
+        "at a false-discovery rate of 5% for each model. 2,400 of 3,000 correlate with the sample at 0.95 "
+        "or more, pixel by pixel. For 2,600 further samples, the nearest image is one of these.",
         "The conformal test flags 5,000 samples, at the same rate. They belong to 2,200 training images, and up to 1,050 "
         "samples share one.",
     ]

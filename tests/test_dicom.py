@@ -158,15 +158,28 @@ def test_a_folder_in_the_order_of_its_series(tmp_path):
     assert by_folder.groups == (".", ".", "patient", "patient", "patient", "patient")
 
 
-def test_patients_with_several_series_are_told_of(tmp_path):
-    """A series is a group, so patients with several are named, unless the person says what the groups are."""
-    for index, (patient, series) in enumerate((("P1", "1.1"), ("P1", "1.2"), ("P2", "1.3"), ("", "1.4"), ("", "1.5"))):
+def test_a_group_is_a_patient(tmp_path):
+    """Series of one patient are one group. Files without a patient are told of, and stay in series of their own."""
+    stated = (("P1", "1.1"), ("P1", "1.2"), ("P2", "1.3"), ("", "1.4"), (" ", "1.5"))
+    for index, (patient, series) in enumerate(stated):
         scan(tmp_path / f"{index}.dcm", CT[index], **WINDOW, PatientID=patient, SeriesInstanceUID=series)
-    (told,) = import_images(tmp_path, PLAIN).warnings
-    assert told.startswith("1 patient has several series (P1 has 2), and each series is a group of its own.")
+    found = import_images(tmp_path, PLAIN)
+    assert found.images.groups == ("P1", "P1", "P2", "1.4", "1.5")
+    (told,) = found.warnings
+    assert told.startswith("Files state no patient (PatientID), so each of their 2 series is a group of its own.")
     assert not import_images(tmp_path, ImportSettings(deduplicate=False, groups="file")).warnings
-    (tmp_path / "1.dcm").unlink()
+    (tmp_path / "4.dcm").unlink()
     assert not import_images(tmp_path, PLAIN).warnings
+
+
+def test_one_patient_for_all_files_tells_nothing_apart(tmp_path):
+    """Where an anonymizer left one PatientID, series are groups, and the person is told."""
+    for index in range(3):
+        scan(tmp_path / f"{index}", CT[index], **WINDOW, PatientID="ANON", SeriesInstanceUID=f"1.{index}")
+    found = import_images(tmp_path, PLAIN)
+    assert found.images.groups == ("1.0", "1.1", "1.2")
+    (told,) = found.warnings
+    assert told.startswith("3 files state one patient (ANON), so each of their 3 series is a group of its own.")
 
 
 def test_frames_of_a_file(tmp_path):

@@ -53,6 +53,12 @@ def test_by_name_and_by_what_files_state():
     assert file_of("a\\u00233") == "a\\u00233"
 
 
+def test_by_the_beginning_of_the_name():
+    """The number at the end does not count, the folder does; a name without a beginning is a group of its own."""
+    sources = ["p1_slice_01.png", "p1_slice_02.png", "p2_slice_01.png", "b/p1_slice_03.png", "7.png", "a.npz[3]"]
+    assert group_of(sources, "name") == ("p1", "p1", "p2", "b/p1", "7.png", "a.npz")
+
+
 def test_a_table_names_images_or_files(tmp_path):
     """A row holds for an image, or for all images of a file; columns may have any order, and there may be more."""
     rows = [("x", "p1/a.png", 1), ("x", "./p1/deep/b.png", 1), ("y", "p2/c.tif", 2), ("z", "p2/c.tif#2", 3)]
@@ -97,7 +103,7 @@ def test_rows_of_files_that_were_not_read(tmp_path):
         (b"", "found columns none"),
         (b"\xff\xfe\x00", "not a CSV file in UTF-8"),
         (b'file,group\n"' + b"x" * 200_000 + b'",y\n', "not a CSV file"),
-        (None, "cannot be read .*--groups takes folder, file, or the path of a CSV file"),
+        (None, "cannot be read .*--groups takes folder, file, name, or the path of a CSV file"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path, data, message):
@@ -177,7 +183,7 @@ def test_the_command_keeps_groups(folders, monkeypatch):
         workspace = Workspace.of(runs.find(folders.parent / "outputs", run), "cpu")
         assert prepared(workspace, folders / "p0").images.groups == groups
     failed = memgen("data", "import", folders, "--groups", "gone.csv", *sets, "--run", "x")
-    failed.failed(3, "gone.csv: cannot be read", "--groups takes folder, file, or the path of a CSV file")
+    failed.failed(3, "gone.csv: cannot be read", "--groups takes folder, file, name, or the path of a CSV file")
     one = memgen(
         "data", "import", folders / "p0", "--groups", "folder", *sets, "--set", "split.holdout=1", "--run", "y"
     )
@@ -270,11 +276,15 @@ QUIET = {
 LOUD = {
     "slices": ([f"patient{i % 4}_slice_{i:03}.png" for i in range(20)], [f"patient{i}_slice_900.png" for i in range(4)],
                "24 of 24 images share 4 beginnings of names, of which 4 have images on both sides "
-               r"\(for example patient0_slice_000.png and patient0_slice_900.png\).*--groups CSV"),
+               r"\(for example patient0_slice_000.png and patient0_slice_900.png\).*Hold out whole ones"),
+    "patients": ([f"pat{i // 2}_{i % 2}.png" for i in range(14)], [f"pat{i // 2}_{i % 2}.png" for i in range(14, 28)],
+                 r"28 of 28 images share 14 beginnings.*\. Each is on one side\..*--groups name"),
+    "few patients": ([f"pat{i // 2}_{i % 2}.png" for i in range(4)], [f"pat{i // 2}_{i % 2}.png" for i in range(4, 8)],
+                     r"share 4 beginnings of names \(for example \S+ and \S+\. If these.*--groups name"),
     "videos": ([f"vid{i % 3}-{i:04}.jpg" for i in range(12)], [], "12 of 12 images share 3 beginnings.*vid0-0000.jpg"),
     "people": (["A_B_0001.jpg", "A_B_0002.jpg", "C_D_0001.jpg"], ["A_B_0003.jpg", "C_D_0002.jpg"], "share 2 beginnings"),
     "folders": ([f"p{i % 3}/{i}.png" for i in range(12)], [f"p{i}/900.png" for i in range(2)],
-                "14 of 14 images share 3 folders, of which 2 have images on both sides.*--groups folder"),
+                "14 of 14 images share 3 folders, of which 2 have images on both sides.*Hold out whole ones"),
     "frames": ([f"s{'abc'[i % 3]}.tif#{i + 1}" for i in range(12)], [], "share 3 files with several frames.*--groups file"),
 }  # fmt: skip
 
@@ -289,8 +299,9 @@ def test_names_that_suggest_nothing(case):
 def test_names_that_suggest_groups(case):
     """One sentence says how many images share what, gives an example from both sides, and the remedy."""
     names_a, names_b, expected = LOUD[case]
-    (sentence,) = suspected(names_a, names_b)
-    assert re.search(expected, sentence), sentence
+    (found,) = suspected(names_a, names_b)
+    assert re.search(expected, found.text), found.text
+    assert found.whole == (case == "patients")
 
 
 @FAST
@@ -315,9 +326,9 @@ def test_planted_groups_are_found_in_any_order(sizes, between, order, in_folders
     glue = "/" if in_folders else between
     files = [f"vol{'abcdef'[i]}{glue}{number:03}.png" for i, size in enumerate(sizes) for number in range(size)]
     shuffled = order.sample(files, len(files))
-    (sentence,) = suspected(shuffled)
-    assert f"{len(files)} of {len(files)} images share {len(sizes)} " in sentence
-    assert suspected(sorted(files)) == [sentence]
+    (found,) = suspected(shuffled)
+    assert f"{len(files)} of {len(files)} images share {len(sizes)} " in found.text
+    assert suspected(sorted(files)) == [found]
     half = len(files) // 2
     both = suspected(files[:half], files[half:])
     assert both == suspected(files[:half][::-1], files[half:][::-1])

@@ -81,6 +81,18 @@ def test_memorizer_has_a_gap():
     assert on_holdout.output_psnr_db.max() < 15
 
 
+def test_an_exact_denoiser_has_a_finite_psnr():
+    """A denoiser that returns the clean image exactly has the PSNR of rounding, not an infinite one, which tables drop."""
+    (clean,) = images(1)
+
+    class Exact(IdentityDenoiser):
+        def __call__(self, noisy, sigma=None):
+            return clean.expand_as(noisy)
+
+    psnr = measure(Exact(SHAPE), clean[None])["output_psnr_db"].to_numpy()
+    np.testing.assert_allclose(psnr, -20 * math.log10(2**-23))
+
+
 def test_one_row_for_each_image_draw_and_level():
     """The table has each combination once, with the keys and the schema; images beyond n_images are left out."""
     settings = PsnrSettings(sigmas=(0.1, 0.2), noise_draws=4, n_images=5)

@@ -29,6 +29,7 @@ from memgen.cli.options import (
 from memgen.cli.root import app
 from memgen.cli.shared import Workers, choose_device, finish, import_options, note, say_warnings
 from memgen.experiment import runs
+from memgen.images.groups import BY_NAME
 
 if TYPE_CHECKING:
     from memgen.experiment import executors
@@ -69,9 +70,10 @@ def audit(
     groups: Annotated[
         str | None,
         typer.Option(
-            metavar="folder|file|CSV",
+            metavar="folder|file|name|CSV",
             help="What was divided into training and held-out images as a whole, such as patients: the folder or the "
-            "file that an image comes from, or a CSV file with the columns file and group.",
+            "file that an image comes from, the name of the file without the number at its end, or a CSV file with the "
+            "columns file and group. Default: what DICOM and NIfTI files state.",
         ),
     ] = None,
     canaries: Annotated[
@@ -154,7 +156,7 @@ def audit(
         "model": model and str(model.resolve() if model.exists() else model),
         "train": train and str(train.resolve()),
         "holdout": holdout and str(holdout.resolve()),
-        "groups": groups,
+        "groups": groups if groups is None or groups in BY_NAME else str(Path(groups).resolve()),
         "canaries": canaries and str(canaries.resolve()),
         "spaces": tuple(space) if space else None,
         "probes": probes,
@@ -238,7 +240,9 @@ def _say(done: "Audit") -> None:
         for pair in document["closest"][:_PAIRS_SHOWN]
     ]
     reported = len(document["discoveries"])
-    title = f"the closest pairs of a sample and a training image ({reported:,} are reported by a test)"
+    title = (
+        f"pairs of a sample and a training image, those that stand out most first ({reported:,} are reported by a test)"
+    )
     terminal.table(title, ["sample", "training image", "space", "similarity", "reported by"], rows)
     note("")
     note(done.answer.headline)

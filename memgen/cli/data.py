@@ -29,10 +29,10 @@ def data_import(
     groups: Annotated[
         str | None,
         typer.Option(
-            metavar="folder|file|CSV",
+            metavar="folder|file|name|CSV",
             help="Which images belong together (a patient, a volume, a video) and come to one side of the split: those "
-            "of a folder, those of a file, or as a CSV file with the columns file and group says. Default: what the "
-            "files state.",
+            "of a folder, of a file, or of files with one name but for the number at its end, or as a CSV file with "
+            "the columns file and group says. Default: what DICOM and NIfTI files state.",
         ),
     ] = None,
     add_to: Annotated[

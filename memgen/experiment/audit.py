@@ -13,6 +13,7 @@ Each of these is finished when its file exists, so an audit that was interrupted
 """
 
 import hashlib
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,13 @@ def start(outputs: Path, name: str | None, settings: AuditSettings) -> runs.Run:
     """The run of an audit: a new one, or one that was made with the same settings.
 
     Raises:
-        RunError: the run of that name is no audit, or was made with other settings.
+        ConfigError: two of the three sets are one folder or file, or the run was made with other settings.
+        RunError: the run of that name is no audit.
     """
+    sources = {"samples": settings.samples, "training images": settings.train, "held-out images": settings.holdout}
+    for (first, one), (second, other) in itertools.combinations(sources.items(), 2):
+        if one is not None and one == other:
+            raise ConfigError(f"{one} was given as {first} and as {second}, expected two sets of images.")
     values = settings.model_dump(mode="json")
     lasting = {key: value for key, value in values.items() if key not in _FREE}
     name = name or f"audit-{files.digest_json(lasting)[:6]}"
@@ -194,8 +200,10 @@ def page_so_far(run: runs.Run, live: Live) -> str | None:
 
 
 def _answer(run: runs.Run) -> findings.Answer:
-    tables = {kind: run.table(kind) for kind in ("copies", "planted", "canaries", "at_risk", "neighbors", "gaps")}
-    return findings.answer(tables, run.manifest["data"]["sets"])
+    kinds = ("copies", "planted", "canaries", "at_risk", "neighbors", "gaps", "significance")
+    tables = {kind: run.table(kind) for kind in kinds}
+    data = run.manifest["data"]
+    return findings.answer(tables, data["sets"], data.get("undeclared", False), data.get("identical", {}))
 
 
 def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> audit_page.AuditInput:

@@ -40,21 +40,56 @@ def load(run: runs.Run, report: OnStage, device: str = "cpu") -> dict[str, Image
             found.images.save(run.image_set(kind))
         skipped = [found.skipped for found in read.values()]
         run.write_table("skipped", NAME, pa.concat_tables(skipped))
-        warnings = _warnings(read)
+        warnings, undeclared = _warnings(read, settings)
         about = {kind: _about(given[kind], found.images, found.skipped.num_rows) for kind, found in read.items()}
+        identical = _identical({kind: found.images for kind, found in read.items()})
         if settings.model is not None:
             real = [found.images for found in read.values()]
             drawn, more = audit_model.draw(run, settings, real, report, device)
             drawn.save(run.image_set("samples"))
             about = {"samples": _about(settings.model, drawn, 0), **about}
             warnings += more
-        run.update(data={"sets": about, "rule": rule, "warnings": warnings, "spaces": made_of})
+        run.update(
+            data={
+                "sets": about,
+                "rule": rule,
+                "warnings": warnings,
+                "spaces": made_of,
+                "undeclared": undeclared,
+                "identical": identical,
+            }
+        )
     elif changed := [name for name, record in run.manifest["data"]["spaces"].items() if made_of[name] != record]:
         raise DataError(
             f"{run.path}: the file of the space {changed[0]}, or a package that reads it, has changed since the audit "
             "began. Bring it back, or choose another name with --run to start a new audit."
         )
     return {kind: ImageSet.load(run.image_set(kind)) for kind in run.manifest["data"]["sets"]}
+
+
+def _identical(sets: dict[str, ImageSet]) -> dict[str, dict[str, Any]]:
+    """For samples and held-out images, how many have the pixels of a training image, with a pair as an example.
+
+    Raises:
+        DataError: all held-out images have.
+    """
+    train, found = sets["train"], dict[str, dict[str, Any]]()
+    for kind in ("samples", "held_out"):
+        if kind not in sets:
+            continue
+        same = sets[kind].ids.among(train.ids)
+        if not same.any():
+            continue
+        first = int(same.argmax())
+        identity = sets[kind].ids[first]
+        example = [sets[kind].sources[first], train.sources[train.ids.places([identity])[identity]]]
+        if kind == "held_out" and same.all():
+            raise DataError(
+                f"--holdout: all {len(same):,} held-out images are training images too (for example {example[0]} and "
+                f"{example[1]}), expected images that the model never saw."
+            )
+        found[kind] = {"count": int(same.sum()), "example": example}
+    return found
 
 
 def _about(source: str, images: ImageSet, skipped: int) -> dict[str, Any]:
@@ -69,8 +104,8 @@ def _about(source: str, images: ImageSet, skipped: int) -> dict[str, Any]:
     }
 
 
-def _warnings(read: dict[str, Imported]) -> list[str]:
-    """What to know of the images that were read, in sentences.
+def _warnings(read: dict[str, Imported], settings: AuditSettings) -> tuple[list[str], bool]:
+    """What to know of the images that were read, in sentences, and whether undeclared groups were divided as a whole.
 
     Raises:
         DataError: a group has images in both T and H.
@@ -78,10 +113,11 @@ def _warnings(read: dict[str, Imported]) -> list[str]:
     train, held_out = read["train"].images, read["held_out"].images if "held_out" in read else None
     warnings = list(dict.fromkeys(warning for found in read.values() for warning in found.warnings))
     if train.groups is None:
-        return warnings + groups.suspected(train.sources, () if held_out is None else held_out.sources)
+        suspected = groups.suspected(train.sources, () if held_out is None else held_out.sources)
+        return warnings + [each.text for each in suspected], any(each.whole for each in suspected)
     if held_out is not None:
-        _check_groups(train, held_out)
-    return warnings
+        _check_groups(train, held_out, stated=settings.groups is None)
+    return warnings, False
 
 
 def _read(sources: dict[str, str], settings: AuditSettings, report: OnStage) -> tuple[dict[str, Imported], str]:
@@ -154,13 +190,24 @@ def _read_set(
     return found
 
 
-def _check_groups(train: ImageSet, held_out: ImageSet) -> None:
-    """Refuse groups with images on both sides; the pool would too, but only after all images were read."""
+def _check_groups(train: ImageSet, held_out: ImageSet, stated: bool) -> None:
+    """Refuse groups with images on both sides; the pool would too, but only after all images were read.
+
+    Args:
+        train: T.
+        held_out: H.
+        stated: whether files state the groups, and not the person.
+    """
     assert train.groups is not None
     both = [] if held_out.groups is None else train.groups.shared(held_out.groups)
     if both:
+        remedy = (
+            "These groups are patients or volumes that the files state. If files were divided one by one, give "
+            "--groups file."
+            if stated
+            else "If the images were divided one by one, leave out --groups."
+        )
         raise DataError(
             f"--groups: found images of {len(both):,} groups among both the training and the held-out images (for "
-            f"example {both[0]}), expected each group on one side. If the images were divided one by one, leave out "
-            "--groups."
+            f"example {both[0]}), expected each group on one side. {remedy}"
         )

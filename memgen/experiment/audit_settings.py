@@ -43,7 +43,8 @@ class AuditSettings(ReadSettings):
     train: str = Field(description="images that the model was trained on")
     holdout: str | None = Field(None, description="images of the same source that the model never saw")
     groups: str | None = Field(
-        None, description="what was divided as a whole: folder, file, or a CSV file with the columns file and group"
+        None,
+        description="what was divided as a whole: folder, file, name, or a CSV file with the columns file and group",
     )
     canaries: str | None = Field(None, description="canaries.json that memgen canaries plant wrote before the training")
     sample: _Drawn = Field(default_factory=_Drawn, description="how samples are drawn from the model")

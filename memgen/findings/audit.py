@@ -229,19 +229,30 @@ def growth(at_risk: pa.Table, samples: int) -> list[dict[str, Any]]:
     return [{"samples": m, "units": rarefied(hits, samples, m)} for m in drawn] if hits else []
 
 
-def answer(tables: Mapping[str, pa.Table], sets: Mapping[str, Mapping[str, Any]]) -> Answer:
+def answer(
+    tables: Mapping[str, pa.Table],
+    sets: Mapping[str, Mapping[str, Any]],
+    undeclared: bool = False,
+    identical: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Answer:
     """What an audit says.
 
     Args:
-        tables: the tables `copies` and `at_risk` (empty without held-out images), `planted` and `canaries` (empty where
-            none were), and `neighbors`, of samples and, without held-out images, of training images among themselves.
+        tables: the tables `copies`, `significance` and `at_risk` (empty without held-out images), `planted` and
+            `canaries` (empty where none were), and `neighbors`, of samples and, without held-out images, of training
+            images among themselves.
         sets: number of images of each set, as `audit.json` has them.
+        undeclared: whether names suggest groups that were divided as a whole and that nobody declared. Then the rate
+            of false finds is unknown, and the answer says so.
+        identical: of `samples` and `held_out`, those with the pixels of a training image: their `count`, and as
+            `example` the names of a pair.
     """
+    same = [_IDENTICAL[kind].format(of=of) for kind, of in (identical or {}).items()]
     of_draw = exposed(tables["canaries"])
     of_canaries = _canaries(of_draw)
     depends = of_draw is not None and of_draw["p"] <= LEVEL
     if not tables["copies"].num_rows:
-        alone = [*of_canaries, *_among_themselves(tables["neighbors"], sets["train"]["images"])]
+        alone = [*same, *of_canaries, *_among_themselves(tables["neighbors"], sets["train"]["images"])]
         if depends:
             return Answer("found", _EXPOSED, tuple(alone), {})
         return Answer(
@@ -258,22 +269,31 @@ def answer(tables: Mapping[str, pa.Table], sets: Mapping[str, Mapping[str, Any]]
     (tested,) = judge(tables["copies"]).values()
     power = powers(tables["planted"])
     unit = f"training {row['unit']}"
-    if tested.competition or tested.conformal:
+    if tested.found:
         kind: Literal["found", "none", "undecided"] = "found"
-        headline = _found(row, tested, unit)
+        headline = _found(row, tested, unit, undeclared)
     elif depends:
         kind, headline = "found", _EXPOSED
     elif tested.unseen <= MOST_UNSEEN:
         kind = "none"
         headline = (
-            f"None found: exact copies in {tested.unseen:.1%} of the samples or more would have been found, with a "
-            "probability of 95 %."
+            f"None found: exact copies in {tested.unseen_in_words} of the samples or more would have been found, with "
+            "a probability of 95 %."
         )
     else:
         kind = "undecided"
-        headline = f"Undecided: copies in up to {tested.unseen:.0%} of the samples could have gone unseen."
+        hidden = (
+            f", hidden by near-duplicates of {_number(row['n_leaks'], 'training image')} among the held-out images"
+            if row["n_leaks"] and tested.hidden
+            else ""
+        )
+        headline = f"Undecided: copies in up to {tested.unseen_in_words} of the samples could have gone unseen{hidden}."
+    if kind != "found" and identical and (copied := identical.get("samples")):
+        headline += f" But {_number(copied['count'], 'sample')} have the same pixels as a training image."
     sentences = [
+        *same,
         *tested.sentences,
+        *([] if tested.found else _deepest(tables["significance"], row)),
         *_growth(growth(tables["at_risk"], sets["samples"]["images"]), unit),
         *of_canaries,
         *_gaps(tables["gaps"]),
@@ -288,9 +308,18 @@ def answer(tables: Mapping[str, pa.Table], sets: Mapping[str, Mapping[str, Any]]
             f"{row['n_leaks']:,} training images have near-duplicates among the held-out images. Each such cluster "
             "counts as one image, on one side."
         )
+    if undeclared and not tested.found:
+        sentences.append(_UNDECLARED)
     return Answer(kind, headline, (*sentences, ASSUMPTIONS), _counts(row, tested))
 
 
+_UNDECLARED = "Names suggest groups, such as patients, that were divided as a whole. State them with --groups."
+_IDENTICAL = {
+    "samples": "{of[count]:,} of the samples have the same pixels as a training image (for example {of[example][0]} "
+    "and {of[example][1]}). They are copies, whatever the tests say.",
+    "held_out": "{of[count]:,} of the held-out images have the same pixels as a training image (for example "
+    "{of[example][0]} and {of[example][1]}). If the model was trained on them, remove them from the held-out images.",
+}
 _EXPOSED = "Found: the samples depend on which canaries the model was trained on."
 
 
@@ -341,21 +370,21 @@ def _growth(found: Sequence[Mapping[str, Any]], unit: str) -> list[str]:
         return []
     half, everything = found[1], found[-1]
     return [
-        f"The tests report {_number(round(everything['units']), unit)} in all. Half as many samples would be expected "
-        f"to show {half['units']:.1f} of them: the nearer this is to half, the more would be found in more samples."
+        f"The tests report {_number(round(everything['units']), unit)} in all, and half as many samples would be "
+        f"expected to show {half['units']:.1f} of them. If that is near a half of all, more samples would show many "
+        "more; if it is near all, few."
     ]
 
 
-def _found(row: Mapping[str, Any], tested: Tested, unit: str) -> str:
+def _found(row: Mapping[str, Any], tested: Tested, unit: str, undeclared: bool) -> str:
     if tested.competition:
-        return (
-            f"Found: samples depend on {_number(row['discoveries'], unit)}. At most {row['q']:.0%} of these are "
-            "expected to be false finds."
-        )
-    return (
-        f"Found: {_number(row['flagged'], 'sample')} lie too close to {_number(row['flagged_images'], unit)}. At most "
-        f"{row['q']:.0%} of these samples are expected to be false finds."
-    )
+        found, reported = f"samples depend on {_number(row['discoveries'], unit)}", "these"
+    else:
+        found = f"{_number(row['flagged'], 'sample')} lie too close to {_number(row['flagged_images'], unit)}"
+        reported = "these samples"
+    if undeclared:
+        return f"Found, but with an unknown share of false finds: {found}. {_UNDECLARED}"
+    return f"Found: {found}. At most {row['q']:.0%} of {reported} are expected to be false finds."
 
 
 def _fraction(row: Mapping[str, Any]) -> list[str]:
@@ -363,10 +392,23 @@ def _fraction(row: Mapping[str, Any]) -> list[str]:
         return []
     chance = row["n_pool_train"] / (row["n_pool_train"] + row["n_pool_heldout"])
     return [
-        f"Was this set used? If the model did not depend on the training images, {chance:.1%} of the samples would be "
-        f"nearest to one of them. The memorized fraction, 0 at chance and 1 if all are, is "
-        f"{row['memorized_fraction']:.3f} [{row['low']:.3f}, {row['high']:.3f}], and chance alone gives as much with a "
-        f"probability of {row['p']:.2g}."
+        f"Over all samples: if the model did not depend on the training images, {chance:.1%} of the samples would be "
+        f"nearest to one of them, rather than to a held-out image. The memorized fraction, 0 at chance and 1 if all "
+        f"are, is {row['memorized_fraction']:.3f} [{row['low']:.3f}, {row['high']:.3f}], and chance alone gives as "
+        f"much with a probability of {row['p']:.2g}."
+    ]
+
+
+def _deepest(significance: pa.Table, row: Mapping[str, Any]) -> list[str]:
+    """How many samples no held-out image equals in depth, and how many chance would bring, in sentences."""
+    least = 1 / (row["judged_by"] + 1)
+    beyond = int(np.count_nonzero(significance["p"].to_numpy() <= least * (1 + 1e-9)))
+    if not beyond:
+        return []
+    return [
+        f"{beyond:,} {'sample lies' if beyond == 1 else 'samples lie'} deeper in the neighborhood of a training image "
+        f"than all {row['judged_by']:,} held-out {row['unit']}s do, where chance alone would bring at most "
+        f"{least * row['samples']:.1f} on average. Look at the closest pairs: a test reports no number so small."
     ]
 
 
@@ -441,6 +483,11 @@ def _larger(row: Mapping[str, Any], tested: Tested) -> str:
     """What would have to be larger, and by how much."""
     if (needed := tested.samples_needed) is not None:
         return f"About {needed:,} samples (there are {row['samples']:,}) would be enough for an answer."
+    if tested.hidden and row["n_leaks"]:
+        return (
+            "More samples alone would not be enough for an answer: remove the held-out images that are near-duplicates "
+            "of training images, or give others that the model never saw."
+        )
     return (
         f"More samples alone would not be enough for an answer: give more than {row['n_pool_heldout']:,} held-out "
         f"{row['unit']}s too."

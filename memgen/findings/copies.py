@@ -53,6 +53,21 @@ class Tested:
         return any(self._counts(row, "flagged", "conformal_p") for row in self.rows)
 
     @property
+    def found(self) -> bool:
+        """Whether a test finds something."""
+        return self.competition or self.conformal
+
+    @property
+    def hidden(self) -> bool:
+        """Whether held-out images lie as deep as exact copies do, so that these are hard to see."""
+        return any(row["conformal_as_deep"] or row["competition_as_deep"] for row in self.rows)
+
+    @property
+    def unseen_in_words(self) -> str:
+        """`unseen` in percent, with a decimal where it is small."""
+        return f"{self.unseen:.1%}" if self.unseen < 0.1 else f"{self.unseen:.0%}"
+
+    @property
     def unseen(self) -> float:
         """The share of samples below which copies could have gone unseen in some model; 1 without any test.
 
@@ -89,7 +104,11 @@ class Tested:
         images = Reach(row["competition_reach"], row["competition_as_deep"], row["competition_against"])
         samples = Reach(row["conformal_reach"], row["conformal_as_deep"])
         needed = [
-            (lead.fewest(n_t / (q * n_h), self.limit, n_t, n_h, row["n_competing"], images), images, "training image"),
+            (
+                lead.fewest(n_t / (q * n_h), self.limit, n_t, n_h, row["n_competing"], images),
+                images,
+                f"training {row['unit']}",
+            ),
             (
                 lead.fewest(m / (q * (row["judged_by"] + 1)), self.limit, m, row["judged_by"], reached=samples),
                 samples,
@@ -110,23 +129,23 @@ class Tested:
         models = f"{len(self.rows)} models" if len(self.rows) > 1 else "the model"
         start = f"{self._sum('samples'):,} samples of {models} were tested for copies in two ways."
         found = [start, self._competition(), self._conformal(), self._closest()]
-        return found if self.competition or self.conformal else [*found, self._unseen()]
+        return found if self.found else [*found, self._unseen()]
 
     def _competition(self) -> str:
         discoveries = self._sum("discoveries")
         if not discoveries:
-            return "The competition found no training image that samples depend on."
+            return f"The competition found no {self._unit} that samples depend on."
         if not self.competition:
-            reports = f"The competition reports {_count(discoveries, 'training image')}"
+            reports = f"The competition reports {_count(discoveries, self._unit)}"
             return f"{reports}, which {self._too_few('competition_p')}"
         several = len(self.rows) > 1
         each = listed([f"{row['discoveries']:,} for {row['subject']}" for row in self.rows])
         return (
-            f"The competition found {_count(discoveries, 'training image')} that samples depend on"
+            f"The competition found {_count(discoveries, self._unit)} that samples depend on"
             f"{f' ({each})' if several else ''}, at a false-discovery rate of {self.rows[0]['q']:.0%}"
             f"{' for each model' if several else ''}. "
-            f"{self._sum('alike'):,} of {discoveries:,} look like the sample, with a correlation of at least "
-            f"{competition.ALIKE:g}. For {self._sum('attached'):,} further samples, the nearest image is one of these."
+            f"{self._sum('alike'):,} of {discoveries:,} correlate with the sample at {competition.ALIKE:g} or "
+            f"more, pixel by pixel. For {self._sum('attached'):,} further samples, the nearest image is one of these."
         )
 
     def _conformal(self) -> str:
@@ -139,9 +158,13 @@ class Tested:
         belong = "They belong" if flagged > 1 else "It belongs"
         return (
             f"The conformal test flags {_count(flagged, 'sample')}, at the same rate. "
-            f"{belong} to {_count(self._sum('flagged_images'), 'training image')}"
+            f"{belong} to {_count(self._sum('flagged_images'), self._unit)}"
             + (f", and up to {shared:,} samples share one." if shared > 1 else ".")
         )
+
+    @property
+    def _unit(self) -> str:
+        return f"training {self.rows[0]['unit']}"
 
     def _too_few(self, chance: str) -> str:
         smallest = min(row[chance] for row in self.rows)
@@ -162,8 +185,8 @@ class Tested:
             return f"Neither test could have found copies, however many there are: {hidden}"
         enough, hidden = " or ".join(what for what, _ in needed), self._hidden()
         return (
-            f"Copies in fewer than {self.unseen:.1%} of the samples could have gone unseen: it takes {enough} for the "
-            f"tests to find something{f', since {hidden}' if hidden else '.'}"
+            f"Copies in fewer than {self.unseen_in_words} of the samples could have gone unseen: it takes {enough} for "
+            f"the tests to find something{f', since {hidden}' if hidden else '.'}"
         )
 
     def _hidden(self) -> str:
@@ -171,7 +194,8 @@ class Tested:
         row = max(self.rows, key=lambda row: row["conformal_as_deep"])
         if not row["conformal_as_deep"]:
             return ""
-        few = f"{row['conformal_as_deep']:,} of {_count(row['judged_by'], 'held-out image')}"
+        judges = _count(row["judged_by"], f"held-out {row['unit']}")
+        few = f"{row['conformal_as_deep']:,} of {judges}"
         return (
             f"{few} {'lies' if row['conformal_as_deep'] == 1 else 'lie'} as deep in the neighborhood of a training "
             "image as exact copies do. Near-duplicates of training images among the held-out images do so."

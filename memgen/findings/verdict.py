@@ -173,7 +173,7 @@ def _paragraph(key: int | str, at: Mapping[str, Estimate], tested: Tested) -> Pa
 
 def _regime(at: Mapping[str, Estimate], tested: Tested) -> str:
     rho, nearness = at["memorized_fraction"], at["nearest_minus_holdout"]
-    depends = rho.above(0) or tested.competition or tested.conformal or at["psnr_gap"].above(GAP_DB)
+    depends = rho.above(0) or tested.found or at["psnr_gap"].above(GAP_DB)
     agreement, lead = at["cross_minus_null"], at["cross_minus_nearest"]
     if _converged(at):
         if rho.estimate is not None and rho.estimate >= 0.5 and rho.above(0) and nearness.above(0):

@@ -1,7 +1,7 @@
 """Groups of images: what comes from one patient, volume, video or product, and must not lie on two sides of a split.
 
 Images of one group look alike without anybody having copied them. If some are in the training set and others are held
-out, the held-out ones are no fair comparison. Groups are what a file format states (a volume, a series of DICOM), or
+out, the held-out ones are no fair comparison. Groups are what a file format states (a volume, a patient of DICOM), or
 what the person says: the folder or the file that an image comes from, or a table. Nobody can tell them from pixels, but
 names often tell, and `suspected` says where they seem to.
 """
@@ -21,13 +21,14 @@ from memgen.base.errors import DataError, first_line
 from memgen.base.strings import Strings
 from memgen.images import names
 
-BY_NAME = ("folder", "file")
+BY_NAME = ("folder", "file", "name")
 _COLUMNS = ("file", "group")
 # patient12_slice_003 is image 3 of patient12: the number at the end, and a word that says what is counted.
 _NUMBERED = re.compile(
     r"([\s_.-]*(frame|slice|image|img|page|view|shot|scan|crop|tile|patch)|(^|[\s_.-]+)[fistz])?[\s_.-]*\d+$",
     re.IGNORECASE,
 )
+_SELDOM = 0.001  # probability below which images were hardly divided one by one
 _SHARE = 0.25  # of the images: fewer may share a beginning by chance, as names of random letters and digits do
 
 
@@ -43,8 +44,10 @@ def group_of(
     Args:
         sources: where each image comes from (see names.py).
         how: `folder`: the folder that holds the image's file, in the source or in the archive; `file`: the file, so
-            that all of its frames, slices or rows are one group; else the path of a CSV file with the columns `file`
-            and `group`, a row for each file or image; None: what the files state.
+            that all of its frames, slices or rows are one group; `name`: what stands before the number at the end of
+            the file's name, such as `patient12` in `patient12_slice_003.png`, in one folder, or the file where nothing
+            does; else the path of a CSV file with the columns `file` and `group`, a row for each file or image; None:
+            what the files state.
         stated: the groups that the files state, as many as sources; None where they state none.
         skipped: names of files and frames that were left out; a table may have rows for them.
         partial: whether there are images that were not read, in this source or another; a table may have rows for them.
@@ -61,6 +64,8 @@ def group_of(
         return Strings(map(file_of, sources))
     if how == "folder":
         return Strings(map(_folder_of, sources))
+    if how == "name":
+        return Strings(_stem_of(source) or file_of(source) for source in sources)
     return _in_table(Path(how), sources, skipped, partial)
 
 
@@ -98,8 +103,21 @@ def across(sources: Strings, group_of: Strings, duplicates: pa.Table) -> list[st
     ]
 
 
-def suspected(names_a: Sequence[str], names_b: Sequence[str] = ()) -> list[str]:
-    """What to tell the person where names of images suggest groups that nobody declared, in sentences; else nothing.
+class Suspected(NamedTuple):
+    """Groups that names of images suggest, though nobody declared them.
+
+    Attributes:
+        text: what to tell the person, in sentences.
+        whole: whether they were divided as a whole: images that were divided one by one would seldom leave each group
+            on one side.
+    """
+
+    text: str
+    whole: bool
+
+
+def suspected(names_a: Sequence[str], names_b: Sequence[str] = ()) -> list[Suspected]:
+    """The groups that names of images suggest, though nobody declared them.
 
     A name suggests a group by its folder, by its file if that has several frames, or by what stands before the number
     at its end, such as `patient12` in `patient12_slice_003.png`. There must be at least two groups of several images,
@@ -112,7 +130,7 @@ def suspected(names_a: Sequence[str], names_b: Sequence[str] = ()) -> list[str]:
     """
     sources = Strings.joined([Strings(names_a), Strings(names_b)])
     in_a = np.arange(len(sources)) < len(names_a)
-    found: dict[bytes, str] = {}  # by how the images are divided, which two kinds may agree on
+    found: dict[bytes, Suspected] = {}  # by how the images are divided, which two kinds may agree on
     for kind in _KINDS:
         key, number = _divided(sources, kind.key)
         sides = [np.bincount(number[side & (number >= 0)], minlength=len(sources)) for side in (in_a, ~in_a)]
@@ -130,13 +148,27 @@ def suspected(names_a: Sequence[str], names_b: Sequence[str] = ()) -> list[str]:
         else:
             pair = sorted(sources[of_first])[:2]
         on_sides = f", of which {len(on_both):,} have images on both sides" if len(on_both) else ""
+        whole = not len(on_both) and _chance_of_whole(sides, several) <= _SELDOM
         text = (
             f"Names suggest groups that were not declared: {images:,} of {total:,} images share {len(several):,} "
-            f"{kind.what}{on_sides} (for example {pair[0]} and {pair[1]}). If these are patients, volumes, videos or "
-            f"products, say so when importing: {kind.remedy}."
+            f"{kind.what}{on_sides} (for example {pair[0]} and {pair[1]})."
         )
-        found.setdefault(np.where(of_several, number, -1).tobytes(), text)
+        if len(on_both):
+            text += (
+                " If these are patients, volumes, videos or products, they were not divided as a whole, and held-out "
+                "images show what the model has seen of them. Hold out whole ones."
+            )
+        else:
+            text += f"{' Each is on one side.' if whole else ''} If these are patients, volumes, videos or products, "
+            text += f"say so: {kind.remedy}."
+        found.setdefault(np.where(of_several, number, -1).tobytes(), Suspected(text, whole))
     return list(found.values())
+
+
+def _chance_of_whole(sides: Sequence[NDArray[np.int64]], several: NDArray[np.int64]) -> float:
+    """The probability that images which are divided one by one leave each of several groups on one side."""
+    sizes, share = (sides[0] + sides[1])[several], sides[0].sum() / (sides[0].sum() + sides[1].sum())
+    return float(np.prod(share**sizes + (1 - share) ** sizes))
 
 
 def _divided(sources: Strings, key_of: Callable[[str], str | None]) -> tuple[Strings, NDArray[np.int64]]:
@@ -180,7 +212,7 @@ class _Kind(NamedTuple):
 _KINDS = (
     _Kind("folders", "--groups folder", _folder_of),
     _Kind("files with several frames", "--groups file", _frames_of),
-    _Kind("beginnings of names", "--groups CSV, a file with the columns file and group", _stem_of),
+    _Kind("beginnings of names", "--groups name", _stem_of),
 )
 
 
@@ -213,7 +245,7 @@ def _read(path: Path) -> dict[str, str]:
             columns, rows = list(reader.fieldnames or ()), list(reader)
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}). --groups takes folder, file, or the path of a CSV file."
+            f"{path}: cannot be read ({error.strerror}). --groups takes folder, file, name, or the path of a CSV file."
         ) from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a CSV file in UTF-8 ({first_line(error)}). Save it again as one.") from error

@@ -49,8 +49,9 @@ class ImportSettings(ReadSettings):
     )
     groups: str | None = Field(
         default=None,
-        description="which images belong together and come to one side of the split: those of a folder, those of a "
-        "file, or the path of a CSV file with the columns file and group; None takes what the files state",
+        description="which images belong together and come to one side of the split: those of a folder, of a file, or "
+        "of a name without the number at its end, or the path of a CSV file with the columns file and group; None "
+        "takes what the files state",
     )
     add_to: str | None = Field(
         default=None,

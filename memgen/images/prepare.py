@@ -49,7 +49,7 @@ class FoundImages:
         sources: where each image comes from, N strings (see names.py).
         skipped: the reason for each file, or frame of a file, that was left out, by its name (see names.py).
         warnings: what the person should know of the images, in sentences.
-        groups: what each image belongs to (a volume, a series), N strings, where the files state it; None elsewhere.
+        groups: what each image belongs to (a volume, a patient), N strings, where the files state it; None elsewhere.
         of_groups: what the person should know of these groups if they are used, in sentences.
     """
 

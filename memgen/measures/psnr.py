@@ -6,7 +6,8 @@ A clean image x in [0, 1] gets noise, y = x + σz, and the denoiser f is judged 
 
 against the nominal input PSNR, -20 log10 σ. Every image, noise draw and σ is one row, so any mean can be taken later;
 the paper's curve is the mean of the dB over images. At small N a denoiser is better on images it was trained on than
-on others, and the gap between the two curves is the most sensitive sign of memorization.
+on others, and the gap between the two curves is the most sensitive sign of memorization. A mean squared error below the
+rounding of float32 counts as that, 138.5 dB, so that a denoiser which returns its training images exactly has a PSNR.
 
 Source: Kadkhodaie et al. 2024, Figure 1.
 """
@@ -29,6 +30,8 @@ from memgen.models.latent import encoded
 
 # Input PSNR from 42.13 to 0.13 dB in steps of 3 dB: the axis of Figure 1.
 PAPER_SIGMAS = tuple(float(sigma) for sigma in np.logspace(0.3, 2.4, 15) / 255)
+
+_ROUNDING = torch.finfo(torch.float32).eps ** 2
 
 
 class PsnrSettings(Settings):
@@ -88,7 +91,7 @@ def curve(
             sigma = torch.from_numpy(sigmas[level]).float().to(clean.device)
             noisy = clean + sigma.view(-1, 1, 1, 1) * torch.from_numpy(normal).to(clean.device)
             error = (denoiser(noisy, sigma) - clean).double().square().flatten(1).mean(dim=1)
-            psnr[image, draw, level] = (-10 * error.log10()).cpu().numpy()
+            psnr[image, draw, level] = (-10 * error.clamp(min=_ROUNDING).log10()).cpu().numpy()
     image, draw, level = (index.ravel() for index in np.indices(shape))
     return tables.make(
         schemas.PSNR,

@@ -94,7 +94,7 @@ def render(found: AuditInput) -> str:
         gaps=found.gaps,
         shrinkage=found.shrinkage,
         eigenvectors=_eigenvectors(found.eigenvectors),
-        unit="group" if found.manifest["config"]["groups"] else "image",
+        unit="image" if found.manifest["data"]["sets"]["train"]["groups"] is None else "group",
         settings=_stated(found.manifest["config"]),
         versions=found.manifest["versions"],
         gallery=shown,

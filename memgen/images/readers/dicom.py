@@ -1,5 +1,8 @@
 """Images from DICOM files: every frame of a file, or of all files of a folder, series by series.
 
+A group is a patient (PatientID). A file that states none belongs to the group of its series, and so do all files if
+they state one and the same patient, as an anonymizer may leave them.
+
 Stored values become measured ones by the rescale slope and intercept, and black and white are those of the first
 window:
 
@@ -10,7 +13,6 @@ Source: DICOM PS3.3 C.11.1 (modality), C.11.2.1.2 and C.11.2.1.3.2 (window); C.7
 C.7.6.16.2 (the same of multi-frame files).
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -52,6 +54,7 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
             report(done, 2 * len(files))
             with found.listed(names.escaped(name)):
                 heads.append(_head(pydicom, folder / name, name))
+        heads = _by_patient(heads)
         for done, head in enumerate(_ordered(heads)):
             report(len(files) + done, 2 * len(files))
             if found.is_full:
@@ -59,33 +62,39 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
             with found.listed(names.escaped(head.name)):
                 _add(found, pydicom, folder / head.name, head)
     report(2 * len(files), 2 * len(files))
-    return replace(found.finished_scans(), of_groups=_several_series(heads))
+    return replace(found.finished_scans(), of_groups=_unstated(heads))
 
 
-def _several_series(heads: Sequence["_Head"]) -> list[str]:
-    """What to tell the person where patients have several series, in a sentence; else nothing."""
-    series_of = defaultdict(set)
-    for head in heads:
-        series_of[head.patient].add(head.series)
-    several = [patient for patient, series in series_of.items() if patient and len(series) > 1]
-    if not several:
+def _by_patient(heads: Sequence["_Head"]) -> list["_Head"]:
+    """The same files, each with the group that it belongs to."""
+    several = len({head.patient for head in heads if head.patient}) > 1
+    return [head._replace(group=head.patient if several and head.patient else head.series) for head in heads]
+
+
+def _unstated(heads: Sequence["_Head"]) -> list[str]:
+    """What to tell the person where several series are groups because no patient tells them apart; else nothing."""
+    of_series = [head for head in heads if head.group == head.series]
+    series = len({head.series for head in of_series})
+    if series < 2:
         return []
-    count = f"{len(several):,} patient{'s have' if len(several) > 1 else ' has'}"
+    patient = of_series[0].patient
+    why = f"{len(of_series):,} files state one patient ({patient})" if patient else "Files state no patient (PatientID)"
     return [
-        f"{count} several series ({names.escaped(several[0])} has {len(series_of[several[0]])}), and each series is a "
-        "group of its own. Series of one patient look alike, so copies may be reported where there are none. If "
-        "patients were divided as a whole, say so with a CSV file of the columns file and group: --groups CSV."
+        f"{why}, so each of their {series:,} series is a group of its own. Series of one patient look alike, so copies "
+        "may be reported where there are none. If patients were divided as a whole, say so with a CSV file of the "
+        "columns file and group: --groups CSV."
     ]
 
 
 class _Head(NamedTuple):
-    """What orders a file among others."""
+    """What orders a file among others, and the group that it belongs to."""
 
     series: str
     position: float | None
     number: int
     name: str
     patient: str
+    group: str = ""
 
 
 def _head(pydicom: Any, path: Path, name: str) -> _Head:
@@ -97,7 +106,7 @@ def _head(pydicom: Any, path: Path, name: str) -> _Head:
     stated = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEAD)
     series = names.escaped(str(stated.get("SeriesInstanceUID") or PurePosixPath(name).parent))
     number = stated.get("InstanceNumber")
-    patient = str(stated.get("PatientID") or "")
+    patient = names.escaped(str(stated.get("PatientID") or "").strip())
     return _Head(series, _position(stated), 0 if number is None else int(number), name, patient)
 
 
@@ -137,7 +146,7 @@ def _add(found: scans.Scans, pydicom: Any, path: Path, head: _Head) -> None:
             transformed = _part(stated, number, "PixelValueTransformationSequence")
             values = pydicom.pixels.apply_modality_lut(stored, transformed)
             window, unread = _window(_part(stated, number, "FrameVOILUTSequence"))
-            found.add(title, values, window, head.series, kind == "MONOCHROME1", unread)
+            found.add(title, values, window, head.group, kind == "MONOCHROME1", unread)
 
 
 def _part(stated: Any, number: int, sequence: str) -> Any:
