@@ -203,8 +203,8 @@ def _undecided(regime: str, at: Mapping[str, Estimate], tested: Tested) -> str:
         return f"The tests would not have found copies in {MOST_UNSEEN:.0%} of the samples. It takes {needed}."
     if regime == "cannot decide" and at["nearest_minus_holdout"].above(0):
         return (
-            "Samples are nearer to their training set than held-out images are. Copies are, and so are samples that are "
-            "smoother than real images."
+            "Samples are nearer to their training set than held-out images are. Copies are, and so are samples that "
+            "are smoother than real images."
         )
     return ""
 
