@@ -39,9 +39,9 @@ RULES = {
     f"but held-out images are denoised more than {LINEAR_DB} dB worse than by the best linear denoiser (the whole "
     "interval). The models agree, but they have learned too little.",
     "mixed": "None of these holds, and something shows that the models depend on their own training set: a memorized "
-    f"fraction above 0, a find of either test for copies, or a PSNR gap above {GAP_DB} dB. A number counts if its whole "
-    "interval lies above the bound. That samples are nearer to the training set than held-out images are does not "
-    "count: samples that are smoother than real images are nearer to all images.",
+    f"fraction above 0, a find of either test for copies, or a PSNR gap above {GAP_DB} dB. A number counts if its "
+    "whole interval lies above the bound. That samples are nearer to the training set than held-out images are does "
+    "not count: samples that are smoother than real images are nearer to all images.",
     "cannot decide": "None of these holds. The intervals are too wide, a measurement is missing, the tests for copies "
     "could not have found them, or samples did not converge.",
 }
