@@ -1,5 +1,6 @@
 """Subjects: what is imported is measured as a trained cell is, and what cannot be measured says why."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 import pytest
+import torch
 from PIL import Image
 from program import memgen
 
@@ -75,6 +77,33 @@ def test_an_imported_denoiser_is_measured_as_the_cell_that_it_was(workspace, tra
     found, expected = (workspace.run.table("copies", name).to_pylist()[0] for name in ("again", "n4-s0-a"))
     for key in expected.keys() - set(IDENTITY):
         assert found[key] == expected[key], key
+
+
+def test_a_model_that_does_not_denoise_is_doubted(workspace, train, tmp_path):
+    """A network that gives the noise passes for a denoiser in every other way, wherever a model comes in."""
+
+    class Averages(torch.nn.Module):
+        def forward(self, noisy, sigma):
+            return noisy.mean(dim=(2, 3), keepdim=True).expand_as(noisy)
+
+    class Noise(Averages):
+        def forward(self, noisy, sigma):
+            return (noisy - super().forward(noisy, sigma)) / sigma.view(-1, 1, 1, 1)
+
+    for name, network in (("averages", Averages()), ("noise", Noise())):
+        with warnings.catch_warnings(action="ignore"):  # PyTorch's exporters warn about themselves
+            torch.jit.trace(network, (torch.rand(2, 1, 8, 8), torch.rand(2))).save(str(tmp_path / f"{name}.pt"))
+    doubt = "noise.pt does not denoise: at noise levels 0.05, 0.1, 0.3, 1.0,"
+    models = [tmp_path / "averages.pt", tmp_path / "noise.pt"]
+    for model in models:
+        said = memgen("import", model, "--trained-on", train, "--json").done()
+        assert [doubt in warning for warning in said.json["warnings"]] == [True] * (model.stem == "noise")
+    images = ("--images", train, "--count", "2", "--set", "sample.max_steps=2", "--run", "pair")
+    assert memgen("compare", *models, *images).done().err.count("does not denoise") == 1
+    audited = memgen("audit", train, "--model", models[1], "--count", "2", "--set", "sample.max_steps=2").done()
+    assert doubt in audited.err
+    (tmp_path / "noise.pt.json").write_text('{"predicts": "noise"}')
+    assert memgen("import", models[1], "--name", "stated", "--run", "tiny", "--json").done().json["warnings"] == []
 
 
 def test_images_are_measured_in_an_order_that_knows_no_folder(workspace, train, tmp_path):

@@ -31,6 +31,8 @@ from memgen.models.foreign import ImportOptions
 from memgen.models.known.fitting import fit
 from memgen.models.networks import NetworkSettings
 
+_TRIED = 16  # images that a model is tried on when it is imported
+
 
 @dataclass(frozen=True)
 class Record:
@@ -273,7 +275,7 @@ def import_subject(
         value_range: the values that become black and white in all of these images, LOW,HIGH; see `prepared`.
 
     Returns:
-        What the run says of the subject, and what the person should know of the images, in sentences.
+        What the run says of the subject, and what the person should know of the images and the model, in sentences.
 
     Raises:
         RunError: a subject of that name exists, or the name is reserved.
@@ -299,8 +301,11 @@ def import_subject(
             f"that the model never saw with --holdout."
         )
     identity = Identity(name, "imported", None if train is None else len(train))
+    warnings = [warning for found in read.values() for warning in found.warnings]
     if as_denoiser:
-        _import_denoiser(workspace, source, name, options or ImportOptions())
+        denoiser = _import_denoiser(workspace, source, name, options or ImportOptions())
+        some = (unseen if train is None else train).floats(range(min(_TRIED, len(unseen if train is None else train))))
+        warnings += loading.doubt(denoiser, some, escaped(str(source)))
     else:
         _keep_samples(run, read["samples"].images, identity)
     skipped = [schemas.SKIPPED.empty_table(), *(found.skipped for found in read.values())]
@@ -315,7 +320,7 @@ def import_subject(
         source=escaped(str(source)),
     )
     record.write(run)  # last: it says that the subject is complete
-    return record, [warning for found in read.values() for warning in found.warnings]
+    return record, warnings
 
 
 def is_same(workspace: Workspace, name: str, source: Path, options: ImportOptions) -> bool:
@@ -342,10 +347,11 @@ def _keep(run: runs.Run, images: ImageSet) -> str:
     return name
 
 
-def _import_denoiser(workspace: Workspace, source: Path, name: str, options: ImportOptions) -> None:
+def _import_denoiser(workspace: Workspace, source: Path, name: str, options: ImportOptions) -> Denoiser:
     channels, height, width = workspace.images.image_shape
     model = loading.find(source, (height, width), options)
-    found = latent.picture_shape(loading.denoiser_of(model))
+    denoiser = loading.denoiser_of(model)
+    found = latent.picture_shape(denoiser)
     if found[0] != channels:
         raise DataError(
             f"{source}: takes images of {found[0]} channels, but the images of the run have {channels}. Start a "
@@ -357,6 +363,7 @@ def _import_denoiser(workspace: Workspace, source: Path, name: str, options: Imp
             f"{height}. Start a run for it with memgen data import and --resize {found[1]}."
         )
     references.keep(workspace.run, name, source, options, model)
+    return denoiser
 
 
 def _keep_samples(run: runs.Run, images: ImageSet, identity: Identity) -> None:
