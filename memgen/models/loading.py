@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,8 @@ def doubt(denoiser: Denoiser, images: Tensor, source: str | Path) -> list[str]:
     """Why a model may be none of denoised images in memgen's units, in a sentence; nothing if it denoises at all.
 
     A model that predicts noise, or counts noise in other units, loads and runs like any other, and every number of it
-    would be about something else. At one of the noise levels at least, a denoiser comes nearer to the images.
+    would be about something else. At one of the noise levels at least, a denoiser comes nearer to an image than both
+    what it gets and a flat image of the right brightness.
 
     Args:
         denoiser: on the device of the images.
@@ -67,17 +69,18 @@ def doubt(denoiser: Denoiser, images: Tensor, source: str | Path) -> list[str]:
         source: of the model, for the sentence.
     """
     clean = latent.encoded(denoiser, images)
+    flat = float((clean - clean.mean(dim=(1, 2, 3), keepdim=True)).square().mean())
     draws = noise.normal(noise.stream("doubt", 0), (len(DOUBTED), *clean.shape))
     for sigma, draw in zip(DOUBTED, torch.from_numpy(draws).to(clean.device), strict=True):
         noisy = clean + sigma * draw
         with torch.inference_mode():
             found = denoiser(noisy, noisy.new_full((len(clean),), sigma))
-        if bool((found - clean).square().mean() < (noisy - clean).square().mean()):
+        if float((found - clean).square().mean()) < min(float((noisy - clean).square().mean()), flat or np.inf):
             return []
     return [
         f"{source} does not denoise: at noise levels {', '.join(map(str, DOUBTED))}, what it gives is further from the "
-        "images than what it gets. Its numbers then mean nothing. It may predict the noise, or expect other pixels or "
-        "noise levels than memgen states; docs/models.md says how to convert them."
+        "images than what it gets, or than a flat image. Its numbers then mean nothing. It may predict the noise, "
+        "expect other pixels or noise levels than memgen gives it (docs/models.md), or be trained on other images."
     ]
 
 
