@@ -32,6 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memgen.base import optional
 from memgen.base.errors import ConfigError
 from memgen.images.gathered import Images, numbers
 from memgen.spaces import Space, products
@@ -39,7 +40,7 @@ from memgen.spaces.pixels import PixelSpace
 
 BACKENDS = ("auto", "faiss", "torch")
 
-_INSTALL = "Install it with: pip install 'memgen[cpu]'; or use the backend torch."
+_INSTALL = f"{optional.install('cpu')}; or use the backend torch."
 _WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs")
 _TILE = 1024  # queries multiplied with a block at a time
 
