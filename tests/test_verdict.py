@@ -380,7 +380,8 @@ def test_one_imported_model(changes, regime, opening):
     _, paragraph = found.paragraphs
     assert (paragraph.label, paragraph.n_train, paragraph.subject) == ("theirs", None, "theirs")
     assert paragraph.opening == opening
-    assert found.headline == f"The models generalize at N = 64. {opening}"
+    first, _, _ = opening.partition(". ")
+    assert found.headline == f"The models generalize at N = 64. {first.rstrip('.')}."
     assert "two models" not in paragraph.opening + paragraph.missing
 
 

@@ -349,7 +349,8 @@ def _headline(paragraphs: Sequence[Paragraph]) -> str:
         joined(
             f"The models {listed(parts)}." if parts else "",
             undecided if sizes["cannot decide"] else "",
-            *(paragraph.opening for paragraph in paragraphs if paragraph.subject is not None),
+            # The first sentence alone: why the measurements do not decide stands in the paragraph. Names have no blank.
+            *(f"{each.opening.split('. ')[0].rstrip('.')}." for each in paragraphs if each.subject is not None),
         )
         or "Nothing was measured that a verdict rests on."
     )
