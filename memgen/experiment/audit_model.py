@@ -27,7 +27,6 @@ from memgen.measures.subject import Identity, groups_by_id, subject
 from memgen.models import latent, loading, sampling
 from memgen.models.denoiser import Denoiser
 
-_TRIED = 16  # training images that the model is tried on
 _SHOWN = 8  # eigenvectors that the page shows
 _PART = 4  # micro-batches of samples that are drawn and kept at a time
 
@@ -99,7 +98,7 @@ def draw(
     columns = {"sample" if name == "samples" else name: values for name, values in whole.items()}
     keys = Identity(NAME, "imported", len(real[0])).columns
     run.write_table("samples", NAME, tables.make(schemas.SAMPLES, keys | columns | {"noise_seed": settings.seed}))
-    tried = real[0].floats(range(min(_TRIED, len(real[0])))).to(device)
+    tried = real[0].floats(slice(loading.TRIED)).to(device)
     warnings = loading.doubt(denoiser, tried, escaped(str(settings.model)))
     unfinished = int((whole["status"] != "converged").sum())
     if unfinished:

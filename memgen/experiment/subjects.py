@@ -31,8 +31,6 @@ from memgen.models.foreign import ImportOptions
 from memgen.models.known.fitting import fit
 from memgen.models.networks import NetworkSettings
 
-_TRIED = 16  # images that a model is tried on when it is imported
-
 
 @dataclass(frozen=True)
 class Record:
@@ -315,8 +313,8 @@ def import_subject(
     warnings = [warning for found in read.values() for warning in found.warnings]
     if as_denoiser:
         denoiser = _import_denoiser(workspace, source, name, options or ImportOptions())
-        some = (unseen if train is None else train).floats(range(min(_TRIED, len(unseen if train is None else train))))
-        warnings += loading.doubt(denoiser, some, escaped(str(source)))
+        tried = unseen if train is None else train
+        warnings += loading.doubt(denoiser, tried.floats(slice(loading.TRIED)), escaped(str(source)))
     else:
         _keep_samples(run, _drawn(source) if drawn else read["samples"].images, identity)
     skipped = [schemas.SKIPPED.empty_table(), *(found.skipped for found in read.values())]

@@ -12,8 +12,9 @@ from memgen.models import checkpoints, foreign, latent
 from memgen.models.denoiser import Denoiser
 from memgen.models.foreign import ForeignModel, ImportedCheckpoint, ImportOptions
 
-# Noise levels at which `doubt` tries a model, in pixel units.
-DOUBTED = (0.05, 0.1, 0.3, 1.0)
+# Noise levels at which `doubt` tries a model, in pixel units, and images: few, since a model may take seconds for each.
+# Nearly every denoiser passes at the first.
+DOUBTED, TRIED = (0.3, 0.1, 0.05, 1.0), 4
 # Files of these types are taken for plain weights. A torch file can hold images too, and then a person says so.
 WEIGHTS = (".safetensors", ".pt", ".pth")
 
@@ -78,9 +79,9 @@ def doubt(denoiser: Denoiser, images: Tensor, source: str | Path) -> list[str]:
         if float((found - clean).square().mean()) < min(float((noisy - clean).square().mean()), flat or np.inf):
             return []
     return [
-        f"{source} does not denoise: at noise levels {', '.join(map(str, DOUBTED))}, what it gives is further from the "
-        "images than what it gets, or than a flat image. Its numbers then mean nothing. It may predict the noise, "
-        "expect other pixels or noise levels than memgen gives it (docs/models.md), or be trained on other images."
+        f"{source} does not denoise: at noise levels {', '.join(map(str, sorted(DOUBTED)))}, what it gives is further "
+        "from the images than what it gets, or than a flat image. Its numbers then mean nothing. It may predict the "
+        "noise, expect other pixels or noise levels than memgen gives it (docs/models.md), or be trained on other images."
     ]
 
 
