@@ -81,7 +81,7 @@ def doubt(denoiser: Denoiser, images: Tensor, source: str | Path) -> list[str]:
     return [
         f"{source} does not denoise: at noise levels {', '.join(map(str, sorted(DOUBTED)))}, what it gives is further "
         "from the images than what it gets, or than a flat image. Its numbers then mean nothing. It may predict the "
-        "noise, expect other pixels or noise levels than memgen gives it (docs/models.md), or be trained on other images."
+        "noise, expect other pixels or noise levels than memgen gives it (docs/models.md), or be trained on others."
     ]
 
 
