@@ -387,11 +387,12 @@ def test_an_interval_with_an_open_end_is_not_drawn(summary):
 
 
 def test_the_selected_size_is_marked(shown):
-    """Every panel has a wide line at the selected N."""
+    """Every panel has a dotted line at the selected N, which nobody takes for the strip of an interval."""
     for panel in shown.values():
-        (wide,) = (layer for layer in of_mark(panel, "rule") if layer["mark"].get("strokeWidth") == 14)
-        assert wide["transform"] == [{"filter": "datum.key == chosen"}]
-        assert [(row["n"], row["key"]) for row in wide["rows"]][:2] == [(1, "N = 1"), (4, "N = 4")]
+        (dotted,) = (layer for layer in of_mark(panel, "rule") if layer["mark"].get("strokeDash") == [1, 3])
+        assert dotted["mark"]["strokeWidth"] < 5
+        assert dotted["transform"] == [{"filter": "datum.key == chosen"}]
+        assert [(row["n"], row["key"]) for row in dotted["rows"]][:2] == [(1, "N = 1"), (4, "N = 4")]
 
 
 def test_numbers_along_a_logarithmic_axis():

@@ -444,6 +444,7 @@ def _resnet_like() -> State:
         ),
         ({"encoder.0.0.weight": torch.ones(4, 1, 3, 3)}, "does not hold unet(blocks=1, width=4)"),
         ({"encoder.0.0.weight": torch.ones(4)}, "no known network"),
+        ({"mine.weight": torch.ones(4)}, "save it with torch.export or TorchScript, or name a function"),
         (
             {f"encoder.{i}.0.weight": torch.ones(4, 1, 3, 3) for i in range(6)},
             "looks like unet(blocks=6, width=4), but",

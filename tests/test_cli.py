@@ -557,15 +557,44 @@ def test_no_run(tmp_path, monkeypatch):
 
 def test_another_seed(tiny):
     """A seed that is not the run's is refused, since a run has one; commands on an existing run take none."""
-    memgen("sweep", "--run", "tiny", "--seed", "7").failed(2, "seed is 0, but 7 was given")
+    memgen("sweep", "--run", "tiny", "--seed", "7").failed(2, "seed is 0 in the run, and 7 in this command")
     assert "--seed" not in memgen("sample", "--help").done().out
 
 
 def test_other_settings(tiny, config):
     """A run is never continued with other settings; the message names them."""
     memgen("sweep", "-c", config, "--run", "tiny", "--set", "train.batch_size=8").failed(
-        2, "train.batch_size is 4, but 8 was given"
+        2, "train.batch_size is 4 in the run, and 8 in this command"
     )
+
+
+def test_a_run_needs_no_config_to_grow(tiny, quick):
+    """Without a config, the run's own settings hold; only what is stated differs, and a dry run shows just that."""
+    before = Run(tiny).manifest["config"]
+    memgen("sweep", "--run", "tiny", "--set", "train.batch_size=8", "--set", "sweep.n_train=[1,2]").failed(
+        2, "outputs/tiny was made with other settings: train.batch_size is 4 in the run, and 8 in this command. Only"
+    )
+    other = memgen("sweep", "--run", "tiny", "--set", "model.architecture=bf_cnn")
+    other.failed(2, "model.architecture is unet in the run, and bf_cnn in this command")
+    assert "data." not in other.err
+    more = ("sweep", "--run", "tiny", "--set", "sweep.n_train=[2]")
+    dry = memgen(*more, "--dry-run", "--json").done().json
+    assert dry["settings"] == before | {"sweep": before["sweep"] | {"n_train": [1, 2, 4]}}
+    assert dry["cost"]["cells"] == 2
+    assert Run(tiny).manifest["config"] == before
+    memgen(*more, "--jobs", "1").done()
+    assert sorted({cell.n_train for cell in Run(tiny).cells()}) == [1, 2, 4]
+    assert Run(tiny).manifest["config"] == dry["settings"]
+
+
+def test_a_name_without_a_run_is_about_the_embedded_images(tmp_path, monkeypatch):
+    """A mistyped name, or one whose import failed, would start the experiment on other images: this is said at once."""
+    monkeypatch.setattr("memgen.cli.whole.execute", lambda *given: None)
+    monkeypatch.setattr("memgen.cli.whole.write_report", lambda *given: None)
+    where = ("--outputs", tmp_path / "outputs")
+    assert "There was no run faces" in memgen("sweep", "--run", "faces", *where).done().err
+    assert "There was no run" not in memgen("sweep", "--run", "faces", *where).done().err
+    assert "There was no run" not in memgen("sweep", "--run", "x", "--set", "data.source=x", *where).done().err
 
 
 def test_unknown_setting(tmp_path):

@@ -297,7 +297,7 @@ def test_commands_without_settings_take_the_run_as_it_is(tiny, asked):
     """A run that is named goes on with its own settings, and with a seed only if it is the run's."""
     assert memgen("train", "--run", "tiny").done().err.startswith("run outputs/tiny\n")
     assert len(asked) == 4
-    memgen("train", "--run", "tiny", "--seed", "7").failed(2, "seed is 0, but 7 was given")
+    memgen("train", "--run", "tiny", "--seed", "7").failed(2, "seed is 0 in the run, and 7 in this command")
     memgen("train", "--run", "tiny", "--set", "train.batch_size=8").failed(2, "train.batch_size is 4")
 
 
@@ -320,7 +320,9 @@ def test_dry_run_prints_the_estimate(tmp_path, config, digits, printed, bars, mo
         ]
         images = len(np.load(digits))
         assert cost.rows[1:] == [["cells (trainings)", 12], ["time, about", shown], ["disk, about", "34 MB"]]
-        assert images - 10 < dict(cost.rows)["images"] <= images
+        count, _, shape = dict(cost.rows)["images"].split()[:3]
+        assert images - 10 < int(count) <= images
+        assert (shape, str(digits) in dict(cost.rows)["images"]) == ("1x8x8", True)
         assert dict(settings.rows)["sweep.n_train"] == "[1, 4]"
         assert dict(settings.rows)["seed"] == "5"
         assert said["cost"] == {"cells": 12, "seconds": seconds, "disk_bytes": 34_000_000}

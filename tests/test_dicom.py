@@ -247,7 +247,7 @@ def test_without_the_extra(tmp_path, monkeypatch):
     """Where pydicom is not installed, the error says how to install it."""
     path = scan(tmp_path / "a", CT[0], **WINDOW)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(DataError, match=r"a: reading it needs pydicom.*pip install 'memgen\[medical\]'"):
+    with pytest.raises(DataError, match=r"a: reading it needs pydicom.*pip install -c constraints.txt '.\[medical\]'"):
         import_images(path)
 
 

@@ -667,7 +667,7 @@ def test_without_the_extra(tmp_path, monkeypatch, package, source, extra):
     for name in ("small.onnx", "w.pth", "folder"):
         stated(tmp_path / name)
     library, found, file = source.rpartition("=")
-    with pytest.raises(ConfigError, match=rf"pip install 'memgen\[{extra}\]'"):
+    with pytest.raises(ConfigError, match=rf"pip install -c constraints.txt '.\[{extra}\]'"):
         spaces.find(f"mine={library}{found}{tmp_path / file}")
 
 

@@ -262,7 +262,9 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path, packag
     """Without the optional package, the message says what to install."""
     monkeypatch.setitem(sys.modules, package, None)
     name = {"submitit": "slurm"}.get(package, package)
-    with pytest.raises(ConfigError, match=rf"needs the package {package}.*pip install 'memgen\[{name}\]'"):
+    with pytest.raises(
+        ConfigError, match=rf"needs the package {package}.*pip install -c constraints.txt '.\[{name}\]'"
+    ):
         executors.find(name, folder=tmp_path)
 
 

@@ -134,7 +134,9 @@ def test_a_config_of_fewer_samples_continues_an_extended_run(tiny, config):
     said = memgen(*given, "--set", "sample.n_samples=12").done().err
     assert "\nThe run now has 12 samples of each model instead of 9. What was measured of 9 is removed." in said
     assert Workspace.of(Run(tiny), "cpu").settings.sample.n_samples == 12
-    memgen(*given, "--set", "sample.h0=0.5").failed(2, "sample.h0 is 0.01, but 0.5 was given", "sample.n_samples of a")
+    memgen(*given, "--set", "sample.h0=0.5").failed(
+        2, "sample.h0 is 0.01 in the run, and 0.5 in this command", "sample.n_samples of a"
+    )
 
 
 def test_paths_of_an_extended_run(tiny):

@@ -339,7 +339,7 @@ def test_without_faiss(monkeypatch):
     for module in (None, types.ModuleType("faiss")):
         monkeypatch.setitem(sys.modules, "faiss", module)
         assert build(images(3), backend="auto").backend == "torch"
-        with pytest.raises(ConfigError, match=r"pip install 'memgen\[cpu\]'"):
+        with pytest.raises(ConfigError, match=r"pip install -c constraints.txt '.\[cpu\]'"):
             build(images(3), backend="faiss")
 
 

@@ -133,7 +133,9 @@ def test_without_the_extra(tmp_path, monkeypatch):
     """Where nibabel is not installed, the error says how to install it."""
     path = volume(tmp_path / "a.nii", VALUES)
     monkeypatch.setitem(sys.modules, "nibabel", None)
-    with pytest.raises(DataError, match=r"a\.nii: reading it needs nibabel.*pip install 'memgen\[medical\]'"):
+    with pytest.raises(
+        DataError, match=r"a\.nii: reading it needs nibabel.*pip install -c constraints.txt '.\[medical\]'"
+    ):
         import_images(path)
 
 

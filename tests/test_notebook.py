@@ -156,7 +156,9 @@ def test_tables_that_are_not_there(swept, audited):
 def test_a_package_that_is_missing_is_named_with_its_remedy(swept, monkeypatch, package):
     """The table of pyarrow is had without it."""
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ConfigError, match=rf"needs the package {package} .*pip install 'memgen\[notebook\]'"):
+    with pytest.raises(
+        ConfigError, match=rf"needs the package {package} .*pip install -c constraints.txt '.\[notebook\]'"
+    ):
         swept.table("psnr", as_=package)
     assert swept.table("psnr").num_rows > 0
 

@@ -261,7 +261,7 @@ def test_without_the_extra(monkeypatch, tmp_path, random_trunk, package):
     monkeypatch.setitem(sys.modules, package, None)
     safetensors.torch.save_file(random_trunk, tmp_path / "trunk")
     image = torch.zeros(1, 1, 32, 32)
-    with pytest.raises(ConfigError, match=r"pip install 'memgen\[perceptual\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -c constraints.txt '.\[perceptual\]'"):
         lpips_distance(image, image, tmp_path / "trunk")
 
 

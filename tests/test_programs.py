@@ -214,6 +214,21 @@ def test_units_that_say_nothing_are_refused(tmp_path, network):
         memgen.load_denoiser(tmp_path / "blind.pt", SIZE)
 
 
+def test_units_under_another_name_are_not_passed_over(tmp_path, network):
+    """Units of net.pt in net.json would be read by nobody; what else stands in such a file is not memgen's business."""
+    as_trace(network, tmp_path / "net.pt")
+    other = tmp_path / "net.json"
+    other.write_text('{"predicts": "noise"}')
+    with pytest.raises(DataError, match=r"net.json: states units, but those of net.pt are read from net.pt.json"):
+        memgen.load_denoiser(tmp_path / "net.pt", SIZE)
+    for text in ('{"width": 32, "predicts": "noise"}', "[1]", "{", "{}"):
+        other.write_text(text)
+        assert memgen.load_denoiser(tmp_path / "net.pt", SIZE).units.predicts == "denoised"
+    other.write_text('{"predicts": "noise"}')
+    units(tmp_path / "net.pt", predicts="residual")
+    assert memgen.load_denoiser(tmp_path / "net.pt", SIZE).units.predicts == "residual"
+
+
 def test_options_that_a_format_does_not_read_are_refused(tmp_path, network):
     as_script(network, tmp_path / "net.ts")
     with pytest.raises(ConfigError, match=r"net.ts: the option label does nothing with a program of torch.export"):

@@ -1,5 +1,6 @@
 """Subjects: what is imported is measured as a trained cell is, and what cannot be measured says why."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 import pytest
+import torch
 from PIL import Image
 from program import memgen
 
@@ -77,6 +79,53 @@ def test_an_imported_denoiser_is_measured_as_the_cell_that_it_was(workspace, tra
     found, expected = (workspace.run.table("copies", name).to_pylist()[0] for name in ("again", "n4-s0-a"))
     for key in expected.keys() - set(IDENTITY):
         assert found[key] == expected[key], key
+
+
+def test_samples_of_another_method_are_measured_with_the_images_of_their_model(workspace):
+    """--trained-on takes the name of a subject: what it was trained on, and what it has never seen."""
+    memgen("sample", "--n", "4", "--method", "ddim").done()
+    drawn = workspace.run.samples_path("n4-s0-a.ddim")
+    memgen("import", drawn, "--as", "samples", "--trained-on", "n4-s0-a").done()
+    kept, cell = (subjects.find(workspace, name) for name in ("n4-s0-a.ddim", "n4-s0-a"))
+    assert set(kept.train.ids) == set(cell.train.ids)
+    assert set(kept.held_out.ids) == set(cell.unseen.ids)
+    assert kept.identity.n_train == 4
+    np.testing.assert_array_equal(kept.samples.images, np.load(drawn))
+    assert np.load(drawn).min() < 0  # as it was drawn, with values that pictures do not have
+    (row,) = memgen("verdict", "--subject", "n4-s0-a.ddim", "--jobs", "1", "--json").done().json["copies"]
+    assert row["n_pool_heldout"] == len(cell.unseen)
+    memgen("import", drawn, "--name", "x", "--as", "samples", "--trained-on", "n9-s0-a").failed(3, "n9-s0-a")
+
+
+def test_a_model_that_does_not_denoise_is_doubted(workspace, train, tmp_path):
+    """A network that gives the noise passes for a denoiser in every other way, wherever a model comes in."""
+
+    class Blurs(torch.nn.Module):
+        def forward(self, noisy, sigma):
+            return torch.nn.functional.avg_pool2d(noisy, 3, stride=1, padding=1)
+
+    class Flat(torch.nn.Module):  # nearer than much noise is
+        def forward(self, noisy, sigma):
+            return noisy.mean(dim=(1, 2, 3), keepdim=True).expand_as(noisy)
+
+    class Noise(Blurs):
+        def forward(self, noisy, sigma):
+            return (noisy - super().forward(noisy, sigma)) / sigma.view(-1, 1, 1, 1)
+
+    for name, network in (("blurs", Blurs()), ("flat", Flat()), ("noise", Noise())):
+        with warnings.catch_warnings(action="ignore"):  # PyTorch's exporters warn about themselves
+            torch.jit.trace(network, (torch.rand(2, 1, 8, 8), torch.rand(2))).save(str(tmp_path / f"{name}.pt"))
+    doubt = "does not denoise: at noise levels 0.05, 0.1, 0.3, 1.0,"
+    models = [tmp_path / "blurs.pt", tmp_path / "noise.pt"]
+    for model in (*models, tmp_path / "flat.pt"):
+        said = memgen("import", model, "--trained-on", train, "--json").done()
+        assert [f"{model} {doubt}" in warning for warning in said.json["warnings"]] == [True] * (model != models[0])
+    images = ("--images", train, "--count", "2", "--set", "sample.max_steps=2", "--run", "pair")
+    assert memgen("compare", *models, *images).done().err.count(doubt) == 1
+    audited = memgen("audit", train, "--model", models[1], "--count", "2", "--set", "sample.max_steps=2").done()
+    assert doubt in audited.err
+    (tmp_path / "noise.pt.json").write_text('{"predicts": "noise"}')
+    assert memgen("import", models[1], "--name", "stated", "--run", "tiny", "--json").done().json["warnings"] == []
 
 
 def test_images_are_measured_in_an_order_that_knows_no_folder(workspace, train, tmp_path):

@@ -220,7 +220,8 @@ def test_the_interval_of_n_half_is_open_where_shared_images_leave_it_open():
     assert (half.low, half.high, half.status) == (None, None, "no interval")
     assert half.note == (
         "The interval covers the samples. It does not cover what another training would give. It allows for samples "
-        "that share a nearest image."
+        "that share a nearest image. The lower end of the interval lies below N = 10. The upper end of the interval lies "
+        "above N = 1,000."
     )
 
 

@@ -4,6 +4,7 @@ Each stage declares its own settings as a subclass of `Settings` beside the code
 such class and explains what is wrong with the values that it was given.
 """
 
+import contextlib
 import difflib
 import itertools
 import tomllib
@@ -32,6 +33,7 @@ def load(
     path: Path | None = None,
     overrides: list[str] | None = None,
     given: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> SettingsT:
     """Settings of one kind: its defaults, overridden by a TOML file, by `key=value` strings, and by values.
 
@@ -40,6 +42,7 @@ def load(
         path: a TOML file; None for defaults only.
         overrides: strings such as `train.images_seen=4096`; the value is read as TOML, or else as a plain string.
         given: values by dotted keys, such as those of options.
+        base: settings in the place of the defaults, by nested keys, such as those of a run that is there.
 
     Raises:
         ConfigError: the file is missing or malformed, a key is unknown (the message suggests the nearest one), or a
@@ -55,7 +58,25 @@ def load(
         _set(values, *_parsed(override), f"--set {override}")
     for key, value in (given or {}).items():
         _set(values, key, value, key)
-    return validate(kind, values, source=str(path) if path else "settings")
+    source = str(path) if path else "settings"
+    if base is None:
+        return validate(kind, values, source)
+    try:
+        return validate(kind, _over(base, values), source)
+    except ConfigError:
+        # Another member of a union, such as another architecture, does not know the fields of the one in the base.
+        with contextlib.suppress(ConfigError):
+            return validate(kind, {**base, **values}, source)
+        raise
+
+
+def _over(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, with others laid over them leaf by leaf."""
+    laid = {
+        key: _over(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in values.items()
+    }
+    return {**base, **laid}
 
 
 def header(path: Path) -> str:

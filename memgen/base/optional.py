@@ -27,8 +27,12 @@ def package(name: str, extra: str, what: str, torchvision: bool = False) -> Any:
         return importlib.import_module(name)
     except (ImportError, RuntimeError) as error:
         both = f"packages {name} and torchvision" if torchvision else f"package {name}"
-        remedy = f"Install {'them' if torchvision else 'it'} with: pip install 'memgen[{extra}]'"
-        raise ConfigError(f"{what} needs the {both} ({first_line(error)}). {remedy}") from error
+        raise ConfigError(f"{what} needs the {both} ({first_line(error)}). {install(extra)}.") from error
+
+
+def install(extra: str) -> str:
+    """How to install an extra, as a sentence without its full stop. No registry has memgen: its source does."""
+    return f"In the folder of memgen's source, run: pip install -c constraints.txt '.[{extra}]'"
 
 
 def _import_torchvision() -> None:

@@ -27,7 +27,7 @@ from memgen.cli.options import (
 )
 from memgen.cli.root import app
 from memgen.cli.search import PANEL
-from memgen.cli.shared import New, existing, finish, import_options, prepared
+from memgen.cli.shared import New, existing, finish, import_options, prepared, say_warnings
 from memgen.experiment import runs
 
 if TYPE_CHECKING:
@@ -146,7 +146,8 @@ def _of_models(new: New, sources: tuple[str, str], stated: dict[str, Any]) -> tu
     with prepared(workspace):
         for name, path in zip((first, second), paths, strict=True):
             if not workspace.run.has_table("subjects", name):
-                subjects.import_subject(workspace, path, name, True, options=options)
+                _, warnings = subjects.import_subject(workspace, path, name, True, options=options)
+                say_warnings(warnings)
             elif not subjects.is_same(workspace, name, path, options):
                 raise ConfigError(
                     f"{workspace.run.path} has another model of the name {name}. Choose another run with --run."

@@ -97,12 +97,17 @@ def import_(
         ),
     ],
     trained_on: Annotated[
-        Path | None, typer.Option(help="Images that the model was trained on: a folder or an array file.")
+        Path | None,
+        typer.Option(
+            help="Images that the model was trained on: a folder, an array file, or the name of a subject of the run "
+            "that was trained on the same."
+        ),
     ] = None,
     holdout: Annotated[
         Path | None,
         typer.Option(
-            help="Images of the same source that the model never saw. Default: the held-out images of the run."
+            help="Images of the same source that the model never saw. Default: those of the subject that --trained-on "
+            "names, or else the held-out images of the run."
         ),
     ] = None,
     name: Annotated[

@@ -58,41 +58,62 @@ class New:
     workers: "Workers | None" = None
 
     def settings(self) -> "RunSettings":
-        """The settings asked for."""
-        from memgen.base import config
+        """The settings asked for: without a config, those of the run that is named, where nothing else is stated."""
         from memgen.experiment.settings import RunSettings
 
         seed = {} if self.seed is None else {"seed": self.seed}
-        return config.load(RunSettings, self.config, self.overrides, {**self.given, **seed})
+        there = self._found(self.run) if self.run else None
+        return RunSettings.asked(self.config, self.overrides or (), {**self.given, **seed}, there)
 
     @property
     def plain(self) -> bool:
         """Whether no setting was given."""
         return self.config is None and not self.overrides and not self.given and self.seed is None
 
+    def there(self, settings: "RunSettings", device: str) -> "Workspace | None":
+        """The run asked for, as it is, if there is one."""
+        from memgen.experiment.workspace import Workspace
+
+        run = self._found(self._name(settings))
+        return None if run is None else Workspace.of(run, device)
+
     def open(self) -> "Workspace":
         """The run asked for, with the sizes and seeds of its sweep extended, or a new run."""
         from memgen.base import config
-        from memgen.experiment.settings import RunSettings
         from memgen.experiment.workspace import Workspace
 
         settings = self.settings()
-        name = self.run or _default_name(self.config, settings, RunSettings())
         elsewhere = self.workers is not None and self.workers.elsewhere
         device = choose_device_elsewhere(self.device) if elsewhere else choose_device(self.device)
-        if not (self.outputs / name / "run.json").exists():
+        workspace = self.there(settings, device)
+        if workspace is None:
+            name = self._name(settings)
             about = config.header(self.config) if self.config else ""
             run = runs.create(self.outputs, name, settings.model_dump(mode="json"), device, about)
             note(f"new run {run.path}")
+            if self.run and self.config is None and not settings.data.stated:
+                note(
+                    f"There was no run {name}, so it is about the images that come with memgen. For your own: memgen "
+                    f"data import FOLDER --run NAME."
+                )
             return Workspace(run, settings, device)
-        workspace = Workspace.of(runs.find(self.outputs, name), device)
         note(f"run {workspace.run.path}")
-        if self.plain:
-            return workspace
         asked, found = settings.sample.n_samples, grown(workspace, workspace.extended(settings))
         if (kept := found.settings.sample.n_samples) > asked:
             note(f"The run keeps {kept:,} samples of each model; sample.n_samples = {asked:,} removes none.")
         return found
+
+    def _found(self, name: str) -> runs.Run | None:
+        return runs.find(self.outputs, name) if (self.outputs / name / "run.json").exists() else None
+
+    def _name(self, settings: "RunSettings") -> str:
+        """The name given, or else `default` for the default settings, or that of the config and a hash of settings."""
+        from memgen.base import files
+        from memgen.experiment.settings import RunSettings
+
+        if self.run or settings == RunSettings():
+            return self.run or "default"
+        return f"{self.config.stem if self.config else 'run'}-{files.digest_json(settings.model_dump(mode='json'))[:6]}"
 
 
 def grown(before: "Workspace", after: "Workspace") -> "Workspace":
@@ -104,15 +125,6 @@ def grown(before: "Workspace", after: "Workspace") -> "Workspace":
             f"removed. To measure again: memgen sweep --run {after.run.name}, and memgen verdict for imported models."
         )
     return after
-
-
-def _default_name(config: Path | None, settings: "RunSettings", default: "RunSettings") -> str:
-    """`default` for the default settings, or else the name of the config file and a hash of the settings."""
-    from memgen.base import files
-
-    if settings == default:
-        return "default"
-    return f"{config.stem if config else 'run'}-{files.digest_json(settings.model_dump(mode='json'))[:6]}"
 
 
 def existing(outputs: Path, name: str | None, device: str = "cpu") -> "Workspace":

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,6 +38,7 @@ from memgen.cli.shared import (
     flat_rows,
     in_minutes,
     largest_size,
+    note,
     say_warnings,
     tasks_of,
     worker_count,
@@ -112,16 +114,27 @@ def _estimate(new: New, workers: Workers, as_json: bool) -> None:
     from memgen.cli import terminal
     from memgen.experiment import make
     from memgen.experiment.cost import estimate
+    from memgen.experiment.workspace import has_data
 
     settings = new.settings()
     device = choose_device("auto" if workers.elsewhere else new.device)
     jobs = None if workers.elsewhere else workers.jobs
-    with terminal.bar("reading images") as progress:
-        images = make.read_images(settings, progress)
+    workspace = new.there(settings, device)
+    if workspace is not None:
+        note(f"run {workspace.run.path}")
+        settings = workspace.grown(settings)
+    if workspace is not None and has_data(workspace.run):
+        images = workspace.images
+    else:
+        with terminal.bar("reading images") as progress:
+            images = make.read_images(settings, progress)
     say_warnings(images.recipe.get("warnings", []))
+    trained = () if workspace is None else workspace.run.cells()
+    share = sum(cell not in trained for cell in settings.cells) / len(settings.cells)
     cost = estimate(settings, images, device, worker_count(jobs, device, len(settings.cells)))
+    cost = replace(cost, cells=round(cost.cells * share), seconds=cost.seconds * share)
     shown = {
-        "images": len(images),
+        "images": f"{len(images):,} of {'x'.join(map(str, images.image_shape))} from {settings.data.name}",
         "cells (trainings)": cost.cells,
         f"time{' on this machine alone' * workers.elsewhere}, about": in_minutes(cost.seconds),
         "disk, about": f"{cost.disk_bytes / 1e6:.0f} MB",

@@ -18,6 +18,7 @@ from memgen.experiment import references, runs
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage
 from memgen.findings.gaps import gaps
 from memgen.images.imageset import ImageSet
+from memgen.images.names import escaped
 from memgen.measures.copies.pool import label_free_order
 from memgen.measures.geometry.basis import Basis
 from memgen.measures.geometry.shrinkage import measure_shrinkage
@@ -97,12 +98,15 @@ def draw(
     columns = {"sample" if name == "samples" else name: values for name, values in whole.items()}
     keys = Identity(NAME, "imported", len(real[0])).columns
     run.write_table("samples", NAME, tables.make(schemas.SAMPLES, keys | columns | {"noise_seed": settings.seed}))
+    tried = real[0].floats(slice(loading.TRIED)).to(device)
+    warnings = loading.doubt(denoiser, tried, escaped(str(settings.model)))
     unfinished = int((whole["status"] != "converged").sum())
-    warnings = [
-        f"{unfinished:,} of {total:,} samples did not converge. They are audited as they are; the table samples says "
-        "which they are."
-    ]
-    return ImageSet.from_pixels(pixels, [f"sample {i}" for i in whole["samples"]]), warnings if unfinished else []
+    if unfinished:
+        warnings.append(
+            f"{unfinished:,} of {total:,} samples did not converge. They are audited as they are; the table samples "
+            "says which they are."
+        )
+    return ImageSet.from_pixels(pixels, [f"sample {i}" for i in whole["samples"]]), warnings
 
 
 def measure(run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: ImageSet, device: str) -> None:

@@ -3,12 +3,15 @@
 The settings of a run are those of its stages, each declared beside the code that reads it, under one roof.
 """
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from memgen import spaces
+from memgen.base import config as configuration
 from memgen.base.config import Settings
 from memgen.experiment import runs
 from memgen.images.importing import ImportSettings
@@ -74,6 +77,11 @@ class DataSettings(ImportSettings):
         if self.color != "auto":
             raise ValueError("color is not for generated images: set generated.channels where the class has it")
         return self
+
+    @property
+    def stated(self) -> bool:
+        """Whether other images than the embedded ones are named."""
+        return bool(self.source or self.generated)
 
     @property
     def name(self) -> str:
@@ -149,6 +157,25 @@ class RunSettings(Settings):
         if isinstance(values, dict) and isinstance(values.get("model"), dict):
             return values | {"model": {"architecture": UNetSettings().architecture} | values["model"]}
         return values
+
+    @classmethod
+    def asked(
+        cls, config: Path | None, overrides: Sequence[str], given: Mapping[str, Any], run: runs.Run | None
+    ) -> Self:
+        """The settings that a command asks for.
+
+        Args:
+            config: TOML file of settings.
+            overrides: strings such as "train.images_seen=4096".
+            given: values by dotted keys.
+            run: the run that the command names, if it is there. Without a config, its settings take the place of the
+                defaults, so that nothing need be repeated to extend it.
+
+        Raises:
+            ConfigError: a setting is unknown or out of its range.
+        """
+        base = run.manifest["config"] if run is not None and config is None else None
+        return configuration.load(cls, config, list(overrides), given, base)
 
     @property
     def cells(self) -> list[runs.Cell]:

@@ -265,15 +265,16 @@ def import_subject(
         source: a checkpoint of the paper's authors or of memgen, or images: a folder, a picture or an array file.
         name: of the subject.
         as_denoiser: whether the source holds the weights of a denoiser, or samples.
-        trained_on: the images that it was trained on; None if they are not known.
-        holdout: images of the same source that it never saw; None for the run's held-out images. Images that are also
-            in T are left out.
+        trained_on: the images that it was trained on, or the name of a subject of the run that has the same T, such as
+            the model that drew the samples; None if they are not known.
+        holdout: images of the same source that it never saw; None for those of the subject that `trained_on` names, or
+            else the run's held-out images. Images that are also in T are left out.
         options: what the weights of a checkpoint do not tell.
         progress: called with (images read, of how many).
         value_range: the values that become black and white in all of these images, LOW,HIGH; see `prepared`.
 
     Returns:
-        What the run says of the subject, and what the person should know of the images, in sentences.
+        What the run says of the subject, and what the person should know of the images and the model, in sentences.
 
     Raises:
         RunError: a subject of that name exists, or the name is reserved.
@@ -281,15 +282,25 @@ def import_subject(
     """
     run = workspace.run
     _check_name(run, name)
+    named = None
+    if trained_on is not None and not trained_on.exists() and run.has_table("subjects", str(trained_on)):
+        named = find(workspace, str(trained_on))
+    drawn = not as_denoiser and source.is_file() and source.resolve().parent == run.samples_path(name).resolve().parent
+    sources = {
+        "train": trained_on if named is None else None,
+        "held_out": holdout,
+        "samples": None if as_denoiser or drawn else source,
+    }
     read = {
-        kind: prepared(workspace, path, progress, value_range)
-        for kind, path in (("train", trained_on), ("held_out", holdout), ("samples", None if as_denoiser else source))
-        if path is not None
+        kind: prepared(workspace, path, progress, value_range) for kind, path in sources.items() if path is not None
     }
     # The first images of a set are those that are measured, and files are often in the order of classes or of patients.
     own = {
         kind: found.images.take(label_free_order(found.images.ids)) for kind, found in read.items() if kind != "samples"
     }
+    if named is not None:
+        known = {"train": named.train, "held_out": named.unseen}
+        own = {kind: images for kind, images in known.items() if images is not None} | own
     train = own.get("train")
     held_out = own["held_out"] if "held_out" in own else workspace.images.take(workspace.split.holdout)
     unseen = held_out if train is None else without(held_out, train)
@@ -299,10 +310,13 @@ def import_subject(
             f"that the model never saw with --holdout."
         )
     identity = Identity(name, "imported", None if train is None else len(train))
+    warnings = [warning for found in read.values() for warning in found.warnings]
     if as_denoiser:
-        _import_denoiser(workspace, source, name, options or ImportOptions())
+        denoiser = _import_denoiser(workspace, source, name, options or ImportOptions())
+        tried = unseen if train is None else train
+        warnings += loading.doubt(denoiser, tried.floats(slice(loading.TRIED)), escaped(str(source)))
     else:
-        _keep_samples(run, read["samples"].images, identity)
+        _keep_samples(run, _drawn(source) if drawn else read["samples"].images, identity)
     skipped = [schemas.SKIPPED.empty_table(), *(found.skipped for found in read.values())]
     run.write_table("subject_skipped", name, pa.concat_tables(skipped))
     record = Record(
@@ -310,12 +324,12 @@ def import_subject(
         has_denoiser=as_denoiser,
         has_samples=not as_denoiser,
         train_set=None if train is None else _keep(run, train),
-        held_out_set=None if holdout is None else _keep(run, unseen),
+        held_out_set=_keep(run, unseen) if "held_out" in own else None,
         n_held_out=len(unseen),
         source=escaped(str(source)),
     )
     record.write(run)  # last: it says that the subject is complete
-    return record, [warning for found in read.values() for warning in found.warnings]
+    return record, warnings
 
 
 def is_same(workspace: Workspace, name: str, source: Path, options: ImportOptions) -> bool:
@@ -342,10 +356,11 @@ def _keep(run: runs.Run, images: ImageSet) -> str:
     return name
 
 
-def _import_denoiser(workspace: Workspace, source: Path, name: str, options: ImportOptions) -> None:
+def _import_denoiser(workspace: Workspace, source: Path, name: str, options: ImportOptions) -> Denoiser:
     channels, height, width = workspace.images.image_shape
     model = loading.find(source, (height, width), options)
-    found = latent.picture_shape(loading.denoiser_of(model))
+    denoiser = loading.denoiser_of(model)
+    found = latent.picture_shape(denoiser)
     if found[0] != channels:
         raise DataError(
             f"{source}: takes images of {found[0]} channels, but the images of the run have {channels}. Start a "
@@ -357,6 +372,16 @@ def _import_denoiser(workspace: Workspace, source: Path, name: str, options: Imp
             f"{height}. Start a run for it with memgen data import and --resize {found[1]}."
         )
     references.keep(workspace.run, name, source, options, model)
+    return denoiser
+
+
+def _drawn(path: Path) -> ImageSet:
+    """Samples that the run drew by another method, as they are: like all that a model draws, they may leave [0, 1]."""
+    try:
+        pixels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: damaged ({error}). Delete it, and draw the samples again.") from error
+    return ImageSet.from_pixels(pixels, [f"{escaped(path.name)}[{index}]" for index in range(len(pixels))])
 
 
 def _keep_samples(run: runs.Run, images: ImageSet, identity: Identity) -> None:

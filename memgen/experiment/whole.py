@@ -25,7 +25,7 @@ def sweep(
     """What the models of a sweep do as a function of N; the run is made, or continued if it is there.
 
     Args:
-        config: TOML file of settings; None for the defaults.
+        config: TOML file of settings; None for those of the run if it is there, or else for the defaults.
         outputs: folder that holds the runs.
         name: of the run.
         overrides: settings such as "train.images_seen=4096".
@@ -41,9 +41,10 @@ def sweep(
         DataError: the images cannot be used.
     """
     path = None if config is None else Path(config)
-    settings = configuration.load(RunSettings, path, list(overrides))
-    if (Path(outputs) / name / "run.json").exists():
-        workspace = Workspace.of(runs.find(Path(outputs), name), device).extended(settings)
+    there = runs.find(Path(outputs), name) if (Path(outputs) / name / "run.json").exists() else None
+    settings = RunSettings.asked(path, overrides, {}, there)
+    if there is not None:
+        workspace = Workspace.of(there, device).extended(settings)
     else:
         about = configuration.header(path) if path else ""
         run = runs.create(Path(outputs), name, settings.model_dump(mode="json"), device, about)

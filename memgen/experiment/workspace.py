@@ -55,6 +55,20 @@ class Workspace:
             ConfigError: another setting differs.
             DataError: the run has too few images for the largest of the sizes.
         """
+        grown = self.grown(settings)
+        if grown.sweep != self.settings.sweep:
+            with self.run.working():
+                if has_data(self.run):  # say what is missing before anything is written
+                    self.split.training_indices("a", max(grown.sweep.n_train))
+                self.run.update(config=self.settings.model_copy(update={"sweep": grown.sweep}).model_dump(mode="json"))
+        return Workspace.of(self.run, self.device).with_samples(grown.sample.n_samples)
+
+    def grown(self, settings: RunSettings) -> RunSettings:
+        """The settings of the run grown to what `settings` ask for, as `extended` would write them.
+
+        Raises:
+            ConfigError: a setting that cannot grow differs.
+        """
         old, new = self.settings.model_dump(mode="json"), settings.model_dump(mode="json")
         differing = [
             text for key, text in _differences(old, new) if not key.startswith("sweep.") and key != "sample.n_samples"
@@ -67,12 +81,8 @@ class Workspace:
             )
         sweep = {key: sorted({*old["sweep"][key], *new["sweep"][key]}) for key in ("n_train", "train_seeds")}
         count = max(settings.sample.n_samples, self.settings.sample.n_samples)
-        if sweep != old["sweep"]:
-            with self.run.working():
-                if has_data(self.run):  # say what is missing before anything is written
-                    self.split.training_indices("a", max(sweep["n_train"]))
-                self.run.update(config=old | {"sweep": sweep})
-        return Workspace.of(self.run, self.device).with_samples(count)
+        values = old | {"sweep": sweep, "sample": old["sample"] | {"n_samples": count}}
+        return validate(RunSettings, values, source=str(self.run.path))
 
     def with_samples(self, count: int) -> "Workspace":
         """The workspace with another number of samples for each model, at least as many as any has by now.
@@ -232,7 +242,10 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, str]]:
             for name in {**old, **new}
             for found in _differences(old.get(name), new.get(name), f"{key}.{name}".strip("."))
         ]
-    return [] if old == new else [(key, f"{key} is {old}, but {new} was given")]
+    if old == new:
+        return []
+    before, now = ("not set" if value is None else value for value in (old, new))
+    return [(key, f"{key} is {before} in the run, and {now} in this command")]
 
 
 def has_data(run: runs.Run) -> bool:

@@ -311,12 +311,16 @@ def _widened(half: Estimate, bands: Mapping[int, tuple[float, float]]) -> Estima
     """N_half, with its interval widened to where the ends of the memorized fraction's intervals fall through 1/2."""
     if half.estimate is None:
         return half
-    low, high = (
-        found[0] if found else None for found in crossings(0.5 - np.array(list(bands.values())).T, list(bands))
-    )
+    curves, sizes = 0.5 - np.array(list(bands.values())).T, list(bands)
+    low, high = (found[0] if found else None for found in crossings(curves, sizes))
+    open_ends = ""
+    for name, end, curve in (("lower", low, curves[0]), ("upper", high, curves[1])):
+        if end is None:
+            beyond = f"below N = {sizes[0]:,}" if curve[0] >= 0 else f"above N = {sizes[-1]:,}"
+            open_ends += f" The {name} end of the interval lies {beyond}."
     low = None if low is None or half.low is None else min(low, half.low)
     high = None if high is None or half.high is None else max(high, half.high)
-    note = f"{half.note} It allows for samples that share a nearest image."
+    note = f"{half.note} It allows for samples that share a nearest image.{open_ends}"
     return Estimate.of(half.estimate, low, high, half.n, half.unit, note)
 
 

@@ -39,8 +39,9 @@ RULES = {
     f"but held-out images are denoised more than {LINEAR_DB} dB worse than by the best linear denoiser (the whole "
     "interval). The models agree, but they have learned too little.",
     "mixed": "None of these holds, and something shows that the models depend on their own training set: a memorized "
-    "fraction above 0, samples that are nearer to the training set than held-out images are, a find of either test for "
-    f"copies, or a PSNR gap above {GAP_DB} dB. A number counts if its whole interval lies above the bound.",
+    f"fraction above 0, a find of either test for copies, or a PSNR gap above {GAP_DB} dB. A number counts if its "
+    "whole interval lies above the bound. That samples are nearer to the training set than held-out images are does "
+    "not count: samples that are smoother than real images are nearer to all images.",
     "cannot decide": "None of these holds. The intervals are too wide, a measurement is missing, the tests for copies "
     "could not have found them, or samples did not converge.",
 }
@@ -181,7 +182,7 @@ def _regime(at: Mapping[str, Estimate], tested: Tested) -> str:
         acquitted = not depends and rho.below(0.5) and tested.unseen <= MOST_UNSEEN
         if acquitted and agreement.above(0) and (_near(nearness) or lead.above(0)):
             return "underfits" if at["to_linear"].below(-LINEAR_DB) else "generalizes"
-    return "mixed" if depends or nearness.above(0) else "cannot decide"
+    return "mixed" if depends else "cannot decide"  # nearness shows nothing: smooth samples are near to any image
 
 
 def _converged(at: Mapping[str, Estimate]) -> bool:
@@ -200,6 +201,11 @@ def _undecided(regime: str, at: Mapping[str, Estimate], tested: Tested) -> str:
         enough = tested.samples_needed
         needed = "more held-out images" if enough is None else f"about {enough:,} samples of each model"
         return f"The tests would not have found copies in {MOST_UNSEEN:.0%} of the samples. It takes {needed}."
+    if regime == "cannot decide" and at["nearest_minus_holdout"].above(0):
+        return (
+            "Samples are nearer to their training set than held-out images are. Copies are, and so are samples that "
+            "are smoother than real images."
+        )
     return ""
 
 
@@ -343,7 +349,8 @@ def _headline(paragraphs: Sequence[Paragraph]) -> str:
         joined(
             f"The models {listed(parts)}." if parts else "",
             undecided if sizes["cannot decide"] else "",
-            *(paragraph.opening for paragraph in paragraphs if paragraph.subject is not None),
+            # The first sentence alone: why the measurements do not decide stands in the paragraph. Names have no blank.
+            *(f"{each.opening.split('. ')[0].rstrip('.')}." for each in paragraphs if each.subject is not None),
         )
         or "Nothing was measured that a verdict rests on."
     )

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from memgen.base import optional
 from memgen.base.errors import DataError
 from memgen.images.collected import Collected
 from memgen.images.frames import UnusableError
@@ -38,7 +39,7 @@ def needs(package: str, source: Path) -> Any:
     except ImportError as error:
         name = package.partition(".")[0]
         raise DataError(
-            f"{source}: reading it needs {name}, which is not installed. Run: pip install 'memgen[medical]'"
+            f"{source}: reading it needs {name}, which is not installed. {optional.install('medical')}."
         ) from error
 
 

@@ -110,16 +110,18 @@ class Split:
             raise DataError(f"split: found a training set of {n} images, expected at least 1.")
         if n > self.n_max:
             held = len(self.holdout)
+            remedy = (
+                f"Use N up to {self.n_max}, such as --set 'sweep.n_train=[1,{self.n_max}]', a smaller holdout "
+                "(split.holdout), or more images."
+            )
             if self.images.groups is not None:
                 raise DataError(
                     f"split: N = {n} needs {n} training images in each part, but groups are kept whole, and found "
-                    f"{len(self.a)} in a, {len(self.b)} in b and {held} in the holdout. Use N up to {self.n_max} "
-                    f"(sweep.n_train), a smaller holdout (split.holdout), or more images."
+                    f"{len(self.a)} in a, {len(self.b)} in b and {held} in the holdout. {remedy}"
                 )
             raise DataError(
                 f"split: N = {n} needs 2 x {n} training images and {held} for the holdout, {2 * n + held} in all, but "
-                f"found {len(self.images)}. Use N up to {self.n_max} (sweep.n_train), "
-                f"a smaller holdout (split.holdout), or more images."
+                f"found {len(self.images)}. {remedy}"
             )
         return (self.a if part == "a" else self.b)[:n]
 

@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from memgen.base import noise
 from memgen.base.errors import ConfigError
-from memgen.models import checkpoints, foreign
+from memgen.models import checkpoints, foreign, latent
 from memgen.models.denoiser import Denoiser
 from memgen.models.foreign import ForeignModel, ImportedCheckpoint, ImportOptions
 
+# Noise levels at which `doubt` tries a model, in pixel units, and images: few, since a model may take seconds for each.
+# Nearly every denoiser passes at the first.
+DOUBTED, TRIED = (0.3, 0.1, 0.05, 1.0), 4
 # Files of these types are taken for plain weights. A torch file can hold images too, and then a person says so.
 WEIGHTS = (".safetensors", ".pt", ".pth")
 
@@ -49,6 +55,34 @@ def find(source: Path, image_size: tuple[int, int], options: ImportOptions) -> I
 def denoiser_of(model: ImportedCheckpoint | ForeignModel) -> Denoiser:
     """The model as a denoiser."""
     return model.denoiser if isinstance(model, ForeignModel) else model.network
+
+
+def doubt(denoiser: Denoiser, images: Tensor, source: str | Path) -> list[str]:
+    """Why a model may be none of denoised images in memgen's units, in a sentence; nothing if it denoises at all.
+
+    A model that predicts noise, or counts noise in other units, loads and runs like any other, and every number of it
+    would be about something else. At one of the noise levels at least, a denoiser comes nearer to an image than both
+    what it gets and a flat image of the right brightness.
+
+    Args:
+        denoiser: on the device of the images.
+        images: (n, C, H, W), [0, 1], of the kind that it was trained on.
+        source: of the model, for the sentence.
+    """
+    clean = latent.encoded(denoiser, images)
+    flat = float((clean - clean.mean(dim=(1, 2, 3), keepdim=True)).square().mean())
+    draws = noise.normal(noise.stream("doubt", 0), (len(DOUBTED), *clean.shape))
+    for sigma, draw in zip(DOUBTED, torch.from_numpy(draws).to(clean.device), strict=True):
+        noisy = clean + sigma * draw
+        with torch.inference_mode():
+            found = denoiser(noisy, noisy.new_full((len(clean),), sigma))
+        if float((found - clean).square().mean()) < min(float((noisy - clean).square().mean()), flat or np.inf):
+            return []
+    return [
+        f"{source} does not denoise: at noise levels {', '.join(map(str, sorted(DOUBTED)))}, what it gives is further "
+        "from the images than what it gets, or than a flat image. Its numbers then mean nothing. It may predict the "
+        "noise, expect other pixels or noise levels than memgen gives it (docs/models.md), or be trained on others."
+    ]
 
 
 def on_device(denoiser: Denoiser, device: str) -> Denoiser:

@@ -199,11 +199,11 @@ def _levels(values: Sequence[float]) -> Spec | None:
 
 
 def _selected(sizes: Sequence[int], x: Spec) -> Spec:
-    """A wide pale line at the selected N."""
+    """A dotted line at the selected N, unlike the lines and strips of transition points."""
     return {
         "data": {"values": [{"n": n, "key": labels.panel(n)} for n in sizes]},
         "transform": [{"filter": "datum.key == chosen"}],
-        "mark": {"type": "rule", "color": GRAY, "strokeWidth": 14, "opacity": 0.25},
+        "mark": {"type": "rule", "color": GRAY, "strokeWidth": 3, "strokeDash": [1, 3]},
         "encoding": {"x": x},
     }
 

@@ -35,6 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memgen.base import optional
 from memgen.base.errors import ConfigError
 from memgen.images.gathered import Images, numbers
 from memgen.images.imageset import floats
@@ -44,7 +45,7 @@ from memgen.spaces.pixels import PixelSpace
 
 BACKENDS = ("auto", "faiss", "torch")
 
-_INSTALL = "Install it with: pip install 'memgen[cpu]'; or use the backend torch."
+_INSTALL = f"{optional.install('cpu')}; or use the backend torch."
 _WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs")
 _TILE = 1024  # queries multiplied with a block at a time
 

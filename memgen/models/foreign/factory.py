@@ -34,7 +34,8 @@ def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> F
         found = importlib.import_module(module)
         denoiser = getattr(found, name)()
     except Exception as error:  # of foreign code
-        raise DataError(f"{source}: failed ({type(error).__name__}: {first_line(error)}).") from error
+        where = " memgen looks in the working folder and on PYTHONPATH." * isinstance(error, ModuleNotFoundError)
+        raise DataError(f"{source}: failed ({type(error).__name__}: {first_line(error)}).{where}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(denoiser, Denoiser):

@@ -69,7 +69,9 @@ def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> I
     if guess is None:
         raise DataError(
             f"{source}: holds {name_list(list(state))}, no known network. Known are UNet (encoder.0.0.weight, "
-            f"mid_block.0.weight, ...) and BF-CNN (conv_layers.0.weight, with BN_layers.0.gammas or gammas.0, ...)."
+            f"mid_block.0.weight, ...) and BF-CNN (conv_layers.0.weight, with BN_layers.0.gammas or gammas.0, ...). "
+            f"Weights of a network of yours do not say what it computes: save it with torch.export or TorchScript, or "
+            f"name a function that makes it (docs/models.md)."
         )
     values, channels = guess
     linear, reason = _first_layer(source, values, layout, options.first_layer_linear)

@@ -1,7 +1,7 @@
 """Denoisers in files of tensor operators (TorchScript, torch.export, ONNX), which need no code of their authors.
 
-The program takes noisy images (B, C, H, W) and, unless it is blind, their noise levels (B,). A file FILE.json beside it
-may say in which units, if they are not memgen's:
+The program takes noisy images (B, C, H, W) and, unless it is blind, their noise levels (B,). A file beside it, named
+like it with .json at the end (network.pt.json), may say in which units, if they are not memgen's:
 
     {"predicts": "denoised", "pixels": [0, 1]}       the default: denoised images, black is 0 and white is 1
     {"predicts": "noise", "pixels": [-1, 1]}         the noise n of y = x + s n; black is -1 and white is 1
@@ -52,6 +52,7 @@ def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> F
     format_ = programs.find(source)
     assert format_ is not None
     stated = source.with_name(f"{source.name}.json")
+    _refuse_misnamed(source, stated)
     units = validate(Units, files.read_json(stated), source=str(stated)) if stated.exists() else Units()
     program = format_.load(source)
     if program.inputs not in (1, 2):
@@ -81,6 +82,21 @@ def load(source: Path, image_size: tuple[int, int], options: ImportOptions) -> F
         f"{source}: fails on two images of {width} x {height} pixels ({'; '.join(reasons)}). Use --resize if it takes "
         "another size. If it takes a fixed number of images, export it again for any number (dynamic_shapes)."
     )
+
+
+def _refuse_misnamed(source: Path, stated: Path) -> None:
+    """Refuse units of network.pt that stand in network.json, where nobody would read them.
+
+    Raises:
+        DataError: they do.
+    """
+    other = source.with_suffix(".json")
+    try:
+        found = {} if stated.exists() or not other.is_file() else files.read_json(other)
+    except DataError:  # whatever it is, it is not about this program
+        return
+    if isinstance(found, dict) and found and found.keys() <= Units.model_fields.keys():
+        raise DataError(f"{other}: states units, but those of {source.name} are read from {stated.name}. Rename it.")
 
 
 class ProgramDenoiser(torch.nn.Module):
