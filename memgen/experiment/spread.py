@@ -1,5 +1,8 @@
 """The search for copies, spread over an executor: each task looks for some samples in one space.
 
+Where a network computes the vectors of a space, tasks compute those of some images of the pool first, and all searches
+look them up.
+
 Tasks read the images of the pool where they lie, and the samples from a file. What a task finds is one file, so a
 search that was interrupted goes on where it stopped. Samples are cut where a search in one process cuts them, so the
 result is the same.
@@ -22,10 +25,13 @@ from memgen.base.progress import Progress
 from memgen.base.strings import Strings
 from memgen.experiment.executors import Executor, News, Report
 from memgen.images.gathered import Gathered, Images
+from memgen.images.imageset import floats
+from memgen.measures.copies import matching
 from memgen.measures.copies.matching import Candidates, LeftOut, Matches
 from memgen.measures.copies.sight import BLOCK, Searcher, Sight, spaces_of
+from memgen.spaces.learned import Stored
 
-_ROWS = 2 * BLOCK  # samples of one task
+_ROWS = 2 * BLOCK  # samples, or images of the pool, of one task
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,33 @@ class Look:
     def found(self) -> Path:
         """The file of what is found."""
         return self.queries / f"{self.start}-{files.digest(self.space)[:12]}{'-exact' if self.exact else ''}.npz"
+
+
+@dataclass(frozen=True)
+class Embed:
+    """A task: to compute the vectors of some images of the pool in a space of a network.
+
+    Attributes:
+        pool: folder of the pool.
+        space: name of the space.
+        start: number of the first image.
+        stop: number after that of the last.
+    """
+
+    pool: Path
+    space: str
+    start: int
+    stop: int
+
+    @property
+    def vectors(self) -> Path:
+        """The file of the vectors."""
+        return self.pool / f"vectors-{files.digest(self.space)[:12]}" / f"{self.start}.npy"
+
+    @property
+    def found(self) -> Path:
+        """The file of the keys of the images, which is written last."""
+        return self.vectors.with_suffix(".keys.npy")
 
 
 class SpreadSearcher(Searcher):
@@ -92,13 +125,21 @@ class SpreadSearcher(Searcher):
             for space in self._names
             for start in range(0, max(1, len(images)), _ROWS)
         ]
-        done = [0]
+        vectors = [
+            task
+            for space in self._names
+            if matching.learned(space) is not None
+            for task in _parts_of(self._folder, space, len(self._pool.ids))
+            if not task.found.exists()
+        ]
+        done, total = [0], len(vectors) + len(tasks)
 
-        def hear(news: News[Look]) -> None:
+        def hear(news: News[Any]) -> None:
             done[0] += news.state == "finished"
             if progress:
-                progress(done[0] * len(images) // len(tasks), len(images))
+                progress(done[0] * len(images) // total, len(images))
 
+        self._executor.map(embed, vectors, hear)
         self._executor.map(look, tasks, hear)
         parts = [[_load(task.found) for task in tasks if task.space == space] for space in self._names]
         return Sight(tuple(Matches.joined(of_one) for rows in parts for of_one in zip(*rows, strict=True)))
@@ -121,14 +162,42 @@ def look(task: Look, report: Report) -> None:
         file.write(made.getbuffer())
 
 
+def embed(task: Embed, report: Report) -> None:
+    """Do a task, unless its files are there."""
+    learned = matching.learned(task.space)
+    if task.found.exists() or learned is None:
+        return
+    images = floats(_images(task.pool)[slice(task.start, task.stop)])
+    _save(task.vectors, learned(images).numpy())
+    _save(task.found, learned.keys(images))
+
+
+def _parts_of(folder: Path, space: str, count: int) -> list[Embed]:
+    """The tasks that compute the vectors of a pool of `count` images."""
+    return [Embed(folder, space, start, min(start + _ROWS, count)) for start in range(0, count, _ROWS)]
+
+
 @functools.lru_cache(maxsize=1)
 def _searcher(folder: Path, space: str) -> Searcher:
     """The images of a kept pool, indexed in one space; kept for the next task of this process."""
-    record = files.read_json(folder / "pool.json")
-    parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in record["parts"]]
-    order, unit = (np.load(folder / f"{name}.npy") for name in ("order", "unit"))
-    ids = Strings(map(str, range(len(order))))  # a search gives numbers, so any ids will do
-    return Searcher(Candidates(Gathered(parts, order), ids, unit), [space], probes=record["probes"])
+    images, unit = _images(folder), np.load(folder / "unit.npy")
+    learned = matching.learned(space)
+    if learned is not None:
+        parts = _parts_of(folder, space, len(images))
+        learned.stored = Stored(
+            [np.load(part.found) for part in parts], [np.load(part.vectors, mmap_mode="r") for part in parts]
+        )
+    ids = Strings(map(str, range(len(images))))  # a search gives numbers, so any ids will do
+    probes = files.read_json(folder / "pool.json")["probes"]
+    return Searcher(Candidates(images, ids, unit), [space], probes=probes)
+
+
+def _images(folder: Path) -> Gathered:
+    """The images of a kept pool."""
+    parts = [
+        np.load(path, mmap_mode="r", allow_pickle=False) for path in files.read_json(folder / "pool.json")["parts"]
+    ]
+    return Gathered(parts, np.load(folder / "order.npy"))
 
 
 def _keep(pool: Candidates, folder: Path, probes: int | None) -> None:

@@ -30,9 +30,12 @@ class Space(Protocol):
     Let a and b be the float64 vectors of two images, of d numbers each. The value of the pair is <a, b> if larger is
     closer, and ||a - b|| / sqrt(d) if smaller is closer, or ||a - b||^2 if the space has a true attribute `squared`
     (`is_squared`). A space may have an attribute `record`: JSON values that identify what its vectors depend on beside
-    memgen itself, such as the digest of a network. `paired` returns this value up to float64 rounding, and
-    `embed` returns the vectors rounded to float32. The search relies on both: it proposes neighbors by the float32
-    vectors, bounds the error of their scores, and shows the values of `paired`.
+    memgen itself, such as the digest of a network. If a network computes the vectors, an attribute `learned` may hold
+    them (`learned.Vectors`), so that the executor of an audit computes each once.
+
+    `paired` returns this value up to float64 rounding, and `embed` returns the vectors rounded to float32. The search
+    relies on both: it proposes neighbors by the float32 vectors, bounds the error of their scores, and shows the values
+    of `paired`.
 
     Attributes:
         name: the name in settings and in the column `metric` of tables.

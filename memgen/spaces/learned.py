@@ -5,14 +5,17 @@ is given by itself, so a row's vector depends on that row alone, bit for bit, on
 On a CPU this costs little: the networks in use are as fast with one image of 224 x 224 as with many.
 
 The search asks for the value of the same images over and over (`Space.paired` of each query with each image of its
-shortlist), so the vectors that were used last are kept.
+shortlist), so the vectors that were used last are kept. Those of many images can be computed once, by many processes,
+and looked up by all (`Stored`).
 """
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen.base.errors import ShapeError
@@ -21,15 +24,44 @@ _KEPT = 2**28  # bytes of vectors kept by a space: those of 87,000 images with 7
 _PAIRED = 2**22  # numbers of each batch of vectors in `pairs`: 16 MiB
 
 
+class Stored:
+    """Vectors that were computed before.
+
+    Args:
+        keys: of the images of each part, (n, 2) uint64, as `Vectors.keys` gives them.
+        vectors: of these images, (n, d) float32, in memory or mapped.
+    """
+
+    def __init__(self, keys: Sequence[NDArray[np.uint64]], vectors: Sequence[NDArray[np.float32]]) -> None:
+        self._vectors, self._starts = vectors, np.cumsum([0, *map(len, keys)])
+        both = np.concatenate(keys)
+        self._order = np.argsort(both[:, 0], kind="stable")
+        self._keys = both[self._order]
+
+    def find(self, key: bytes) -> Tensor | None:
+        """The vector of the image of a key, (d,); None if it is not there."""
+        first, second = np.frombuffer(key, dtype="<u8")
+        place = int(np.searchsorted(self._keys[:, 0], first))
+        while place < len(self._keys) and self._keys[place, 0] == first:
+            if self._keys[place, 1] == second:
+                row = self._order[place]
+                part = int(np.searchsorted(self._starts, row, side="right")) - 1
+                return torch.from_numpy(np.array(self._vectors[part][row - self._starts[part]]))
+            place += 1
+        return None
+
+
 class Vectors:
     """The vectors of images by a network, of which those used last are kept.
 
     Attributes:
         network: makes an image, (C, H, W) float32 in pixel units, into its vector, (d,) float32.
+        stored: where a vector is looked for before the network computes it; None for nowhere.
     """
 
     def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
         self.network = network
+        self.stored: Stored | None = None
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
         self._bytes = 0
 
@@ -85,13 +117,24 @@ class Vectors:
             step = max(1, _PAIRED // a.shape[1])
         return values
 
+    def keys(self, images: Tensor) -> NDArray[np.uint64]:
+        """What tells images (B, C, H, W) apart in a `Stored`, (B, 2)."""
+        keys = [_key(image) for image in images.detach().cpu().float().contiguous()]
+        return np.frombuffer(b"".join(keys), dtype="<u8").reshape(-1, 2)
+
     def _vector(self, image: Tensor) -> Tensor:
-        key = hashlib.blake2b(repr(tuple(image.shape)).encode() + image.numpy().tobytes(), digest_size=16).digest()
+        key = _key(image)
         found = self._kept.pop(key, None)
         if found is None:
-            found = self.network(image)
+            found = self.stored.find(key) if self.stored else None
+            found = self.network(image) if found is None else found
             self._bytes += found.nbytes
         self._kept[key] = found
         while self._bytes > _KEPT and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return found
+
+
+def _key(image: Tensor) -> bytes:
+    """16 bytes that tell an image from others."""
+    return hashlib.blake2b(repr(tuple(image.shape)).encode() + image.numpy().tobytes(), digest_size=16).digest()

@@ -90,7 +90,7 @@ class LpipsSpace:
 
     def __init__(self, net: str, trunk: Path) -> None:
         self.name = f"lpips_{net}"
-        self._network, self._vectors = _load(trunk, net), Vectors(self._vector)
+        self._network, self.learned = _load(trunk, net), Vectors(self._vector)
         heads = [head.model[-1].weight.flatten() for head in self._network.lins]
         self._channels = [head.nonzero()[:, 0] for head in heads]
         self._roots = [head[kept].sqrt().view(-1, 1, 1) for head, kept in zip(heads, self._channels, strict=True)]
@@ -105,11 +105,11 @@ class LpipsSpace:
 
     def embed(self, images: Tensor) -> Tensor:
         """The vectors of images; see `spaces.Space`."""
-        return self._vectors(images)
+        return self.learned(images)
 
     def paired(self, x: Tensor, y: Tensor) -> Tensor:
         """LPIPS; see `spaces.Space`."""
-        return self._vectors.pairs(x, y, lambda a, b: (a.double() - b.double()).square_().sum(dim=1))
+        return self.learned.pairs(x, y, lambda a, b: (a.double() - b.double()).square_().sum(dim=1))
 
     def _vector(self, image: Tensor) -> Tensor:
         if image.shape[0] not in (1, 3):

@@ -28,6 +28,7 @@ from memgen.measures.copies.lead import Floats, Ints
 from memgen.measures.copies.reduced import reduced
 from memgen.spaces import Space
 from memgen.spaces.index import Index
+from memgen.spaces.learned import Vectors
 
 PIXELS = ("pixels",)
 EVERY = ("pixels", "blurred", "aligned", "halves")  # the spaces of an audit, unless told otherwise
@@ -232,6 +233,16 @@ def build(
     if name == "halves":
         return [make(correlation, half, part) for part, half in _HALVES.items()]
     return [make(spaces.find(name))]
+
+
+def learned(name: str) -> Vectors | None:
+    """The vectors of a space by its name, if a network computes them.
+
+    Raises:
+        ConfigError: there is no space of that name.
+        DataError: the file of the space cannot be used.
+    """
+    return None if name in EVERY else getattr(spaces.find(name), "learned", None)
 
 
 def matchers_of(name: str) -> int:

@@ -128,7 +128,7 @@ class EmbedderSpace:
     _cosine = next(space for space in PIXEL_SPACES if space.name == "cosine")
 
     def __init__(self, name: str, embedder: Embedder) -> None:
-        self.name, self._vectors = name, Vectors(embedder.vector)
+        self.name, self.learned = name, Vectors(embedder.vector)
         self.record: dict[str, JsonValue] = {
             **embedder.record,
             "preprocessing": embedder.preprocessing.model_dump(mode="json"),
@@ -136,11 +136,11 @@ class EmbedderSpace:
 
     def embed(self, images: Tensor) -> Tensor:
         """Vectors of length 1; see `spaces.Space`."""
-        return self._cosine.embed(self._vectors(images))
+        return self._cosine.embed(self.learned(images))
 
     def paired(self, x: Tensor, y: Tensor) -> Tensor:
         """The cosine of the vectors; see `spaces.Space`."""
-        return self._vectors.pairs(x, y, self._cosine.paired)
+        return self.learned.pairs(x, y, self._cosine.paired)
 
 
 @runtime_checkable
