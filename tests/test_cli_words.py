@@ -95,6 +95,13 @@ def frame(run: Path, kind: str, name: str = "*") -> pd.DataFrame:
     return pd.concat([pd.read_parquet(path) for path in sorted((run / "tables" / kind).glob(f"{name}.parquet"))])
 
 
+def assert_reasons(shown: Printed, skipped: pd.DataFrame) -> None:
+    """A table says how many files were skipped for each reason, and names the first of them."""
+    assert (shown.title, shown.columns) == (f"skipped files ({len(skipped)})", ["reason", "files", "such as"])
+    grouped = skipped.groupby("reason")["source"].agg(["size", "min"]).sort_values(["size", "min"])
+    assert shown.rows == [[reason, row["size"], row["min"]] for reason, row in grouped.iterrows()]
+
+
 def settings_of(run: Path) -> dict:
     """The settings in the manifest of a run."""
     return json.loads((run / "run.json").read_text())["config"]
@@ -211,19 +218,24 @@ def test_imported_images_are_counted(tmp_path, digits, printed, bars, monkeypatc
         f"{split['a']} in part a, {split['b']} in part b, 7 held out. Skipped files: 23. "
         f"Near-duplicates removed: {removed}." in outcome.err
     )
+    assert_reasons(printed.pop(), frame(outcome.path.parent, "skipped"))
     shown = memgen("data", "inspect", "--json").done().json
     pixels = np.load(outcome.path / "pixels.npy") / 255
     assert (printed[0].title, printed[0].columns) == ("images", ["", "value"])
     values = dict(printed[0].rows)
-    assert {key.replace("_", " ") for key in shown} - set(values) == {"path", "skipped files", "warnings"}
+    assert {key.replace("_", " ") for key in shown} - set(values) == {
+        "path",
+        "skipped by reason",
+        "skipped files",
+        "warnings",
+    }
     for key, expected in (("mean", pixels.mean()), ("minimum", pixels.min()), ("maximum", pixels.max())):
         assert shown[key] == pytest.approx(expected)
         assert values[key] == str(shown[key])
     assert values["images"] == str(len(pixels))
-    assert printed[1].title == "skipped files (20 of 23)"
     skipped = frame(outcome.path.parent, "skipped")
-    assert printed[1].columns == ["file", "reason"]
-    assert printed[1].rows == skipped[["source", "reason"]][:20].to_numpy().tolist()
+    assert_reasons(printed[1], skipped)
+    assert shown["skipped_by_reason"] == [{"reason": skipped["reason"][0], "files": 23, "first": "text00.png"}]
     assert len(shown["skipped_files"]) == 23
     printed.clear()
     shown = memgen("data", "split", "--json").done().json
@@ -514,9 +526,7 @@ def test_import_says_what_came_in(tiny, tmp_path, printed, bars):
         ["training images", "4"],
         ["held-out images", "5"],
     ]
-    assert (printed[1].title, printed[1].columns) == ("skipped files (20 of 22)", ["file", "reason"])
-    skipped = frame(tiny, "subject_skipped", "drawn.v2")[["source", "reason"]]
-    assert printed[1].rows == skipped[:20].to_numpy().tolist()
+    assert_reasons(printed[1], frame(tiny, "subject_skipped", "drawn.v2"))
     printed.clear()
     shown = memgen("import", tiny / "denoisers" / "n1-s0-a.safetensors", "--name", "bare", "--json").done().json
     assert (shown["kind"], shown["training images"], shown["held-out images"]) == ("denoiser", None, 8)

@@ -55,6 +55,8 @@ def data_import(
     a holdout. Every frame of a file is an image. The table `skipped` lists every file that was left out, with the
     reason. The table `duplicates` lists every near-duplicate that was removed.
     """
+    from memgen.images import importing
+
     path = None if source is None else str(Path(source).resolve())
     options = {"data.source": path, "data.resize": resize, "data.range": value_range}
     options["data.groups"] = groups if groups is None or groups in BY_NAME else str(Path(groups).resolve())
@@ -63,8 +65,8 @@ def data_import(
     given = {key: value for key, value in options.items() if value is not None}
     workspace = New(outputs, run, config, overrides, seed, "cpu", given).open()
     with prepared(workspace) as counts:
-        pass
-    finish(as_json, workspace.run.images, **counts)
+        skipped = workspace.run.table("skipped")
+    finish(as_json, workspace.run.images, **counts, skipped_by_reason=importing.by_reason(skipped))
 
 
 @data_app.command("inspect")
@@ -72,6 +74,7 @@ def data_inspect(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: 
     """Show the number, shape and brightness of a run's images, and which files were skipped and why."""
     from memgen.cli import terminal
     from memgen.experiment.workspace import has_data
+    from memgen.images import importing
 
     workspace = existing(outputs, run)
     counts = dict(workspace.run.manifest["data"] or {}) if has_data(workspace.run) else {}
@@ -83,9 +86,15 @@ def data_inspect(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: 
     shown = [[key.replace("_", " "), str(value)] for key, value in counts.items() if key != "warnings"]
     terminal.table("images", ["", "value"], shown)
     say_warnings(counts.get("warnings", []))
-    skipped = workspace.run.table("skipped").to_pylist()
+    skipped = workspace.run.table("skipped")
     terminal.say_skipped(skipped)
-    finish(as_json, workspace.run.images, **counts, skipped_files=skipped)
+    finish(
+        as_json,
+        workspace.run.images,
+        **counts,
+        skipped_by_reason=importing.by_reason(skipped),
+        skipped_files=skipped.to_pylist(),
+    )
 
 
 @data_app.command("split")

@@ -162,10 +162,9 @@ def own_images(workspace: "Workspace", source: Path, value_range: str | None) ->
 
     with terminal.bar("reading images") as progress:
         found = subjects.prepared(workspace, source, progress, value_range)
-    skipped = found.skipped.to_pylist()
-    terminal.say_skipped(skipped)
+    terminal.say_skipped(found.skipped)
     say_warnings(found.warnings)
-    return found.images, {"skipped_files": skipped, "warnings": list(found.warnings)}
+    return found.images, {"skipped_files": found.skipped.to_pylist(), "warnings": list(found.warnings)}
 
 
 @contextmanager
@@ -197,6 +196,7 @@ def _import(workspace: "Workspace") -> dict[str, Any]:
         f"{counts['a']:,} in part a, {counts['b']:,} in part b, {counts['holdout']:,} held out. "
         f"Skipped files: {counts['skipped']:,}. Near-duplicates removed: {counts['near_duplicates_removed']:,}."
     )
+    terminal.say_skipped(workspace.run.table("skipped"))
     say_warnings(counts["warnings"])
     return counts
 
