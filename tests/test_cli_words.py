@@ -262,6 +262,26 @@ def test_a_run_without_usable_images_is_removed_again(tmp_path, monkeypatch):
     assert [row["run"] for row in memgen("runs", "list", "--json").done().json] == ["kept"]
 
 
+def test_images_that_are_added_are_prepared_as_the_earlier_ones(tmp_path, monkeypatch):
+    """Seed, split, sizes and settings of the images are those of the earlier run, unless others are given."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (14, 8, 8), dtype=np.uint8)
+    saved(tmp_path / "first.npy", pixels[:9])
+    saved(tmp_path / "more.npy", pixels[9:])
+    given = ("--seed", "3", "--resize", "4", "--set", "split.holdout=2", "--set", "sweep.n_train=[1]")
+    limited = (*given, "--set", "data.limit=9")
+    memgen("data", "import", "first.npy", "--run", "first", *limited, "--set", "data.threshold=1").done()
+    more = memgen("data", "import", "more.npy", "--add-to", "first", "--run", "second").done()
+    found, before = settings_of(more.path.parent), settings_of(tmp_path / "outputs" / "first")
+    added = {"source": str(tmp_path / "more.npy"), "add_to": str(tmp_path / "outputs/first/images"), "limit": None}
+    assert found == before | {"data": before["data"] | added}
+    assert np.load(more.path / "pixels.npy").shape == (14, 1, 4, 4)
+    (tmp_path / "settings.toml").write_text("[split]\nholdout = 4\n")
+    more = memgen("data", "import", "more.npy", "--add-to", "first", "-c", "settings.toml", "--seed", "5").done()
+    found = settings_of(more.path.parent)
+    assert (found["split"]["holdout"], found["seed"], found["data"]["resize"]) == (4, 5, 4)
+
+
 # ------------------------------------------------------------------------------------------------ new runs
 
 

@@ -32,23 +32,27 @@ def load(
     path: Path | None = None,
     overrides: list[str] | None = None,
     given: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> SettingsT:
-    """Settings of one kind: its defaults, overridden by a TOML file, by `key=value` strings, and by values.
+    """Settings of one kind: its defaults, overridden by a base, a TOML file, `key=value` strings, and values.
 
     Args:
         kind: the class to fill.
         path: a TOML file; None for defaults only.
         overrides: strings such as `train.images_seen=4096`; the value is read as TOML, or else as a plain string.
         given: values by dotted keys, such as those of options.
+        base: values by dotted keys that come before all others, such as those of another run.
 
     Raises:
         ConfigError: the file is missing or malformed, a key is unknown (the message suggests the nearest one), or a
             value is out of range. All wrong keys are named at once.
     """
     values: dict[str, Any] = {}
+    for key, value in (base or {}).items():
+        _set(values, key, value, key)
     if path is not None:
         try:
-            values = tomllib.loads(_read(path))
+            _lay(values, tomllib.loads(_read(path)))
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path}: not valid TOML ({error}).") from error
     for override in overrides or []:
@@ -109,6 +113,15 @@ def _set(values: dict[str, Any], key: str, value: Any, source: str) -> None:
             raise ConfigError(f"{source}: {parent} is a value, not a group of settings.")
         values = child
     values[last] = value
+
+
+def _lay(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Lay the values of a nested dictionary over those of another."""
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _lay(values[key], value)
+        else:
+            values[key] = value
 
 
 def _explain(kind: type[BaseModel], detail: ErrorDetails) -> str:

@@ -1,7 +1,7 @@
 """Commands for the images of a run: import, inspect, split."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from memgen.cli.root import data_app
 from memgen.cli.shared import New, existing, finish, prepared, say_warnings
 from memgen.experiment import runs
 from memgen.images.groups import BY_NAME
+
+if TYPE_CHECKING:
+    from memgen.experiment.settings import RunSettings
 
 
 @data_app.command("import")
@@ -39,7 +42,8 @@ def data_import(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="A run whose images come first in the new run. Near-duplicates are not looked for among these again.",
+            help="A run whose images come first in the new run, and whose settings of images, split and sizes the new "
+            "run takes unless you give others. Near-duplicates are not looked for among these images again.",
         ),
     ] = None,
     outputs: Outputs = runs.OUTPUTS,
@@ -60,13 +64,25 @@ def data_import(
     path = None if source is None else str(Path(source).resolve())
     options = {"data.source": path, "data.resize": resize, "data.range": value_range}
     options["data.groups"] = groups if groups is None or groups in BY_NAME else str(Path(groups).resolve())
+    base: dict[str, Any] = {}
     if add_to is not None:
-        options["data.add_to"] = str(existing(outputs, add_to).run.images.resolve())
+        earlier = existing(outputs, add_to)
+        options["data.add_to"], base = str(earlier.run.images.resolve()), _prepared_alike(earlier.settings)
     given = {key: value for key, value in options.items() if value is not None}
-    workspace = New(outputs, run, config, overrides, seed, "cpu", given).open()
+    workspace = New(outputs, run, config, overrides, seed, "cpu", given, base=base).open()
     with prepared(workspace) as counts:
         skipped = workspace.run.table("skipped")
     finish(as_json, workspace.run.images, **counts, skipped_by_reason=importing.by_reason(skipped))
+
+
+def _prepared_alike(earlier: "RunSettings") -> dict[str, Any]:
+    """The settings that prepare and split further images as those of a run, by dotted key."""
+    found = {"seed": earlier.seed, "sweep.n_train": earlier.sweep.n_train}
+    data = earlier.data.model_dump(exclude={"source", "generated", "limit", "add_to"})
+    if data["groups"] not in BY_NAME:
+        del data["groups"]  # a table names the earlier images, not these
+    found |= {f"data.{key}": value for key, value in data.items()}
+    return found | {f"split.{key}": value for key, value in earlier.split.model_dump().items()}
 
 
 @data_app.command("inspect")

@@ -56,6 +56,7 @@ class New:
     device: str
     given: Mapping[str, Any] = field(default_factory=dict)  # settings that options of the command name, by dotted key
     workers: "Workers | None" = None
+    base: Mapping[str, Any] = field(default_factory=dict)  # settings of another run, which all others override
 
     def settings(self) -> "RunSettings":
         """The settings asked for."""
@@ -63,7 +64,7 @@ class New:
         from memgen.experiment.settings import RunSettings
 
         seed = {} if self.seed is None else {"seed": self.seed}
-        return config.load(RunSettings, self.config, self.overrides, {**self.given, **seed})
+        return config.load(RunSettings, self.config, self.overrides, {**self.given, **seed}, self.base)
 
     @property
     def plain(self) -> bool:

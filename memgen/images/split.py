@@ -118,7 +118,7 @@ class Split:
                 )
             raise DataError(
                 f"split: N = {n} needs 2 x {n} training images and {held} for the holdout, {2 * n + held} in all, but "
-                f"found {len(self.images)}. Use N up to {self.n_max} (sweep.n_train), "
+                f"found {len(self.images)}. Use N up to {self.n_max}, such as --set 'sweep.n_train=[1,{self.n_max}]', "
                 f"a smaller holdout (split.holdout), or more images."
             )
         return (self.a if part == "a" else self.b)[:n]
