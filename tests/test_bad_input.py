@@ -101,7 +101,7 @@ def test_unusable_array(tmp_path, monkeypatch, array, parts):
 def test_too_few_images(pictures):
     """Fewer images than 2 N + holdout: the message says how many are needed and found, and what N would do."""
     outcome = memgen("data", "import", "pictures", *SMALL, "--set", "sweep.n_train=[1, 100]", "--run", "mine")
-    outcome.failed(3, "N = 100 needs", "202 in all", "found 12", "N up to 5")
+    outcome.failed(3, "N = 100 needs", "202 in all", "found 12", "N up to 5, such as --set 'sweep.n_train=[1,5]'")
     memgen("data", "import", "pictures", *SMALL, "--set", "split.holdout=11").failed(3, "found 12 images", "holdout")
 
 

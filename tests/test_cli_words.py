@@ -97,6 +97,13 @@ def frame(run: Path, kind: str, name: str = "*") -> pd.DataFrame:
     return pd.concat([pd.read_parquet(path) for path in sorted((run / "tables" / kind).glob(f"{name}.parquet"))])
 
 
+def assert_reasons(shown: Printed, skipped: pd.DataFrame) -> None:
+    """A table says how many files were skipped for each reason, and names the first of them."""
+    assert (shown.title, shown.columns) == (f"skipped files ({len(skipped)})", ["reason", "files", "such as"])
+    grouped = skipped.groupby("reason")["source"].agg(["size", "min"]).sort_values(["size", "min"])
+    assert shown.rows == [[reason, row["size"], row["min"]] for reason, row in grouped.iterrows()]
+
+
 def settings_of(run: Path) -> dict:
     """The settings in the manifest of a run."""
     return json.loads((run / "run.json").read_text())["config"]
@@ -213,19 +220,24 @@ def test_imported_images_are_counted(tmp_path, digits, printed, bars, monkeypatc
         f"{split['a']} in part a, {split['b']} in part b, 7 held out. Skipped files: 23. "
         f"Near-duplicates removed: {removed}." in outcome.err
     )
+    assert_reasons(printed.pop(), frame(outcome.path.parent, "skipped"))
     shown = memgen("data", "inspect", "--json").done().json
     pixels = np.load(outcome.path / "pixels.npy") / 255
     assert (printed[0].title, printed[0].columns) == ("images", ["", "value"])
     values = dict(printed[0].rows)
-    assert {key.replace("_", " ") for key in shown} - set(values) == {"path", "skipped files", "warnings"}
+    assert {key.replace("_", " ") for key in shown} - set(values) == {
+        "path",
+        "skipped by reason",
+        "skipped files",
+        "warnings",
+    }
     for key, expected in (("mean", pixels.mean()), ("minimum", pixels.min()), ("maximum", pixels.max())):
         assert shown[key] == pytest.approx(expected)
         assert values[key] == str(shown[key])
     assert values["images"] == str(len(pixels))
-    assert printed[1].title == "skipped files (20 of 23)"
     skipped = frame(outcome.path.parent, "skipped")
-    assert printed[1].columns == ["file", "reason"]
-    assert printed[1].rows == skipped[["source", "reason"]][:20].to_numpy().tolist()
+    assert_reasons(printed[1], skipped)
+    assert shown["skipped_by_reason"] == [{"reason": skipped["reason"][0], "files": 23, "first": "text00.png"}]
     assert len(shown["skipped_files"]) == 23
     printed.clear()
     shown = memgen("data", "split", "--json").done().json
@@ -250,6 +262,26 @@ def test_a_run_without_usable_images_is_removed_again(tmp_path, monkeypatch):
     (tmp_path / "all.npy").unlink()
     memgen(*given).failed(3, "no such file")
     assert [row["run"] for row in memgen("runs", "list", "--json").done().json] == ["kept"]
+
+
+def test_images_that_are_added_are_prepared_as_the_earlier_ones(tmp_path, monkeypatch):
+    """Seed, split, sizes and settings of the images are those of the earlier run, unless others are given."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (14, 8, 8), dtype=np.uint8)
+    saved(tmp_path / "first.npy", pixels[:9])
+    saved(tmp_path / "more.npy", pixels[9:])
+    given = ("--seed", "3", "--resize", "4", "--set", "split.holdout=2", "--set", "sweep.n_train=[1]")
+    limited = (*given, "--set", "data.limit=9")
+    memgen("data", "import", "first.npy", "--run", "first", *limited, "--set", "data.threshold=1").done()
+    more = memgen("data", "import", "more.npy", "--add-to", "first", "--run", "second").done()
+    found, before = settings_of(more.path.parent), settings_of(tmp_path / "outputs" / "first")
+    added = {"source": str(tmp_path / "more.npy"), "add_to": str(tmp_path / "outputs/first/images"), "limit": None}
+    assert found == before | {"data": before["data"] | added}
+    assert np.load(more.path / "pixels.npy").shape == (14, 1, 4, 4)
+    (tmp_path / "settings.toml").write_text("[split]\nholdout = 4\n")
+    more = memgen("data", "import", "more.npy", "--add-to", "first", "-c", "settings.toml", "--seed", "5").done()
+    found = settings_of(more.path.parent)
+    assert (found["split"]["holdout"], found["seed"], found["data"]["resize"]) == (4, 5, 4)
 
 
 # ------------------------------------------------------------------------------------------------ new runs
@@ -534,9 +566,7 @@ def test_import_says_what_came_in(tiny, tmp_path, printed, bars):
         ["training images", "4"],
         ["held-out images", "5"],
     ]
-    assert (printed[1].title, printed[1].columns) == ("skipped files (20 of 22)", ["file", "reason"])
-    skipped = frame(tiny, "subject_skipped", "drawn.v2")[["source", "reason"]]
-    assert printed[1].rows == skipped[:20].to_numpy().tolist()
+    assert_reasons(printed[1], frame(tiny, "subject_skipped", "drawn.v2"))
     printed.clear()
     shown = memgen("import", tiny / "denoisers" / "n1-s0-a.safetensors", "--name", "bare", "--json").done().json
     assert (shown["kind"], shown["training images"], shown["held-out images"]) == ("denoiser", None, 8)

@@ -8,11 +8,13 @@ import importlib.util
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 import warnings
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import elsewhere
 import numpy as np
@@ -24,7 +26,7 @@ from program import memgen
 import memgen as memgen_library
 from memgen.base.errors import ConfigError, DataError, RunError
 from memgen.experiment import executors
-from memgen.experiment.executors import Resources
+from memgen.experiment.executors import Resources, on_ray
 from memgen.experiment.executors.slurm import MINUTES, _minutes
 from memgen.experiment.runs import Run
 from memgen.experiment.workspace import Workspace
@@ -287,6 +289,26 @@ def test_executors_that_cannot_be(config, tmp_path):
     assert not list(tmp_path.glob("*/run.json"))
     sweep("--address", "auto").failed(2, "--address auto", "--executor")
     sweep("--executor", "ray", "--device", "cuda:1").failed(2, "expected cpu or cuda")
+
+
+def test_a_cluster_of_ray_that_does_not_answer(monkeypatch, tmp_path):
+    """A dead address is refused at once, wherever it comes from: Ray would try for a quarter of an hour."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        on_ray.check_answers(address)
+    monkeypatch.setattr(on_ray, "CURRENT", tmp_path / "ray_current_cluster")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for none in (None, "auto", "ray://127.0.0.1:1"):
+        on_ray.check_answers(none)
+    monkeypatch.setattr(on_ray.optional, "package", lambda *_: SimpleNamespace(is_initialized=lambda: False))
+    with pytest.raises(ConfigError, match=f"no cluster of Ray answers at {address} .*ray status"):
+        on_ray.Ray(Resources(), None, address)
+    (tmp_path / "ray_current_cluster").write_text(address)
+    with pytest.raises(ConfigError, match=f"answers at {address} .*ray_current_cluster names it.*ray stop"):
+        on_ray.check_answers(None)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=f"answers at {address} .*ray status"):
+        on_ray.check_answers("auto")
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import tempfile
 
+import numpy as np
 import pytest
 
 from memgen.base import files
@@ -53,6 +55,21 @@ def test_errors_of_the_disk_say_what_to_do(tmp_path, monkeypatch, number, words)
     assert str(path) in str(caught.value)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_full_folder_of_temporary_files_is_told_apart(tmp_path, monkeypatch):
+    """Another place for the run would not help: the message names the folder, the bytes and TMPDIR."""
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(files, "in_memory", lambda: 10)
+    assert not isinstance(files.room((10,), np.uint8), np.memmap)
+    monkeypatch.setattr(files.np, "memmap", fail)
+    with pytest.raises(StorageError, match=f"temporary file of 4,400 bytes in {tmp_path}: No space.*TMPDIR"):
+        files.room((11, 100), np.float32)
+    assert not os.listdir(tmp_path)
 
 
 def test_a_readers_error_is_not_blamed_on_the_disk(tmp_path):

@@ -222,7 +222,7 @@ def test_options_have_the_same_names_in_every_command():
         "seconds": ("--every",),
         "first_layer_linear": ("--first-layer-linear", "--first-layer-relu"),
     }  # fmt: skip
-    least = dict.fromkeys(("sizes", "n_train", "jobs", "k", "count", "trajectories", "calibrate", "each"), 1)
+    least = dict.fromkeys(("sizes", "n_train", "jobs", "k", "count", "trajectories", "calibrate", "each", "probes"), 1)
     least |= {"repeats": 2, "n": 2, "label": 0, "guidance": 0, "seconds": 0.2}
     seen = set()
     for name, command in COMMANDS.items():

@@ -106,7 +106,17 @@ def test_a_folder_of_files(tmp_path):
     assert set(reasons(found)) == {".lock", "broken.parquet"}
     limited = import_images(tmp_path / "data:image", ImportSettings(deduplicate=False, limit=3))
     assert limited.images.ids == found.images.ids[:3]
+    (told,) = found.warnings
+    assert told.startswith("1 of 3 files could not be read")
+    assert "broken.parquet: damaged" in told
     (folder / "README.md").touch()
+    (folder / "test").mkdir()
+    written(folder / "test" / "train-0.parquet", {"image": structs([5])})
+    found = import_images(tmp_path / "data:image", AS_THEY_ARE)
+    assert found.images.sources[-1] == "train-1.parquet[1]"
+    assert found.images.sources[0] == "test/train-0.parquet[0]"
+    assert reasons(found)["README.md"] == "not a Parquet file"
+    (folder / "x.png").touch()
     assert not parquet.reads(folder)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from memgen.base.errors import DataError
 from memgen.images import archives, readers
-from memgen.images.importing import ImportSettings, import_images
+from memgen.images.importing import ImportSettings, by_reason, import_images
 from memgen.images.readers import tar_shards
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
@@ -70,12 +70,47 @@ def test_a_folder_of_shards(tmp_path):
     found = import_images(tmp_path, AS_THEY_ARE)
     np.testing.assert_array_equal(found.images.pixels[:, 0], PIXELS)
     assert found.images.sources[:3] == ("s-0.tar/0.png", "s-0.tar/1.png", "s-1.tar/0.png")
-    assert reasons(found) == {".index": "hidden, or one of the system"}
+    assert reasons(found) == {".index": "not an image (hidden, or one of the system)"}
     limited = import_images(tmp_path, ImportSettings(deduplicate=False, limit=3))
     assert limited.images.ids == found.images.ids[:3]
-    (tmp_path / "notes.txt").write_text("not a folder of shards any more")
-    assert not tar_shards.reads(tmp_path)
-    assert not tar_shards.reads(tmp_path / "notes.txt")
+
+
+def test_shards_lie_in_subfolders_beside_notes(tmp_path):
+    """Shards of one name in two folders stay apart. Notes beside them are listed; other images beside them are not lost."""
+    for folder in ("b", "a"):
+        (tmp_path / folder).mkdir()
+        shard(tmp_path / folder / "s.tar", [("0.png", png(PIXELS["ab".index(folder)]))])
+    (tmp_path / "a" / "README.md").write_text("notes")
+    (tmp_path / "_SUCCESS").touch()
+    found = import_images(tmp_path, AS_THEY_ARE)
+    np.testing.assert_array_equal(found.images.pixels[:, 0], PIXELS[:2])
+    assert found.images.sources == ("a/s.tar/0.png", "b/s.tar/0.png")
+    assert reasons(found) == {"_SUCCESS": "not a tar file", "a/README.md": "not a tar file"}
+    assert not tar_shards.reads(tmp_path / "a" / "README.md")
+    for other in ("x.png", "x.npy", "x.parquet", "x"):
+        (tmp_path / "b" / other).touch()
+        assert not tar_shards.reads(tmp_path)
+        (tmp_path / "b" / other).unlink()
+    assert tar_shards.reads(tmp_path)
+
+
+def test_a_shard_that_is_cut_off_is_a_warning(tmp_path):
+    """The images in its rest are missing, which the row among thousands of captions would not say."""
+    for name in ("s-0.tar", "s-1.tar"):
+        members = [(f"{key}.{kind}", png(PIXELS[key])) for key in range(6) for kind in ("png", "cls")]
+        shard(tmp_path / name, members)
+    whole = import_images(tmp_path, AS_THEY_ARE)
+    assert whole.warnings == []
+    os.truncate(tmp_path / "s-1.tar", 5000)
+    found = import_images(tmp_path, AS_THEY_ARE)
+    assert len(found.images) < len(whole.images)
+    (told,) = found.warnings
+    assert told.startswith(
+        "1 of 2 files could not be read, or not to the end, and their images are missing (s-1.tar: damaged"
+    )
+    counted = by_reason(found.skipped)
+    assert [row["files"] for row in counted] == [1, found.skipped.num_rows - 1]
+    assert (counted[0]["first"], counted[1]["first"]) == ("s-1.tar", "s-0.tar/0.cls")
 
 
 def test_frames_of_a_member(tmp_path):

@@ -296,6 +296,17 @@ def sets(tmp_path, digits) -> dict[str, Path]:
     return {name: tmp_path / f"{name}.npy" for name in chosen}
 
 
+def test_time_left_grows_while_nothing_is_told():
+    """What began fast and then is silent is not said to end soon: an audit searches its cheap spaces first."""
+    stage = journal.Stage("searching", 100.0, 105.0, 0, 500, 4000, 100.0, False, ())
+    assert watch._left(stage, 105.0) == pytest.approx(35)
+    assert watch._left(stage, 90.0) == pytest.approx(35)  # the clock of another machine
+    assert watch._left(stage, 150.0) == pytest.approx(350)
+    assert watch._left(replace(stage, per_second=50.0), 105.0) == pytest.approx(70)
+    assert watch._left(replace(stage, total=1), 105.0) is None
+    assert watch._left(replace(stage, per_second=None), 105.0) is None
+
+
 def test_an_audit_from_its_beginning_to_its_end(sets, tmp_path):
     """At each stage the status says what is done and counted; stopped, its command finishes the same audit."""
     seen: list[watch.Status] = []

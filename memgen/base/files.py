@@ -69,7 +69,10 @@ def room(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
                 os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, dtype, "w+", shape=shape)
         except OSError as error:
-            raise storage_error(Path(tempfile.gettempdir()) / "memgen", error) from error
+            raise StorageError(
+                f"cannot write a temporary file of {size:,} bytes in {tempfile.gettempdir()}: {error.strerror or error}"
+                f". Free space there, set TMPDIR to a folder with more space, or give more memory (memgen --memory)."
+            ) from error
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

@@ -1,7 +1,7 @@
 """Commands for the images of a run: import, inspect, split."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from memgen.cli.root import data_app
 from memgen.cli.shared import New, existing, finish, prepared, say_warnings
 from memgen.experiment import runs
 from memgen.images.groups import BY_NAME
+
+if TYPE_CHECKING:
+    from memgen.experiment.settings import RunSettings
 
 
 @data_app.command("import")
@@ -39,7 +42,8 @@ def data_import(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="A run whose images come first in the new run. Near-duplicates are not looked for among these again.",
+            help="A run whose images come first in the new run, and whose settings of images, split and sizes the new "
+            "run takes unless you give others. Near-duplicates are not looked for among these images again.",
         ),
     ] = None,
     outputs: Outputs = runs.OUTPUTS,
@@ -55,16 +59,29 @@ def data_import(
     a holdout. Every frame of a file is an image. The table `skipped` lists every file that was left out, with the
     reason. The table `duplicates` lists every near-duplicate that was removed.
     """
+    from memgen.images import importing
+
     path = None if source is None else str(Path(source).resolve())
     options = {"data.source": path, "data.resize": resize, "data.range": value_range}
     options["data.groups"] = groups if groups is None or groups in BY_NAME else str(Path(groups).resolve())
+    base: dict[str, Any] | None = None
     if add_to is not None:
-        options["data.add_to"] = str(existing(outputs, add_to).run.images.resolve())
+        earlier = existing(outputs, add_to)
+        options["data.add_to"], base = str(earlier.run.images.resolve()), _prepared_alike(earlier.settings)
     given = {key: value for key, value in options.items() if value is not None}
-    workspace = New(outputs, run, config, overrides, seed, "cpu", given).open()
+    workspace = New(outputs, run, config, overrides, seed, "cpu", given, base=base).open()
     with prepared(workspace) as counts:
-        pass
-    finish(as_json, workspace.run.images, **counts)
+        skipped = workspace.run.table("skipped")
+    finish(as_json, workspace.run.images, **counts, skipped_by_reason=importing.by_reason(skipped))
+
+
+def _prepared_alike(earlier: "RunSettings") -> dict[str, Any]:
+    """The settings that prepare and split further images as those of a run, by nested keys."""
+    data = earlier.data.model_dump(exclude={"source", "generated", "limit", "add_to"})
+    if data["groups"] not in BY_NAME:
+        del data["groups"]  # a table names the earlier images, not these
+    sizes = {"n_train": earlier.sweep.n_train}
+    return {"seed": earlier.seed, "data": data, "split": earlier.split.model_dump(), "sweep": sizes}
 
 
 @data_app.command("inspect")
@@ -72,6 +89,7 @@ def data_inspect(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: 
     """Show the number, shape and brightness of a run's images, and which files were skipped and why."""
     from memgen.cli import terminal
     from memgen.experiment.workspace import has_data
+    from memgen.images import importing
 
     workspace = existing(outputs, run)
     counts = dict(workspace.run.manifest["data"] or {}) if has_data(workspace.run) else {}
@@ -83,9 +101,15 @@ def data_inspect(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: 
     shown = [[key.replace("_", " "), str(value)] for key, value in counts.items() if key != "warnings"]
     terminal.table("images", ["", "value"], shown)
     say_warnings(counts.get("warnings", []))
-    skipped = workspace.run.table("skipped").to_pylist()
+    skipped = workspace.run.table("skipped")
     terminal.say_skipped(skipped)
-    finish(as_json, workspace.run.images, **counts, skipped_files=skipped)
+    finish(
+        as_json,
+        workspace.run.images,
+        **counts,
+        skipped_by_reason=importing.by_reason(skipped),
+        skipped_files=skipped.to_pylist(),
+    )
 
 
 @data_app.command("split")

@@ -172,11 +172,11 @@ def import_(
     shown |= {"training images": record.identity.n_train, "held-out images": record.n_held_out}
     rows = [[key, "not known" if value is None else str(value)] for key, value in shown.items()]
     terminal.table(name, ["", "value"], rows)
-    skipped = workspace.run.table("subject_skipped", name).to_pylist()
+    skipped = workspace.run.table("subject_skipped", name)
     terminal.say_skipped(skipped)
     say_warnings(warnings)
     path = workspace.run.table_path("subjects", name)
-    finish(as_json, path, name=name, **shown, skipped_files=skipped, warnings=warnings)
+    finish(as_json, path, name=name, **shown, skipped_files=skipped.to_pylist(), warnings=warnings)
 
 
 @app.command("subjects", rich_help_panel=PANEL)

@@ -56,6 +56,7 @@ class New:
     device: str
     given: Mapping[str, Any] = field(default_factory=dict)  # settings that options of the command name, by dotted key
     workers: "Workers | None" = None
+    base: Mapping[str, Any] | None = None  # settings in the place of the defaults, by nested keys
 
     def settings(self) -> "RunSettings":
         """The settings asked for: without a config, those of the run that is named, where nothing else is stated."""
@@ -63,7 +64,7 @@ class New:
 
         seed = {} if self.seed is None else {"seed": self.seed}
         there = self._found(self.run) if self.run else None
-        return RunSettings.asked(self.config, self.overrides or (), {**self.given, **seed}, there)
+        return RunSettings.asked(self.config, self.overrides or (), {**self.given, **seed}, there, self.base)
 
     @property
     def plain(self) -> bool:
@@ -174,10 +175,9 @@ def own_images(workspace: "Workspace", source: Path, value_range: str | None) ->
 
     with terminal.bar("reading images") as progress:
         found = subjects.prepared(workspace, source, progress, value_range)
-    skipped = found.skipped.to_pylist()
-    terminal.say_skipped(skipped)
+    terminal.say_skipped(found.skipped)
     say_warnings(found.warnings)
-    return found.images, {"skipped_files": skipped, "warnings": list(found.warnings)}
+    return found.images, {"skipped_files": found.skipped.to_pylist(), "warnings": list(found.warnings)}
 
 
 @contextmanager
@@ -209,6 +209,7 @@ def _import(workspace: "Workspace") -> dict[str, Any]:
         f"{counts['a']:,} in part a, {counts['b']:,} in part b, {counts['holdout']:,} held out. "
         f"Skipped files: {counts['skipped']:,}. Near-duplicates removed: {counts['near_duplicates_removed']:,}."
     )
+    terminal.say_skipped(workspace.run.table("skipped"))
     say_warnings(counts["warnings"])
     return counts
 

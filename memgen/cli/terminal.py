@@ -30,12 +30,14 @@ from memgen.experiment.tasks import DOING, Event, Task, Verb
 from memgen.findings import bases, calibration, headlines, transition
 from memgen.findings.calibration import Calibration
 from memgen.findings.verdict import Verdict
+from memgen.images import importing
 from memgen.report.live import Live
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = 116  # a log file has no width of its own
 
+_REASONS = 20  # rows shown of why files were skipped
 _COLORS = {"memorizes": "red", "generalizes": "green", "mixed": "yellow", "underfits": "magenta"}
 
 
@@ -167,11 +169,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], not
     console.print(drawn)
 
 
-def say_skipped(skipped: Sequence[Mapping[str, Any]]) -> None:
-    """Print the first rows of a SKIPPED table, if it has any."""
-    rows = [[row["source"], row["reason"]] for row in skipped[:20]]
+def say_skipped(skipped: pa.Table) -> None:
+    """Print why the files of a SKIPPED table were left out, if it has any."""
+    rows = [[row["reason"], row["files"], row["first"]] for row in importing.by_reason(skipped)]
     if rows:
-        table(f"skipped files ({len(rows)} of {len(skipped)})", ["file", "reason"], rows)
+        more = f"and {len(rows) - _REASONS:,} more reasons in the table skipped" if len(rows) > _REASONS else ""
+        table(f"skipped files ({skipped.num_rows:,})", ["reason", "files", "such as"], rows[:_REASONS], more)
 
 
 def say(found: Verdict, summary: pa.Table) -> None:

@@ -160,7 +160,12 @@ class RunSettings(Settings):
 
     @classmethod
     def asked(
-        cls, config: Path | None, overrides: Sequence[str], given: Mapping[str, Any], run: runs.Run | None
+        cls,
+        config: Path | None,
+        overrides: Sequence[str],
+        given: Mapping[str, Any],
+        run: runs.Run | None,
+        base: Mapping[str, Any] | None = None,
     ) -> Self:
         """The settings that a command asks for.
 
@@ -170,11 +175,13 @@ class RunSettings(Settings):
             given: values by dotted keys.
             run: the run that the command names, if it is there. Without a config, its settings take the place of the
                 defaults, so that nothing need be repeated to extend it.
+            base: other settings that take the place of the defaults, by nested keys.
 
         Raises:
             ConfigError: a setting is unknown or out of its range.
         """
-        base = run.manifest["config"] if run is not None and config is None else None
+        if base is None and run is not None and config is None:
+            base = run.manifest["config"]
         return configuration.load(cls, config, list(overrides), given, base)
 
     @property

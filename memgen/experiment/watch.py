@@ -335,12 +335,21 @@ def _audit(run: runs.Run, lives: bool) -> tuple[list[Row], float | None]:
         row = Row(name=name, state=state, under_way=False, steps_done=done, steps=total)
         if done < total and not begun and stages and lives:
             begun, now = True, stages[-1]
-            counted = _counted(now)
-            row = replace(row, state=now.name, under_way=True, **counted)
-            if counted and counted["per_second"]:
-                seconds = (now.total - now.done) / counted["per_second"]
+            row = replace(row, state=now.name, under_way=True, **_counted(now))
+            seconds = _left(now, time.time())
         rows.append(row)
     return rows, seconds
+
+
+def _left(stage: Stage, at: float) -> float | None:
+    """Seconds that are left of a stage at a time, by its speed lately or by that since its beginning, the lower one.
+
+    Parts of a search differ, and a cluster tells of each only at its end. So a long silence makes the speed lower.
+    """
+    if not _counted(stage) or stage.per_second is None:
+        return None
+    since = (stage.done - stage.first) / (at - stage.begun) if at > stage.begun else stage.per_second
+    return (stage.total - stage.done) / min(since, stage.per_second)
 
 
 # ------------------------------------------------------------------------------------------------- for people

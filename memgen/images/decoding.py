@@ -99,11 +99,17 @@ def from_stream(
     return found.finished(few_colored(found.colored, len(found.sources)))
 
 
+_REMEDY = (
+    "Give image files that Pillow can read, or a folder of nothing but tar files or Parquet files. Arrays and ZIP "
+    "archives come in one file each."
+)
+
+
 class _Pictures(Collected):
     """The images of picture files, as they come in."""
 
     def __init__(self, source: Path, settings: ReadSettings, skipped: dict[str, str], expected: int) -> None:
-        super().__init__(source, settings, skipped, expected, np.uint8, "Give image files that Pillow can read.")
+        super().__init__(source, settings, skipped, expected, np.uint8, _REMEDY)
         self.colored: list[str] = []
 
     def add_file(self, name: str, opened: Callable[[], BinaryIO]) -> None:

@@ -60,6 +60,16 @@ class ImportSettings(ReadSettings):
     )
 
 
+def by_reason(skipped: pa.Table) -> list[dict[str, Any]]:
+    """Why the files of a SKIPPED table were left out: for each reason, how many `files`, and the `first` by name.
+
+    What is seldom comes first. Thousands of captions beside the pictures would hide the one file that is damaged.
+    """
+    found = skipped.group_by("reason").aggregate([("source", "count"), ("source", "min")]).to_pylist()
+    rows = [{"reason": row["reason"], "files": row["source_count"], "first": row["source_min"]} for row in found]
+    return sorted(rows, key=lambda row: (row["files"], row["first"]))
+
+
 @dataclass(frozen=True)
 class Imported:
     """The result of an import.

@@ -5,7 +5,10 @@ harmless, since tasks skip what is done and their files appear whole. What `work
 was handed over and that it is finished does. No array enters Ray's object store.
 """
 
+import os
+import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +19,38 @@ from memgen.experiment.executors import Executor, News, OnEvent, Resources, T, W
 
 WINDOW = 4  # tasks that Ray holds at a time, for each CPU of the cluster
 RETRIES = 3  # of a task whose process or machine was lost
+CURRENT = Path("/tmp/ray/ray_current_cluster")  # where Ray writes the address of its latest cluster
+_ANSWER_S = 10.0  # time for a cluster to take a connection
 _STOPPING_S = 10.0  # time for tasks to end after an interruption
+
+
+def check_answers(address: str | None) -> None:
+    """Check that the cluster that Ray would join takes connections, if there is one.
+
+    Ray would try for a quarter of an hour. A cluster that was killed leaves its address behind on the machine.
+
+    Args:
+        address: of the cluster, as given; None or auto for the one that Ray's own rule names.
+
+    Raises:
+        ConfigError: nothing answers at its HOST:PORT.
+    """
+    remedy = "Check the address, and the cluster with: ray status."
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS", address)
+    if address in (None, "auto") and CURRENT.is_file():
+        address = CURRENT.read_text().strip()
+        remedy = f"{CURRENT} names it: end what is left of that cluster with ray stop, or start it again."
+    host, _, port = (address or "").rpartition(":")
+    if "/" in host or not port.isdecimal():  # a client's address, or none
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"--executor ray: no cluster of Ray answers at {address} ({first_line(error)}). {remedy} See "
+            f"docs/executors.md."
+        ) from error
 
 
 class Ray(Executor):
@@ -38,6 +72,7 @@ class Ray(Executor):
         self._resources, self._jobs = resources, jobs
         self._started = not self._ray.is_initialized()
         if self._started:
+            check_answers(address)
             try:
                 self._ray.init(address=address, log_to_driver=False, logging_level="warning")
             except (ConnectionError, RuntimeError, ValueError, ImportError) as error:

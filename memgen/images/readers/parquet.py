@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -20,8 +21,8 @@ from memgen.base.errors import DataError, first_line
 from memgen.base.progress import Progress
 from memgen.images import archives, names
 from memgen.images.arrays import parted
-from memgen.images.decoding import Picture, from_stream, is_hidden
-from memgen.images.folders import is_folder_of
+from memgen.images.decoding import Picture, from_stream
+from memgen.images.folders import holds_shards, shards, unread
 from memgen.images.frames import UnusableError
 from memgen.images.prepare import FoundImages, ReadSettings
 
@@ -36,43 +37,40 @@ _SUFFIX = ".parquet"
 
 
 def reads(source: Path) -> bool:
-    """Whether the suffix of a file is .parquet, or a folder holds nothing else."""
+    """Whether the suffix of a file is .parquet, or a folder holds such files and at most notes beside them."""
     path, _ = parted(source)
-    return is_folder_of(path, _is_parquet) if path.is_dir() else path.is_file() and _is_parquet(path.name)
+    return holds_shards(path, _is_parquet) if path.is_dir() else path.is_file() and _is_parquet(path.name)
 
 
 def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
     """The pictures in a column of one or more files; see `readers.Reader` and `decoding.from_stream`."""
     path, name = parted(source)
-    entries = sorted(os.listdir(path)) if path.is_dir() else []
-    paths = [path / entry for entry in entries if not is_hidden(entry)] if path.is_dir() else [path]
-    skipped = {names.escaped(entry): "hidden, or one of the system" for entry in entries if is_hidden(entry)}
-    files: list[tuple[Path, str, int, int]] = []  # path, column, rows, bytes
-    for each in paths:
-        with _listed(each, skipped), _opened(each) as file:
+    found_files, skipped = shards(path, _is_parquet, "a Parquet file")
+    files: list[tuple[Path, str, str, int, int]] = []  # path, title, column, rows, bytes
+    for each, title in found_files:
+        with _listed(title, skipped), _opened(each) as file:
             column = _column(path, file.schema_arrow, name)
-            files.append((each, column, file.metadata.num_rows, each.stat().st_size))
-    total = sum(count for _, _, count, _ in files)
+            files.append((each, title, column, file.metadata.num_rows, each.stat().st_size))
+    total = sum(count for *_, count, _ in files)
     # A number that a file states may be wrong; a picture takes some bytes.
     expected = min(total, sum(size for *_, size in files) // _SMALLEST)
 
     def rows() -> Iterator[Picture]:
         done = 0
-        for each, column, *_ in files:
-            for picture in _rows(each, column, skipped):
+        for each, title, column, *_ in files:
+            for picture in _rows(each, title, column, skipped):
                 report(done, total)
                 done += 1
                 yield picture
 
     found = from_stream(path, rows(), expected, skipped, settings)
     report(total, total)
-    return found
+    return replace(found, warnings=[*found.warnings, *unread(found_files, skipped)])
 
 
 @contextlib.contextmanager
-def _listed(path: Path, skipped: dict[str, str]) -> Iterator[None]:
+def _listed(title: str, skipped: dict[str, str]) -> Iterator[None]:
     """Whatever a damaged file raises becomes the reason why it, or its rest, is left out."""
-    title = names.escaped(path.name)
     try:
         yield
     except UnusableError as error:
@@ -88,13 +86,13 @@ def _opened(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(path, buffer_size=_BUFFER)
 
 
-def _rows(path: Path, column: str, skipped: dict[str, str]) -> Iterator[Picture]:
+def _rows(path: Path, title: str, column: str, skipped: dict[str, str]) -> Iterator[Picture]:
     """The picture of each row of a file."""
     row = 0
-    with _listed(path, skipped), _opened(path) as file:
+    with _listed(title, skipped), _opened(path) as file:
         for batch in file.iter_batches(batch_size=_ROWS, columns=[column], use_threads=False):
             for value in batch.column(column):
-                yield f"{names.escaped(path.name)}[{row}]", partial(_content, value)
+                yield f"{title}[{row}]", partial(_content, value)
                 row += 1
 
 

@@ -1,4 +1,4 @@
-"""Images from the pictures in tar files, plain or gzip, one or a folder of them: the layout of WebDataset.
+"""Images from the pictures in tar files, plain or gzip, one or folders of them: the layout of WebDataset.
 
 A tar file is read once, from its beginning to its end, so its images come in the order in which it holds them. Several
 files are read in the order of their names. Nothing is unpacked to the disk, and no link is followed.
@@ -10,6 +10,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -17,8 +18,8 @@ from typing import BinaryIO
 from memgen.base.errors import first_line
 from memgen.base.progress import Progress
 from memgen.images import archives, names
-from memgen.images.decoding import Picture, from_stream, is_hidden
-from memgen.images.folders import is_folder_of
+from memgen.images.decoding import Picture, from_stream
+from memgen.images.folders import holds_shards, shards, unread
 from memgen.images.prepare import FoundImages, ReadSettings
 
 ORDER = 0
@@ -32,27 +33,22 @@ _DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
 
 
 def reads(source: Path) -> bool:
-    """Whether a file has the suffix of a tar file, or a folder holds nothing else."""
-    return is_folder_of(source, _is_tar) if source.is_dir() else source.is_file() and _is_tar(source.name)
+    """Whether a file has the suffix of a tar file, or a folder holds such files and at most notes beside them."""
+    return holds_shards(source, _is_tar) if source.is_dir() else source.is_file() and _is_tar(source.name)
 
 
 def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
     """The pictures of one or more tar files; see `readers.Reader` and `decoding.from_stream`."""
-    if source.is_file():
-        paths, skipped = [source], dict[str, str]()
-    else:
-        entries = sorted(os.listdir(source))
-        paths = [source / name for name in entries if not is_hidden(name)]
-        skipped = {names.escaped(name): "hidden, or one of the system" for name in entries if is_hidden(name)}
+    files, skipped = shards(source, _is_tar, "a tar file")
 
     def each() -> Iterator[Picture]:
-        for done, path in enumerate(paths):
-            report(done, len(paths))
-            yield from _pictures(path, f"{path.name}/" if source.is_dir() else "", skipped)
+        for done, (path, title) in enumerate(files):
+            report(done, len(files))
+            yield from _pictures(path, title, f"{title}/" if source.is_dir() else "", skipped)
 
-    found = from_stream(source, each(), len(paths), skipped, settings)
-    report(len(paths), len(paths))
-    return found
+    found = from_stream(source, each(), len(files), skipped, settings)
+    report(len(files), len(files))
+    return replace(found, warnings=[*found.warnings, *unread(files, skipped)])
 
 
 class _BadError(Exception):
@@ -93,9 +89,9 @@ class _Unpacked(io.RawIOBase):
         return found
 
 
-def _pictures(path: Path, prefix: str, skipped: dict[str, str]) -> Iterator[Picture]:
+def _pictures(path: Path, title: str, prefix: str, skipped: dict[str, str]) -> Iterator[Picture]:
     """The pictures of a tar file in its order; everything else, and why reading ended early, goes into `skipped`."""
-    title, any_file = names.escaped(path.name), False
+    any_file = False
     seen: set[str] = set()
     try:
         with open(path, "rb") as file, _opened(file) as archive:
@@ -106,7 +102,7 @@ def _pictures(path: Path, prefix: str, skipped: dict[str, str]) -> Iterator[Pict
                 any_file = True
                 plain = str(PurePosixPath(member.name))
                 reason = _unfit(member) or (archives.REPEATED if plain in seen else "")
-                name = names.escaped(prefix + plain)
+                name = prefix + names.escaped(plain)
                 if reason:
                     skipped[name] = reason
                     continue
