@@ -41,7 +41,7 @@ README = {
         "bash",
         "given: SAMPLES, TRAIN, HELD_OUT, MODEL, outputs/AUDIT",
     ),
-    "memgen data import faces/ --resize 32 --run faces     # a folder, .zip, .npy, .npz, IDX or .pt; docs/images.md": (
+    "memgen data import faces/ --resize 32 --run faces     # a folder, .zip, .tar, .parquet, .npy, IDX or .pt; docs/images.md": (
         "bash",
         "not run: it trains for minutes; docs/start.md imports and sweeps images with a small config",
     ),

@@ -66,7 +66,7 @@ def test_a_full_folder_of_temporary_files_is_told_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(files, "in_memory", lambda: 10)
     assert not isinstance(files.room((10,), np.uint8), np.memmap)
-    monkeypatch.setattr(files.np, "memmap", fail)
+    monkeypatch.setattr(files.os, "posix_fallocate", fail, raising=False)
     with pytest.raises(StorageError, match=f"temporary file of 4,400 bytes in {tmp_path}: No space.*TMPDIR"):
         files.room((11, 100), np.float32)
     assert not os.listdir(tmp_path)
