@@ -30,6 +30,9 @@ from memgen.spaces import products
 _PROPOSALS = 6
 _STEPS = 3
 _QUERIES = 512  # compared at a time
+# Numbers of the pairs that are refined at a time. Arrays that are some times larger than this would each be taken from
+# the system anew, and the system clears what it gives: that took as long as the work itself.
+_REFINED = 2**17
 _BLOCKS = 16  # in which the pool is searched; each change proposes the best image of each
 _FLOOR = 1e-4  # added to 1 - s: below it, the differences of two images are those of rounding and resampling
 _FINE = 32  # largest side of the images in which changes are refined, in pixels
@@ -95,9 +98,15 @@ class AlignedPool:
         change, near = self._proposed(samples, left_out, but)
         count = near.shape[1]
         start = self._changes[change.flatten()]
-        fine = _embedded(reduced(torch.from_numpy(self._pixels[near.flatten().numpy()]), _FINE))
-        targets = fine * (1 - 2 * start[:, Fit.NEGATIVE, None])
-        value, fit = self._refined(reduced(samples, _FINE).repeat_interleave(count, dim=0), start, targets)
+        fine, images = reduced(samples, _FINE), near.flatten().numpy()
+        value, fit = torch.empty(len(start)), torch.empty(start.shape)
+        step = count * max(1, _REFINED // fine[0].numel() // count)  # a row alone would be rounded in another way
+        for first in range(0, len(start), step):
+            rows = slice(first, first + step)
+            found = _embedded(reduced(torch.from_numpy(self._pixels[images[rows]]), _FINE))
+            targets = found * (1 - 2 * start[rows, Fit.NEGATIVE, None])
+            sample = torch.arange(first, first + len(found)) // count
+            value[rows], fit[rows] = self._refined(fine[sample], start[rows], targets)
         value, fit = value.view(-1, count), fit.view(-1, count, 6)
         order = value.argsort(dim=1, descending=True, stable=True)
         near, value = near.gather(1, order), value.gather(1, order)
