@@ -37,13 +37,14 @@ from scipy.ndimage import gaussian_filter
 
 from memgen.base import noise, schemas, tables
 from memgen.base.intervals import wilson
+from memgen.base.strings import Strings
 from memgen.experiment.settings import SweepSettings
 from memgen.findings.transition import summarize
 from memgen.findings.verdict import verdict
 from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.competition import compete, depth, memorized_fraction
 from memgen.measures.copies.examiner import JUDGED_BY, Examination, judge, to_tables
-from memgen.measures.copies.lead import lead, probability
+from memgen.measures.copies.lead import lead, probability, reach
 from memgen.measures.copies.pool import Pool
 from memgen.measures.copies.sight import Chosen, Sight
 from memgen.models.sampling import SampleSettings
@@ -59,6 +60,25 @@ ONE = {"one, 5 %": 0.05, "one, 30 %": 0.3}
 KINDS = {"generalizes": "generalizes", "smooth": "generalizes", "memorizes": "memorizes"} | dict.fromkeys(
     (*COPIED, *ONE), "mixed"
 )
+
+
+class Placed:
+    """Stands where an `Examiner` does: all images were placed before, with any labels. Exact copies have depth 1."""
+
+    names = ("pixels",)
+
+    def __init__(self, pool, held_out, n):
+        self.pool, self.held_out, self.exact_copies = pool, held_out, np.ones(n)
+
+    def reaches(self, found):
+        contest = found.competition
+        return (
+            reach(self.exact_copies, -contest.score[contest.competes]),
+            reach(self.exact_copies, np.maximum(self.held_out, 0)),
+        )
+
+    def evidence(self, found):
+        return EVIDENCE
 
 
 def unit(rows):
@@ -145,12 +165,13 @@ def add_model(found, world, samples, n, part, train, holdout, seed):
     chosen = Chosen(nearest, depths, np.zeros(SAMPLES, dtype=np.int64))
     examined = Examination(Sight(()), chosen, contest, fraction)
     everyone = np.arange(len(in_train))
-    ids = tuple(map(str, everyone))
+    ids = Strings(list(map(str, everyone)))
     pooled = Pool(everyone, ids, in_train, everyone, everyone, 0, everyone, in_train, everyone, everyone, False)
     rest = everyone[~in_train][:JUDGED_BY]
     held_out = np.where(in_train[world.nearest[rest]], world.depth[rest], -world.depth[rest])
     judged = judge(contest.score, held_out)
-    made = to_tables(keys, np.arange(SAMPLES), pooled, examined, judged, own, EVIDENCE, ("pixels",))
+    placed = Placed(pooled, held_out, n)
+    made = to_tables(keys, np.arange(SAMPLES), placed, examined, judged, own)
     for name, table in zip(("significance", "copies"), made, strict=True):
         found[name].append(table)
     columns = {"sample": np.arange(SAMPLES), "noise_seed": 0, "updates": 80, "sigma": 0.05, "residual_sigma": 0.05}
@@ -161,6 +182,7 @@ def neighbors(keys, kind, reference, value, n):
     index = np.arange(len(value))
     columns = {"query_kind": kind, "query": index, "query_id": [f"{kind} {i}" for i in index], "reference": reference}
     columns |= {"n_reference": n, "n_clusters": n, "metric": "correlation", "rank": 1, "reference_id": "x"}
+    columns |= dict.fromkeys(("query_source", "reference_source"))
     return tables.make(
         schemas.NEIGHBORS, keys | columns | {"reference_index": 0, "cluster": 0, "value": np.minimum(1, value)}
     )

@@ -8,7 +8,9 @@ from memgen.images.imageset import floats
 
 SIDE = 16  # largest side of the reduced images, in pixels, unless told otherwise
 _BLUR = 1.1 / 32  # standard deviation of the Gaussian, as a share of the side of the image
-_BLOCK = 2**22  # pixels blurred at a time: 16 MiB
+# Numbers blurred at a time: 1 MiB. Larger arrays would each be taken from the system anew, and the system clears what
+# it gives, which took five times as long as the work itself.
+_BLOCK = 2**18
 
 
 def reduced(images: Tensor, side: int = SIDE) -> Tensor:
