@@ -5,14 +5,13 @@ import json
 import pickle
 import re
 import shutil
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
-import torch
+import sorted_pixels
 from PIL import Image
 from program import memgen as command
 
@@ -259,31 +258,22 @@ def test_calibrate_continues_an_audit(few, tmp_path):
 
 def test_a_space_from_a_file_competes_with_the_others(sets, tmp_path):
     """An embedder that sorts pixels finds images whose pixels were exchanged; audit.json says what it is made of."""
-
-    class Sorted(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images.mean(dim=1).flatten(1).sort(dim=1).values
-
     file = tmp_path / "sorted.ts"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.script(Sorted()).save(str(file))
-    stated = {"side": 14, "interpolation": "bilinear", "mean": [0, 0, 0], "std": [1, 1, 1]}
-    Path(f"{file}.json").write_text(json.dumps(stated))
+    space = sorted_pixels.save(file, 14)
     pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(sets["clean"].iterdir())])
     train = np.stack([np.asarray(Image.open(path)) for path in sorted(sets["train"].iterdir())])
     exchanged = np.random.default_rng(0).permuted(train[:50].reshape(50, -1), axis=1).reshape(50, 14, 14)
     samples = save(np.concatenate([exchanged, pixels[50:]]), tmp_path / "samples")
     arguments = ("audit", samples, sets["train"], "--holdout", sets["holdout"], "--outputs", tmp_path, "--run", "mine")
-    done = command(*arguments, "--space", "pixels", "--space", f"sorted={file}", "--json").done().json
+    done = command(*arguments, "--space", "pixels", "--space", space, "--json").done().json
     assert done["answer"] == "found"
     right = [pair for pair in done["discoveries"] if pair["sample"] == pair["training_image"]]
     assert len(right) >= 45
     assert {pair["space"] for pair in right} == {"sorted"}
     assert done["spaces"]["pixels"] is None
     assert list(done["spaces"]["sorted"]["digests"]) == ["sorted.ts"]
-    Path(f"{file}.json").write_text(json.dumps(stated | {"side": 7}))
-    again = command(*arguments, "--space", "pixels", "--space", f"sorted={file}")
+    sorted_pixels.state(file, 7)
+    again = command(*arguments, "--space", "pixels", "--space", space)
     again.failed(3, "the file of the space sorted, or a package that reads it, has changed")
     command(*arguments[:-2], "--space", "nothing").failed(2, "unknown metric 'nothing'")
 

@@ -1,13 +1,11 @@
 """A search for copies that an executor does: the same result, and every vector of a network computed once."""
 
-import json
 import pickle
-import warnings
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+import sorted_pixels
 import torch
 
 from memgen import spaces
@@ -34,19 +32,8 @@ def no_searcher_is_kept():
 
 @pytest.fixture
 def sorting(tmp_path):
-    """A space of a network in a file: the sorted pixels."""
-
-    class Sorted(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images.mean(dim=1).flatten(1).sort(dim=1).values
-
-    file = tmp_path / "sorted.ts"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.script(Sorted()).save(str(file))
-    stated = {"side": 8, "interpolation": "bilinear", "mean": [0, 0, 0], "std": [1, 1, 1]}
-    Path(f"{file}.json").write_text(json.dumps(stated))
-    return f"sorted={file}"
+    """A space of a network in a file."""
+    return sorted_pixels.save(tmp_path / "sorted.ts", 8)
 
 
 def pool(count=60, shape=(1, 8, 8)):

@@ -29,7 +29,7 @@ from memgen.cli.options import (
 from memgen.cli.root import app
 from memgen.cli.shared import Workers, choose_device, finish, import_options, note, say_warnings
 from memgen.experiment import runs
-from memgen.images.groups import BY_NAME
+from memgen.images.groups import absolute
 
 if TYPE_CHECKING:
     from memgen.experiment import executors
@@ -156,7 +156,7 @@ def audit(
         "model": model and str(model.resolve() if model.exists() else model),
         "train": train and str(train.resolve()),
         "holdout": holdout and str(holdout.resolve()),
-        "groups": groups if groups is None or groups in BY_NAME else str(Path(groups).resolve()),
+        "groups": absolute(groups),
         "canaries": canaries and str(canaries.resolve()),
         "spaces": tuple(space) if space else None,
         "probes": probes,

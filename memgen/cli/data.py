@@ -10,7 +10,7 @@ from memgen.cli.options import Config, Json, NewName, Outputs, Overrides, Range,
 from memgen.cli.root import data_app
 from memgen.cli.shared import New, existing, finish, prepared, say_warnings
 from memgen.experiment import runs
-from memgen.images.groups import BY_NAME
+from memgen.images.groups import BY_NAME, absolute
 
 if TYPE_CHECKING:
     from memgen.experiment.settings import RunSettings
@@ -63,7 +63,7 @@ def data_import(
 
     path = None if source is None else str(Path(source).resolve())
     options = {"data.source": path, "data.resize": resize, "data.range": value_range}
-    options["data.groups"] = groups if groups is None or groups in BY_NAME else str(Path(groups).resolve())
+    options["data.groups"] = absolute(groups)
     base: dict[str, Any] | None = None
     if add_to is not None:
         earlier = existing(outputs, add_to)

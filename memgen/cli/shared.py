@@ -63,7 +63,7 @@ class New:
         from memgen.experiment.settings import RunSettings
 
         seed = {} if self.seed is None else {"seed": self.seed}
-        there = self._found(self.run) if self.run else None
+        there = runs.there(self.outputs, self.run) if self.run else None
         return RunSettings.asked(self.config, self.overrides or (), {**self.given, **seed}, there, self.base)
 
     @property
@@ -75,7 +75,7 @@ class New:
         """The run asked for, as it is, if there is one."""
         from memgen.experiment.workspace import Workspace
 
-        run = self._found(self._name(settings))
+        run = runs.there(self.outputs, self._name(settings))
         return None if run is None else Workspace.of(run, device)
 
     def open(self) -> "Workspace":
@@ -103,9 +103,6 @@ class New:
         if (kept := found.settings.sample.n_samples) > asked:
             note(f"The run keeps {kept:,} samples of each model; sample.n_samples = {asked:,} removes none.")
         return found
-
-    def _found(self, name: str) -> runs.Run | None:
-        return runs.find(self.outputs, name) if (self.outputs / name / "run.json").exists() else None
 
     def _name(self, settings: "RunSettings") -> str:
         """The name given, or else `default` for the default settings, or that of the config and a hash of settings."""

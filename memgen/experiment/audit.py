@@ -122,9 +122,9 @@ def start(outputs: Path, name: str | None, settings: AuditSettings) -> runs.Run:
     values = settings.model_dump(mode="json")
     lasting = {key: value for key, value in values.items() if key not in _FREE}
     name = name or f"audit-{files.digest_json(lasting)[:6]}"
-    if not (outputs / name / "run.json").exists():
+    run = runs.there(outputs, name, runs.AUDIT)
+    if run is None:
         return runs.create(outputs, name, values, "cpu", kind=runs.AUDIT)
-    run = runs.find(outputs, name, runs.AUDIT)
     before = run.manifest["config"]
     if differing := [key for key in lasting if before.get(key) != lasting[key]]:
         raise ConfigError(

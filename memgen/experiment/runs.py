@@ -369,6 +369,15 @@ def name_like(text: str) -> str:
     return name if name and not is_cell_name(name) else f"model-{name}"
 
 
+def there(outputs: Path, name: str, kind: str = SWEEP) -> Run | None:
+    """The run of that name in a folder of runs, if there is one.
+
+    Raises:
+        RunError: it is of another kind.
+    """
+    return find(outputs, name, kind) if (outputs / name / "run.json").exists() else None
+
+
 def find(outputs: Path, name: str | None, kind: str | None = SWEEP) -> Run:
     """The run of that name (or path), or the newest one.
 

@@ -41,7 +41,7 @@ def sweep(
         DataError: the images cannot be used.
     """
     path = None if config is None else Path(config)
-    there = runs.find(Path(outputs), name) if (Path(outputs) / name / "run.json").exists() else None
+    there = runs.there(Path(outputs), name)
     settings = RunSettings.asked(path, overrides, {}, there)
     if there is not None:
         workspace = Workspace.of(there, device).extended(settings)

@@ -69,6 +69,11 @@ def group_of(
     return _in_table(Path(how), sources, skipped, partial)
 
 
+def absolute(how: str | None) -> str | None:
+    """How groups are stated, with the path of a CSV file made absolute, so that it holds in any working folder."""
+    return how if how is None or how in BY_NAME else str(Path(how).resolve())
+
+
 def file_of(source: str) -> str:
     """The file, or member of an archive, that an image comes from: its name without frame and position.
 

@@ -9,7 +9,6 @@ So the result is that of a float64 search of all references, with ties broken by
 device, and the other queries.
 
 An approximate search takes the shortlist from some lists of references only (see lists.py), and its values are exact.
-`recall` measures how often it finds the nearest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,14 +30,12 @@ from memgen.images.duplicates import leaders, pixel_rows
 from memgen.images.gathered import Images, numbers
 from memgen.images.imageset import floats
 from memgen.spaces import Space, find, flat, is_squared, products
-from memgen.spaces.lists import spread
 from memgen.spaces.pixels import PixelSpace
 
 _SHORTLIST = 16  # of each query at first
 _QUERY_NUMBERS = 2**23  # pixels of the queries that are searched at a time: 32 MiB of float32
 _PAIRS = 2**22  # queries x shortlist at a time: 64 MiB
 _RESCORED = 2**20  # pixels gathered at a time: 4 MiB of float32
-CHECKED = 256  # queries whose approximate neighbors are compared with exact ones
 _PARTS = ("pixels.npy", "ids.npy", "clusters.npy")
 _VECTORS = "vectors.faiss"
 
@@ -188,22 +185,6 @@ class Index:
             found = queries[rows].float().cpu()
             index[rows], value[rows] = self._exact(found, k) if probes is None else self._probed(found, k, probes)
         return Hits(index, value, self.clusters[index])
-
-    def recall(self, queries: Tensor, hits: Hits, most: int = CHECKED) -> tuple[int, int]:
-        """How often an approximate search found the nearest reference: recall@1.
-
-        Args:
-            queries: those of the search, (M, C, H, W).
-            hits: what it found.
-            most: queries that are searched exactly, evenly spread among all.
-
-        Returns:
-            Of how many queries it found the nearest reference, or one as near; and of how many it was asked.
-        """
-        chosen = spread(len(queries), min(most, len(queries)))
-        _, value = self.nearest(queries[chosen])
-        same = np.equal(hits.value[chosen, 0], value) | (np.isnan(hits.value[chosen, 0]) & np.isnan(value))
-        return int(same.sum()), len(chosen)
 
     def nearest(self, queries: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Positions (M,) and values (M,) of the nearest reference of each query; see `search`."""

@@ -52,10 +52,10 @@ class Lists:
         for rows in products.steps(count, d):
             of[rows] = self._closest(self._rounded(vectors(np.arange(count)[rows])))
         self._members = np.argsort(of, kind="stable")
-        self._ends = np.cumsum(np.bincount(of, minlength=lists))
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=lists))])
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._starts) - 1
 
     def probed(self, vectors: Tensor, probes: int, least: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """What queries look at.
@@ -70,14 +70,14 @@ class Lists:
         """
         scores = self._scores(self._rounded(vectors))
         ranked = torch.sort(scores, dim=1, descending=True, stable=True).indices.cpu().numpy()
-        sizes = np.diff(self._ends, prepend=0)
+        sizes = np.diff(self._starts)
         before = np.cumsum(sizes[ranked], axis=1) - sizes[ranked]  # images in the lists before each
         query, place = np.nonzero((np.arange(len(self)) < probes) | (before < least))
         of = ranked[query, place]
         order = np.argsort(of, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(of[order])) + 1):
-            end = int(self._ends[of[rows[0]]])
-            members = self._members[end - int(sizes[of[rows[0]]]) : end]
+            number = of[rows[0]]
+            members = self._members[self._starts[number] : self._starts[number + 1]]
             if len(members):
                 yield members, query[rows]
 

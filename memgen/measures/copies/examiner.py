@@ -42,6 +42,7 @@ from memgen.spaces.lists import spread
 JUDGED_BY = 4096
 # So many training images are looked for as if they were samples, at most: they say how deep exact copies lie.
 _COPIED = 256
+_CHECKED = 256  # samples of an approximate search that are searched exactly too
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +191,7 @@ class Examiner:
         listed = ~np.isin(self.searcher.space_of, EXHAUSTIVE)
         if self._probes is None or not listed.any():
             return None
-        rows = spread(len(images), min(index.CHECKED, len(images)))
+        rows = spread(len(images), min(_CHECKED, len(images)))
         sights = {False: found.sight.take(rows), True: self.searcher.see(images[rows], exact=True)}
         closest = {exact: _closest(sight)[listed] for exact, sight in sights.items()}
         recalled = np.equal(closest[True], closest[False]) | np.isnan(closest[True])
