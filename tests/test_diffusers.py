@@ -14,6 +14,7 @@ import torch
 from memgen.base import noise as streams
 from memgen.base.errors import ConfigError, DataError
 from memgen.experiment import runs
+from memgen.measures.copies.pool import label_free_order
 from memgen.measures.psnr import PsnrSettings, curve
 from memgen.models import foreign, latent
 from memgen.models.foreign import ForeignModel, ImportOptions
@@ -325,6 +326,7 @@ def test_a_latent_model_is_measured_and_audited(tmp_path):
     # A table of the same numbers, from the parts.
     denoiser = denoiser_of(tmp_path / "model")
     images = memgen.read_images(tmp_path / "t", deduplicate=False)
+    images = images.take(label_free_order(images.ids))  # the order in which they are measured
     z = latent.encoded(denoiser, images.floats())
     by_hand = curve(denoiser, z, images.ids, "train", PsnrSettings(sigmas=(0.1, 0.5), noise_draws=3), 0, 64, IDENTITY)
     kept = run.table("psnr").filter(pc.field("kind") == "train")["output_psnr_db"].to_numpy()
