@@ -39,7 +39,9 @@ class Task:
 
 def work(task: Task, report) -> None:
     """Note pid, machine and number of threads; then write the file, unless it is there."""
-    node = sys.modules["ray"].get_runtime_context().get_node_id() if "ray" in sys.modules else "here"
+    ray = sys.modules.get("ray")
+    # Asking for the context initializes Ray, and so joins whatever cluster runs on this machine.
+    node = ray.get_runtime_context().get_node_id() if ray and ray.is_initialized() else "here"
     noted = f"{os.getpid()} {node} {torch.get_num_threads()}".encode()
     with files.writing(task.folder / "begun" / f"{task.number}-{uuid.uuid4().hex}") as file:
         file.write(noted)

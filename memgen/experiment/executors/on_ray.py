@@ -24,33 +24,37 @@ _ANSWER_S = 10.0  # time for a cluster to take a connection
 _STOPPING_S = 10.0  # time for tasks to end after an interruption
 
 
-def check_answers(address: str | None) -> None:
-    """Check that the cluster that Ray would join takes connections, if there is one.
+def answering(address: str | None) -> str | None:
+    """The address to give to Ray, once it is known that a cluster there takes connections.
 
-    Ray would try for a quarter of an hour. A cluster that was killed leaves its address behind on the machine.
+    Ray itself would try for a quarter of an hour. A cluster that was killed leaves its address behind on the machine.
+    Where no cluster was asked for, it counts as none, and a Ray of one's own is started.
 
     Args:
         address: of the cluster, as given; None or auto for the one that Ray's own rule names.
 
     Raises:
-        ConfigError: nothing answers at its HOST:PORT.
+        ConfigError: a cluster was asked for, and nothing answers at its HOST:PORT.
     """
     remedy = "Check the address, and the cluster with: ray status."
-    if address in (None, "auto"):
-        address = os.environ.get("RAY_ADDRESS", address)
-    if address in (None, "auto") and CURRENT.is_file():
-        address = CURRENT.read_text().strip()
+    given = os.environ.get("RAY_ADDRESS") or address if address in (None, "auto") else address
+    found = given
+    if given in (None, "auto") and CURRENT.is_file():
+        found = CURRENT.read_text().strip()
         remedy = f"{CURRENT} names it: end what is left of that cluster with ray stop, or start it again."
-    host, _, port = (address or "").rpartition(":")
+    host, _, port = (found or "").rpartition(":")
     if "/" in host or not port.isdecimal():  # a client's address, or none
-        return
+        return address
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
     except OSError as error:
+        if given is None:
+            return "local"
         raise ConfigError(
-            f"--executor ray: no cluster of Ray answers at {address} ({first_line(error)}). {remedy} See "
+            f"--executor ray: no cluster of Ray answers at {found} ({first_line(error)}). {remedy} See "
             f"docs/executors.md."
         ) from error
+    return address
 
 
 class Ray(Executor):
@@ -72,9 +76,9 @@ class Ray(Executor):
         self._resources, self._jobs = resources, jobs
         self._started = not self._ray.is_initialized()
         if self._started:
-            check_answers(address)
+            joined = answering(address)
             try:
-                self._ray.init(address=address, log_to_driver=False, logging_level="warning")
+                self._ray.init(address=joined, log_to_driver=False, logging_level="warning")
             except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
                 given = "" if address is None else f" --address {address}"
                 raise ConfigError(
