@@ -29,6 +29,7 @@ from memgen.cli.options import (
 from memgen.cli.root import app
 from memgen.cli.shared import Workers, choose_device, finish, import_options, note, say_warnings
 from memgen.experiment import runs
+from memgen.images import remote
 from memgen.images.groups import absolute
 
 if TYPE_CHECKING:
@@ -152,10 +153,10 @@ def audit(
     if model is not None:
         samples, train = None, samples
     options: dict[str, Any] = {
-        "samples": samples and str(samples.resolve()),
+        "samples": samples and remote.absolute(samples),
         "model": model and str(model.resolve() if model.exists() else model),
-        "train": train and str(train.resolve()),
-        "holdout": holdout and str(holdout.resolve()),
+        "train": train and remote.absolute(train),
+        "holdout": holdout and remote.absolute(holdout),
         "groups": absolute(groups),
         "canaries": canaries and str(canaries.resolve()),
         "spaces": tuple(space) if space else None,

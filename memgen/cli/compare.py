@@ -29,6 +29,7 @@ from memgen.cli.root import app
 from memgen.cli.search import PANEL
 from memgen.cli.shared import New, existing, finish, import_options, prepared, say_warnings
 from memgen.experiment import runs
+from memgen.images import remote
 
 if TYPE_CHECKING:
     from memgen.base.estimates import Estimate
@@ -96,7 +97,7 @@ def compare(
     if images is not None:
         if first is None or second is None:
             raise ConfigError("--images is for two models of files: memgen compare MODEL_A MODEL_B --images FOLDER.")
-        chosen = {"data.source": str(images.resolve()), "data.resize": resize, "sample.n_samples": count}
+        chosen = {"data.source": remote.absolute(images), "data.resize": resize, "sample.n_samples": count}
         new = New(outputs, run, config, overrides, seed, device, {k: v for k, v in chosen.items() if v is not None})
         _pair(*_of_models(new, (first, second), options), bases, as_json)
         return

@@ -1,6 +1,5 @@
 """Commands for the images of a run: import, inspect, split."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ from memgen.cli.options import Config, Json, NewName, Outputs, Overrides, Range,
 from memgen.cli.root import data_app
 from memgen.cli.shared import New, existing, finish, prepared, say_warnings
 from memgen.experiment import runs
+from memgen.images import remote
 from memgen.images.groups import BY_NAME, absolute
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def data_import(
         str | None,
         typer.Argument(
             help="Folder, ZIP or tar of pictures, a single picture, an array file (FILE.npz:NAME for one of several "
-            "arrays), Parquet, DICOM or NIfTI. Default: the embedded images."
+            "arrays), Parquet, DICOM or NIfTI, or a URL such as s3://BUCKET/FOLDER. Default: the embedded images."
         ),
     ] = None,
     resize: Annotated[
@@ -61,7 +61,7 @@ def data_import(
     """
     from memgen.images import importing
 
-    path = None if source is None else str(Path(source).resolve())
+    path = None if source is None else remote.absolute(source)
     options = {"data.source": path, "data.resize": resize, "data.range": value_range}
     options["data.groups"] = absolute(groups)
     base: dict[str, Any] | None = None

@@ -28,6 +28,7 @@ from memgen.cli.root import app
 from memgen.cli.search import PANEL
 from memgen.cli.shared import choose_device, choose_subjects, existing, finish, import_options, note, prepared
 from memgen.experiment import runs
+from memgen.images import remote
 
 if TYPE_CHECKING:
     from memgen.experiment.monitor import Monitor
@@ -110,8 +111,8 @@ def monitor(
     from memgen.experiment import following
 
     options: dict[str, Any] = {
-        "train": str(train.resolve()),
-        "holdout": str(holdout.resolve()),
+        "train": remote.absolute(train),
+        "holdout": remote.absolute(holdout),
         "each": each,
         "resize": resize,
         "range": value_range,

@@ -31,6 +31,7 @@ from memgen.experiment.results import Result
 from memgen.findings import audit as findings
 from memgen.findings import headlines, shrinkage
 from memgen.findings.headlines import Numbers
+from memgen.images import remote
 from memgen.images.imageset import ImageSet
 from memgen.report import audit_page, charts
 from memgen.report.live import Live
@@ -102,7 +103,7 @@ def audit(
         DataError: a set of images cannot be used; the message names the file and the remedy.
     """
     sets = {"samples": samples, "train": train, "holdout": held_out}
-    given = {name: str(Path(source).resolve()) for name, source in sets.items() if source is not None} | settings
+    given = {name: remote.absolute(source) for name, source in sets.items() if source is not None} | settings
     return perform(
         start(Path(outputs), name, validate(AuditSettings, given, source="audit")), on_stage, device, executor
     )

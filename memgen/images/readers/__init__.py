@@ -12,6 +12,7 @@ from typing import Protocol, cast, runtime_checkable
 from memgen.base.discovery import modules_of
 from memgen.base.errors import DataError
 from memgen.base.progress import Progress
+from memgen.images import remote
 from memgen.images.arrays import parted
 from memgen.images.names import escaped
 from memgen.images.prepare import FoundImages, ReadSettings
@@ -25,6 +26,9 @@ class Reader(Protocol):
         ORDER: readers with a lower number are asked first. A format that its suffix or its first bytes identify has 0;
             a reader that takes whatever the others leave has 1.
         KIND: what it reads, as part of an error message: "a NumPy file (.npy, .npz)".
+
+    A module that opens files by `images.remote.opened` alone, and decides by their names and sizes, may also define
+    STREAMS = True. Files of a URL are then read where they are, and are not fetched first.
     """
 
     ORDER: int
@@ -57,19 +61,21 @@ def read(source: Path, settings: ReadSettings, report: Progress) -> FoundImages:
     """The images of a source, read by the first reader that accepts it and prepared as the settings say.
 
     Args:
-        source: a folder or a file, or an array in it (FILE.npz:NAME).
+        source: a folder or a file, or an array in it (FILE.npz:NAME), or a URL of one (see remote.py).
         settings: size, color, range, transparency and number of the images.
-        report: called with (images or files done, of how many).
+        report: called with (images or files done, of how many), or with bytes while they are fetched.
 
     Raises:
         DataError: the source is missing, empty, damaged or of an unknown format, or holds no image that can be used.
     """
-    path, _ = parted(source)
-    try:
-        return _read(source, path, settings, report)
-    except DataError as error:  # readers name the path as it is; a terminal would obey some of its characters
-        message = str(error).replace(str(path), escaped(str(path)))
-        raise type(error)(message) from error.__cause__
+    with remote.here(source, _is_streamed, report) as local:
+        path, _ = parted(local)
+        try:
+            return _read(local, path, settings, report)
+        except DataError as error:  # readers name the path as it is; a terminal would obey some of its characters
+            named = remote.url_of(source)
+            shown = escaped(str(path) if named is None else named)
+            raise type(error)(str(error).replace(str(path), shown)) from error.__cause__
 
 
 def _read(source: Path, path: Path, settings: ReadSettings, report: Progress) -> FoundImages:
@@ -89,6 +95,11 @@ def _read(source: Path, path: Path, settings: ReadSettings, report: Progress) ->
             f"{source}: its images do not fit into the memory. Import fewer of them (data.limit)."
         ) from error
     raise DataError(f"{source}: not a kind of file that memgen reads. {_known()}")
+
+
+def _is_streamed(source: Path) -> bool:
+    """Whether a reader reads a source without fetching its files."""
+    return any(getattr(reader, "STREAMS", False) and reader.reads(source) for reader in all_readers())
 
 
 def _known() -> str:

@@ -25,8 +25,10 @@ from memgen.images.decoding import Picture, from_stream
 from memgen.images.folders import holds_shards, shards, unread
 from memgen.images.frames import UnusableError
 from memgen.images.prepare import FoundImages, ReadSettings
+from memgen.images.remote import is_here, opened
 
 ORDER = 0
+STREAMS = True
 KIND = "a Parquet file with encoded images or a folder of such files (.parquet, or FILE.parquet:NAME for a column)"
 
 _ROWS = 1  # read at a time: a row may hold a large picture, and little time is lost
@@ -81,9 +83,13 @@ def _listed(title: str, skipped: dict[str, str]) -> Iterator[None]:
         skipped[title] = f"damaged, or not a Parquet file ({first_line(error)})"
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     # Without a buffer, pyarrow would take whole groups of rows into the memory.
-    return pq.ParquetFile(path, buffer_size=_BUFFER)
+    with contextlib.ExitStack() as stack:
+        # pyarrow takes more memory for a file of Python than for one of its own.
+        source = path if is_here(path) else stack.enter_context(opened(path))
+        yield stack.enter_context(pq.ParquetFile(source, buffer_size=_BUFFER))
 
 
 def _rows(path: Path, title: str, column: str, skipped: dict[str, str]) -> Iterator[Picture]:

@@ -21,9 +21,11 @@ from memgen.images import archives, names
 from memgen.images.decoding import Picture, from_stream
 from memgen.images.folders import holds_shards, shards, unread
 from memgen.images.prepare import FoundImages, ReadSettings
+from memgen.images.remote import opened
 
 ORDER = 0
 KIND = "a tar file of images or a folder of such files (.tar, .tar.gz, .tgz)"
+STREAMS = True
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _GZIP = b"\x1f\x8b"
@@ -94,7 +96,7 @@ def _pictures(path: Path, title: str, prefix: str, skipped: dict[str, str]) -> I
     any_file = False
     seen: set[str] = set()
     try:
-        with open(path, "rb") as file, _opened(file) as archive:
+        with opened(path) as file, _opened(file) as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
                 if member.isdir():
