@@ -229,6 +229,11 @@ def audit(count: int = 40) -> AuditInput:
     def image_of(kind: str, position: int) -> np.ndarray:
         return images[kind][position]
 
+    near = {"sigma": 0.25, "trace_train": 3.0, "trace_held_out": 5.0, "difference": -2.0, "low": -3.0, "high": -1.0}
+    near |= {"squared_error_train": 0.1, "sure_train": 0.1, "squared_error_held_out": 0.2, "sure_held_out": 0.2}
+    near |= {"asymmetry_train": 0.1, "asymmetry_held_out": 0.1}
+    values, vectors = np.array([[0.9, 0.4]]), rng.standard_normal((1, 2, 3, 12, 10))
+
     about = {"images": count, "skipped": 1, "groups": None, "digest": "d", "source": HOSTILE}
     gap = {"sigma": 0.1, "train": 20.0, "held_out": 18.0, "gap": 2.0, "low": 1.0, "high": 3.0, "auc": 0.6, "tpr": None}
     gap |= {"tpr_low": None, "tpr_high": None, "n_train": count, "n_held_out": count}
@@ -244,8 +249,15 @@ def audit(count: int = 40) -> AuditInput:
         at_risk=[],
         planted=[],
         gaps=[gap, gap | {"sigma": 0.2, "gap": 1.0, "low": None}],
-        shrinkage=[],
-        eigenvectors={},
+        shrinkage=[near],
+        films=[
+            Film("", "model", [0, 1], [0, 5], [1.0, 0.1], np.stack([images["samples"][:2] // 2, images["samples"][:2]]))
+        ],
+        bases=[
+            Bases(where, sigma, clean, clean, clean[None], values * sigma, vectors)
+            for where, clean in (("near a training image", images["train"][0]), (HOSTILE, images["held_out"][0]))
+            for sigma in (0.25, 0.5)
+        ],
         skipped=[{"source": HOSTILE, "reason": HOSTILE}],
         image_of=image_of,
         significance=significance,

@@ -131,9 +131,58 @@ def test_a_model_that_memorizes(audited):
     assert near["trace_train"] == pytest.approx(table[table.kind == "train"].trace.mean())
     page = (run.report / "report.html").read_text()
     assert f"<th>0.100</th><td>{near['trace_train']:.1f}</td><td>{near['trace_held_out']:.1f}</td>" in page
-    assert page.count('alt="eigenvector of eigenvalue') == 16
+    assert 'id="film-view"' in page
+    assert 'id="bases-view"' in page
     assert f"<th>0.050</th><td>{document['gaps'][0]['train']:.2f}</td>" in page
     assert "sample.sigma_end" in page
+
+
+def test_the_film_ends_at_the_samples(audited):
+    """The first frame is an average of images, the last one the sample as it is before the last update."""
+    arguments, _ = audited
+    run = runs.Run(Path(arguments[arguments.index("--outputs") + 1]) / "mine")
+    (film,) = audit_model.film(run)
+    samples = ImageSet.load(run.image_set("samples")).pixels[:8].astype(float)
+    updates = run.table("samples")["updates"].to_pylist()[:8]
+    assert film.frames.shape == (len(film.updates), 8, 1, 8, 8)
+    assert film.frames.dtype == np.uint8
+    assert (film.updates[0], film.updates[-1] < max(updates), len(film.updates) <= 40) == (0, True, True)
+    assert film.sigmas[-1] < 0.1 < 0.9 < film.sigmas[0]
+    error = [np.sqrt(np.mean((frame - samples) ** 2)) / 255 for frame in film.frames.astype(float)]
+    assert error[-1] < 0.02 < 0.1 < error[0]
+
+
+def test_the_bases_are_those_of_the_model(audited, trained):
+    """At each noise level, near an image of T and one of H: J e = λ e, by differences of the denoiser."""
+    arguments, _ = audited
+    run = runs.Run(Path(arguments[arguments.index("--outputs") + 1]) / "mine")
+    found = audit_model.bases(run)
+    assert [(each.name, each.sigma) for each in found] == [
+        ("near a training image", 0.1),
+        ("near a held-out image", 0.1),
+    ]
+    denoiser = audit_model.references.load(run, "audit", "cpu")
+    for each in found:
+        assert each.eigenvectors.shape == (1, 32, 1, 8, 8)
+        assert each.denoised.shape == (1, 1, 8, 8)
+        value, step = each.eigenvalues[0, 0], 1e-2 * each.eigenvectors[0, 0]
+        at = [torch.from_numpy((each.noisy + sign * step)[None].astype(np.float32)) for sign in (1, -1)]
+        with torch.inference_mode():
+            ahead, behind = (denoiser(y, torch.tensor([each.sigma])).numpy()[0] for y in at)
+        slope = np.vdot(ahead - behind, each.eigenvectors[0, 0]) / (2 * 1e-2)
+        assert slope == pytest.approx(value, abs=0.05)
+
+
+def test_no_film_without_images(trained, tmp_path):
+    """With --no-images nothing is drawn again, and the page shows neither film nor eigenvectors."""
+    settings = {"model": str(trained / "model.safetensors"), "spaces": ("pixels",), "images": False}
+    settings |= {"sample": {"n_samples": 4, "micro_batch": 4}, "psnr": {"sigmas": [0.2]}, "basis": {"n_images": 2}}
+    memgen.audit(None, trained / "train", trained / "holdout", tmp_path, "none", **settings)
+    run = runs.Run(tmp_path / "none")
+    assert audit_model.film(run) == []
+    page = (run.report / "report.html").read_text()
+    assert 'id="film-view"' not in page
+    assert 'id="bases-view"' not in page
 
 
 def test_drawing_goes_on_where_it_stopped(trained, tmp_path, monkeypatch, audited):
@@ -154,7 +203,7 @@ def test_drawing_goes_on_where_it_stopped(trained, tmp_path, monkeypatch, audite
     with pytest.raises(KeyboardInterrupt):
         memgen.audit(*given, **settings)
     again = memgen.audit(*given, **settings)
-    assert drawn == [range(32), range(32, 60), range(32, 60)]
+    assert drawn == [range(32), range(32, 60), range(32, 60), range(8)]  # at last the film
     for name, digest in document["files"].items():
         if not name.endswith("set.json"):
             assert again.document["files"][name] == digest, name

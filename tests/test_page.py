@@ -349,6 +349,23 @@ def test_the_eigenvectors(shared):
     shared.page.locator("#level").select_option(label="0.250")
 
 
+def test_the_film_and_the_eigenvectors_of_an_audit(audited):
+    """Without a slider of N both are there at once; the choice names the image and the noise level."""
+    given = browsing.audit()
+    assert audited.look("#frame-name") == "after 0 updates, noise level about 1"
+    audited.page.locator("#frame").fill("1")
+    assert audited.look("#frame-name") == "after 5 updates, noise level about 0.100"
+    first = "#frames figure:nth-child(1) canvas"
+    audited.page.wait_for_timeout(100)
+    assert (audited.pixels(first) == given.films[0].frames[1, 0][0]).all()
+    choices = audited.page.locator("#level option").all_inner_texts()
+    assert choices[:2] == ["near a training image, noise level 0.250", "near a training image, noise level 0.500"]
+    assert len(choices) == 4
+    audited.page.locator("#level").select_option(index=3)
+    assert audited.page.locator("#bases figcaption").all_inner_texts() == ["x", "y", "f(y)", "1: 0.450", "2: 0.200"]
+    assert audited.messages == []
+
+
 # ------------------------------------------------------------------------------------------------- tables
 
 

@@ -56,8 +56,13 @@ def test_traces_and_errors_of_a_known_jacobian(shape, monkeypatch):
     assert row["squared_error"] == pytest.approx(np.mean((0.25 * noisy - clean) ** 2), rel=1e-4)
     sure = np.mean((0.75 * noisy) ** 2) - 0.3**2 + 2 * 0.3**2 * 0.25
     assert row["sure"] == pytest.approx(sure, rel=1e-3)
-    assert first["train"].sigma == 0.1
-    assert first["train"].eigenvalues[:3].numpy() == pytest.approx(0.25, abs=1e-5)
+    assert [(seen.kind, seen.basis.sigma) for seen in first] == [
+        ("train", 0.1), ("train", 0.3), ("holdout", 0.1), ("holdout", 0.3)
+    ]  # fmt: skip
+    for seen, side, share in zip(first, [given.train] * 2 + [given.held_out] * 2, [0.25] * 2 + [0.75] * 2, strict=True):
+        np.testing.assert_array_equal(seen.clean.numpy(), side.floats([0])[0].numpy())
+        assert float((seen.noisy - seen.clean).std()) == pytest.approx(seen.basis.sigma, rel=0.5)
+        assert seen.basis.eigenvalues[:3].numpy() == pytest.approx(share, abs=1e-5)
     levels = shrinkage.compare(table)
     assert [each["sigma"] for each in levels] == [0.1, 0.3]
     assert levels[0]["difference"] == pytest.approx(-0.5 * d, rel=1e-2)

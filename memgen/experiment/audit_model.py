@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError, first_line
@@ -20,14 +21,16 @@ from memgen.findings.gaps import gaps
 from memgen.images.imageset import ImageSet
 from memgen.images.names import escaped
 from memgen.measures.copies.pool import label_free_order
-from memgen.measures.geometry.basis import Basis
-from memgen.measures.geometry.shrinkage import measure_shrinkage
+from memgen.measures.geometry.shrinkage import Seen, measure_shrinkage
 from memgen.measures.psnr import measure_psnr
 from memgen.measures.subject import Identity, groups_by_id, subject
 from memgen.models import latent, loading, sampling
 from memgen.models.denoiser import Denoiser
+from memgen.report import tiles, viewers
+from memgen.report.sheets import Bases
+from memgen.report.viewers import Film
 
-_SHOWN = 8  # eigenvectors that the page shows
+_WHERE = {"train": "near a training image", "holdout": "near a held-out image"}
 _PART = 4  # micro-batches of samples that are drawn and kept at a time
 
 
@@ -94,6 +97,8 @@ def draw(
                 np.savez(file, images=latent.decoded(denoiser, drawn.images, device), **kept)
         parts.append(_read(path))
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if settings.images:
+        _draw_film(run, settings, denoiser, mean, whole["updates"], report)
     pixels = _as_pictures(whole.pop("images"), real[0].pixels.dtype)
     columns = {"sample" if name == "samples" else name: values for name, values in whole.items()}
     keys = Identity(NAME, "imported", len(real[0])).columns
@@ -109,6 +114,52 @@ def draw(
     return ImageSet.from_pixels(pixels, [f"sample {i}" for i in whole["samples"]]), warnings
 
 
+def _draw_film(
+    run: runs.Run,
+    settings: AuditSettings,
+    denoiser: Denoiser,
+    mean: Tensor,
+    updates: NDArray[np.int64],
+    report: OnStage,
+) -> None:
+    """Draw the first samples again, and keep the denoised images on the way as small pictures.
+
+    They are drawn in a batch of their own, so their last bits may be others than those of the samples.
+    """
+    path = run.trajectory_path(NAME)
+    if path.exists():
+        return
+    count = min(len(updates), viewers.SAMPLES_SHOWN)
+    drawn = sampling.sample(
+        denoiser,
+        mean,
+        range(count),
+        settings.seed,
+        settings.sample.model_copy(update={"micro_batch": count, "compiled": False}),
+        path_every=-(-int(updates[:count].max()) // viewers.FRAMES_SHOWN),
+        on_step=lambda ended, _: report("drawing the film", ended, count),
+    )
+    assert drawn.path is not None
+    frames = [latent.decoded(denoiser, images, mean.device) for images in drawn.path]
+    with files.writing(path) as file:
+        np.savez(
+            file,
+            frames=np.stack([[tiles.small(image) for image in images] for images in frames]),
+            updates=np.array(drawn.path_steps),
+            sigmas=np.nanmean(drawn.levels[list(drawn.path_steps), :, 0], axis=1),
+        )
+
+
+def film(run: runs.Run) -> list[Film]:
+    """The film of the first samples, if it was drawn."""
+    path = run.trajectory_path(NAME)
+    if not path.exists():
+        return []
+    kept = _read(path, "frames", "updates", "sigmas")
+    samples = list(range(kept["frames"].shape[1]))
+    return [Film("", "model", samples, kept["updates"].tolist(), kept["sigmas"].tolist(), kept["frames"])]
+
+
 def measure(run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: ImageSet, device: str) -> None:
     """Measure how well the model denoises images of T and of H: the tables `psnr` and `gaps`."""
     denoiser = load(run, settings, train, device)
@@ -121,7 +172,7 @@ def measure(run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: I
 def measure_jacobians(
     run: runs.Run, settings: AuditSettings, train: ImageSet, held_out: ImageSet, progress: Progress, device: str
 ) -> list[str]:
-    """Measure the Jacobian of the model near images of T and of H: the table `shrinkage`, and the first eigenvectors.
+    """Measure the Jacobian of the model near images of T and of H: the table `shrinkage`, and arrays for `bases`.
 
     Of each group, one image is taken.
 
@@ -136,9 +187,8 @@ def measure_jacobians(
     except Exception as error:  # of a foreign network, such as one without derivatives
         run.write_table("shrinkage", NAME, schemas.SHRINKAGE.empty_table())
         return [f"The Jacobians of the model were not measured: {first_line(error)}"]
-    arrays = {f"{kind}_{name}": array for kind, basis in first.items() for name, array in _drawable(basis).items()}
     with files.writing(run.bases_path(NAME)) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **_drawable(first))  # type: ignore[arg-type]
     run.write_table("shrinkage", NAME, found)
     return []
 
@@ -154,14 +204,38 @@ def _in_chance_order(images: ImageSet) -> ImageSet:
     return images.take(label_free_order(images.ids))
 
 
-def eigenvectors(run: runs.Run) -> dict[str, NDArray[np.float64]]:
-    """The first eigenvectors near an image of T and one of H, as (k, C, H, W), with their eigenvalues."""
-    return _read(run.bases_path(NAME)) if run.bases_path(NAME).exists() else {}
+def bases(run: runs.Run) -> list[Bases]:
+    """The first eigenvectors near an image of T and one of H, at each noise level; none of what is no picture."""
+    path = run.bases_path(NAME)
+    if not path.exists():
+        return []
+    names = ("sigma", "clean", "noisy", "denoised", "eigenvalues", "eigenvectors")
+    kept = _read(path, "kind", *names)
+    if kept["clean"].shape[1] not in (1, 3):
+        return []
+    rows = zip(kept["kind"].tolist(), *(kept[name] for name in names), strict=True)
+    return [
+        Bases(_WHERE[kind], float(sigma), clean, noisy, denoised[None], values[None], vectors[None])
+        for kind, sigma, clean, noisy, denoised, values, vectors in rows
+    ]
 
 
-def _drawable(basis: Basis) -> dict[str, NDArray[np.float64]]:
-    vectors = basis.eigenvectors[:, :_SHOWN].T.reshape(-1, *basis.image_shape)
-    return {"vectors": vectors.numpy(), "values": basis.eigenvalues[:_SHOWN].numpy()}
+def _drawable(first: list[Seen]) -> dict[str, NDArray[Any]]:
+    """The arrays of what was seen at the first images, each with a first dimension for these."""
+    shown = min([viewers.VECTORS_SHOWN, *(len(each.basis.eigenvalues) for each in first)])
+    rows: list[dict[str, Any]] = [
+        {
+            "kind": each.kind,
+            "sigma": each.basis.sigma,
+            "clean": each.clean.numpy(),
+            "noisy": each.noisy.numpy(),
+            "denoised": each.basis.denoised.float().numpy(),
+            "eigenvalues": each.basis.eigenvalues[:shown].numpy(),
+            "eigenvectors": each.basis.eigenvectors[:, :shown].T.reshape(-1, *each.basis.image_shape).float().numpy(),
+        }
+        for each in first
+    ]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def _as_pictures(images: NDArray[np.float32], dtype: Any) -> NDArray[Any]:
@@ -169,9 +243,10 @@ def _as_pictures(images: NDArray[np.float32], dtype: Any) -> NDArray[Any]:
     return np.asarray((clipped * 255).round().astype(np.uint8) if dtype == np.uint8 else clipped)
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
+def _read(path: Path, *names: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a file; it must hold those of these names."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+            return dict(file) if not names else {name: file[name] for name in names}
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: damaged ({error}). Delete it, and give the command again.") from error

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from memgen.findings.audit import Answer, Pair
-from memgen.report import charts, gallery, tiles, webpage
+from memgen.report import charts, gallery, tiles, viewers, webpage
 from memgen.report.charts import Spec
 from memgen.report.downloads import LIMITS, Download
 from memgen.report.gallery import Gallery
 from memgen.report.live import Live
 from memgen.report.page import flat
+from memgen.report.sheets import Bases
 from memgen.report.tiles import ImageOf, Tiles
+from memgen.report.viewers import Film
 
 PAIRS_SHOWN = 40
 _AT_RISK_SHOWN = 50
@@ -39,8 +41,8 @@ class AuditInput:
         planted: how many planted copies were found; see `findings.audit.powers`.
         gaps: rows of a GAPS table.
         shrinkage: what Jacobians say at each noise level; see `findings.shrinkage.compare`.
-        eigenvectors: the first ones near an image of T and of H, (k, C, H, W), and their eigenvalues, (k,), under the
-            names train_vectors, train_values, holdout_vectors and holdout_values; empty to show none.
+        films: denoised images on the way of the sampler.
+        bases: eigenvectors of the model near an image of T and one of H.
         skipped: rows of a SKIPPED table.
         image_of: gives an image (C, H, W) of the set samples, train or held_out by its position; None shows no images.
         significance: a SIGNIFICANCE table; without rows where nothing was tested.
@@ -58,7 +60,8 @@ class AuditInput:
     planted: Sequence[Mapping[str, Any]]
     gaps: Sequence[Mapping[str, Any]]
     shrinkage: Sequence[Mapping[str, Any]]
-    eigenvectors: Mapping[str, NDArray[np.float64]]
+    films: Sequence[Film]
+    bases: Sequence[Bases]
     skipped: Sequence[Mapping[str, Any]]
     image_of: ImageOf | None
     significance: pa.Table
@@ -71,10 +74,14 @@ class AuditInput:
 def render(found: AuditInput) -> str:
     """The whole page as one string."""
     packed, specs = Tiles(found.gallery.image_of), draw(found)
-    shown = gallery.payload(found.gallery, packed)
+    data = {
+        "gallery": gallery.payload(found.gallery, packed),
+        "films": viewers.film_payload(found.films, packed),
+        "bases": viewers.bases_payload(found.bases, packed),
+    }
     return webpage.render(
         "audit.html.j2",
-        {"gallery": shown},
+        data,
         specs,
         {name: charts.svg(spec) for name, spec in specs.items()},
         packed,
@@ -93,11 +100,12 @@ def render(found: AuditInput) -> str:
         n_skipped=len(found.skipped),
         gaps=found.gaps,
         shrinkage=found.shrinkage,
-        eigenvectors=_eigenvectors(found.eigenvectors),
+        films=data["films"],
+        viewed=data["bases"],
         unit="image" if found.manifest["data"]["sets"]["train"]["groups"] is None else "group",
         settings=_stated(found.manifest["config"]),
         versions=found.manifest["versions"],
-        gallery=shown,
+        gallery=data["gallery"],
         command=found.command,
         downloads=found.downloads,
         limits=LIMITS,
@@ -143,21 +151,6 @@ def _pictures(pair: Pair, image_of: ImageOf | None) -> dict[str, str]:
         pictures["nearest held out"] = _address(image_of("held_out", pair.held_out))
     difference = np.abs(_floats(sample) - _floats(train))
     return pictures | {"difference in pixels": _address(difference.astype(np.float32))}
-
-
-def _eigenvectors(found: Mapping[str, NDArray[np.float64]]) -> dict[str, list[tuple[str, str]]]:
-    """The eigenvectors of each side as data addresses with their eigenvalues; none for what is no picture."""
-    if not found or found["train_vectors"].shape[1] not in (1, 3):
-        return {}
-    shown = {}
-    for side, title in (("train", "near a training image"), ("holdout", "near a held-out image")):
-        pairs = zip(found[f"{side}_vectors"], found[f"{side}_values"], strict=True)
-        shown[title] = [(_address(_gray_at_zero(vector)), f"{value:.2f}") for vector, value in pairs]
-    return shown
-
-
-def _gray_at_zero(vector: NDArray[np.float64]) -> NDArray[np.float32]:
-    return (0.5 + vector / (2 * max(float(np.abs(vector).max()), 1e-12))).astype(np.float32)
 
 
 def _floats(image: NDArray[Any]) -> NDArray[np.float64]:

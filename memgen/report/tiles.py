@@ -88,6 +88,12 @@ def reduced(image: NDArray[Any]) -> Image.Image:
     return picture
 
 
+def small(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """An image (C, H, W) as bytes (1, h, w) or (3, h, w) of at most SIDE pixels a side, to be kept for a tile."""
+    pixels = np.asarray(reduced(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
 def encoded(picture: Image.Image) -> bytes:
     """A picture as PNG."""
     buffer = io.BytesIO()

@@ -11,7 +11,7 @@ from memgen.report.sheets import Bases, signed
 from memgen.report.tiles import Tiles
 
 SAMPLES_SHOWN, FRAMES_SHOWN = 8, 40  # of a film
-_VECTORS_SHOWN = 32
+VECTORS_SHOWN = 32  # of a basis
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def bases_payload(bases: Sequence[Bases], packed: Tiles) -> list[dict[str, Any]]
     for each in bases:
         models = []
         for part, vectors in enumerate(each.eigenvectors):
-            drawn = [signed(vector, each.clean) for vector in vectors[:_VECTORS_SHOWN]]
+            drawn = [signed(vector, each.clean) for vector in vectors[:VECTORS_SHOWN]]
             models.append(
                 {
                     "model": f"model {'AB'[part]}" if len(each.eigenvectors) > 1 else "model",

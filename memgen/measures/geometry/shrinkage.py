@@ -5,10 +5,12 @@ So a smaller trace near T than near H is a sign of memorization. SURE estimates 
 estimate that does not fit the error says that the Jacobian is not to be trusted.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from memgen.base import noise, schemas, tables
 from memgen.base.errors import DataError
@@ -21,13 +23,30 @@ _WHOLE = 1024  # numbers of an image up to which its Jacobian is a matrix here, 
 _MEASURED = ("trace", "trace_error", "asymmetry", "squared_error", "sure")
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A noisy image, and the Jacobian of the denoiser there.
+
+    Attributes:
+        kind: train or holdout.
+        clean: the image as the denoiser takes it, (C, H, W).
+        noisy: the same with noise.
+        basis: the decomposed Jacobian.
+    """
+
+    kind: str
+    clean: Tensor
+    noisy: Tensor
+    basis: Basis
+
+
 def measure_shrinkage(
     subject: Subject,
     settings: BasisSettings,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> tuple[pa.Table, dict[str, Basis]]:
+) -> tuple[pa.Table, list[Seen]]:
     """The Jacobian of a subject near images of T and of H, each with noise of its own.
 
     Args:
@@ -38,8 +57,8 @@ def measure_shrinkage(
         progress: called with (Jacobians done, of how many).
 
     Returns:
-        A SHRINKAGE table of a row for each image and noise level, and the bases at the first image of each kind, train
-        and holdout, at the lowest noise level.
+        A SHRINKAGE table of a row for each image and noise level, and what was seen at the first image of each kind,
+        train and holdout, at each noise level.
 
     Raises:
         DataError: the subject lacks something, or its Jacobian cannot be had.
@@ -48,7 +67,7 @@ def measure_shrinkage(
         raise DataError(f"{subject.identity.subject}: Jacobians cannot be compared, since {reason}.")
     assert subject.denoiser is not None
     rows: list[dict[str, Any]] = []
-    first: dict[str, Basis] = {}
+    first: list[Seen] = []
     sides = {"train": subject.train, "holdout": subject.held_out}
     chosen = {kind: each.take(slice(settings.n_images)) for kind, each in sides.items() if each is not None}
     total = sum(map(len, chosen.values())) * len(settings.sigmas)
@@ -60,7 +79,8 @@ def measure_shrinkage(
             for sigma in sorted(settings.sigmas):
                 noisy = x + sigma * torch.from_numpy(normal[0]).to(x.device)
                 found = analyze(subject.denoiser, x, noisy, sigma, settings, seed, identity, _WHOLE)
-                first.setdefault(kind, found)
+                if position[0] == 0:
+                    first.append(Seen(kind, x.cpu(), noisy.cpu(), found))
                 measured = {name: getattr(found, name) for name in _MEASURED}
                 rows.append({"kind": kind, "image_id": identity, "sigma": sigma, **measured})
                 if progress:

@@ -124,6 +124,12 @@
     list.replaceChildren(...(verdict ? [entry(`Verdict at ${name}`, verdict, "")] : []), ...entries);
   };
 
+  const change = () => {
+    gallery?.change();
+    film?.change();
+    drawBases();
+  };
+
   const select = (index) => {
     selected = index;
     const slider = find("panel");
@@ -135,9 +141,7 @@
     }
     for (const view of views.values()) view.signal("chosen", selectedName()).runAsync();
     drawNumbers();
-    gallery?.change();
-    film?.change();
-    drawBases();
+    change();
   };
 
   // ------------------------------------------------------------------------------------------- gallery
@@ -280,7 +284,7 @@
     show("bases-view");
     const here = data.bases.filter((each) => !panels.length || each.panel === selectedName());
     const before = level.value;
-    level.replaceChildren(...here.map((each, i) => element("option", { value: i, textContent: number(each.sigma) })));
+    level.replaceChildren(...here.map((each, i) => element("option", { value: i, textContent: panels.length ? number(each.sigma) : `${each.panel}, noise level ${number(each.sigma)}` })));
     if (before && Number(before) < here.length) level.value = before;
     const basis = here[Number(level.value) || 0];
     level.disabled = !basis;
@@ -319,7 +323,7 @@
   find("panel")?.addEventListener("input", (event) => select(Number(event.target.value)));
   find("level")?.addEventListener("input", drawBases);
   if (find("panel")) show("slider");
-  if (panels.length) select(selected); else gallery?.change();
+  if (panels.length) select(selected); else change();
   for (const link of document.querySelectorAll("a.table")) link.addEventListener("click", unpack);
   hosts.forEach((host) => near.observe(host));
   darkness.addEventListener("change", () => redraw(true));
