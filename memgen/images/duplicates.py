@@ -469,7 +469,10 @@ def _exact(rows: Rows, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np
     step = max(1, _PAIR_VALUES // rows.shape[1])
     for start in range(0, len(i), step):
         part = slice(start, start + step)
-        exact[part] = np.einsum("pd,pd->p", _unit(rows[i[part]]), _unit(rows[j[part]]))
+        # Some rows are in many pairs, so each is read once.
+        sides = (np.unique(side[part], return_inverse=True) for side in (i, j))
+        one, other = (_unit(rows[different])[number] for different, number in sides)
+        exact[part] = np.einsum("pd,pd->p", one, other)
     return np.minimum(exact, 1)
 
 
