@@ -1,5 +1,6 @@
 """What the commands print and give as JSON, held against the run's own tables; which subjects, sizes and paths."""
 
+import contextlib
 import inspect
 import io
 import json
@@ -63,13 +64,25 @@ def printed(monkeypatch) -> list[Printed]:
 @pytest.fixture
 def bars(monkeypatch) -> list[str]:
     """What stands beside the bars that commands draw, in order."""
-    found, bar = [], terminal.bar
+    found, bar, stages = [], terminal.bar, terminal.stages
 
     def record(description):
         found.append(description)
         return bar(description)
 
+    @contextlib.contextmanager
+    def record_each():
+        with stages() as show:
+
+            def shown(stage, done, total):
+                if stage not in found:
+                    found.append(stage)
+                show(stage, done, total)
+
+            yield shown
+
     monkeypatch.setattr(terminal, "bar", record)
+    monkeypatch.setattr(terminal, "stages", record_each)
     return found
 
 
@@ -211,7 +224,7 @@ def test_imported_images_are_counted(tmp_path, digits, printed, bars, monkeypatc
     outcome = memgen("data", "import", "photos", *given).done()
     assert settings_of(outcome.path.parent)["data"]["source"] == str(tmp_path / "photos")
     assert settings_of(outcome.path.parent)["seed"] == 3
-    assert bars == ["importing images"]
+    assert bars == ["importing images", "finding near-duplicates"]
     split = pd.read_parquet(outcome.path.parent / "tables" / "split")["part"].value_counts()
     assert split["a"] != split["b"]
     removed = len(frame(outcome.path.parent, "duplicates"))

@@ -67,9 +67,9 @@ def smooth_rows(n, d, noise, seed):
 def test_leaders_by_the_bound_are_the_definition(noise, block, many, monkeypatch):
     """Whether pairs are looked at one by one or by whole products, in some blocks or in all, the leaders are the same."""
     rows = smooth_rows(120, 300, noise, 4)
-    sketch = duplicates._Sketch.of(rows, 1.0)
+    sketch = duplicates.Sketch.of(rows, 1.0)
     monkeypatch.setattr(duplicates, "_MANY", many)
-    monkeypatch.setattr(duplicates._Sketch, "of", lambda rows, threshold: sketch)
+    monkeypatch.setattr(duplicates.Sketch, "of", lambda rows, threshold: sketch)
     expected, value = greedy(rows, 0.9)
     assert 50 <= len(set(expected)) < 110
     leader, correlation = leaders(rows, 0.9, block)
@@ -83,7 +83,7 @@ def test_the_bound_is_a_bound(seed, monkeypatch):
     rng = np.random.default_rng(seed)
     rows = np.concatenate([smooth_rows(60, 400, 0.05, seed), rng.normal(size=(20, 400)), smooth_rows(4, 400, 0, seed)])
     monkeypatch.setattr(duplicates, "_MANY", 1)
-    sketch = duplicates._Sketch.of(smooth_rows(60, 400, 0.05, seed), 1.0)
+    sketch = duplicates.Sketch.of(smooth_rows(60, 400, 0.05, seed), 1.0)
     unit = duplicates._unit(np.concatenate([rows, rows[:5]]))
     short = sketch(unit.astype(np.float32)).astype(np.float64)
     assert (short @ short.T >= unit @ unit.T - 1e-6).all()
@@ -93,8 +93,8 @@ def test_the_bound_is_a_bound(seed, monkeypatch):
 def test_rows_without_structure_are_not_sketched():
     """The bound settles nothing for white noise at a low threshold, nor for short rows."""
     rows = np.random.default_rng(0).normal(size=(600, 400)).astype(np.float32)
-    assert duplicates._Sketch.of(rows, 0.5) is None
-    assert duplicates._Sketch.of(rows[:, :100], 0.99) is None
+    assert duplicates.Sketch.of(rows, 0.5) is None
+    assert duplicates.Sketch.of(rows[:, :100], 0.99) is None
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 17)])
@@ -213,6 +213,25 @@ def test_area_average_is_the_mean_over_areas(shape, dtype):
     found = area_average(images)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, truth.reshape(5, -1), atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(1, 256, 257), (1, 301, 303), (3, 32, 32)])
+def test_area_averages_are_exact_quotients_rounded_once(shape):
+    """Of 8-bit images they are sums of whole numbers divided by one, also where float32 can just not hold the sums."""
+    values = np.random.default_rng(0).integers(250, 256, (3, *shape), dtype=np.uint8)
+    values[0] = 255
+    height, width = shape[1:]
+    shared = [duplicates._overlap(side, 20).astype(np.int64) for side in (height, width)]
+    sums = np.einsum("bchw,rh,sw->bcrs", values.astype(np.int64), *shared)
+    truth = (sums / (height * width * 255)).astype(np.float32).reshape(3, -1)
+    assert np.array_equal(area_average(ImageSet.from_pixels(values)), truth)
+
+
+@pytest.mark.parametrize(("numbers", "rows"), [(3_072, 2_048), (200_000, 167), (10**9, 1)])
+def test_long_rows_are_compared_a_few_at_a_time(numbers, rows, monkeypatch):
+    """So that a block of them in float64 is no larger than other arrays in memory may be."""
+    monkeypatch.setenv("MEMGEN_MEMORY", "2")
+    assert duplicates.block_of(np.lib.stride_tricks.as_strided(np.zeros(1), (10, numbers), (0, 0))) == rows
 
 
 def test_area_average_is_average_pooling_where_sides_are_multiples():

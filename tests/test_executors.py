@@ -25,10 +25,11 @@ from program import memgen
 
 import memgen as memgen_library
 from memgen.base.errors import ConfigError, DataError, RunError
-from memgen.experiment import executors
+from memgen.experiment import executors, spread_leaders
 from memgen.experiment.executors import Resources, on_ray
 from memgen.experiment.executors.slurm import MINUTES, _minutes
 from memgen.experiment.runs import Run
+from memgen.experiment.spread import write_arrays
 from memgen.experiment.workspace import Workspace
 from memgen.images.importing import ImportSettings, import_images
 from memgen.measures.copies.sight import BLOCK
@@ -339,6 +340,10 @@ def test_a_sweep_has_the_same_bytes_wherever_it_is_done(request, config, finishe
 def test_an_audit_has_the_same_bytes_wherever_it_searches(find, tmp_path, monkeypatch, name):
     """Every table and image of an audit is that of an audit in one process with one thread."""
     monkeypatch.setattr("memgen.experiment.spread._ROWS", BLOCK)  # some tasks for each space
+    for sizes, value in (("_ROUND", 200), ("_ROWS", 150), ("_ROUNDS", 2)):  # some rounds of near-duplicates
+        monkeypatch.setattr(f"memgen.experiment.spread_leaders.{sizes}", value)
+    compared = []
+    monkeypatch.setattr(spread_leaders, "write_arrays", lambda *given: compared.append(given) or write_arrays(*given))
     drawn = import_images(None, ImportSettings(resize=8, limit=2000, deduplicate=False)).images.pixels
     sets = {"train": drawn[:400], "held": drawn[400:800], "samples": drawn[800:]}
     sets["samples"][:50] = sets["train"][:50, :, :, ::-1]
@@ -351,6 +356,7 @@ def test_an_audit_has_the_same_bytes_wherever_it_searches(find, tmp_path, monkey
             there = memgen_library.audit(*given, outputs=tmp_path / "there", name="audit", executor=executor)
     assert here.answer.answer == "found"
     assert there.document["files"] == here.document["files"]
+    assert len(compared) >= 4  # a round each, and its tasks if they are done in this process
     assert not (there.path / "searches").exists()
 
 

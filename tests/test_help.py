@@ -150,6 +150,11 @@ def test_amounts_in_the_help_are_the_defaults_of_the_tasks():
 SAID = {
     "data import source": "Default: the embedded images.",
     "data import run": "is continued if it exists",
+    "data import": "the machines of a cluster share the search for near-duplicates",
+    "data import jobs": "Searches at the same time. Default: one",
+    "data import executor": "local (processes on this machine), ray (a Ray cluster) or slurm",
+    "data import address": "auto, HOST:PORT or ray://HOST:PORT",
+    "audit": "share the search for copies and for near-duplicates",
     "data inspect run": "Default: the newest run.",
     "runs show run": "Default: the newest run.",
     "runs remove yes": "without asking",

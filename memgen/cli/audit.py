@@ -23,17 +23,17 @@ from memgen.cli.options import (
     Overrides,
     Range,
     Scheduler,
+    SearchesAtATime,
     Seed,
     TrustCode,
 )
 from memgen.cli.root import app
-from memgen.cli.shared import Workers, choose_device, finish, import_options, note, say_warnings
+from memgen.cli.shared import Workers, choose_device, finish, import_options, note, say_warnings, searching
 from memgen.experiment import runs
 from memgen.images import remote
 from memgen.images.groups import absolute
 
 if TYPE_CHECKING:
-    from memgen.experiment import executors
     from memgen.experiment.audit import Audit
 
 
@@ -123,14 +123,7 @@ def audit(
     overrides: Overrides = None,
     seed: Seed = None,
     device: Device = "auto",
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Searches at the same time. Default: one, with all CPU cores. For the executors ray and slurm: most "
-            "tasks at a time.",
-        ),
-    ] = None,
+    jobs: SearchesAtATime = None,
     executor: Executor = "local",
     address: Address = None,
     as_json: Json = False,
@@ -140,7 +133,8 @@ def audit(
     Nothing is trained, and nothing is downloaded. The answer is found, none or undecided, with the pairs behind it and
     an error rate: at most 5 % of the training images that are reported are expected to be false finds. The run holds a
     page with all pairs, tables, and audit.json for programs. If the command is interrupted, give it again.
-    With --executor ray or slurm, the machines of a cluster share the search. See docs/executors.md.
+    With --executor ray or slurm, the machines of a cluster share the search for copies and for near-duplicates. See
+    docs/executors.md.
     """
     from memgen.base import config as configuration
     from memgen.experiment import audit as auditing
@@ -187,27 +181,11 @@ def carry_out(run: runs.Run, as_json: bool, device: str = "cpu", workers: Worker
     from memgen.experiment import audit as auditing
 
     note(f"audit {run.path}")
-    with _executor(run, workers or Workers()) as executor, _stages() as on_stage:
+    with searching(run, workers or Workers()) as executor, _stages() as on_stage:
         done = auditing.perform(run, on_stage, device, executor)
     _say(done)
     print(json.dumps(done.document, indent=2) if as_json else done.page)
     return done
-
-
-@contextmanager
-def _executor(run: runs.Run, workers: Workers) -> Iterator["executors.Executor | None"]:
-    """What searches: None for this process, with all of its threads."""
-    import torch
-
-    from memgen.experiment import executors
-
-    if not workers.elsewhere and workers.address is None and (workers.jobs or 1) == 1:
-        yield None
-        return
-    threads = 1 if workers.elsewhere else max(1, torch.get_num_threads() // (workers.jobs or 1))
-    resources = executors.Resources(threads)
-    with executors.find(workers.executor, resources, workers.jobs, workers.address, run.jobs) as executor:
-        yield executor
 
 
 @contextmanager

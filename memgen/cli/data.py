@@ -5,9 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memgen.base.errors import RunError
-from memgen.cli.options import Config, Json, NewName, Outputs, Overrides, Range, RunName, Seed
+from memgen.cli.options import (
+    Address,
+    Config,
+    Executor,
+    Json,
+    NewName,
+    Outputs,
+    Overrides,
+    Range,
+    RunName,
+    SearchesAtATime,
+    Seed,
+)
 from memgen.cli.root import data_app
-from memgen.cli.shared import New, existing, finish, prepared, say_warnings
+from memgen.cli.shared import New, Workers, existing, finish, prepared, say_warnings, searching
 from memgen.experiment import runs
 from memgen.images import remote
 from memgen.images.groups import BY_NAME, absolute
@@ -51,13 +63,17 @@ def data_import(
     config: Config = None,
     overrides: Overrides = None,
     seed: Seed = None,
+    jobs: SearchesAtATime = None,
+    executor: Executor = "local",
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Import images into a run.
 
     The images are decoded and resized, near-duplicates are removed, and the rest is split into two halves, a and b, and
     a holdout. Every frame of a file is an image. The table `skipped` lists every file that was left out, with the
-    reason. The table `duplicates` lists every near-duplicate that was removed.
+    reason. The table `duplicates` lists every near-duplicate that was removed. With --executor ray or slurm, the
+    machines of a cluster share the search for near-duplicates. See docs/executors.md.
     """
     from memgen.images import importing
 
@@ -70,7 +86,8 @@ def data_import(
         options["data.add_to"], base = str(earlier.run.images.resolve()), _prepared_alike(earlier.settings)
     given = {key: value for key, value in options.items() if value is not None}
     workspace = New(outputs, run, config, overrides, seed, "cpu", given, base=base).open()
-    with prepared(workspace) as counts:
+    workers = Workers(jobs, executor, address)
+    with searching(workspace.run, workers) as found, prepared(workspace, found) as counts:
         skipped = workspace.run.table("skipped")
     finish(as_json, workspace.run.images, **counts, skipped_by_reason=importing.by_reason(skipped))
 

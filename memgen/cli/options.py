@@ -55,6 +55,15 @@ TasksAtATime = Annotated[
         "slurm: most tasks at a time. Default there: 4 for each CPU of the cluster, or 256 jobs.",
     ),
 ]
+SearchesAtATime = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Searches at the same time. Default: one, with all CPU cores. For the executors ray and slurm: most tasks "
+        "at a time.",
+    ),
+]
 Executor = Annotated[
     Literal["local", "ray", "slurm"],
     typer.Option(

@@ -3,6 +3,7 @@
 The heavy imports stand inside the functions, so that `memgen --help` is instant.
 """
 
+import functools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from memgen.base.errors import ConfigError, DataError, RunError, first_line
 from memgen.experiment import runs
 
 if TYPE_CHECKING:
+    from memgen.experiment import executors
     from memgen.experiment.settings import RunSettings
     from memgen.experiment.tasks import Task, Verb
     from memgen.experiment.workspace import Workspace
@@ -178,20 +180,41 @@ def own_images(workspace: "Workspace", source: Path, value_range: str | None) ->
 
 
 @contextmanager
-def prepared(workspace: "Workspace") -> Iterator[dict[str, Any]]:
-    """Hold the run's lock, with its images imported; a run that never had usable images is removed again."""
+def searching(run: runs.Run, workers: Workers) -> Iterator["executors.Executor | None"]:
+    """What searches for copies and near-duplicates: None for this process, with all of its threads."""
+    import torch
+
+    from memgen.experiment import executors
+
+    if not workers.elsewhere and workers.address is None and (workers.jobs or 1) == 1:
+        yield None
+        return
+    threads = 1 if workers.elsewhere else max(1, torch.get_num_threads() // (workers.jobs or 1))
+    resources = executors.Resources(threads)
+    with executors.find(workers.executor, resources, workers.jobs, workers.address, run.jobs) as executor:
+        yield executor
+
+
+@contextmanager
+def prepared(workspace: "Workspace", executor: "executors.Executor | None" = None) -> Iterator[dict[str, Any]]:
+    """Hold the run's lock, with its images imported; a run that never had usable images is removed again.
+
+    Args:
+        workspace: the run.
+        executor: what looks for near-duplicates among images that are yet to be imported; None: this process.
+    """
     from memgen.experiment.workspace import has_data
 
     try:
         with workspace.run.working():
-            yield _import(workspace)
+            yield _import(workspace, executor)
     except DataError:
         if not has_data(workspace.run) and workspace.run.manifest["data"] is None:
             runs.remove(workspace.run)
         raise
 
 
-def _import(workspace: "Workspace") -> dict[str, Any]:
+def _import(workspace: "Workspace", executor: "executors.Executor | None") -> dict[str, Any]:
     """Import the run's images unless they are there."""
     from memgen.cli import terminal
     from memgen.experiment import make
@@ -199,8 +222,9 @@ def _import(workspace: "Workspace") -> dict[str, Any]:
 
     if has_data(workspace.run):
         return make.import_data(workspace)
-    with terminal.bar("importing images") as progress:
-        counts = make.import_data(workspace, progress)
+    with terminal.stages() as show:
+        read, compared = (functools.partial(show, what) for what in ("importing images", "finding near-duplicates"))
+        counts = make.import_data(workspace, read, compared, executor)
     note(
         f"{counts['images']:,} images of {'x'.join(map(str, counts['image_shape']))} from {counts['source']}: "
         f"{counts['a']:,} in part a, {counts['b']:,} in part b, {counts['holdout']:,} held out. "
@@ -259,7 +283,7 @@ def execute(workspace: "Workspace", listed: "list[Task]", given: Workers) -> Non
     left = [task for task in listed if not all(is_done(workspace, task, verb) for verb in task.verbs)]
     jobs = given.jobs if given.elsewhere else worker_count(given.jobs, workspace.device, len(left))
     found = executors.find(given.executor, sweep.resources(workspace), jobs, given.address, workspace.run.jobs)
-    with found as executor, prepared(workspace):
+    with found as executor, prepared(workspace, executor):
         _announce(workspace, [task for task in listed if task.cell not in made], None if given.elsewhere else jobs)
         with terminal.bars(listed, told) as on_event:
             sweep.execute(workspace, listed, executor, on_event)

@@ -95,7 +95,7 @@ def audit(
         name: of the run; None makes one from the settings. A run of that name is continued.
         on_stage: called with (what is being done, items done, items).
         device: where a model runs.
-        executor: what searches for copies (see `executors.find`); None searches in this process.
+        executor: what searches for copies and near-duplicates (see `executors.find`); None searches in this process.
         settings: further fields of AuditSettings, such as groups="folder", calibrate=1 or model="checkpoint.pt".
 
     Raises:
@@ -146,7 +146,7 @@ def perform(
         run: the audit.
         on_stage: called with (what is being done, items done, items).
         device: where a model runs.
-        executor: what searches for copies; None searches in this process.
+        executor: what searches for copies and near-duplicates; None searches in this process.
     """
     journal = Journal(run, NAME)
 

@@ -20,6 +20,7 @@ from memgen.experiment.audit_images import read_like
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.experiment.executors import Executor
 from memgen.experiment.spread import SpreadSearcher
+from memgen.experiment.spread_leaders import lead_by
 from memgen.images import groups
 from memgen.images.gathered import Gathered
 from memgen.images.imageset import ImageSet
@@ -68,7 +69,7 @@ def perform(
         sets: its images: `samples`, `train`, and maybe `held_out`.
         report: called with (what is being done, items done, items).
         device: where a model runs.
-        executor: what searches for copies; None searches in this process.
+        executor: what searches for copies and near-duplicates; None searches in this process.
     """
     settings = settings_of(run)
     left = [name for name, (done, total) in steps(run).items() if done < total]
@@ -108,7 +109,7 @@ def _samples(sets: dict[str, ImageSet]) -> Samples:
     return Samples(sets["samples"].floats().numpy(), np.arange(len(sets["samples"])))
 
 
-def _examiner(run: runs.Run, sets: dict[str, ImageSet], executor: Executor | None) -> Examiner:
+def _examiner(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: Executor | None) -> Examiner:
     settings, make = settings_of(run), None
     if executor is not None:
         make = functools.partial(SpreadSearcher, executor=executor, folder=run.searches)
@@ -119,6 +120,7 @@ def _examiner(run: runs.Run, sets: dict[str, ImageSet], executor: Executor | Non
         names=settings.spaces,
         make_searcher=make,
         probes=settings.probes,
+        lead=lead_by(executor, run.searches, _stage(report, "finding near-duplicates")),
     )
 
 
@@ -127,7 +129,7 @@ def _test(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: E
     settings, samples = settings_of(run), _samples(sets)
     report("building the indexes", 0, 1)
     own = nearest(sets["train"], samples, probes=settings.probes)
-    examiner, images = _examiner(run, sets, executor), torch.from_numpy(samples.images)
+    examiner, images = _examiner(run, sets, report, executor), torch.from_numpy(samples.images)
     sight = examiner.see(images, progress=_stage(report, "searching for the samples"))
     report("judging by held-out images", 0, 1)
     found = examiner.contest(sight, settings.seed, settings.q)
@@ -238,7 +240,7 @@ def _at_risk(sets: dict[str, ImageSet], significance: pa.Table) -> pa.Table:
 def _calibrate(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: Executor | None) -> None:
     """Plant copies of every kind among the samples, and keep what is found: PLANTED tables, one for each draw."""
     settings = settings_of(run)
-    examiner, images = _examiner(run, sets, executor), sets["samples"].floats()
+    examiner, images = _examiner(run, sets, report, executor), sets["samples"].floats()
     sight = examiner.see(images, progress=_stage(report, "searching for the samples"))
     # Copies that were found in the samples would help planted ones to be found.
     significance = run.table("significance", NAME)

@@ -5,6 +5,7 @@ artifact that exists is not made again. Measuring these parts is the task of `me
 """
 
 import io
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,10 +20,13 @@ from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, first_line
 from memgen.base.progress import Progress
 from memgen.experiment import runs, subjects
+from memgen.experiment.executors import Executor
 from memgen.experiment.settings import RunSettings
+from memgen.experiment.spread_leaders import lead_by
 from memgen.experiment.subjects import KeptSubject, Record
 from memgen.experiment.workspace import Workspace, has_data
 from memgen.images import importing
+from memgen.images.duplicates import Lead
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import Imported
 from memgen.images.shuffle import shuffle_images
@@ -42,22 +46,34 @@ def read_images(settings: RunSettings, progress: Progress | None = None) -> Imag
     return _import(settings, progress).images
 
 
-def _import(settings: RunSettings, progress: Progress | None) -> importing.Imported:
+def _import(settings: RunSettings, progress: Progress | None, lead: Lead | None = None) -> importing.Imported:
     data = settings.data
     if data.generated:
         return generate_images(data.generated, data.shuffle, settings.seed, progress)
-    return importing.import_images(Path(data.source) if data.source else None, data, progress, settings.seed)
+    return importing.import_images(Path(data.source) if data.source else None, data, progress, settings.seed, lead=lead)
 
 
-def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[str, Any]:
+def import_data(
+    workspace: Workspace,
+    progress: Progress | None = None,
+    compared: Progress | None = None,
+    executor: Executor | None = None,
+) -> dict[str, Any]:
     """Import the images of a run, remove near-duplicates, and split the rest; returns the counts.
+
+    Args:
+        workspace: the run.
+        progress: called with (files or images read, of how many).
+        compared: called with (images compared with those before them, of how many).
+        executor: what looks for near-duplicates; None looks for them in this process.
 
     Raises:
         DataError: the images cannot be used, or there are fewer than the settings need.
     """
     run, settings = workspace.run, workspace.settings
     if not has_data(run):
-        imported = _import(settings, progress)
+        lead = lead_by(executor, run.searches, compared or (lambda done, total: None))
+        imported = _import(settings, progress, lead)
         before = run.manifest["data"]
         if before and before["digest"] != imported.images.digest:
             raise DataError(
@@ -73,6 +89,7 @@ def import_data(workspace: Workspace, progress: Progress | None = None) -> dict[
         with files.writing(run.holdout_mean) as file:
             np.save(file, imported.images.floats(split.holdout).mean(dim=0).numpy())
         run.write_table("split", "split", split.to_table())
+        shutil.rmtree(run.searches, ignore_errors=True)  # the table of near-duplicates holds what came of them
     found = workspace.images
     counts = {
         "source": settings.data.name,

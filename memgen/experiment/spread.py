@@ -10,7 +10,7 @@ result is the same.
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen.base import files
+from memgen.base.errors import DataError, first_line
 from memgen.base.progress import Progress
 from memgen.base.strings import Strings
 from memgen.experiment.executors import Executor, News, Report
@@ -119,7 +120,7 @@ class SpreadSearcher(Searcher):
         key = files.digest(*(np.ascontiguousarray(array).tobytes() for array in arrays.values()))
         queries = self._folder / key[:16]
         for name, array in arrays.items():
-            _save(queries / f"{name}.npy", array)
+            save(queries / f"{name}.npy", array)
         tasks = [
             Look(self._folder, queries, space, start, min(start + _ROWS, len(images)), exact)
             for space in self._names
@@ -156,10 +157,7 @@ def look(task: Look, report: Report) -> None:
         left_out = LeftOut(*(np.load(task.queries / f"{name}.npy")[rows] for name in ("unit", "but")))
     sight = _searcher(task.pool, task.space).see(images, left_out, exact=task.exact)
     found = {f"{i}.{name}": array for i, matches in enumerate(sight.matches) for name, array in vars(matches).items()}
-    made = io.BytesIO()  # np.savez would report a full disk without its cause
-    np.savez(made, **found)
-    with files.writing(task.found) as file:
-        file.write(made.getbuffer())
+    write_arrays(task.found, found)
 
 
 def embed(task: Embed, report: Report) -> None:
@@ -167,9 +165,9 @@ def embed(task: Embed, report: Report) -> None:
     learned = matching.learned(task.space)
     if task.found.exists() or learned is None:
         return
-    images = floats(_images(task.pool)[slice(task.start, task.stop)])
-    _save(task.vectors, learned(images).numpy())
-    _save(task.found, learned.keys(images))
+    images = floats(images_in(task.pool)[slice(task.start, task.stop)])
+    save(task.vectors, learned(images).numpy())
+    save(task.found, learned.keys(images))
 
 
 def _parts_of(folder: Path, space: str, count: int) -> list[Embed]:
@@ -180,7 +178,7 @@ def _parts_of(folder: Path, space: str, count: int) -> list[Embed]:
 @functools.lru_cache(maxsize=1)
 def _searcher(folder: Path, space: str) -> Searcher:
     """The images of a kept pool, indexed in one space; kept for the next task of this process."""
-    images, unit = _images(folder), np.load(folder / "unit.npy")
+    images, unit = images_in(folder), np.load(folder / "unit.npy")
     learned = matching.learned(space)
     if learned is not None:
         parts = _parts_of(folder, space, len(images))
@@ -192,26 +190,42 @@ def _searcher(folder: Path, space: str) -> Searcher:
     return Searcher(Candidates(images, ids, unit), [space], probes=probes)
 
 
-def _images(folder: Path) -> Gathered:
+def images_in(folder: Path) -> Gathered:
     """The images of a kept pool."""
     parts = [
         np.load(path, mmap_mode="r", allow_pickle=False) for path in files.read_json(folder / "pool.json")["parts"]
     ]
-    return Gathered(parts, np.load(folder / "order.npy"))
+    return Gathered(parts, np.load(folder / "order.npy", mmap_mode="r"))
 
 
 def _keep(pool: Candidates, folder: Path, probes: int | None) -> None:
-    """Write what tasks need to know of a pool; the pixels stay where they are, if they lie in a file."""
-    parts, order = _parts(pool.pixels)
+    """Write what tasks need to know of a pool."""
+    save(folder / "unit.npy", pool.unit)
+    keep_images(pool.pixels, folder, probes=probes)
+
+
+def keep_images(images: Images, folder: Path, **more: Any) -> None:
+    """Write what tasks need to know of images, and maybe more; the pixels stay where they are, if they lie in a file.
+
+    Args:
+        images: (N, C, H, W).
+        folder: where it is written; `images_in` reads it.
+        more: further keys of `pool.json`.
+    """
+    parts, order = _parts(images)
     paths = []
     for number, part in enumerate(parts):
-        path = Path(part.filename) if isinstance(part, np.memmap) and part.filename else folder / f"part{number}.npy"
+        path = file_of(part) or folder / f"part{number}.npy"
         if path.parent == folder:
-            _save(path, part)
+            save(path, part)
         paths.append(str(path))
-    _save(folder / "order.npy", order)
-    _save(folder / "unit.npy", pool.unit)
-    files.write_json(folder / "pool.json", {"parts": paths, "probes": probes})
+    save(folder / "order.npy", order)
+    files.write_json(folder / "pool.json", {"parts": paths, **more})
+
+
+def file_of(array: NDArray[Any]) -> Path | None:
+    """The file that an array is mapped from; None if it lies in memory, or in a file without a name."""
+    return Path(array.filename) if isinstance(array, np.memmap) and array.filename else None
 
 
 def _parts(pixels: Images) -> tuple[Sequence[NDArray[Any]], NDArray[np.int64]]:
@@ -220,14 +234,38 @@ def _parts(pixels: Images) -> tuple[Sequence[NDArray[Any]], NDArray[np.int64]]:
     return [pixels[np.arange(len(pixels))]], np.arange(len(pixels))
 
 
-def _save(path: Path, array: NDArray[Any]) -> None:
+def save(path: Path, array: NDArray[Any]) -> None:
+    """Write an array to a file, unless it is there."""
     if not path.exists():
         with files.writing(path) as file:
             np.save(file, array, allow_pickle=False)
 
 
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays with names to one file."""
+    made = io.BytesIO()  # np.savez would report a full disk without its cause
+    np.savez(made, **arrays)  # type: ignore[arg-type]
+    with files.writing(path) as file:
+        file.write(made.getbuffer())
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file by their names.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
+            return dict(found)
+    except Exception as error:  # damaged files make NumPy raise many kinds
+        raise DataError(
+            f"{path}: missing or damaged ({first_line(error)}). Delete the file and run the command again."
+        ) from error
+
+
 def _load(path: Path) -> list[Matches]:
-    with np.load(path, allow_pickle=False) as found:
-        count = len({name.partition(".")[0] for name in found})
-        names = Matches.__dataclass_fields__
-        return [Matches(**{name: found[f"{i}.{name}"] for name in names}) for i in range(count)]
+    found = read_arrays(path)
+    count = len({name.partition(".")[0] for name in found})
+    names = Matches.__dataclass_fields__
+    return [Matches(**{name: found[f"{i}.{name}"] for name in names}) for i in range(count)]

@@ -13,13 +13,15 @@ Most pairs are settled by a bound. With P an orthogonal projection to few dimens
 
     <u, v> <= <Pu, Pv> + |u - Pu| |v - Pv|
 
-which is the product of two short vectors (`_Sketch`). Only pairs whose bound exceeds the threshold are looked at. Where
+which is the product of two short vectors (`Sketch`). Only pairs whose bound exceeds the threshold are looked at. Where
 these are many, as among images without structure, whole products are taken instead. Float32 decides only where it is
 far from the threshold. Near it, and for every correlation that is returned, float64 decides. So the result is that of
 the definition, and depends neither on the projection, nor on the block size, nor on the number of threads.
 """
 
+import functools
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,7 @@ from numpy.typing import NDArray
 
 from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError
+from memgen.base.progress import Progress
 from memgen.base.strings import Strings
 from memgen.images.gathered import Images, numbers
 from memgen.images.imageset import ImageSet, floats
@@ -37,6 +40,7 @@ from memgen.images.imageset import ImageSet, floats
 # Far above the rounding of a float32 product of unit vectors, and small enough that few pairs need float64.
 _SLACK = 1e-4
 _POOL_BLOCK = 1024
+_BLOCK = 2048  # rows compared at a time, at most
 _PAIR_VALUES = 1 << 22
 _SKETCHED = 32  # dimensions of the projection
 _SAMPLED = 512  # rows that choose it
@@ -57,14 +61,19 @@ def area_average(images: ImageSet, size: int = 20) -> NDArray[np.float32]:
         (N, C * min(H, size) * min(W, size)) float32 in [0, 1].
     """
     channels, height, width = images.image_shape
-    rows, columns = _overlap(height, min(height, size)), _overlap(width, min(width, size))
-    scale = height * width * (255 if images.pixels.dtype == np.uint8 else 1)
+    white = 255 if images.pixels.dtype == np.uint8 else 1
+    # Whole numbers times whole numbers: for uint8 pixels the sums are exact, in whatever order they are taken. Float32
+    # holds them if they are small enough, and gives the same quotients.
+    small = images.pixels.dtype == np.uint8 and height * width * white < 2**24
+    dtype = np.dtype(np.float32 if small else np.float64)
+    rows, columns = (_overlap(side, min(side, size)).astype(dtype) for side in (height, width))
     averages = np.empty((len(images), channels, len(rows), len(columns)), dtype=np.float32)
     for start in range(0, len(images), _POOL_BLOCK):
-        # Whole numbers times whole numbers: for uint8 pixels the sums are exact, in whatever order they are taken.
-        block = images.pixels[start : start + _POOL_BLOCK].astype(np.float64)
-        summed = np.tensordot(np.tensordot(block, columns, axes=(3, 1)), rows, axes=(2, 1))  # (B, C, w, h)
-        averages[start : start + _POOL_BLOCK] = summed.swapaxes(2, 3) / scale
+        block = images.pixels[start : start + _POOL_BLOCK].astype(dtype)
+        summed = rows @ (block.reshape(-1, width) @ columns.T).reshape(-1, height, len(columns))
+        averages[start : start + _POOL_BLOCK] = summed.reshape(-1, *averages.shape[1:]) / dtype.type(
+            height * width * white
+        )
     return averages.reshape(len(images), -1)
 
 
@@ -94,10 +103,13 @@ class Pixels:
 
     Args:
         images: (N, C, H, W), in memory or not.
+
+    Attributes:
+        images: see above.
     """
 
     def __init__(self, images: Images) -> None:
-        self._images = images
+        self.images = images
         self.shape = len(images), numbers(images)
 
     def __len__(self) -> int:
@@ -105,7 +117,7 @@ class Pixels:
 
     def __getitem__(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """The rows at some positions, (n, D), in pixel units."""
-        return floats(np.asarray(self._images[positions])).flatten(1).numpy()
+        return floats(np.asarray(self.images[positions])).flatten(1).numpy()
 
 
 class Ordered:
@@ -114,10 +126,14 @@ class Ordered:
     Args:
         rows: N rows.
         order: positions among them, (n,).
+
+    Attributes:
+        rows: see above.
+        order: see above.
     """
 
     def __init__(self, rows: "Rows", order: NDArray[np.int64]) -> None:
-        self._rows, self._order = rows, order
+        self.rows, self.order = rows, order
         self.shape: tuple[int, int] = len(order), rows.shape[1]
 
     def __len__(self) -> int:
@@ -125,7 +141,7 @@ class Ordered:
 
     def __getitem__(self, positions: NDArray[np.int64]) -> NDArray[Any]:
         """The rows at some positions of the order, (n, D)."""
-        return self._rows[self._order[positions]]
+        return self.rows[self.order[positions]]
 
 
 Rows = NDArray[Any] | AreaAverages | Pixels | Ordered
@@ -138,9 +154,19 @@ def pixel_rows(images: Images) -> Rows:
     return rows[np.arange(len(rows))] if small else rows
 
 
+Leaders = tuple[NDArray[np.int64], NDArray[np.float64]]  # of each row: its leader, and the correlation with it
+Lead = Callable[[Rows, Strings | None, float, int], Leaders]  # takes rows, ids, threshold and leading; see `leaders`
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # rows, leaders of them, and correlations
+
+
 def leaders(
-    features: Rows | torch.Tensor, threshold: float, block: int = 2048, ids: Strings | None = None, leading: int = 0
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    features: Rows | torch.Tensor,
+    threshold: float,
+    block: int | None = None,
+    ids: Strings | None = None,
+    leading: int = 0,
+    lead: Lead | None = None,
+) -> Leaders:
     """Greedy clusters by Pearson correlation: for each row its leader, the earlier leader with the largest correlation.
 
     A row becomes a leader if it correlates with no earlier leader above the threshold (strictly). Constant rows have
@@ -149,9 +175,10 @@ def leaders(
     Args:
         features: (N, D).
         threshold: in (0, 1].
-        block: rows compared at a time; it changes memory and speed, never the result.
+        block: rows compared at a time, see `alone`; it changes memory and speed, never the result.
         ids: (N,), equal where the images behind the rows are equal; None: no row is known to equal another.
         leading: so many first rows are known to be leaders, and are not compared with each other.
+        lead: what compares the rows, such as an executor; None compares them in this process.
     Returns:
         leader: (N,) int64; leader[i] == i for leaders, and the earliest of equally close ones otherwise.
         correlation: (N,) float64 of each row with its leader, 1 for leaders, NaN for constant rows.
@@ -161,25 +188,7 @@ def leaders(
     if not 0 < threshold <= 1:
         raise DataError(f"duplicates: found a threshold of {threshold}, expected a correlation above 0 and up to 1.")
     rows = features if isinstance(features, AreaAverages | Pixels | Ordered) else np.asarray(features)
-    leader, correlation = np.arange(len(rows), dtype=np.int64), np.ones(len(rows))
-    sketch = _Sketch.of(rows, threshold) if len(rows) > block else None
-    kept: list[_Block] = []  # leaders so far
-    starts = [*range(0, leading, block), *range(leading, len(rows), block), len(rows)]
-    for start, stop in itertools.pairwise(starts):
-        here = _Block.of(rows, np.arange(start, stop), sketch)
-        correlation[here.positions[~here.unit.any(axis=1)]] = np.nan
-        if start < leading:
-            kept.append(here.without_units(sketch))
-            continue
-        before = [_close_pairs(rows, here, earlier, threshold) for earlier in kept]
-        led = (
-            np.isin(here.positions, np.concatenate([i for i, _, _ in before])) if before else np.zeros(len(here), bool)
-        )
-        chosen = _choose(rows, here.take(~led), threshold)
-        leads = np.isin(here.positions, chosen)
-        kept.append(here.take(leads).without_units(sketch))
-        within = _close_pairs(rows, here.take(~leads), kept[-1], threshold)
-        _assign(leader, correlation, [*before, within])
+    leader, correlation = (lead or functools.partial(alone, block=block))(rows, ids, threshold, leading)
     if ids is not None:
         first = ids.firsts()
         # Copies that the correlation does not show: constant rows, or a threshold of 1.
@@ -188,7 +197,138 @@ def leaders(
     return leader, correlation
 
 
-def near_duplicates(images: ImageSet, threshold: float = 0.95, leading: int = 0) -> tuple[NDArray[np.int64], pa.Table]:
+def alone(
+    rows: Rows,
+    ids: Strings | None,
+    threshold: float,
+    leading: int,
+    block: int | None = None,
+    progress: Progress | None = None,
+) -> Leaders:
+    """Compare rows in this process: a `Lead`, which needs no ids.
+
+    Args:
+        rows: (N, D).
+        ids: not read.
+        threshold: see `leaders`.
+        leading: see `leaders`.
+        block: rows compared at a time; None for as many as memory allows, and 2,048 at most.
+        progress: called with (rows done, rows).
+    """
+    block = block or block_of(rows)
+    sketch = Sketch.of(rows, threshold) if len(rows) > block else None
+    led = lead_within(rows, threshold, sketch, 0, len(rows), leading=leading, block=block, progress=progress)
+    return led.leader, led.correlation
+
+
+@dataclass(frozen=True, eq=False)
+class Led:
+    """What is known of consecutive rows.
+
+    Attributes:
+        leader: (n,) int64, see `leaders`; positions among all rows.
+        correlation: (n,) float64.
+        kept: the leaders among them, in their order, without unit rows if there are sketches.
+    """
+
+    leader: NDArray[np.int64]
+    correlation: NDArray[np.float64]
+    kept: "list[Block]"
+
+
+def lead_within(
+    rows: Rows,
+    threshold: float,
+    sketch: "Sketch | None",
+    start: int,
+    stop: int,
+    before: Pairs | None = None,
+    leading: int = 0,
+    block: int | None = None,
+    progress: Progress | None = None,
+) -> Led:
+    """The leaders of the rows from `start` to `stop`, where it is known how close they are to the leaders before them.
+
+    Args:
+        rows: all rows, (N, D).
+        threshold: see `leaders`.
+        sketch: of the rows; None compares whole rows.
+        start: first of the rows.
+        stop: number after that of the last.
+        before: of each of them that is close to an earlier leader, the closest one, see `closest`; None for none.
+        leading: see `leaders`.
+        block: see `alone`.
+        progress: called with (rows done, N).
+    """
+    block = block or block_of(rows)
+    leader, correlation = np.arange(start, stop, dtype=np.int64), np.ones(stop - start)
+    kept: list[Block] = []
+    known = min(max(leading, start), stop)
+    starts = [*range(start, known, block), *range(known, stop, block), stop]
+    for first, last in itertools.pairwise(starts):
+        here = Block.of(rows, np.arange(first, last), sketch)
+        correlation[here.positions[~here.unit.any(axis=1)] - start] = np.nan
+        if first < known:
+            kept.append(here.without_units(sketch))
+            continue
+        found = [_close_pairs(rows, here, earlier, threshold) for earlier in kept]
+        if before is not None:
+            of_these = slice(*np.searchsorted(before[0], [first, last]))
+            found.append((before[0][of_these], before[1][of_these], before[2][of_these]))
+        led = np.isin(here.positions, np.concatenate([i for i, _, _ in found])) if found else np.zeros(len(here), bool)
+        chosen = _choose(rows, here.take(~led), threshold)
+        leads = np.isin(here.positions, chosen)
+        kept.append(here.take(leads).without_units(sketch))
+        within = _close_pairs(rows, here.take(~leads), kept[-1], threshold)
+        i, j, value = best([*found, within])
+        leader[i - start], correlation[i - start] = j, value
+        if progress:
+            progress(last, len(rows))
+    return Led(leader, correlation, kept)
+
+
+def closest(
+    rows: Rows,
+    threshold: float,
+    sketch: "Sketch | None",
+    positions: NDArray[np.int64],
+    earlier: "Sequence[Block]",
+) -> Pairs:
+    """Of each row that is close to some of these leaders, the closest leader; see `best`.
+
+    Args:
+        rows: all rows, (N, D).
+        threshold: see `leaders`.
+        sketch: of the rows; None compares whole rows.
+        positions: the rows that are compared, ascending, (n,).
+        earlier: leaders before all of them.
+    """
+    found, block = [_NO_PAIRS], block_of(rows)
+    for start in range(0, len(positions), block):
+        here = Block.of(rows, positions[start : start + block], sketch)
+        found.append(best([_close_pairs(rows, here, each, threshold) for each in earlier]))
+    return best(found)
+
+
+def best(found: Sequence[Pairs]) -> Pairs:
+    """Of each row in some pairs its closest leader, the earliest of equals; the rows ascend."""
+    i, j, value = (np.concatenate(column) for column in zip(_NO_PAIRS, *found, strict=True))
+    order = np.lexsort((j, -value, i))
+    rows, first = np.unique(i[order], return_index=True)
+    return rows, j[order][first], value[order][first]
+
+
+_NO_PAIRS: Pairs = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+
+
+def block_of(rows: Rows) -> int:
+    """How many rows are compared at a time: 2,048, or fewer if so many are large in float64."""
+    return max(1, min(_BLOCK, files.in_memory() // (8 * max(1, int(rows.shape[1])))))
+
+
+def near_duplicates(
+    images: ImageSet, threshold: float = 0.95, leading: int = 0, lead: Lead | None = None
+) -> tuple[NDArray[np.int64], pa.Table]:
     """Which images to keep, and why the others are removed.
 
     Images of equal content are duplicates whatever the threshold, constant ones too.
@@ -197,12 +337,13 @@ def near_duplicates(images: ImageSet, threshold: float = 0.95, leading: int = 0)
         images: the set; its order decides which image of a cluster is kept: the first.
         threshold: correlation above which two images are near-duplicates, in (0, 1].
         leading: so many first images are known to have no near-duplicates among each other.
+        lead: what compares the images, see `leaders`; None compares them in this process.
     Returns:
         Positions of the kept images in their order, and the table DUPLICATES with a row for each removed image.
     Raises:
         DataError: the threshold is not in (0, 1].
     """
-    leader, correlation = leaders(AreaAverages(images), threshold, ids=images.ids, leading=leading)
+    leader, correlation = leaders(AreaAverages(images), threshold, ids=images.ids, leading=leading, lead=lead)
     positions = np.arange(len(images))
     removed = np.flatnonzero(leader != positions)
     columns = {
@@ -235,7 +376,7 @@ def _unit(rows: NDArray[Any]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Sketch:
+class Sketch:
     """Short vectors whose products bound those of unit rows from above.
 
     Attributes:
@@ -245,7 +386,7 @@ class _Sketch:
     axes: NDArray[np.float32]
 
     @classmethod
-    def of(cls, rows: Rows, threshold: float) -> "_Sketch | None":
+    def of(cls, rows: Rows, threshold: float) -> "Sketch | None":
         """The sketch along the first principal axes of some rows; None where it would save nothing.
 
         Rows that are short themselves need none, and where many pairs of these rows are above the bound it is useless.
@@ -270,7 +411,7 @@ class _Sketch:
 
 
 @dataclass(frozen=True, eq=False)
-class _Block:
+class Block:
     """Some rows: their positions (n,), unit rows (n, D), and sketches; unit rows may be left out, and made again."""
 
     positions: NDArray[np.int64]
@@ -278,31 +419,29 @@ class _Block:
     sketches: NDArray[np.float32] | None
 
     @classmethod
-    def of(cls, rows: Rows, positions: NDArray[np.int64], sketch: _Sketch | None) -> "_Block":
+    def of(cls, rows: Rows, positions: NDArray[np.int64], sketch: Sketch | None) -> "Block":
+        """The rows at some positions, with their sketches if there is one."""
         unit = _unit(rows[positions]).astype(np.float32)
         return cls(positions, unit, None if sketch is None else sketch(unit))
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    def take(self, which: NDArray[np.bool_]) -> "_Block":
+    def take(self, which: NDArray[np.bool_]) -> "Block":
         """Some of the rows."""
-        return _Block(self.positions[which], self.unit[which], None if self.sketches is None else self.sketches[which])
+        return Block(self.positions[which], self.unit[which], None if self.sketches is None else self.sketches[which])
 
-    def without_units(self, sketch: _Sketch | None) -> "_Block":
+    def without_units(self, sketch: Sketch | None) -> "Block":
         """The same with little memory, where sketches take the place of unit rows."""
         # A part of the array would keep all of it.
-        return self if sketch is None else _Block(self.positions, self.unit[:0].copy(), self.sketches)
+        return self if sketch is None else Block(self.positions, self.unit[:0].copy(), self.sketches)
 
     def units(self, rows: Rows) -> NDArray[np.float32]:
         """The unit rows."""
         return self.unit if len(self.unit) == len(self) else _unit(rows[self.positions]).astype(np.float32)
 
 
-_Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
-
-
-def _close_pairs(rows: Rows, left: _Block, right: _Block, threshold: float) -> _Pairs:
+def _close_pairs(rows: Rows, left: Block, right: Block, threshold: float) -> Pairs:
     """Positions i in left and j < i in right whose exact correlation is above the threshold, and that correlation."""
     proposed = _few(left, right, threshold)
     if proposed is None:
@@ -314,7 +453,7 @@ def _close_pairs(rows: Rows, left: _Block, right: _Block, threshold: float) -> _
     return i[above], j[above], exact[above]
 
 
-def _few(left: _Block, right: _Block, threshold: float) -> NDArray[np.int64] | None:
+def _few(left: Block, right: Block, threshold: float) -> NDArray[np.int64] | None:
     """The flat places of pairs that the bound does not settle; None where they are many, or there is no sketch."""
     if left.sketches is None or right.sketches is None:
         return None
@@ -330,11 +469,14 @@ def _exact(rows: Rows, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np
     step = max(1, _PAIR_VALUES // rows.shape[1])
     for start in range(0, len(i), step):
         part = slice(start, start + step)
-        exact[part] = np.einsum("pd,pd->p", _unit(rows[i[part]]), _unit(rows[j[part]]))
+        # Some rows are in many pairs, so each is read once.
+        sides = (np.unique(side[part], return_inverse=True) for side in (i, j))
+        one, other = (_unit(rows[different])[number] for different, number in sides)
+        exact[part] = np.einsum("pd,pd->p", one, other)
     return np.minimum(exact, 1)
 
 
-def _choose(rows: Rows, candidates: _Block, threshold: float) -> NDArray[np.int64]:
+def _choose(rows: Rows, candidates: Block, threshold: float) -> NDArray[np.int64]:
     """The candidates that become leaders: in order, each that is not close to a leader chosen before it."""
     positions, count = candidates.positions, len(candidates)
     proposed = _few(candidates, candidates, threshold)
@@ -352,11 +494,3 @@ def _choose(rows: Rows, candidates: _Block, threshold: float) -> NDArray[np.int6
         if leads[earlier]:
             leads[earlier + 1 :] &= ~close[earlier + 1 :, earlier]
     return positions[leads]
-
-
-def _assign(leader: NDArray[np.int64], correlation: NDArray[np.float64], found: list[_Pairs]) -> None:
-    """Give each row i of the pairs its closest j, the earliest of equals."""
-    i, j, value = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.lexsort((j, -value, i))
-    rows, first = np.unique(i[order], return_index=True)
-    leader[rows], correlation[rows] = j[order][first], value[order][first]

@@ -31,6 +31,7 @@ from memgen.base.errors import DataError
 from memgen.base.progress import Progress
 from memgen.base.strings import Strings
 from memgen.images import duplicates, groups, names, readers, remote
+from memgen.images.duplicates import Lead
 from memgen.images.imageset import ImageSet
 from memgen.images.prepare import ReadSettings
 from memgen.images.shuffle import shuffle_images
@@ -93,6 +94,7 @@ def import_images(
     progress: Progress | None = None,
     seed: int = 0,
     shared_table: bool = False,
+    lead: Lead | None = None,
 ) -> Imported:
     """The images of a source, prepared and without near-duplicates.
 
@@ -103,6 +105,7 @@ def import_images(
         progress: called with (files or images done, of how many).
         seed: seed of the order of the pixels, if they are shuffled.
         shared_table: whether the table of groups may have rows for images of other sources.
+        lead: what compares the images, see `duplicates.leaders`; None compares them in this process.
     Raises:
         DataError: the source cannot be used; the message names the file and the remedy.
     """
@@ -110,10 +113,10 @@ def import_images(
     if source is None:
         resource = importlib.resources.files("memgen") / "embedded" / EMBEDDED
         with importlib.resources.as_file(resource) as path:
-            imported = _import(path, settings, progress, "embedded Fashion-MNIST", shared_table)
+            imported = _import(path, settings, progress, "embedded Fashion-MNIST", shared_table, lead)
     else:
         name = names.escaped(remote.url_of(source) or str(source))
-        imported = _import(source, settings, progress, name, shared_table)
+        imported = _import(source, settings, progress, name, shared_table, lead)
     return replace(imported, images=shuffle_images(imported.images, seed)) if settings.shuffle else imported
 
 
@@ -137,7 +140,12 @@ def read_images(source: str | Path | None = None, **settings: Any) -> ImageSet:
 
 
 def _import(
-    source: Path, settings: ImportSettings, progress: Progress | None, name: str, shared_table: bool
+    source: Path,
+    settings: ImportSettings,
+    progress: Progress | None,
+    name: str,
+    shared_table: bool,
+    lead: Lead | None,
 ) -> Imported:
     found = readers.read(source, settings, progress or (lambda done, total: None))
     partial = shared_table or settings.limit is not None
@@ -150,7 +158,7 @@ def _import(
         images, leading = _added(earlier, images), _without_duplicates(earlier, settings)
     removed = tables.make(schemas.DUPLICATES, {name: [] for name in schemas.DUPLICATES.names})
     if settings.deduplicate:
-        kept, removed = duplicates.near_duplicates(images, settings.threshold, leading)
+        kept, removed = duplicates.near_duplicates(images, settings.threshold, leading, lead)
         told += groups.across(images.sources, images.groups, removed) if images.groups is not None else []
         images = _keep(images, kept)
     images = replace(images, recipe=_recipe(name, settings) | {"warnings": told})

@@ -23,7 +23,7 @@ from memgen.base import schemas, tables
 from memgen.base.errors import DataError
 from memgen.base.intervals import clopper_pearson
 from memgen.base.progress import Progress
-from memgen.images.duplicates import pixel_rows
+from memgen.images.duplicates import Lead, pixel_rows
 from memgen.images.gathered import Gathered
 from memgen.images.imageset import ImageSet
 from memgen.measures.copies import competition
@@ -122,6 +122,7 @@ class Examiner:
         make_searcher: makes the searcher of candidates in these spaces, with these probes, in place of one that
             searches in this process.
         probes: lists of images that are searched for each sample, see `Index.search`; None searches all images.
+        lead: what compares the images of T and H with each other, see `leaders`; None compares them in this process.
 
     Attributes:
         pool: the representatives of T and H.
@@ -143,8 +144,9 @@ class Examiner:
         names: Sequence[str] = PIXELS,
         make_searcher: Callable[..., Searcher] | None = None,
         probes: int | None = None,
+        lead: Lead | None = None,
     ) -> None:
-        self.pool: Pool = _pooled(train, held_out, threshold)
+        self.pool: Pool = _pooled(train, held_out, threshold, lead)
         self.names, self._probes = tuple(names), probes
         self._train, self._held_out, self._n_train = train, held_out, len(train)
         self._pixels = Gathered([train.pixels, held_out.pixels], self.pool.representatives)
@@ -441,10 +443,10 @@ def _closest(sight: Sight) -> Floats:
     return np.stack([matches.closeness[:, 0] for matches in sight.matches])
 
 
-def _pooled(train: ImageSet, held_out: ImageSet, threshold: float) -> Pool:
+def _pooled(train: ImageSet, held_out: ImageSet, threshold: float, lead: Lead | None) -> Pool:
     """The pool of T and H; a function of its own, so that the rows are freed before the indexes are built."""
     rows = pixel_rows(Gathered([train.pixels, held_out.pixels]))
-    return pool(rows, train.ids, held_out.ids, threshold, train.groups, held_out.groups)
+    return pool(rows, train.ids, held_out.ids, threshold, train.groups, held_out.groups, lead)
 
 
 def _ids(pooled: Pool, numbers: Ints) -> pa.Array:

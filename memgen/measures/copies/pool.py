@@ -10,7 +10,7 @@ from memgen.base import files
 from memgen.base.errors import DataError
 from memgen.base.strings import Strings
 from memgen.base.wording import listed
-from memgen.images.duplicates import Ordered, Rows, leaders
+from memgen.images.duplicates import Lead, Ordered, Rows, leaders
 
 _NAMED = 3  # groups named in an error
 
@@ -71,6 +71,7 @@ def pool(
     threshold: float = 0.99,
     groups_t: Sequence[str] | None = None,
     groups_h: Sequence[str] | None = None,
+    lead: Lead | None = None,
 ) -> Pool:
     """The pool of T and H, clustered without looking at labels. The first of a cluster by a hash of ids represents it.
 
@@ -84,6 +85,7 @@ def pool(
         threshold: correlation above which two rows are near-duplicates, in (0, 1].
         groups_t: name of the group of each image of T, (|T|,); None if each image was put into T by itself.
         groups_h: the same for H.
+        lead: what compares the rows, see `leaders`; None compares them in this process.
 
     Raises:
         DataError: T or H is empty, ids or groups do not fit the features, a group is in both T and H, only one of T and
@@ -98,7 +100,7 @@ def pool(
     in_train = np.arange(len(ids)) < len(ids_t)
     groups = _numbered(groups_t, groups_h, len(ids))
     order = label_free_order(ids)
-    leader, _ = leaders(Ordered(features, order), threshold, ids=ids[order])
+    leader, _ = leaders(Ordered(features, order), threshold, ids=ids[order], lead=lead)
     first, number = np.unique(leader, return_inverse=True)
     cluster = np.empty(len(ids), dtype=np.int64)
     cluster[order] = number
