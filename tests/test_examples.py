@@ -74,6 +74,9 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     )
     assert "Found: samples depend on " in printed
     assert "It began to memorize between " in printed
+    shown = [output.get("data", {}) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert any("The models memorize at N = 1" in data.get("text/html", "") for data in shown)
+    assert any("image/png" in data for data in shown)
 
 
 def test_the_notebook_is_kept_without_output():
