@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from memgen.base import files, noise, schemas, tables
 from memgen.base.errors import DataError
@@ -105,7 +104,7 @@ def _not_planted(run: runs.Run, settings: AuditSettings) -> list[int]:
 
 
 def _samples(sets: dict[str, ImageSet]) -> Samples:
-    return Samples(sets["samples"].floats().numpy(), np.arange(len(sets["samples"])))
+    return Samples(sets["samples"].pixels, np.arange(len(sets["samples"])))
 
 
 def _examiner(run: runs.Run, sets: dict[str, ImageSet], executor: Executor | None) -> Examiner:
@@ -127,7 +126,7 @@ def _test(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: E
     settings, samples = settings_of(run), _samples(sets)
     report("building the indexes", 0, 1)
     own = nearest(sets["train"], samples, probes=settings.probes)
-    examiner, images = _examiner(run, sets, executor), torch.from_numpy(samples.images)
+    examiner, images = _examiner(run, sets, executor), samples.images
     sight = examiner.see(images, progress=_stage(report, "searching for the samples"))
     report("judging by held-out images", 0, 1)
     found = examiner.contest(sight, settings.seed, settings.q)
@@ -168,7 +167,7 @@ def _canaries(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> pa.T
     order = _in_order(Strings(map(files.digest, ids)), names)
     pixels = Gathered([train.pixels, chosen.pixels], order)
     searcher = Searcher(Candidates(pixels, ids[order], np.arange(len(ids))), settings.spaces, probes=settings.probes)
-    sight = searcher.see(sets["samples"].floats(), progress=_stage(report, CANARIES))
+    sight = searcher.see(sets["samples"].pixels, progress=_stage(report, CANARIES))
     found = searcher.choose(sight, searcher.standing_out(sight))
     place = np.argsort(order)[[*(of_train[name] for name in trained), *range(len(train), len(ids))]]
     score = np.array([found.magnitude[found.nearest == i].max(initial=0.0) for i in place])
@@ -238,8 +237,8 @@ def _at_risk(sets: dict[str, ImageSet], significance: pa.Table) -> pa.Table:
 def _calibrate(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: Executor | None) -> None:
     """Plant copies of every kind among the samples, and keep what is found: PLANTED tables, one for each draw."""
     settings = settings_of(run)
-    examiner, images = _examiner(run, sets, executor), sets["samples"].floats()
-    sight = examiner.see(images, progress=_stage(report, "searching for the samples"))
+    examiner, samples = _examiner(run, sets, executor), sets["samples"]
+    sight = examiner.see(samples.pixels, progress=_stage(report, "searching for the samples"))
     # Copies that were found in the samples would help planted ones to be found.
     significance = run.table("significance", NAME)
     reported = np.logical_or(*(significance[name].to_numpy(zero_copy_only=False) for name in ("discovered", "flagged")))
@@ -251,7 +250,7 @@ def _calibrate(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, execut
         rows: list[dict[str, Any]] = []
         for number, kind in enumerate(planting.KINDS):
             report(PLANTING, number, len(planting.KINDS))
-            rows += _planted(examiner, sight, images, order, sets["train"], kind, settings, repeat)
+            rows += _planted(examiner, sight, samples, order, sets["train"], kind, settings, repeat)
         columns = {name: [row[name] for row in rows] for name in schemas.PLANTED.names}
         run.write_table("planted", f"{NAME}-r{repeat}", tables.make(schemas.PLANTED, columns))
 
@@ -259,7 +258,7 @@ def _calibrate(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, execut
 def _planted(
     examiner: Examiner,
     sight: Sight,
-    images: torch.Tensor,
+    samples: ImageSet,
     order: np.ndarray[Any, Any],
     train: ImageSet,
     kind: str,
@@ -271,7 +270,7 @@ def _planted(
     Args:
         examiner: of the audit.
         sight: what all samples look like.
-        images: all samples, (M, C, H, W).
+        samples: all samples.
         order: positions of the samples that no test reports; the first are replaced.
         train: T.
         kind: of copies.
@@ -282,7 +281,7 @@ def _planted(
     most = min(max(1, round(max(SHARES) * len(order))), _MOST_PLANTED)
     chosen = _sources(train, generator)[:most]
     most = len(chosen)
-    copies = planting.planted(kind, train.floats(chosen), images[order[:most]], generator)
+    copies = planting.planted(kind, train.floats(chosen), samples.floats(order[:most]), generator)
     planted = examiner.see(copies)
     rows = []
     for share in SHARES:
