@@ -119,6 +119,7 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
 
 
 # Shares of the largest bet, denser near 0, where small excesses are best bet on. A finite mixture is as exact as any.
+_VANISHED = 1e-40  # far less than the rounding of probabilities
 _BETS = ((np.arange(200) + 0.5) / 200) ** 2
 
 
@@ -278,10 +279,17 @@ def _tails(
     """
     length = int((sizes * groups).sum()) + 1 + spread
     angle = 2 * np.pi * np.arange(length // 2 + 1) / length
-    transform = np.cos(angle / 2).astype(np.complex128) ** spread  # as if from -spread / 2
+    factor = np.cos(angle / 2).astype(np.complex128) ** spread  # as if from -spread / 2
+    kept = np.arange(len(angle))
     for size, group, share in zip(sizes, groups, shares, strict=True):
         if group and share:
-            transform *= (1 - share + share * np.exp(-1j * angle * size)) ** group
+            # No factor is larger than 1, so what has vanished stays so. Mostly few are left after the first.
+            left = np.abs(factor) > _VANISHED
+            if 2 * np.count_nonzero(left) < len(left):
+                kept, factor, angle = kept[left], factor[left], angle[left]
+            factor *= (1 - share + share * np.exp(-1j * angle * size)) ** group
+    transform = np.zeros(length // 2 + 1, dtype=np.complex128)
+    transform[kept] = factor
     probability = np.roll(np.fft.irfft(transform, length), spread // 2)
     at = x + spread // 2
     return float(probability[: at + 1].sum()), float(probability[at:].sum())

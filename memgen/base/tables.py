@@ -1,16 +1,19 @@
 """Tables that follow a schema: made from columns, written atomically as Parquet, and checked when they are read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from memgen.base import files
 from memgen.base.errors import DataError, first_line
 from memgen.base.strings import Strings
+
+T = TypeVar("T")
 
 
 def make(schema: pa.Schema, columns: Mapping[str, Any], rows: int | None = None) -> pa.Table:
@@ -40,10 +43,10 @@ _ARRAYS = pa.Array | pa.ChunkedArray
 
 
 def _plain(value: Any) -> Any:
-    """What stands for a column as an Arrow array, a list or a scalar; numbers do not become Python objects."""
+    """What stands for a column as an Arrow array, a list or a scalar; arrays of NumPy give no Python objects."""
     if isinstance(value, Strings):
         return value.arrow
-    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "biuf":
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "biufU":
         return pa.array(value, mask=~np.isfinite(value) if value.dtype.kind == "f" else None)
     return value.tolist() if hasattr(value, "tolist") and not isinstance(value, _ARRAYS) else value
 
@@ -57,6 +60,39 @@ def _column(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
         values = [None if each is None or not abs(each) < float("inf") else each for each in values]
     made = pa.array(values, type=kind)
     return made if isinstance(value, list | tuple) else pa.repeat(made[0], rows)
+
+
+class Rows(Sequence[T]):
+    """The rows of a table, of which only those that are asked for become Python objects.
+
+    Args:
+        table: the table.
+        order: the rows that count, in their order; None for all as they come.
+        make: makes an object of a row, given as a dict.
+    """
+
+    def __init__(
+        self,
+        table: pa.Table,
+        order: NDArray[np.int64] | None = None,
+        make: Callable[[dict[str, Any]], T] = lambda row: row,  # type: ignore[assignment,return-value]
+    ) -> None:
+        self._table, self._make = table, make
+        self._order: NDArray[np.int64] = np.arange(table.num_rows) if order is None else order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, which: int) -> T: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[T]: ...
+    def __getitem__(self, which: int | slice) -> T | list[T]:
+        """One row, or those of a slice."""
+        if isinstance(which, slice):
+            return list(map(self._make, self._table.take(pa.array(self._order[which])).to_pylist()))
+        (row,) = self._table.take(pa.array(self._order[[which]])).to_pylist()
+        return self._make(row)
 
 
 def name(schema: pa.Schema) -> str:

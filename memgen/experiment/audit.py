@@ -23,6 +23,7 @@ import numpy as np
 from memgen.base import files
 from memgen.base.config import validate
 from memgen.base.errors import ConfigError, DataError, RunError
+from memgen.base.tables import Rows
 from memgen.experiment import audit_images, audit_model, audit_tests, reproduce, runs, showing
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.experiment.executors import Executor
@@ -215,12 +216,12 @@ def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> 
         answer=answer,
         manifest=run.manifest,
         pairs=pairs[: audit_page.PAIRS_SHOWN],
-        at_risk=run.table("at_risk", NAME).to_pylist() if run.has_table("at_risk", NAME) else [],
+        at_risk=Rows(run.table("at_risk")),
         planted=findings.powers(run.table("planted")),
         gaps=run.table("gaps").to_pylist(),
         shrinkage=shrinkage.compare(run.table("shrinkage")),
         eigenvectors=audit_model.eigenvectors(run) if shown else {},
-        skipped=run.table("skipped", NAME).to_pylist(),
+        skipped=Rows(run.table("skipped", NAME)),
         image_of=image_of,
         significance=significance,
         gallery=showing.of_audit(pairs, image_of, significance),
@@ -229,16 +230,11 @@ def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> 
     )
 
 
-def _pairs(run: runs.Run, sets: dict[str, ImageSet]) -> list[findings.Pair]:
+def _pairs(run: runs.Run, sets: dict[str, ImageSet]) -> Rows[findings.Pair]:
     """The pairs of a sample and a training image, those first that a test reports, and then the closest."""
     significance = run.table("significance", NAME) if run.has_table("significance", NAME) else None
-    places = {}
-    if significance is not None:
-        for kind, column in (("train", "found_train_id"), ("held_out", "found_held_out_id")):
-            places[kind] = sets[kind].ids.places(significance[column].unique().to_pylist())
-    sources = {kind: found.sources for kind, found in sets.items()}
-    groups_of = sets["train"].groups
-    return findings.pairs(significance, run.table("neighbors", NAME), places, sources, groups_of)
+    ids, sources = ({kind: getattr(found, name) for kind, found in sets.items()} for name in ("ids", "sources"))
+    return findings.pairs(significance, run.table("neighbors", NAME), ids, sources, sets["train"].groups)
 
 
 def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
@@ -252,7 +248,7 @@ def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
         "answer": answer.answer,
         "headline": answer.headline,
         "sentences": list(answer.sentences),
-        "discoveries": [pair.as_json() for pair in pairs if pair.reported_by],
+        "discoveries": [pair.as_json() for pair in pairs[: findings.reported(pairs)]],
         "closest": [pair.as_json() for pair in pairs[: audit_page.PAIRS_SHOWN]],
         "counts": answer.counts,
         "power": findings.powers(run.table("planted")),

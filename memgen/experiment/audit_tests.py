@@ -202,36 +202,35 @@ def _stage(report: OnStage, what: str) -> Callable[[int, int], None]:
 
 def _at_risk(sets: dict[str, ImageSet], significance: pa.Table) -> pa.Table:
     """An AT_RISK table: every training unit that a sample is nearest to, those in danger first."""
-    train = sets["train"]
-    place = train.ids.places(significance["nearest_id"].unique().to_pylist())
-    units: dict[int, list[dict[str, Any]]] = {}
-    for row in significance.to_pylist():
-        if row["nearest_in"] == "T":
-            units.setdefault(row["unit"], []).append(row)
-    rows = []
-    for unit, members in units.items():
-        deepest = max(
-            members, key=lambda row: (row["discovered"], np.inf if row["W"] is None else row["W"], -row["sample"])
-        )
-        position = place[deepest["nearest_id"]]
-        rows.append(
-            {
-                "unit": unit,
-                "group": None if train.groups is None else train.groups[position],
-                "image_id": deepest["nearest_id"],
-                "source": train.sources[position],
-                "samples": len(members),
-                "flagged": sum(row["flagged"] for row in members),
-                "discovered": any(row["discovered"] for row in members),
-                "sample": deepest["sample"],
-                "sample_source": sets["samples"].sources[deepest["sample"]],
-                "W": deepest["W"],
-                "space": deepest["space"],
-                "closeness": deepest["closeness"],
-            }
-        )
-    rows.sort(key=lambda row: (not row["discovered"], not row["flagged"], -(row["W"] or 0), row["unit"]))
-    return tables.make(schemas.AT_RISK, {key: [row[key] for row in rows] for key in schemas.AT_RISK.names}, len(rows))
+    train, near = sets["train"], significance.filter(pc.field("nearest_in") == "T")
+    unit, sample, score, flagged, discovered = (
+        near[name].to_numpy() for name in ("unit", "sample", "W", "flagged", "discovered")
+    )  # an infinite W is null in the table, and NaN here
+    units, of = np.unique(unit, return_inverse=True)
+    deepest = np.empty(len(units), dtype=np.int64)
+    ascending = np.lexsort((-sample, np.where(np.isnan(score), np.inf, score), discovered))
+    deepest[of[ascending]] = ascending  # of several values for one place, the last one stays
+    hits = {name: np.bincount(of, each, len(units)) for name, each in (("flagged", flagged), ("found", discovered))}
+    score = score[deepest]
+    order = np.lexsort((units, -np.where(np.isnan(score), 0, score), hits["flagged"] == 0, hits["found"] == 0))
+    deepest = deepest[order]
+    rows = near.take(pa.array(deepest))
+    position = train.ids.positions(rows["nearest_id"])
+    columns = {
+        "unit": units[order],
+        "group": None if train.groups is None else train.groups[position],
+        "image_id": rows["nearest_id"],
+        "source": train.sources[position],
+        "samples": np.bincount(of, minlength=len(units))[order],
+        "flagged": hits["flagged"][order].astype(np.int64),
+        "discovered": hits["found"][order] > 0,
+        "sample": rows["sample"],
+        "sample_source": sets["samples"].sources[sample[deepest]],
+        "W": rows["W"],
+        "space": rows["space"],
+        "closeness": rows["closeness"],
+    }
+    return tables.make(schemas.AT_RISK, columns, len(units))
 
 
 def _calibrate(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: Executor | None) -> None:

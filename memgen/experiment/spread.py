@@ -3,9 +3,9 @@
 Where a network computes the vectors of a space, tasks compute those of some images of the pool first, and all searches
 look them up.
 
-Tasks read the images of the pool and the samples where they lie, if they lie in files. What a task finds is one file, so
-a search that was interrupted goes on where it stopped. Samples are cut where a search in one process cuts them, so the
-result is the same.
+Tasks read the images of the pool and the samples where they lie, if they lie in files. What a task finds is one file,
+so a search that was interrupted goes on where it stopped. Samples are cut where a search in one process cuts them, so
+the result is the same.
 """
 
 import functools
