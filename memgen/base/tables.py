@@ -1,6 +1,7 @@
 """Tables that follow a schema: made from columns, written atomically as Parquet, and checked when they are read."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -128,24 +129,48 @@ def write(path: Path, table: pa.Table, schema: pa.Schema) -> None:
         pq.write_table(table.cast(schema).replace_schema_metadata(schema.metadata), temporary, compression="zstd")
 
 
-def read(path: Path, schema: pa.Schema) -> pa.Table:
+def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table and check it against its schema.
+
+    Args:
+        path: the Parquet file.
+        schema: one of those in `schemas`.
+        columns: those that are read; None reads all.
 
     Raises:
         DataError: the file is missing, is not Parquet, is damaged, or has another schema; the message names it.
     """
+    with _opened(path) as file:
+        table, kind = file.read(None if columns is None else list(columns)), file.schema_arrow.metadata or {}
+    stored = kind.get(b"memgen.schema", b"none").decode()
+    expected = schema.metadata[b"memgen.schema"].decode()
+    if stored != expected:
+        raise DataError(
+            f"{path}: is a table of kind {stored}, expected {expected}. Delete it and run the command again."
+        )
+    if columns is None:
+        return check(table, schema, source=str(path))
+    chosen = pa.schema([schema.field(each) for each in columns])
+    return check(table.select([each for each in columns if each in table.column_names]), chosen, source=str(path))
+
+
+def rows(path: Path) -> int:
+    """How many rows a table in a file has; they are not read.
+
+    Raises:
+        DataError: the file is missing or is not Parquet.
+    """
+    with _opened(path) as file:
+        return int(file.metadata.num_rows)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        table = pq.ParquetFile(path).read()
+        yield pq.ParquetFile(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such table.") from error
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{path}: damaged or not a Parquet file ({first_line(error)}). Delete it and run the command again."
         ) from error
-    stored = (table.schema.metadata or {}).get(b"memgen.schema", b"none").decode()
-    expected = schema.metadata[b"memgen.schema"].decode()
-    if stored != expected:
-        raise DataError(
-            f"{path}: is a table of kind {stored}, expected {expected}. Delete it and run the command again."
-        )
-    return check(table, schema, source=str(path))

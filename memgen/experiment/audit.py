@@ -201,8 +201,9 @@ def page_so_far(run: runs.Run, live: Live) -> str | None:
 
 
 def _answer(run: runs.Run) -> findings.Answer:
-    kinds = ("copies", "planted", "canaries", "at_risk", "neighbors", "gaps", "significance")
-    tables = {kind: run.table(kind) for kind in kinds}
+    tables = {kind: run.table(kind) for kind in ("copies", "planted", "canaries", "gaps")}
+    of_samples = {"at_risk": ("discovered", "flagged"), "significance": ("p",), "neighbors": ("query_kind", "value")}
+    tables |= {kind: run.table(kind, columns=columns) for kind, columns in of_samples.items()}
     data = run.manifest["data"]
     return findings.answer(tables, data["sets"], data.get("undeclared", False), data.get("identical", {}))
 
@@ -210,7 +211,7 @@ def _answer(run: runs.Run) -> findings.Answer:
 def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> audit_page.AuditInput:
     shown = settings_of(run).images
     image_of = (lambda kind, position: np.asarray(sets[kind].pixels[position])) if shown else None
-    pairs, significance = _pairs(run, sets), run.table("significance")
+    pairs, significance = _pairs(run, sets), run.table("significance", columns=audit_page.OF_SAMPLES)
     return audit_page.AuditInput(
         title=run.name,
         answer=answer,
@@ -232,9 +233,12 @@ def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> 
 
 def _pairs(run: runs.Run, sets: dict[str, ImageSet]) -> Rows[findings.Pair]:
     """The pairs of a sample and a training image, those first that a test reports, and then the closest."""
-    significance = run.table("significance", NAME) if run.has_table("significance", NAME) else None
+    tested = run.has_table("significance", NAME)
+    significance = run.table("significance", NAME, findings.OF_TESTS) if tested else None
     ids, sources = ({kind: getattr(found, name) for kind, found in sets.items()} for name in ("ids", "sources"))
-    return findings.pairs(significance, run.table("neighbors", NAME), ids, sources, sets["train"].groups)
+    return findings.pairs(
+        significance, run.table("neighbors", NAME, findings.OF_NEIGHBORS), ids, sources, sets["train"].groups
+    )
 
 
 def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
@@ -252,7 +256,9 @@ def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
         "closest": [pair.as_json() for pair in pairs[: audit_page.PAIRS_SHOWN]],
         "counts": answer.counts,
         "power": findings.powers(run.table("planted")),
-        "growth": findings.growth(run.table("at_risk"), manifest["data"]["sets"]["samples"]["images"]),
+        "growth": findings.growth(
+            run.table("at_risk", columns=("discovered", "flagged")), manifest["data"]["sets"]["samples"]["images"]
+        ),
         "gaps": run.table("gaps").to_pylist(),
         "shrinkage": shrinkage.compare(run.table("shrinkage")),
         "canaries": findings.exposed(run.table("canaries")),

@@ -20,7 +20,7 @@ from memgen.findings import labels
 from memgen.findings.audit import Pair, reported
 from memgen.images.imageset import ImageSet
 from memgen.report import viewers
-from memgen.report.downloads import Download, downloads
+from memgen.report.downloads import MOST_ROWS, Download, downloads
 from memgen.report.gallery import MOST, Gallery, Measure
 from memgen.report.tiles import ImageOf, Place
 from memgen.report.viewers import Film
@@ -184,14 +184,15 @@ def tables(run: runs.Run, folder: Path) -> list[Download]:
         run: a sweep or an audit.
         folder: where the page is.
     """
-    found = []
+    links = {}
     for kind in schemas.KINDS:
-        names = run.table_names(kind)
-        if names:
+        if names := run.table_names(kind):
             paths = [os.path.relpath(run.table_path(kind, name), folder) for name in names]
-            links = [urllib.parse.quote(path.replace(os.sep, "/")) for path in paths]
-            found.append((kind, run.table(kind), links))
-    return downloads(found)
+            links[kind] = [urllib.parse.quote(path.replace(os.sep, "/")) for path in paths]
+    rows = {kind: run.rows(kind) for kind in links}
+    small = [kind for kind in links if rows[kind] <= MOST_ROWS]
+    found = dict(zip(small, downloads([(kind, run.table(kind), links[kind]) for kind in small]), strict=True))
+    return [found.get(kind) or Download(kind, rows[kind], of_kind, "") for kind, of_kind in links.items()]
 
 
 def of_audit(found: Sequence[Pair], image_of: ImageOf | None, significance: pa.Table) -> Gallery:

@@ -103,6 +103,9 @@ class Pair:
 
 
 _CHANGES = ("compared", "mirrored", "negative", "shift_x", "shift_y", "rotation", "zoom")
+_JUDGED = ("sample", "space", "found_train", "found_held_out", "W", "p", *REPORTED_BY, *_CHANGES)
+OF_TESTS = ("nearest_in", "found_train_id", "found_held_out_id", *_JUDGED)
+OF_NEIGHBORS = ("query", "reference_index", "value")
 
 
 def described(change: Mapping[str, Any] | None) -> str:
@@ -130,8 +133,9 @@ def pairs(
     """The pairs of samples and training images; those that a test reports, and the deepest, first.
 
     Args:
-        significance: a SIGNIFICANCE table; None where nothing was tested.
-        neighbors: a NEIGHBORS table of rank 1: the closest training image to each sample in pixels.
+        significance: the columns OF_TESTS of a SIGNIFICANCE table; None where nothing was tested.
+        neighbors: the columns OF_NEIGHBORS of a NEIGHBORS table of rank 1: the closest training image to each sample in
+            pixels.
         ids: content ids of the images in `train` and, where something was tested, in `held_out`.
         sources: where each image comes from, in `samples` and in `train`.
         groups: group of each image of T; None without groups.
@@ -140,12 +144,11 @@ def pairs(
         value = neighbors["value"].to_numpy()  # null becomes NaN
         undefined = np.isnan(value)
         order = np.lexsort((-np.where(undefined, 0, value), undefined))
-        made = neighbors.select(["query", "reference_index", "value"])
-        return Rows(made, order, lambda row: _untested(row, sources, groups))
+        return Rows(neighbors, order, lambda row: _untested(row, sources, groups))
     sample, query = significance["sample"].to_numpy(), neighbors["query"].to_numpy()
     by_query = np.argsort(query)
     own = by_query[np.searchsorted(query, sample, sorter=by_query)]
-    made = significance.select(["sample", "space", "found_train", "found_held_out", *_CHANGES, "W", "p", *REPORTED_BY])
+    made = significance.select(_JUDGED)
     made = made.append_column("correlation", neighbors["value"].take(pa.array(own)))
     for name in ("train", "held_out"):
         made = made.append_column(name, pa.array(ids[name].positions(significance[f"found_{name}_id"])))
@@ -249,7 +252,8 @@ def answer(
     Args:
         tables: the tables `copies`, `significance` and `at_risk` (empty without held-out images), `planted` and
             `canaries` (empty where none were), and `neighbors`, of samples and, without held-out images, of training
-            images among themselves.
+            images among themselves. Of the tables with a row for each sample, only the columns that this module names
+            need be there: `p`; `discovered` and `flagged`; `query_kind` and `value`.
         sets: number of images of each set, as `audit.json` has them.
         undeclared: whether names suggest groups that were divided as a whole and that nobody declared. Then the rate
             of false finds is unknown, and the answer says so.
