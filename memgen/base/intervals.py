@@ -277,7 +277,11 @@ def _tails(
 
     A binomial of `spread` trials (an even number) at 1/2, minus its mean, is added to X.
     """
-    length = int((sizes * groups).sum()) + 1 + spread
+    # Outside of `width` around its mean, X lies with a probability below 1e-30 (Hoeffding), so it is known modulo that.
+    width = 2 * math.ceil(math.sqrt(35 * float((groups * sizes**2).sum() + spread))) + 2
+    length, start = int((sizes * groups).sum()) + 1 + spread, -(spread // 2)
+    if width < length:
+        length, start = width, max(start, math.floor(float((sizes * groups * shares).sum())) - width // 2)
     angle = 2 * np.pi * np.arange(length // 2 + 1) / length
     factor = np.cos(angle / 2).astype(np.complex128) ** spread  # as if from -spread / 2
     kept = np.arange(len(angle))
@@ -290,8 +294,10 @@ def _tails(
             factor *= (1 - share + share * np.exp(-1j * angle * size)) ** group
     transform = np.zeros(length // 2 + 1, dtype=np.complex128)
     transform[kept] = factor
-    probability = np.roll(np.fft.irfft(transform, length), spread // 2)
-    at = x + spread // 2
+    probability = np.roll(np.fft.irfft(transform, length), -start)
+    at = min(max(x - start, -1), length)
+    if at < 0:
+        return 0.0, 1.0
     return float(probability[: at + 1].sum()), float(probability[at:].sum())
 
 
