@@ -121,6 +121,14 @@ def test_the_gallery_holds_every_sample_that_fits():
     assert json.loads(webpage.embedded(found)) == found
 
 
+def test_a_gallery_without_pictures_is_bounded_too(monkeypatch):
+    """By the number of samples: those that tests report stay, and the first of each model."""
+    monkeypatch.setattr(gallery, "MOST", 60)
+    plain = replace(given(), pictures=(), places=())
+    found = gallery.payload(plain, Tiles(plain.image_of))
+    assert (found["total"], len(found["names"]), sum(found["reported"]), found["reported_total"]) == (400, 60, 40, 40)
+
+
 def test_a_large_gallery_keeps_what_is_reported_and_some_of_each_model():
     """With room for a part, all that tests report stay, others are the first of each model, and the page says so."""
     packed = Tiles(given().image_of)
@@ -180,6 +188,17 @@ def test_small_tables_become_part_of_the_page():
     text = gzip.decompress(base64.b64decode(found[1].csv.partition("base64,")[2])).decode()
     rows = list(csv.reader(io.StringIO(text)))
     assert rows == [["a", "b", "c", "d"], ["1", 'x, "y"', "[1, 2]", "true"], ["", "<z>", "", "false"]]
+
+
+def test_a_table_of_many_rows_is_compressed_in_parts(monkeypatch):
+    """All rows come back, below one line of names; a table of too many rows is not even tried."""
+    many = pa.table({"a": np.arange(10_000) % 7})
+    (found,) = downloads.downloads([("many", many, [])])
+    text = gzip.decompress(base64.b64decode(found.csv.partition("base64,")[2])).decode()
+    assert text.split() == ['"a"', *map(str, many["a"].to_pylist())]
+    monkeypatch.setattr(downloads, "MOST_ROWS", 9_999)
+    (left,) = downloads.downloads([("many", many, ["../many.parquet"])])
+    assert (left.rows, left.csv) == (10_000, "")
 
 
 def test_all_tables_together_stay_small():

@@ -212,6 +212,20 @@ def test_grouped_is_clopper_pearson_for_single_observations():
     assert intervals.grouped([], [], 0.5) == (0, 1)
 
 
+def test_what_vanishes_changes_nothing(monkeypatch):
+    """Leaving out frequencies below 1e-40 gives the interval of all frequencies, and leaves out most of them."""
+    generator = np.random.default_rng(0)
+    counts = np.concatenate([np.ones(2000, dtype=int), generator.integers(2, 30, 200)])
+    hits = generator.random(2200) < 0.4
+    kept: list[int] = []
+    exp = np.exp
+    monkeypatch.setattr(np, "exp", lambda values: kept.append(len(values)) or exp(values))
+    found = intervals.grouped(counts, hits, 0.3)
+    assert np.mean(kept) < counts.sum() / 2 / 4
+    monkeypatch.setattr(intervals, "_VANISHED", -1.0)
+    assert intervals.grouped(counts, hits, 0.3) == found
+
+
 def test_grouped_knows_that_one_group_is_one_observation():
     """A thousand observations in one group: a hit says no more than one coin, at 95 % nothing below .975."""
     low, high = intervals.grouped([1000], [True], chance=0.5)

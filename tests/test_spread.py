@@ -64,6 +64,20 @@ def test_the_result_is_that_of_one_process(sorting, tmp_path, monkeypatch, probe
     equal(alone.see(samples(), gone), shared.see(samples(), gone))
 
 
+def test_samples_in_a_file_stay_there(tmp_path, monkeypatch):
+    """Tasks read mapped samples where they lie. A part of a file is no file, so it is written, as tensors are."""
+    monkeypatch.setattr(spread, "_ROWS", 16)
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "samples.npy", pixels)
+    mapped, folder = np.load(tmp_path / "samples.npy", mmap_mode="r"), tmp_path / "searches"
+    images = pool()
+    alone, shared = Searcher(images, ["pixels"]), spread.SpreadSearcher(images, ["pixels"], InTurn(), folder)
+    for queries, written in ((mapped, 0), (mapped[4:], 1), (torch.from_numpy(pixels).float() / 255, 1)):
+        before = set(folder.glob("*/part0.npy"))
+        equal(alone.see(queries), shared.see(queries))
+        assert len(set(folder.glob("*/part0.npy")) - before) == written
+
+
 def test_every_vector_is_computed_once(sorting, tmp_path, monkeypatch):
     """Tasks compute the vectors of the pool, some images each; searches look them up and compute those of samples."""
     monkeypatch.setattr(spread, "_ROWS", 16)

@@ -40,6 +40,8 @@ def test_what_is_asked_of_strings(values, others):
     found, other = Strings(values), Strings(others)
     assert found.firsts().tolist() == [values.index(value) for value in values]
     assert found.places([*others, None]) == {value: values.index(value) for value in others if value in values}
+    wanted = pa.array([*others, None], pa.string())
+    assert found.positions(wanted).tolist() == [*(values.index(x) if x in values else -1 for x in others), -1]
     assert found.shared(other) == sorted(set(values) & set(others))
     assert found.among(other).tolist() == [value in others for value in values]
     assert found.different() == len(set(values))

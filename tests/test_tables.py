@@ -43,6 +43,45 @@ def test_round_trip_is_the_identity(tmp_path_factory, values):
     assert again.column("output_psnr_db").to_pylist() == expected
 
 
+def test_some_columns_are_read(tmp_path):
+    """Those asked for in their order, of the rows that the file has; a column that the file lacks is an error."""
+    path = tmp_path / "a.parquet"
+    tables.write(path, psnr([1.0, 2.0, 3.0]), schemas.PSNR)
+    found = tables.read(path, schemas.PSNR, ("output_psnr_db", "image_id"))
+    assert found.to_pydict() == {"output_psnr_db": [1.0, 2.0, 3.0], "image_id": ["id0", "id1", "id2"]}
+    assert tables.rows(path) == 3
+    pa.parquet.write_table(psnr([1.0]).drop_columns(["image_id"]), path)
+    with pytest.raises(DataError, match="expected \\['image_id'\\]"):
+        tables.read(path, schemas.PSNR, ("image_id",))
+    path.write_bytes(b"no table")
+    for reading in (tables.rows, lambda path: tables.read(path, schemas.PSNR, ("image_id",))):
+        with pytest.raises(DataError, match="not a Parquet file"):
+            reading(path)
+    path.unlink()
+    with pytest.raises(DataError, match="no such table"):
+        tables.rows(path)
+
+
+def test_rows_become_objects_when_asked_for():
+    """One row, a slice and all of them, in an order, made into something."""
+    table, made = pa.table({"a": [1, 2, 3, 4]}), []
+    rows = tables.Rows(table, np.array([3, 0, 2]), lambda row: made.append(row["a"]) or str(row["a"]))
+    assert (len(rows), rows[1], rows[-1], rows[:2], made) == (3, "1", "3", ["4", "1"], [1, 3, 4, 1])
+    assert list(rows) == ["4", "1", "3"]
+    assert list(tables.Rows(table)) == table.to_pylist()
+    with pytest.raises(IndexError):
+        rows[3]
+
+
+def test_text_of_numpy_is_a_column():
+    """An array of strings, of one length or another, gives the column of its list."""
+    words = np.array(["T", "", "left", "é"])
+    found = tables.make(
+        schemas.PSNR, {name: psnr([1.0] * 4)[name] for name in schemas.PSNR.names} | {"image_id": words}
+    )
+    assert found["image_id"].to_pylist() == words.tolist()
+
+
 def test_same_table_same_bytes(tmp_path):
     """Rewriting gives the same file."""
     for name in ("a", "b"):

@@ -119,6 +119,7 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
 
 
 # Shares of the largest bet, denser near 0, where small excesses are best bet on. A finite mixture is as exact as any.
+_VANISHED = 1e-40  # far less than the rounding of probabilities
 _BETS = ((np.arange(200) + 0.5) / 200) ** 2
 
 
@@ -276,14 +277,27 @@ def _tails(
 
     A binomial of `spread` trials (an even number) at 1/2, minus its mean, is added to X.
     """
-    length = int((sizes * groups).sum()) + 1 + spread
+    # Outside of `width` around its mean, X lies with a probability below 1e-30 (Hoeffding), so it is known modulo that.
+    width = 2 * math.ceil(math.sqrt(35 * float((groups * sizes**2).sum() + spread))) + 2
+    length, start = int((sizes * groups).sum()) + 1 + spread, -(spread // 2)
+    if width < length:
+        length, start = width, max(start, math.floor(float((sizes * groups * shares).sum())) - width // 2)
     angle = 2 * np.pi * np.arange(length // 2 + 1) / length
-    transform = np.cos(angle / 2).astype(np.complex128) ** spread  # as if from -spread / 2
+    factor = np.cos(angle / 2).astype(np.complex128) ** spread  # as if from -spread / 2
+    kept = np.arange(len(angle))
     for size, group, share in zip(sizes, groups, shares, strict=True):
         if group and share:
-            transform *= (1 - share + share * np.exp(-1j * angle * size)) ** group
-    probability = np.roll(np.fft.irfft(transform, length), spread // 2)
-    at = x + spread // 2
+            # No factor is larger than 1, so what has vanished stays so. Mostly few are left after the first.
+            left = np.abs(factor) > _VANISHED
+            if 2 * np.count_nonzero(left) < len(left):
+                kept, factor, angle = kept[left], factor[left], angle[left]
+            factor *= (1 - share + share * np.exp(-1j * angle * size)) ** group
+    transform = np.zeros(length // 2 + 1, dtype=np.complex128)
+    transform[kept] = factor
+    probability = np.roll(np.fft.irfft(transform, length), -start)
+    at = min(max(x - start, -1), length)
+    if at < 0:
+        return 0.0, 1.0
     return float(probability[: at + 1].sum()), float(probability[at:].sum())
 
 

@@ -90,10 +90,17 @@ class Strings(Sequence[str]):
 
     def places(self, wanted: Collection[str | None]) -> dict[str, int]:
         """The position of each of some strings, the first one where it occurs several times; others are left out."""
-        looked_for = pa.array(sorted({each for each in wanted if each is not None}), _TYPE)
-        found = pc.index_in(looked_for, value_set=self.arrow)
-        pairs = zip(looked_for.to_pylist(), found.to_pylist(), strict=True)
-        return {each: place for each, place in pairs if place is not None}
+        looked_for = sorted({each for each in wanted if each is not None})
+        pairs = zip(looked_for, self.positions(pa.array(looked_for, _TYPE)).tolist(), strict=True)
+        return {each: place for each, place in pairs if place >= 0}
+
+    def positions(self, wanted: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+        """The position of each of M strings in Arrow, the first one where it occurs several times, (M,).
+
+        It is -1 for strings that are not there, and for null.
+        """
+        found = pc.index_in(wanted.cast(_TYPE), value_set=self.arrow)
+        return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 class Growing:

@@ -23,6 +23,7 @@ import numpy as np
 from memgen.base import files
 from memgen.base.config import validate
 from memgen.base.errors import ConfigError, DataError, RunError
+from memgen.base.tables import Rows
 from memgen.experiment import audit_images, audit_model, audit_tests, reproduce, runs, showing
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.experiment.executors import Executor
@@ -201,8 +202,9 @@ def page_so_far(run: runs.Run, live: Live) -> str | None:
 
 
 def _answer(run: runs.Run) -> findings.Answer:
-    kinds = ("copies", "planted", "canaries", "at_risk", "neighbors", "gaps", "significance")
-    tables = {kind: run.table(kind) for kind in kinds}
+    tables = {kind: run.table(kind) for kind in ("copies", "planted", "canaries", "gaps")}
+    of_samples = {"at_risk": ("discovered", "flagged"), "significance": ("p",), "neighbors": ("query_kind", "value")}
+    tables |= {kind: run.table(kind, columns=columns) for kind, columns in of_samples.items()}
     data = run.manifest["data"]
     return findings.answer(tables, data["sets"], data.get("undeclared", False), data.get("identical", {}))
 
@@ -210,19 +212,19 @@ def _answer(run: runs.Run) -> findings.Answer:
 def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> audit_page.AuditInput:
     shown = settings_of(run).images
     image_of = (lambda kind, position: np.asarray(sets[kind].pixels[position])) if shown else None
-    pairs, significance = _pairs(run, sets), run.table("significance")
+    pairs, significance = _pairs(run, sets), run.table("significance", columns=audit_page.OF_SAMPLES)
     return audit_page.AuditInput(
         title=run.name,
         answer=answer,
         manifest=run.manifest,
         pairs=pairs[: audit_page.PAIRS_SHOWN],
-        at_risk=run.table("at_risk", NAME).to_pylist() if run.has_table("at_risk", NAME) else [],
+        at_risk=Rows(run.table("at_risk")),
         planted=findings.powers(run.table("planted")),
         gaps=run.table("gaps").to_pylist(),
         shrinkage=shrinkage.compare(run.table("shrinkage")),
         films=audit_model.film(run) if shown else [],
         bases=audit_model.bases(run) if shown else [],
-        skipped=run.table("skipped", NAME).to_pylist(),
+        skipped=Rows(run.table("skipped", NAME)),
         image_of=image_of,
         significance=significance,
         gallery=showing.of_audit(pairs, image_of, significance),
@@ -231,16 +233,14 @@ def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> 
     )
 
 
-def _pairs(run: runs.Run, sets: dict[str, ImageSet]) -> list[findings.Pair]:
+def _pairs(run: runs.Run, sets: dict[str, ImageSet]) -> Rows[findings.Pair]:
     """The pairs of a sample and a training image, those first that a test reports, and then the closest."""
-    significance = run.table("significance", NAME) if run.has_table("significance", NAME) else None
-    places = {}
-    if significance is not None:
-        for kind, column in (("train", "found_train_id"), ("held_out", "found_held_out_id")):
-            places[kind] = sets[kind].ids.places(significance[column].unique().to_pylist())
-    sources = {kind: found.sources for kind, found in sets.items()}
-    groups_of = sets["train"].groups
-    return findings.pairs(significance, run.table("neighbors", NAME), places, sources, groups_of)
+    tested = run.has_table("significance", NAME)
+    significance = run.table("significance", NAME, findings.OF_TESTS) if tested else None
+    ids, sources = ({kind: getattr(found, name) for kind, found in sets.items()} for name in ("ids", "sources"))
+    return findings.pairs(
+        significance, run.table("neighbors", NAME, findings.OF_NEIGHBORS), ids, sources, sets["train"].groups
+    )
 
 
 def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
@@ -254,11 +254,13 @@ def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
         "answer": answer.answer,
         "headline": answer.headline,
         "sentences": list(answer.sentences),
-        "discoveries": [pair.as_json() for pair in pairs if pair.reported_by],
+        "discoveries": [pair.as_json() for pair in pairs[: findings.reported(pairs)]],
         "closest": [pair.as_json() for pair in pairs[: audit_page.PAIRS_SHOWN]],
         "counts": answer.counts,
         "power": findings.powers(run.table("planted")),
-        "growth": findings.growth(run.table("at_risk"), manifest["data"]["sets"]["samples"]["images"]),
+        "growth": findings.growth(
+            run.table("at_risk", columns=("discovered", "flagged")), manifest["data"]["sets"]["samples"]["images"]
+        ),
         "gaps": run.table("gaps").to_pylist(),
         "shrinkage": shrinkage.compare(run.table("shrinkage")),
         "canaries": findings.exposed(run.table("canaries")),

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from memgen.base import files, noise, schemas, tables
 from memgen.base.errors import DataError
@@ -106,7 +105,7 @@ def _not_planted(run: runs.Run, settings: AuditSettings) -> list[int]:
 
 
 def _samples(sets: dict[str, ImageSet]) -> Samples:
-    return Samples(sets["samples"].floats().numpy(), np.arange(len(sets["samples"])))
+    return Samples(sets["samples"].pixels, np.arange(len(sets["samples"])))
 
 
 def _examiner(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: Executor | None) -> Examiner:
@@ -129,7 +128,7 @@ def _test(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: E
     settings, samples = settings_of(run), _samples(sets)
     report("building the indexes", 0, 1)
     own = nearest(sets["train"], samples, probes=settings.probes)
-    examiner, images = _examiner(run, sets, report, executor), torch.from_numpy(samples.images)
+    examiner, images = _examiner(run, sets, report, executor), samples.images
     sight = examiner.see(images, progress=_stage(report, "searching for the samples"))
     report("judging by held-out images", 0, 1)
     found = examiner.contest(sight, settings.seed, settings.q)
@@ -170,7 +169,7 @@ def _canaries(run: runs.Run, sets: dict[str, ImageSet], report: OnStage) -> pa.T
     order = _in_order(Strings(map(files.digest, ids)), names)
     pixels = Gathered([train.pixels, chosen.pixels], order)
     searcher = Searcher(Candidates(pixels, ids[order], np.arange(len(ids))), settings.spaces, probes=settings.probes)
-    sight = searcher.see(sets["samples"].floats(), progress=_stage(report, CANARIES))
+    sight = searcher.see(sets["samples"].pixels, progress=_stage(report, CANARIES))
     found = searcher.choose(sight, searcher.standing_out(sight))
     place = np.argsort(order)[[*(of_train[name] for name in trained), *range(len(train), len(ids))]]
     score = np.array([found.magnitude[found.nearest == i].max(initial=0.0) for i in place])
@@ -205,43 +204,42 @@ def _stage(report: OnStage, what: str) -> Callable[[int, int], None]:
 
 def _at_risk(sets: dict[str, ImageSet], significance: pa.Table) -> pa.Table:
     """An AT_RISK table: every training unit that a sample is nearest to, those in danger first."""
-    train = sets["train"]
-    place = train.ids.places(significance["nearest_id"].unique().to_pylist())
-    units: dict[int, list[dict[str, Any]]] = {}
-    for row in significance.to_pylist():
-        if row["nearest_in"] == "T":
-            units.setdefault(row["unit"], []).append(row)
-    rows = []
-    for unit, members in units.items():
-        deepest = max(
-            members, key=lambda row: (row["discovered"], np.inf if row["W"] is None else row["W"], -row["sample"])
-        )
-        position = place[deepest["nearest_id"]]
-        rows.append(
-            {
-                "unit": unit,
-                "group": None if train.groups is None else train.groups[position],
-                "image_id": deepest["nearest_id"],
-                "source": train.sources[position],
-                "samples": len(members),
-                "flagged": sum(row["flagged"] for row in members),
-                "discovered": any(row["discovered"] for row in members),
-                "sample": deepest["sample"],
-                "sample_source": sets["samples"].sources[deepest["sample"]],
-                "W": deepest["W"],
-                "space": deepest["space"],
-                "closeness": deepest["closeness"],
-            }
-        )
-    rows.sort(key=lambda row: (not row["discovered"], not row["flagged"], -(row["W"] or 0), row["unit"]))
-    return tables.make(schemas.AT_RISK, {key: [row[key] for row in rows] for key in schemas.AT_RISK.names}, len(rows))
+    train, near = sets["train"], significance.filter(pc.field("nearest_in") == "T")
+    unit, sample, score, flagged, discovered = (
+        near[name].to_numpy() for name in ("unit", "sample", "W", "flagged", "discovered")
+    )  # an infinite W is null in the table, and NaN here
+    units, of = np.unique(unit, return_inverse=True)
+    deepest = np.empty(len(units), dtype=np.int64)
+    ascending = np.lexsort((-sample, np.where(np.isnan(score), np.inf, score), discovered))
+    deepest[of[ascending]] = ascending  # of several values for one place, the last one stays
+    hits = {name: np.bincount(of, each, len(units)) for name, each in (("flagged", flagged), ("found", discovered))}
+    score = score[deepest]
+    order = np.lexsort((units, -np.where(np.isnan(score), 0, score), hits["flagged"] == 0, hits["found"] == 0))
+    deepest = deepest[order]
+    rows = near.take(pa.array(deepest))
+    position = train.ids.positions(rows["nearest_id"])
+    columns = {
+        "unit": units[order],
+        "group": None if train.groups is None else train.groups[position],
+        "image_id": rows["nearest_id"],
+        "source": train.sources[position],
+        "samples": np.bincount(of, minlength=len(units))[order],
+        "flagged": hits["flagged"][order].astype(np.int64),
+        "discovered": hits["found"][order] > 0,
+        "sample": rows["sample"],
+        "sample_source": sets["samples"].sources[sample[deepest]],
+        "W": rows["W"],
+        "space": rows["space"],
+        "closeness": rows["closeness"],
+    }
+    return tables.make(schemas.AT_RISK, columns, len(units))
 
 
 def _calibrate(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, executor: Executor | None) -> None:
     """Plant copies of every kind among the samples, and keep what is found: PLANTED tables, one for each draw."""
     settings = settings_of(run)
-    examiner, images = _examiner(run, sets, report, executor), sets["samples"].floats()
-    sight = examiner.see(images, progress=_stage(report, "searching for the samples"))
+    examiner, samples = _examiner(run, sets, report, executor), sets["samples"]
+    sight = examiner.see(samples.pixels, progress=_stage(report, "searching for the samples"))
     # Copies that were found in the samples would help planted ones to be found.
     significance = run.table("significance", NAME)
     reported = np.logical_or(*(significance[name].to_numpy(zero_copy_only=False) for name in ("discovered", "flagged")))
@@ -253,7 +251,7 @@ def _calibrate(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, execut
         rows: list[dict[str, Any]] = []
         for number, kind in enumerate(planting.KINDS):
             report(PLANTING, number, len(planting.KINDS))
-            rows += _planted(examiner, sight, images, order, sets["train"], kind, settings, repeat)
+            rows += _planted(examiner, sight, samples, order, sets["train"], kind, settings, repeat)
         columns = {name: [row[name] for row in rows] for name in schemas.PLANTED.names}
         run.write_table("planted", f"{NAME}-r{repeat}", tables.make(schemas.PLANTED, columns))
 
@@ -261,7 +259,7 @@ def _calibrate(run: runs.Run, sets: dict[str, ImageSet], report: OnStage, execut
 def _planted(
     examiner: Examiner,
     sight: Sight,
-    images: torch.Tensor,
+    samples: ImageSet,
     order: np.ndarray[Any, Any],
     train: ImageSet,
     kind: str,
@@ -273,7 +271,7 @@ def _planted(
     Args:
         examiner: of the audit.
         sight: what all samples look like.
-        images: all samples, (M, C, H, W).
+        samples: all samples.
         order: positions of the samples that no test reports; the first are replaced.
         train: T.
         kind: of copies.
@@ -284,7 +282,7 @@ def _planted(
     most = min(max(1, round(max(SHARES) * len(order))), _MOST_PLANTED)
     chosen = _sources(train, generator)[:most]
     most = len(chosen)
-    copies = planting.planted(kind, train.floats(chosen), images[order[:most]], generator)
+    copies = planting.planted(kind, train.floats(chosen), samples.floats(order[:most]), generator)
     planted = examiner.see(copies)
     rows = []
     for share in SHARES:

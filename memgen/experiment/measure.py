@@ -23,6 +23,7 @@ from memgen.experiment import runs, subjects
 from memgen.experiment.subjects import KeptSubject
 from memgen.experiment.workspace import Workspace
 from memgen.findings import membership
+from memgen.images.gathered import tensor
 from memgen.images.imageset import ImageSet
 from memgen.measures import compare, distances, diversity, likelihood, peers, psnr
 from memgen.measures.copies import controls, examiner
@@ -158,9 +159,8 @@ def search_samples(
         assert subject.samples is not None
         drawn = subject.samples
         keys = subject.identity.columns | ({} if found.n_train is None else {"n_train": found.n_train})
-        hits = index.search(torch.from_numpy(drawn.images), k)
-        numbers = [int(i) for i in drawn.index]
-        return index.to_table(hits, "sample", drawn.ids, keys, numbers, subject.sample_sources, found.sources)
+        hits = index.search(drawn.images, k)
+        return index.to_table(hits, "sample", drawn.ids, keys, drawn.index, subject.sample_sources, found.sources)
 
     return _kept(workspace, kind, key, found, metric, k, search)
 
@@ -178,7 +178,7 @@ def search_holdout(workspace: Workspace, found: Reference, metric: str | None = 
     def search(index: Index, k: int) -> pa.Table:
         queries = workspace.images.take(workspace.split.holdout)
         keys = nothing | {"n_train": found.n_train, "part": part}
-        hits = index.search(queries.floats(), k)
+        hits = index.search(queries.pixels, k)
         return index.to_table(hits, "holdout", queries.ids, keys, None, queries.sources, found.sources)
 
     return _kept(workspace, kind, key, found, metric, k, search)
@@ -199,7 +199,7 @@ def search_held_out(
     def search(index: Index, k: int) -> pa.Table:
         queries = subject.held_out
         assert queries is not None
-        hits, keys = index.search(queries.floats(), k), subject.identity.columns
+        hits, keys = index.search(queries.pixels, k), subject.identity.columns
         return index.to_table(hits, "holdout", queries.ids, keys, None, queries.sources, found.sources)
 
     return _kept(workspace, kind, key, found, metric, k, search)
@@ -213,7 +213,7 @@ def search_images(
     keys = dict.fromkeys(("subject", "role", "part", "train_seed")) | {"n_train": found.n_train}
 
     def search(index: Index, k: int) -> pa.Table:
-        hits = index.search(queries.floats(), k)
+        hits = index.search(queries.pixels, k)
         return index.to_table(hits, "user", queries.ids, keys, None, queries.sources, found.sources)
 
     return _kept(workspace, kind, key, found, metric, k, search)
@@ -275,7 +275,7 @@ def rerank(
     if queries is not None:
         images = queries.floats(query)
     elif search["query_kind"] == "sample":
-        images = torch.from_numpy(workspace.load_samples(search["subject"]).images[query])
+        images = tensor(workspace.load_samples(search["subject"]).images, query)
     else:
         images = workspace.images.floats(workspace.split.holdout[query])
     alike = found.load().floats(table["reference_index"].to_numpy())
@@ -491,7 +491,7 @@ def compare_samples(workspace: Workspace, name_a: str, name_b: str) -> pa.Table:
     run, metric, key = workspace.run, workspace.settings.search.metric, runs.pair_key(name_a, name_b)
     if not run.has_table("similarity", key):
         a, b = (subjects.find(workspace, name) for name in (name_a, name_b))
-        drawn_a, drawn_b = (torch.from_numpy(drawn.images) for drawn in _drawn_alike(a, b))
+        drawn_a, drawn_b = (tensor(drawn.images, slice(None)) for drawn in _drawn_alike(a, b))
         train = nearest = None
         if a.train is not None and b.train is not None:
             train, nearest = a.train.floats(), build_index(workspace, own_reference(b)).nearest
@@ -533,7 +533,7 @@ def measure_distances(workspace: Workspace, name_a: str, name_b: str) -> pa.Tabl
             settings.sample.sigma_end, settings.sample.sigma_start, settings.distances.bits_levels
         )
         for kind, samples in zip(("samples_a", "samples_b"), drawn, strict=True):
-            noised = latent.encoded(a.denoiser, torch.from_numpy(samples.images).to(workspace.device))
+            noised = latent.encoded(a.denoiser, tensor(samples.images, slice(None)).to(workspace.device))
             numbers = [str(i) for i in samples.index]
             both = {kind: (a.denoiser, b.denoiser)}
             found.append(distances.measure(both, noised, numbers, levels, 1, seed, batch, keys, weights))

@@ -32,7 +32,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -273,17 +273,31 @@ class Run:
         tables.write(path, table, schemas.KINDS[kind])
         return path
 
-    def table(self, kind: str, name: str | None = None) -> pa.Table:
+    def table(self, kind: str, name: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """One table of a kind, or all of them stacked in the order of their names (numbers by value).
+
+        Args:
+            kind: of table.
+            name: of the one table; None stacks all.
+            columns: those that are read; None reads all.
 
         Raises:
             DataError: a table is damaged; the message names the file.
         """
         schema = schemas.KINDS[kind]
         if name is not None:
-            return tables.read(self.table_path(kind, name), schema)
-        stacked = [tables.read(self.table_path(kind, name), schema) for name in self.table_names(kind)]
-        return pa.concat_tables(stacked) if stacked else schema.empty_table()
+            return tables.read(self.table_path(kind, name), schema, columns)
+        stacked = [tables.read(self.table_path(kind, name), schema, columns) for name in self.table_names(kind)]
+        empty = schema.empty_table()
+        return pa.concat_tables(stacked) if stacked else empty if columns is None else empty.select(list(columns))
+
+    def rows(self, kind: str) -> int:
+        """How many rows all tables of a kind have; they are not read.
+
+        Raises:
+            DataError: a table is damaged; the message names the file.
+        """
+        return sum(tables.rows(self.table_path(kind, name)) for name in self.table_names(kind))
 
     def table_names(self, kind: str) -> list[str]:
         """The names of the finished tables of a kind, in order (numbers by value)."""

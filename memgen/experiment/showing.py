@@ -17,10 +17,11 @@ from memgen.experiment import runs, subjects
 from memgen.experiment.subjects import Record
 from memgen.experiment.workspace import Workspace
 from memgen.findings import labels
+from memgen.findings.audit import Pair, reported
 from memgen.images.imageset import ImageSet
 from memgen.report import viewers
-from memgen.report.downloads import Download, downloads
-from memgen.report.gallery import Gallery, Measure
+from memgen.report.downloads import MOST_ROWS, Download, downloads
+from memgen.report.gallery import MOST, Gallery, Measure
 from memgen.report.tiles import ImageOf, Place
 from memgen.report.viewers import Film
 
@@ -183,25 +184,28 @@ def tables(run: runs.Run, folder: Path) -> list[Download]:
         run: a sweep or an audit.
         folder: where the page is.
     """
-    found = []
+    links = {}
     for kind in schemas.KINDS:
-        names = run.table_names(kind)
-        if names:
+        if names := run.table_names(kind):
             paths = [os.path.relpath(run.table_path(kind, name), folder) for name in names]
-            links = [urllib.parse.quote(path.replace(os.sep, "/")) for path in paths]
-            found.append((kind, run.table(kind), links))
-    return downloads(found)
+            links[kind] = [urllib.parse.quote(path.replace(os.sep, "/")) for path in paths]
+    rows = {kind: run.rows(kind) for kind in links}
+    small = [kind for kind in links if rows[kind] <= MOST_ROWS]
+    found = dict(zip(small, downloads([(kind, run.table(kind), links[kind]) for kind in small]), strict=True))
+    return [found.get(kind) or Download(kind, rows[kind], of_kind, "") for kind, of_kind in links.items()]
 
 
-def of_audit(pairs: Sequence[Any], image_of: ImageOf | None, significance: pa.Table) -> Gallery:
-    """All samples of an audit with the closest training and held-out images.
+def of_audit(found: Sequence[Pair], image_of: ImageOf | None, significance: pa.Table) -> Gallery:
+    """The samples of an audit, as many as a gallery shows, with the closest training and held-out images.
 
     Args:
-        pairs: of `findings.audit.pairs`, in their order.
+        found: all pairs, in the order of `findings.audit.pairs`.
         image_of: gives an image of a set; None shows none.
         significance: the SIGNIFICANCE table, for the q-values; empty without held-out images.
     """
-    q = dict(zip(significance["sample"].to_pylist(), significance["q"].to_pylist(), strict=True))
+    pairs = found[:MOST]
+    of_these = significance.filter(pc.field("sample").isin([pair.sample for pair in pairs]))
+    q = dict(zip(of_these["sample"].to_pylist(), of_these["q"].to_pylist(), strict=True))
     columns = {
         "closeness": [pair.closeness for pair in pairs],
         "held_out": [pair.held_out_closeness for pair in pairs],
@@ -218,7 +222,7 @@ def of_audit(pairs: Sequence[Any], image_of: ImageOf | None, significance: pa.Ta
     ]
     titles = ("sample", "closest training image", "closest held-out image")
     shown = [i for i in range(3) if image_of is not None and any(place is not None for place in places[i])]
-    found = [
+    measured = [
         Measure("closeness", "similarity, training image", "To the closest training image in the space of the sample."),
         Measure("held_out", "similarity, held-out image", "To the closest held-out image in the same space."),
         Measure("correlation", "correlation of pixels", "With the closest training image in pixels."),
@@ -226,7 +230,7 @@ def of_audit(pairs: Sequence[Any], image_of: ImageOf | None, significance: pa.Ta
     ]
     return Gallery(
         pictures=[titles[i] for i in shown],
-        measures=[each for each in found if not np.isnan(values[each.name]).all()],
+        measures=[each for each in measured if not np.isnan(values[each.name]).all()],
         values=values,
         places=[places[i] for i in shown],
         names=[pair.sample_source for pair in pairs],
@@ -239,5 +243,7 @@ def of_audit(pairs: Sequence[Any], image_of: ImageOf | None, significance: pa.Ta
         models=[""] * len(pairs),
         spaces=[pair.space for pair in pairs],
         reported=np.array([bool(pair.reported_by) for pair in pairs], dtype=bool),
+        total=len(found),
+        reported_total=reported(found),
         **({} if image_of is None else {"image_of": image_of}),
     )

@@ -3,20 +3,21 @@
 Where a network computes the vectors of a space, tasks compute those of some images of the pool first, and all searches
 look them up.
 
-Tasks read the images of the pool where they lie, and the samples from a file. What a task finds is one file, so a
-search that was interrupted goes on where it stopped. Samples are cut where a search in one process cuts them, so the
-result is the same.
+Tasks read the images of the pool and the samples where they lie, if they lie in files. What a task finds is one file,
+so a search that was interrupted goes on where it stopped. Samples are cut where a search in one process cuts them, so
+the result is the same.
 """
 
 import functools
 import io
+import itertools
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,11 +26,12 @@ from memgen.base.errors import DataError, first_line
 from memgen.base.progress import Progress
 from memgen.base.strings import Strings
 from memgen.experiment.executors import Executor, News, Report
-from memgen.images.gathered import Gathered, Images
+from memgen.images.gathered import Gathered, Images, numbers, tensor
 from memgen.images.imageset import floats
 from memgen.measures.copies import matching
 from memgen.measures.copies.matching import Candidates, LeftOut, Matches
 from memgen.measures.copies.sight import BLOCK, Searcher, Sight, spaces_of
+from memgen.spaces import products
 from memgen.spaces.learned import Stored
 
 _ROWS = 2 * BLOCK  # samples, or images of the pool, of one task
@@ -108,18 +110,17 @@ class SpreadSearcher(Searcher):
 
     def see(
         self,
-        images: Tensor,
+        images: Images | Tensor,
         left_out: LeftOut | None = None,
         progress: Progress | None = None,
         exact: bool = False,
     ) -> Sight:
         """Look for samples in all spaces; see `Searcher.see`."""
-        arrays = {"images": images.numpy()}
-        if left_out is not None:
-            arrays |= {"unit": left_out.unit, "but": left_out.but}
-        key = files.digest(*(np.ascontiguousarray(array).tobytes() for array in arrays.values()))
-        queries = self._folder / key[:16]
-        for name, array in arrays.items():
+        looked_for = images.numpy() if isinstance(images, Tensor) else images
+        gone = {} if left_out is None else {"unit": left_out.unit, "but": left_out.but}
+        queries = self._folder / _digest(looked_for, *gone.values())
+        keep_images(looked_for, queries)
+        for name, array in gone.items():
             save(queries / f"{name}.npy", array)
         tasks = [
             Look(self._folder, queries, space, start, min(start + _ROWS, len(images)), exact)
@@ -142,8 +143,11 @@ class SpreadSearcher(Searcher):
 
         self._executor.map(embed, vectors, hear)
         self._executor.map(look, tasks, hear)
-        parts = [[_load(task.found) for task in tasks if task.space == space] for space in self._names]
-        return Sight(tuple(Matches.joined(of_one) for rows in parts for of_one in zip(*rows, strict=True)))
+        sights = (
+            Sight.collected((_load(task.found) for task in tasks if task.space == space), len(images))
+            for space in self._names
+        )
+        return Sight(tuple(matches for sight in sights for matches in sight.matches))
 
 
 def look(task: Look, report: Report) -> None:
@@ -151,8 +155,7 @@ def look(task: Look, report: Report) -> None:
     if task.found.exists():
         return
     rows = slice(task.start, task.stop)
-    images = torch.from_numpy(np.array(np.load(task.queries / "images.npy", mmap_mode="r")[rows]))
-    left_out = None
+    images, left_out = tensor(images_in(task.queries), rows), None
     if (task.queries / "unit.npy").exists():
         left_out = LeftOut(*(np.load(task.queries / f"{name}.npy")[rows] for name in ("unit", "but")))
     sight = _searcher(task.pool, task.space).see(images, left_out, exact=task.exact)
@@ -191,47 +194,58 @@ def _searcher(folder: Path, space: str) -> Searcher:
 
 
 def images_in(folder: Path) -> Gathered:
-    """The images of a kept pool."""
+    """The images that `keep_images` was given."""
     parts = [
-        np.load(path, mmap_mode="r", allow_pickle=False) for path in files.read_json(folder / "pool.json")["parts"]
+        np.load(path, mmap_mode="r", allow_pickle=False) for path in files.read_json(folder / "images.json")["parts"]
     ]
     return Gathered(parts, np.load(folder / "order.npy", mmap_mode="r"))
 
 
 def _keep(pool: Candidates, folder: Path, probes: int | None) -> None:
     """Write what tasks need to know of a pool."""
+    keep_images(pool.pixels, folder)
     save(folder / "unit.npy", pool.unit)
-    keep_images(pool.pixels, folder, probes=probes)
+    files.write_json(folder / "pool.json", {"probes": probes})
 
 
-def keep_images(images: Images, folder: Path, **more: Any) -> None:
-    """Write what tasks need to know of images, and maybe more; the pixels stay where they are, if they lie in a file.
+def keep_images(images: Images, folder: Path) -> None:
+    """Write where images lie, and those that lie in no file; `images_in` reads them.
 
     Args:
         images: (N, C, H, W).
-        folder: where it is written; `images_in` reads it.
-        more: further keys of `pool.json`.
+        folder: where it is written.
     """
     parts, order = _parts(images)
     paths = []
     for number, part in enumerate(parts):
-        path = file_of(part) or folder / f"part{number}.npy"
-        if path.parent == folder:
+        path = file_of(part)
+        if path is None:
+            path = folder / f"part{number}.npy"
             save(path, part)
         paths.append(str(path))
     save(folder / "order.npy", order)
-    files.write_json(folder / "pool.json", {"parts": paths, **more})
+    files.write_json(folder / "images.json", {"parts": paths})
 
 
 def file_of(array: NDArray[Any]) -> Path | None:
-    """The file that an array is mapped from; None if it lies in memory, or in a file without a name."""
-    return Path(array.filename) if isinstance(array, np.memmap) and array.filename else None
+    """The file that all of an array is mapped from; None if it lies in memory, or is a part of what a file holds."""
+    # The base of a part is an array.
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.filename:
+        return Path(array.filename)
+    return None
 
 
 def _parts(pixels: Images) -> tuple[Sequence[NDArray[Any]], NDArray[np.int64]]:
     if isinstance(pixels, Gathered):
         return pixels.parts, pixels.order
-    return [pixels[np.arange(len(pixels))]], np.arange(len(pixels))
+    return [pixels if isinstance(pixels, np.ndarray) else pixels[:]], np.arange(len(pixels))
+
+
+def _digest(images: Images, *arrays: NDArray[Any]) -> str:
+    """A digest of images, which are read in blocks, and of arrays."""
+    about = f"{images.dtype} {images.shape}"
+    blocks = (images[rows.start : rows.stop].tobytes() for rows in products.steps(len(images), numbers(images)))
+    return files.digest_all(itertools.chain([about], blocks, (array.tobytes() for array in arrays)))
 
 
 def save(path: Path, array: NDArray[Any]) -> None:
@@ -264,8 +278,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-def _load(path: Path) -> list[Matches]:
+def _load(path: Path) -> Sight:
     found = read_arrays(path)
     count = len({name.partition(".")[0] for name in found})
     names = Matches.__dataclass_fields__
-    return [Matches(**{name: found[f"{i}.{name}"] for name in names}) for i in range(count)]
+    return Sight(tuple(Matches(**{name: found[f"{i}.{name}"] for name in names}) for i in range(count)))

@@ -6,7 +6,7 @@ would alone. So all but one round's worth of the products is done by tasks, and 
 for byte: which leader is the closest does not depend on how the leaders were divided, and float64 decides.
 
     leaders-KEY/                 KEY is a digest of the ids of the images, the threshold and the sizes below
-      rows.npy                   the rows; or pool.json and order.npy, if images lie in files where they are
+      rows.npy                   the rows; or images.json and order.npy, if images lie in files where they are
       axes.npy                   the axes of the sketches
       START.npz                  a round that is done: leader and correlation of its rows
       START-sketches.npy         sketches of its leaders

@@ -190,7 +190,7 @@ class Workspace:
         """
         path, index = self.run.samples_path(name), self.run.table(kind, name).column("sample").to_numpy()
         try:
-            drawn = np.load(path, allow_pickle=False)
+            drawn = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"{path}: damaged ({error}). Delete it and its table, and run memgen sample again."

@@ -6,6 +6,7 @@ none        neither does, and they would have found exact copies of different im
 undecided   neither does, and they might have missed such copies; or there are no held-out images to compare with
 """
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from memgen.base.intervals import clopper_pearson
+from memgen.base.strings import Strings
+from memgen.base.tables import Rows
 from memgen.base.wording import number
 from memgen.findings.copies import ASSUMPTIONS, LEVEL, MOST_UNSEEN, Tested, judge
 from memgen.measures.copies.rarefaction import rarefied
@@ -100,6 +103,9 @@ class Pair:
 
 
 _CHANGES = ("compared", "mirrored", "negative", "shift_x", "shift_y", "rotation", "zoom")
+_JUDGED = ("sample", "space", "found_train", "found_held_out", "W", "p", *REPORTED_BY, *_CHANGES)
+OF_TESTS = ("nearest_in", "found_train_id", "found_held_out_id", *_JUDGED)
+OF_NEIGHBORS = ("query", "reference_index", "value")
 
 
 def described(change: Mapping[str, Any] | None) -> str:
@@ -120,38 +126,51 @@ def described(change: Mapping[str, Any] | None) -> str:
 def pairs(
     significance: pa.Table | None,
     neighbors: pa.Table,
-    places: Mapping[str, Mapping[str, int]],
-    sources: Mapping[str, Sequence[str]],
-    groups: Sequence[str] | None,
-) -> list[Pair]:
+    ids: Mapping[str, Strings],
+    sources: Mapping[str, Strings],
+    groups: Strings | None,
+) -> Rows[Pair]:
     """The pairs of samples and training images; those that a test reports, and the deepest, first.
 
     Args:
-        significance: a SIGNIFICANCE table; None where nothing was tested.
-        neighbors: a NEIGHBORS table of rank 1: the closest training image to each sample in pixels.
-        places: position of each image by its content id, in `train` and in `held_out`.
+        significance: the columns OF_TESTS of a SIGNIFICANCE table; None where nothing was tested.
+        neighbors: the columns OF_NEIGHBORS of a NEIGHBORS table of rank 1: the closest training image to each sample in
+            pixels.
+        ids: content ids of the images in `train` and, where something was tested, in `held_out`.
         sources: where each image comes from, in `samples` and in `train`.
         groups: group of each image of T; None without groups.
     """
-    own = neighbors.to_pylist()
     if significance is None:
-        own.sort(key=lambda row: (row["value"] is None, -(row["value"] or 0)))
-        return [_untested(row, sources, groups) for row in own]
-    near = {row["query"]: row for row in own}
-    rows = [row for row in significance.to_pylist() if row["found_train_id"] is not None]
-    rows.sort(
-        key=lambda row: (
-            not row["discovered"],
-            not row["flagged"],
-            row["nearest_in"] != "T",
-            -abs(row["W"] or 0),
-            row["sample"],
-        )
+        value = neighbors["value"].to_numpy()  # null becomes NaN
+        undefined = np.isnan(value)
+        order = np.lexsort((-np.where(undefined, 0, value), undefined))
+        return Rows(neighbors, order, lambda row: _untested(row, sources, groups))
+    sample, query = significance["sample"].to_numpy(), neighbors["query"].to_numpy()
+    by_query = np.argsort(query)
+    own = by_query[np.searchsorted(query, sample, sorter=by_query)]
+    made = significance.select(_JUDGED)
+    made = made.append_column("correlation", neighbors["value"].take(pa.array(own)))
+    for name in ("train", "held_out"):
+        made = made.append_column(name, pa.array(ids[name].positions(significance[f"found_{name}_id"])))
+    score = significance["W"].to_numpy()
+    keys = (
+        sample,
+        -np.abs(np.where(np.isnan(score), 0, score)),
+        pc.not_equal(significance["nearest_in"], "T").to_numpy(),
+        pc.invert(significance["flagged"]).to_numpy(),
+        pc.invert(significance["discovered"]).to_numpy(),
     )
-    return [_tested(row, near[row["sample"]], places, sources, groups) for row in rows]
+    order = np.lexsort(keys)
+    order = order[significance["found_train_id"].is_valid().to_numpy()[order]]
+    return Rows(made, order, lambda row: _tested(row, sources, groups))
 
 
-def _untested(row: Mapping[str, Any], sources: Mapping[str, Sequence[str]], groups: Sequence[str] | None) -> Pair:
+def reported(pairs: Sequence[Pair]) -> int:
+    """How many pairs a test reports; these are the first."""
+    return bisect.bisect_left(pairs, True, key=lambda pair: not pair.reported_by)
+
+
+def _untested(row: Mapping[str, Any], sources: Mapping[str, Strings], groups: Strings | None) -> Pair:
     place = row["reference_index"]
     group = None if groups is None else groups[place]
     sample, train = sources["samples"][row["query"]], sources["train"][place]
@@ -159,26 +178,19 @@ def _untested(row: Mapping[str, Any], sources: Mapping[str, Sequence[str]], grou
     return Pair(row["query"], sample, place, train, group, None, "pixels", value, None, value, None, None, None, ())
 
 
-def _tested(
-    row: Mapping[str, Any],
-    own: Mapping[str, Any],
-    places: Mapping[str, Mapping[str, int]],
-    sources: Mapping[str, Sequence[str]],
-    groups: Sequence[str] | None,
-) -> Pair:
-    place = places["train"][row["found_train_id"]]
-    held_out = row["found_held_out_id"]
+def _tested(row: Mapping[str, Any], sources: Mapping[str, Strings], groups: Strings | None) -> Pair:
+    place = row["train"]
     return Pair(
         sample=row["sample"],
         sample_source=sources["samples"][row["sample"]],
         train=place,
         train_source=sources["train"][place],
         group=None if groups is None else groups[place],
-        held_out=None if held_out is None else places["held_out"][held_out],
+        held_out=None if row["held_out"] < 0 else row["held_out"],
         space=row["space"],
         closeness=row["found_train"],
         held_out_closeness=row["found_held_out"],
-        correlation=own["value"],
+        correlation=row["correlation"],
         transformation={name: row[name] for name in _CHANGES},
         score=row["W"],
         p=row["p"],
@@ -223,8 +235,8 @@ def growth(at_risk: pa.Table, samples: int) -> list[dict[str, Any]]:
         For a quarter, a half, three quarters and all of the samples, their number and the expected number of units;
         empty if none is reported.
     """
-    rows = [row for row in at_risk.to_pylist() if row["discovered"] or row["flagged"]]
-    hits = [max(1, row["flagged"]) for row in rows]
+    reported = at_risk.filter(pc.field("discovered") | (pc.field("flagged") > 0))
+    hits = [max(1, flagged) for flagged in reported["flagged"].to_pylist()]
     drawn = [samples * part // 4 for part in range(1, 5)]
     return [{"samples": m, "units": rarefied(hits, samples, m)} for m in drawn] if hits else []
 
@@ -240,7 +252,8 @@ def answer(
     Args:
         tables: the tables `copies`, `significance` and `at_risk` (empty without held-out images), `planted` and
             `canaries` (empty where none were), and `neighbors`, of samples and, without held-out images, of training
-            images among themselves.
+            images among themselves. Of the tables with a row for each sample, only the columns that this module names
+            need be there: `p`; `discovered` and `flagged`; `query_kind` and `value`.
         sets: number of images of each set, as `audit.json` has them.
         undeclared: whether names suggest groups that were divided as a whole and that nobody declared. Then the rate
             of false finds is unknown, and the answer says so.

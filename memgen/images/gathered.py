@@ -76,6 +76,18 @@ class Viewed:
 Images = NDArray[Any] | Gathered | Viewed
 
 
+def tensor(images: Images | Tensor, which: slice | NDArray[Any]) -> Tensor:
+    """The images at some positions as float32 in pixel units, (n, C, H, W), on the CPU.
+
+    Args:
+        images: (N, C, H, W): a tensor in pixel units, or an array of uint8, or of float32 in pixel units.
+        which: positions, a mask or a slice.
+    """
+    if isinstance(images, Tensor):
+        return images[which].detach().float().cpu()
+    return floats(np.asarray(images[which]))
+
+
 def numbers(images: Images) -> int:
     """How many numbers an image has."""
     return math.prod(images.shape[1:])

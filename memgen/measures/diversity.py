@@ -48,6 +48,7 @@ from memgen.base.errors import DataError
 from memgen.base.estimates import Estimate
 from memgen.base.intervals import bootstrap, clopper_pearson
 from memgen.base.strings import Strings
+from memgen.images.gathered import tensor
 from memgen.images.imageset import ImageSet
 from memgen.measures.subject import Subject, lacking
 from memgen.models.denoiser import Denoiser
@@ -190,7 +191,7 @@ def measure_diversity(
         )
     held_out = subject.held_out
     sets = {
-        "samples": torch.from_numpy(subject.samples.images[:n]),
+        "samples": tensor(subject.samples.images, slice(n)),
         "real": held_out.floats(reference[:n]),
         "baseline": held_out.floats(baseline[:n]),
     }

@@ -9,6 +9,7 @@ Any of them may be absent, and then what needs it cannot be measured. A cell of 
 folder of generated images are all subjects, and every measure treats them alike.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -17,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memgen.base.strings import Strings
-from memgen.images.imageset import ImageSet, content_id
+from memgen.images.imageset import ImageSet, content_id, floats
 from memgen.models.denoiser import Denoiser
+
+_BLOCK_NUMBERS = 2**20  # of samples that are float32 at a time: 4 MiB
 
 Role = Literal["cell", "imported", "reference", "baseline"]
 
@@ -52,11 +55,11 @@ class Samples:
     """Images drawn from a model.
 
     Attributes:
-        images: (M, C, H, W) float32, in units where pixels lie in [0, 1]; not clipped.
+        images: (M, C, H, W), in memory or not: uint8, or float32 in units where pixels lie in [0, 1], not clipped.
         index: (M,) index of each sample; its noise depends on the seed and this index alone.
     """
 
-    images: NDArray[np.float32]
+    images: NDArray[Any]
     index: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -64,8 +67,10 @@ class Samples:
 
     @cached_property
     def ids(self) -> Strings:
-        """Content id of each sample."""
-        return Strings(content_id(image) for image in self.images)
+        """Content id of each sample as float32."""
+        step = max(1, _BLOCK_NUMBERS // math.prod(self.images.shape[1:]))
+        blocks = (self.images[start : start + step] for start in range(0, len(self), step))
+        return Strings(content_id(image) for block in blocks for image in floats(block).numpy())
 
 
 class Subject(Protocol):
@@ -112,7 +117,7 @@ class GivenSubject:
 
 def subject(
     name: str = "subject",
-    samples: NDArray[np.float32] | ImageSet | None = None,
+    samples: NDArray[Any] | ImageSet | None = None,
     denoiser: Denoiser | None = None,
     train: ImageSet | None = None,
     held_out: ImageSet | None = None,
@@ -121,7 +126,7 @@ def subject(
 
     Args:
         name: of the subject, for the tables.
-        samples: images (M, C, H, W) drawn from the model, in units where pixels lie in [0, 1].
+        samples: images (M, C, H, W) drawn from the model: uint8, or in units where pixels lie in [0, 1].
         denoiser: in eval mode.
         train: the images that it was trained on.
         held_out: images of the same source that it never saw.
@@ -134,10 +139,12 @@ def subject(
         >>> mine.identity.n_train, len(mine.samples)
         (40, 10)
     """
-    drawn = samples.floats().numpy() if isinstance(samples, ImageSet) else samples
+    drawn = samples.pixels if isinstance(samples, ImageSet) else samples
+    if drawn is not None and drawn.dtype != np.uint8:
+        drawn = drawn.astype(np.float32, copy=False)
     return GivenSubject(
         Identity(name, "imported", None if train is None else len(train)),
-        None if drawn is None else Samples(drawn.astype(np.float32, copy=False), np.arange(len(drawn))),
+        None if drawn is None else Samples(drawn, np.arange(len(drawn))),
         denoiser,
         train,
         held_out,

@@ -24,6 +24,7 @@ from memgen.report.tiles import ImageOf, Tiles
 from memgen.report.viewers import Film
 
 PAIRS_SHOWN = 40
+OF_SAMPLES = ("sample", "nearest_in", "W", "p", "q", "space", "found_train", "found_held_out")
 _AT_RISK_SHOWN = 50
 _SIDE = 96  # smallest side of a picture on the page, in pixels; smaller images are enlarged by a whole factor
 
@@ -45,7 +46,7 @@ class AuditInput:
         bases: eigenvectors of the model near an image of T and one of H.
         skipped: rows of a SKIPPED table.
         image_of: gives an image (C, H, W) of the set samples, train or held_out by its position; None shows no images.
-        significance: a SIGNIFICANCE table; without rows where nothing was tested.
+        significance: at least the columns OF_SAMPLES of a SIGNIFICANCE table; without rows where nothing was tested.
         gallery: all samples with the images beside them.
         command: the command that makes the audit again.
         downloads: the tables of the run.

@@ -522,7 +522,7 @@ def draw_evidence(significance: pa.Table) -> Spec:
     }
     deep = significance.filter(pc.is_valid(significance["W"]))
     depth = np.abs(deep["W"].to_numpy())
-    in_t = np.array(deep["nearest_in"].to_pylist()) == "T"
+    in_t = pc.equal(deep["nearest_in"], "T").to_numpy()
     edges = np.linspace(0, max(float(depth.max(initial=0.0)), 1e-6), _DEPTH_BINS + 1)
     outlines = [
         {"kind": name} | row
@@ -549,7 +549,7 @@ def draw_closeness(significance: pa.Table) -> Spec:
     """
     styles = [(TO_TRAIN, ORANGE, None), (TO_HELD_OUT, INK, _DASH)]
     panels = []
-    for space in sorted(set(significance["space"].to_pylist())):
+    for space in sorted(significance["space"].unique().to_pylist()):
         rows = significance.filter(pc.equal(significance["space"], space))
         values = {
             name: rows[column].drop_null().to_numpy()

@@ -1,7 +1,7 @@
 """The gallery of a page: every sample with the images beside it, to be sorted and filtered in the browser.
 
-A large gallery is cut so that its pictures stay below a number of bytes. Samples that a test reports are kept first,
-and then as many of each model as fit. The page says how many it shows of how many.
+A large gallery is cut so that its pictures stay below a number of bytes, and its samples below a number. Samples that a
+test reports are kept first, and then as many of each model as fit. The page says how many it shows of how many.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from memgen.report import tiles
 from memgen.report.tiles import ImageOf, Place, Tiles
 
 BUDGET = 14 * 2**20  # bytes of all pictures of a gallery; they take a third more on the page
+MOST = 50_000  # samples of a gallery
 _TRIED = 48  # samples whose pictures are packed to learn how many bytes one takes
 
 
@@ -35,7 +36,7 @@ class Measure:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Samples in the order in which they are first shown. All sequences have one entry for each sample.
+    """Samples in the order in which they are first shown. All sequences have one entry for each sample at hand.
 
     Attributes:
         pictures: titles of the pictures beside each other, the sample first; empty to show none.
@@ -49,6 +50,8 @@ class Gallery:
         spaces: space in which it is judged.
         reported: whether a test for copies reports it.
         image_of: gives the image of a place.
+        total: number of all samples; None where all are at hand, and not only the first ones.
+        reported_total: how many of them a test reports; None where all are at hand.
     """
 
     pictures: Sequence[str]
@@ -62,6 +65,8 @@ class Gallery:
     spaces: Sequence[str]
     reported: NDArray[np.bool_]
     image_of: ImageOf = field(default=lambda kind, position: np.zeros((1, 1, 1), np.uint8))
+    total: int | None = None
+    reported_total: int | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,8 +83,8 @@ def payload(gallery: Gallery, packed: Tiles, budget: int = BUDGET) -> dict[str, 
     chosen = _fitting(gallery, budget)
     texts = {"panel": gallery.panels, "model": gallery.models, "space": gallery.spaces}
     return {
-        "total": len(gallery),
-        "reported_total": int(gallery.reported.sum()),
+        "total": len(gallery) if gallery.total is None else gallery.total,
+        "reported_total": int(gallery.reported.sum()) if gallery.reported_total is None else gallery.reported_total,
         "pictures": list(gallery.pictures),
         "measures": [vars(measure) for measure in gallery.measures],
         "values": {m.name: [_plain(gallery.values[m.name][i]) for i in chosen] for m in gallery.measures},
@@ -104,12 +109,9 @@ def _numbered(gallery: Gallery, chosen: Sequence[int], packed: Tiles) -> list[li
 def _fitting(gallery: Gallery, budget: int) -> list[int]:
     """The samples whose pictures fit: those reported first, and then the first ones of each model, in order."""
     count = len(gallery)
-    if not gallery.pictures or not count:
-        return list(range(count))
-    tried = np.unique(np.linspace(0, count - 1, min(count, _TRIED)).round().astype(int))
-    places = [places[i] for i in tried for places in gallery.places]
-    images = [gallery.image_of(*place) for place in places if place is not None]
-    most = max(1, int(budget * len(tried) / tiles.bytes_of(images)))
+    if not count:
+        return []
+    most = min(MOST, _pictured(gallery, budget)) if gallery.pictures else MOST
     if count <= most:
         return list(range(count))
     ranks, seen = [], dict[tuple[str, str], int]()
@@ -118,6 +120,15 @@ def _fitting(gallery: Gallery, budget: int) -> list[int]:
         ranks.append(seen[key])
     order = sorted(range(count), key=lambda i: (not gallery.reported[i], ranks[i], i))
     return sorted(order[:most])
+
+
+def _pictured(gallery: Gallery, budget: int) -> int:
+    """About how many samples have pictures that fit."""
+    count = len(gallery)
+    tried = np.unique(np.linspace(0, count - 1, min(count, _TRIED)).round().astype(int))
+    places = [places[i] for i in tried for places in gallery.places]
+    images = [gallery.image_of(*place) for place in places if place is not None]
+    return max(1, int(budget * len(tried) / tiles.bytes_of(images)))
 
 
 def _listed(values: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ device, and the other queries.
 An approximate search takes the shortlist from some lists of references only (see lists.py), and its values are exact.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from memgen.base import files, schemas, tables
 from memgen.base.errors import DataError, ShapeError
 from memgen.base.strings import Strings
 from memgen.images.duplicates import leaders, pixel_rows
-from memgen.images.gathered import Images, numbers
+from memgen.images.gathered import Images, numbers, tensor
 from memgen.images.imageset import floats
 from memgen.spaces import Space, find, flat, is_squared, products
 from memgen.spaces.pixels import PixelSpace
@@ -150,11 +151,11 @@ class Index:
         """The shape of one reference, (C, H, W)."""
         return tuple(self._pixels.shape[1:])
 
-    def search(self, queries: Tensor, k: int = 1, probes: int | None = None) -> Hits:
+    def search(self, queries: Images | Tensor, k: int = 1, probes: int | None = None) -> Hits:
         """The k nearest references of each query.
 
         Args:
-            queries: (M, C, H, W), float32, pixel units.
+            queries: (M, C, H, W), a tensor of float32 in pixel units, or images of uint8 or float32, in memory or not.
             k: neighbors per query, 1 to N.
             probes: lists that each query looks at, of about sqrt(N) lists of references. None looks at all references,
                 and proves the result.
@@ -176,17 +177,19 @@ class Index:
             raise DataError(f"found k={k} neighbors, expected at least 1. Use --k 1 or more.")
         if k > self.n:
             raise DataError(f"found k={k} neighbors for an index of {self.n} images. Use --k {self.n} or less.")
-        _check_finite(queries, "query", range(len(queries)))
+        step = max(1, _QUERY_NUMBERS // math.prod(self.image_shape))
+        blocks = [slice(start, min(start + step, len(queries))) for start in range(0, len(queries), step)]
+        if queries.dtype != np.uint8:
+            for rows in blocks:
+                _check_finite(tensor(queries, rows), "query", range(rows.start, rows.stop))
         index = np.empty((len(queries), k), dtype=np.int64)
         value = np.empty((len(queries), k))
-        step = max(1, _QUERY_NUMBERS // queries.shape[1:].numel())
-        for start in range(0, len(queries), step):
-            rows = slice(start, start + step)
-            found = queries[rows].float().cpu()
+        for rows in blocks:
+            found = tensor(queries, rows)
             index[rows], value[rows] = self._exact(found, k) if probes is None else self._probed(found, k, probes)
         return Hits(index, value, self.clusters[index])
 
-    def nearest(self, queries: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def nearest(self, queries: Images | Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Positions (M,) and values (M,) of the nearest reference of each query; see `search`."""
         hits = self.search(queries, 1)
         return hits.reference_index[:, 0], hits.value[:, 0]

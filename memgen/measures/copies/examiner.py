@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from memgen.base.errors import DataError
 from memgen.base.intervals import clopper_pearson
 from memgen.base.progress import Progress
 from memgen.images.duplicates import Lead, pixel_rows
-from memgen.images.gathered import Gathered
+from memgen.images.gathered import Gathered, Images, tensor
 from memgen.images.imageset import ImageSet
 from memgen.measures.copies import competition
 from memgen.measures.copies.alignment import Fit
@@ -43,6 +42,7 @@ JUDGED_BY = 4096
 # So many training images are looked for as if they were samples, at most: they say how deep exact copies lie.
 _COPIED = 256
 _CHECKED = 256  # samples of an approximate search that are searched exactly too
+_BLOCK = 2**16  # samples whose evidence is put together at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,11 +154,11 @@ class Examiner:
         make = make_searcher or functools.partial(Searcher, backend=backend, device=device)
         self.searcher: Searcher = make(candidates, self.names, probes=probes)
 
-    def examine(self, samples: Tensor, seed: int, q: float = Q) -> Examination:
+    def examine(self, samples: Images | Tensor, seed: int, q: float = Q) -> Examination:
         """Test samples (M, C, H, W) for dependence on single units of T.
 
         Args:
-            samples: float32, pixel units.
+            samples: a tensor of float32 in pixel units, or images of uint8 or float32, in memory or not.
             seed: of the label permutations.
             q: false-discovery rate aimed at, in (0, 1).
 
@@ -175,15 +175,15 @@ class Examiner:
         found = competition.compete(unit, chosen.magnitude, in_train, q)
         return Examination(sight, chosen, found, competition.memorized_fraction(unit, in_train, seed))
 
-    def see(self, images: Tensor, left_out: LeftOut | None = None, progress: Progress | None = None) -> Sight:
+    def see(self, images: Images | Tensor, left_out: LeftOut | None = None, progress: Progress | None = None) -> Sight:
         """Look for samples (M, C, H, W), or images in their place, in all spaces; see `Searcher.see`."""
         return self.searcher.see(images, left_out, progress)
 
-    def check(self, images: Tensor, found: Examination, seed: int) -> Checked | None:
+    def check(self, images: Images | Tensor, found: Examination, seed: int) -> Checked | None:
         """How an approximate search compares with an exact one, on samples evenly spread among all.
 
         Args:
-            images: the samples, (M, C, H, W), float32, pixel units.
+            images: the samples, (M, C, H, W).
             found: of these samples.
             seed: of the label permutations.
 
@@ -194,7 +194,7 @@ class Examiner:
         if self._probes is None or not listed.any():
             return None
         rows = spread(len(images), min(_CHECKED, len(images)))
-        sights = {False: found.sight.take(rows), True: self.searcher.see(images[rows], exact=True)}
+        sights = {False: found.sight.take(rows), True: self.searcher.see(tensor(images, rows), exact=True)}
         closest = {exact: _closest(sight)[listed] for exact, sight in sights.items()}
         recalled = np.equal(closest[True], closest[False]) | np.isnan(closest[True])
         recall = float(recalled.mean()) if recalled.size else 1.0
@@ -204,13 +204,13 @@ class Examiner:
 
     def evidence(self, found: Examination) -> dict[str, Any]:
         """Columns of a SIGNIFICANCE table: the space in which each sample competes, and what was found there."""
-        chosen, rows = found.chosen, np.arange(len(found.sight))
-        height, width = self._pixels.shape[-2:]
-        each = [self._evidence(matches) for matches in found.sight.matches]
-        columns = {name: np.stack([side[name] for side in each])[chosen.matcher, rows] for name in each[0]}
-        fit = np.stack([matches.fit for matches in found.sight.matches])[chosen.matcher, rows]
+        matcher, (height, width) = found.chosen.matcher, self._pixels.shape[-2:]
+        blocks = [slice(start, start + _BLOCK) for start in range(0, max(1, len(matcher)), _BLOCK)]
+        parts = [self._of_chosen(found.sight.take(rows), matcher[rows]) for rows in blocks]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        fit = columns["fit"]
         return {
-            "space": self.searcher.space_of[chosen.matcher],
+            "space": self.searcher.space_of[matcher],
             "closeness": columns["closeness"],
             "found_train_id": _ids(self.pool, columns["T"]),
             "found_train": columns["in T"],
@@ -225,9 +225,21 @@ class Examiner:
             "zoom": np.exp(fit[:, Fit.LOG_ZOOM]),
         }
 
+    def _of_chosen(self, sight: Sight, matcher: Ints) -> dict[str, NDArray[Any]]:
+        """What was found of some samples by the matcher of the space in which each competes; see `_evidence`."""
+        each, rows = [self._evidence(matches) for matches in sight.matches], np.arange(len(matcher))
+        return {name: np.stack([side[name] for side in each])[matcher, rows] for name in each[0]}
+
     def _evidence(self, found: Matches) -> dict[str, NDArray[Any]]:
-        """What a matcher found: the similarity to the nearest, and the closest images in T and in H, -1 for none."""
-        columns: dict[str, NDArray[Any]] = {"closeness": found.closeness[:, 0], "part": found.part}
+        """What a matcher found: the similarity to the nearest, the closest images in T and in H, -1 for none; the fit.
+
+        The rows are those of the samples.
+        """
+        columns: dict[str, NDArray[Any]] = {
+            "closeness": found.closeness[:, 0],
+            "part": found.part,
+            "fit": found.fit,
+        }
         in_train = self.pool.in_train[found.candidates]
         for name, side in (("T", in_train), ("H", ~in_train)):
             first, there = side.argmax(axis=1)[:, None], side.any(axis=1)
@@ -255,7 +267,7 @@ class Examiner:
         left_out = LeftOut(
             np.where(represents | self.pool.grouped, self.pool.row_unit[rows], -1), np.where(heir >= 0, numbers, -1)
         )
-        sight = self.see(self._held_out.floats(rows - self._n_train), left_out)
+        sight = self.see(Gathered([self._held_out.pixels], rows - self._n_train), left_out)
         chosen = self.searcher.choose(sight, self.searcher.comparable(sight))
         in_train = self.pool.in_train[chosen.nearest]
         inherited = (heir >= 0) & (chosen.nearest == numbers)
@@ -268,7 +280,7 @@ class Examiner:
 
         Nothing is left out for them, since a copy finds the image that it was copied from.
         """
-        return self.see(self._train.floats(self._chosen(self.pool.order < self._n_train, _COPIED)))
+        return self.see(Gathered([self._train.pixels], self._chosen(self.pool.order < self._n_train, _COPIED)))
 
     def reaches(self, found: Examination) -> tuple[Reach, Reach]:
         """How far exact copies come in the competition of an examination, and in the conformal test."""
@@ -348,7 +360,7 @@ def find_copies(
     if own is None:
         own = nearest(subject.train, subject.samples, backend, device)
     examiner = Examiner(subject.train, subject.unseen, threshold, backend, device, names)
-    found = examiner.examine(torch.from_numpy(subject.samples.images), seed)
+    found = examiner.examine(subject.samples.images, seed)
     judged = judge(examiner.depths(found.sight), examiner.held_out_depths, found.competition.q)
     keys, index_of = subject.identity.columns, subject.samples.index
     return to_tables(keys, index_of, examiner, found, judged, own)
@@ -460,7 +472,7 @@ def nearest(
     """The nearest training image, by correlation, to each sample: a NEIGHBORS table of rank 1; see `Index.search`."""
     space, nothing = spaces.find("correlation"), dict.fromkeys(("subject", "role", "n_train", "part", "train_seed"))
     searched = index.Index.build(train.pixels, train.ids, space, "train", None, backend, device)
-    hits = searched.search(torch.from_numpy(samples.images), 1, probes)
+    hits = searched.search(samples.images, 1, probes)
     return searched.to_table(hits, "sample", samples.ids, nothing, sources=train.sources)
 
 
@@ -478,7 +490,8 @@ def nearest_others(train: ImageSet, count: int = JUDGED_BY, most: int = 512) -> 
     searched = index.Index.build(train.pixels, train.ids, space, "train", None)
     unit = np.arange(len(train)) if train.groups is None else np.unique(train.groups.firsts(), return_inverse=True)[1]
     chosen = np.sort(label_free_order(train.ids)[:count])
-    hits = searched.search(train.floats(chosen), min(len(train), 1 + min(most, int(np.bincount(unit).max()))))
+    count_of_hits = min(len(train), 1 + min(most, int(np.bincount(unit).max())))
+    hits = searched.search(Gathered([train.pixels], chosen), count_of_hits)
     others = unit[hits.reference_index] != unit[chosen][:, None]
     first = others.argmax(axis=1)[:, None]
     place = np.take_along_axis(hits.reference_index, first, axis=1)

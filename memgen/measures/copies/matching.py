@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen import spaces
+from memgen.base import files
 from memgen.base.strings import Strings
 from memgen.images.gathered import Images, Viewed
 from memgen.measures.copies import competition
@@ -61,10 +62,14 @@ class Matches:
         """What was found for some of the samples."""
         return Matches(**{name: value[rows] for name, value in vars(self).items()})
 
-    @staticmethod
-    def joined(parts: Sequence["Matches"]) -> "Matches":
-        """What one matcher found for several sets of samples, one after the other."""
-        return Matches(**{name: np.concatenate([getattr(each, name) for each in parts]) for name in vars(parts[0])})
+    def room(self, count: int) -> "Matches":
+        """Matches of this kind for a number of samples, to be filled; see `files.room`."""
+        return Matches(**{name: files.room((count, *of.shape[1:]), of.dtype) for name, of in vars(self).items()})
+
+    def fill(self, start: int, part: "Matches") -> None:
+        """Put in what was found for some samples, of which the first has the number `start`."""
+        for name, value in vars(part).items():
+            getattr(self, name)[start : start + len(value)] = value
 
 
 @dataclass(frozen=True, eq=False)

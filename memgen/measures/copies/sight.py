@@ -23,7 +23,7 @@ of D_i - a over those above a; the score is 0 where the nearest image, in that s
 The alternative, a test at q / S in each of S spaces, needs S times as many discoveries before it can report any.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memgen.base.progress import Progress
-from memgen.images.imageset import floats
+from memgen.images.gathered import Images, tensor
 from memgen.measures.copies import matching
 from memgen.measures.copies.lead import Floats, Ints
 from memgen.measures.copies.matching import Candidates, LeftOut, Matches
@@ -42,6 +42,7 @@ _COMMON = 0.9  # quantile of these depths up to which a depth is common
 _SMALLEST = 1e-3  # depth that counts as more than rounding
 _TIES = 1e-6  # weight of what puts equal magnitudes in order
 BLOCK = 1024  # samples matched at a time
+_TAKEN = 2**16  # samples whose matches are copied at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +60,33 @@ class Sight:
 
     def take(self, rows: Ints | slice) -> "Sight":
         """What is known of some of the samples."""
-        return Sight(tuple(each.take(rows) for each in self.matches))
+        numbers = np.arange(len(self))[rows]
+        blocks = (numbers[start : start + _TAKEN] for start in range(0, max(1, len(numbers)), _TAKEN))
+        parts = (Sight(tuple(each.take(block) for each in self.matches)) for block in blocks)
+        return Sight.collected(parts, len(numbers))
 
     @staticmethod
     def joined(parts: Sequence["Sight"]) -> "Sight":
         """What is known of several sets of samples, one after the other."""
-        return Sight(tuple(map(Matches.joined, zip(*(part.matches for part in parts), strict=True))))
+        return Sight.collected(parts, sum(map(len, parts)))
+
+    @staticmethod
+    def collected(parts: Iterable["Sight"], count: int) -> "Sight":
+        """The same for sets that are made one by one, so that only one is there at a time.
+
+        Args:
+            parts: at least one.
+            count: number of all samples.
+        """
+        made: tuple[Matches, ...] | None = None
+        start = 0
+        for part in parts:
+            made = made or tuple(each.room(count) for each in part.matches)
+            for whole, each in zip(made, part.matches, strict=True):
+                whole.fill(start, each)
+            start += len(part)
+        assert made is not None
+        return Sight(made)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +135,7 @@ class Searcher:
 
     def see(
         self,
-        images: Tensor,
+        images: Images | Tensor,
         left_out: LeftOut | None = None,
         progress: Progress | None = None,
         exact: bool = False,
@@ -121,26 +143,27 @@ class Searcher:
         """Look for samples (M, C, H, W), or images in their place, in all spaces.
 
         Args:
-            images: float32, pixel units.
+            images: a tensor of float32 in pixel units, or images of uint8 or float32, in memory or not.
             left_out: what is not there for each of them; None leaves nothing out.
             progress: called with (images done, images).
             exact: whether all images are searched, whatever `probes` is.
         """
-        parts = []
-        for start in range(0, max(1, len(images)), BLOCK):
+
+        def part(start: int) -> Sight:
             if progress:
                 progress(start, len(images))
             rows = slice(start, start + BLOCK)
             gone = None if left_out is None else LeftOut(left_out.unit[rows], left_out.but[rows])
-            parts.append(Sight(tuple(matcher.match(images[rows], gone, exact) for matcher in self._matchers)))
-        return Sight.joined(parts)
+            block = tensor(images, rows)
+            return Sight(tuple(matcher.match(block, gone, exact) for matcher in self._matchers))
+
+        return Sight.collected(map(part, range(0, max(1, len(images)), BLOCK)), len(images))
 
     @cached_property
     def usual(self) -> list[Floats]:
         """For each matcher, the depths of images of the pool, each as if its unit were not there, ascending."""
         count = min(SCALED_BY, len(self._pool.ids))
-        images = floats(self._pool.pixels[:count])
-        sight = self.see(images, LeftOut(self._pool.unit[:count], np.full(count, -1)))
+        sight = self.see(self._pool.pixels[:count], LeftOut(self._pool.unit[:count], np.full(count, -1)))
         return [np.sort(each.depth) for each in sight.matches]
 
     def choose(self, sight: Sight, magnitudes: Sequence[Floats]) -> Chosen:

@@ -9,7 +9,9 @@ own. A training set that holds an image twice has d(t, t') = 0 there, so that on
 Source: Alaa, van Breugel, Saveliev & van der Schaar, How faithful is your synthetic data?, ICML 2022, section 4.
 """
 
-import torch
+from typing import Any
+
+from numpy.typing import NDArray
 
 from memgen import spaces
 from memgen.base.estimates import Estimate
@@ -28,7 +30,7 @@ def measure(subject: Subject, backend: str, device: str) -> Value:
     assert subject.train is not None
     assert subject.held_out is not None
     train = subject.train
-    samples, held_out = torch.from_numpy(subject.samples.images), subject.held_out.floats()
+    samples, held_out = subject.samples.images, subject.held_out.pixels
     if len(train) < 2:
         missing = [
             Estimate.of(None, n=len(each), unit="share", note="needs two training images")
@@ -36,9 +38,9 @@ def measure(subject: Subject, backend: str, device: str) -> Value:
         ]
         return Value(*missing)
     index = Index.build(train.pixels, train.ids, spaces.find("rmse"), "train", backend=backend, device=device)
-    to_other = index.search(train.floats(), 2).value[:, 1]  # the nearest of all is the image itself
+    to_other = index.search(train.pixels, 2).value[:, 1]  # the nearest of all is the image itself
 
-    def shared(queries: torch.Tensor) -> Estimate:
+    def shared(queries: NDArray[Any]) -> Estimate:
         hits = index.search(queries, 1)
         nearest = hits.reference_index[:, 0]
         return share(hits.value[:, 0] <= to_other[nearest], nearest)

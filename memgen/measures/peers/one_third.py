@@ -9,7 +9,9 @@ Source: Yoon, Choi, Kwon & Ryu, Diffusion probabilistic models generalize when t
 On memorization in diffusion models, 2023 (DiffMemorize), mem_ratio.py.
 """
 
-import torch
+from typing import Any
+
+from numpy.typing import NDArray
 
 from memgen import spaces
 from memgen.base.estimates import Estimate
@@ -30,10 +32,10 @@ def measure(subject: Subject, backend: str, device: str) -> Value:
     assert subject.held_out is not None
     train = subject.train
     index = Index.build(train.pixels, train.ids, spaces.find("rmse"), "train", backend=backend, device=device)
-    return Value(_share(index, torch.from_numpy(subject.samples.images)), _share(index, subject.held_out.floats()))
+    return Value(_share(index, subject.samples.images), _share(index, subject.held_out.pixels))
 
 
-def _share(index: Index, queries: torch.Tensor) -> Estimate:
+def _share(index: Index, queries: NDArray[Any]) -> Estimate:
     """The share of queries that fulfil the rule."""
     if index.n < 2:
         return Estimate.of(None, n=len(queries), unit="share", note="needs two training images")
