@@ -118,8 +118,8 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
     return low, 1 - misses
 
 
-# Shares of the largest bet, denser near 0, where small excesses are best bet on. A finite mixture is as exact as any.
 _VANISHED = 1e-40  # far less than the rounding of probabilities
+# Shares of the largest bet, denser near 0, where small excesses are best bet on. A finite mixture is as exact as any.
 _BETS = ((np.arange(200) + 0.5) / 200) ** 2
 
 
