@@ -259,7 +259,7 @@ def imported(tables_of: dict[str, pa.Table], n: int, name: str) -> dict[str, pa.
 def subject(name: str, **more) -> pa.Table:
     """A SUBJECTS table of one imported subject, that has everything unless told otherwise."""
     columns = {"subject": name, "role": "imported", "n_train": 64, "part": None, "train_seed": None}
-    columns |= {"has_denoiser": True, "has_samples": True, "train_set": "x", "held_out_set": None}
+    columns |= {"has_denoiser": True, "has_samples": True, "train_set": "x", "held_out_set": None, "warnings": [[]]}
     columns |= {"n_held_out": 256, "source": "test"}
     return tables.make(schemas.SUBJECTS, columns | more)
 

@@ -120,6 +120,8 @@ def test_a_model_that_does_not_denoise_is_doubted(workspace, train, tmp_path):
     for model in (*models, tmp_path / "flat.pt"):
         said = memgen("import", model, "--trained-on", train, "--json").done()
         assert [f"{model} {doubt}" in warning for warning in said.json["warnings"]] == [True] * (model != models[0])
+    page = memgen("report", "--sweep").done().path.read_text()
+    assert page.count(f"noise: {models[1]} {doubt}") == 1  # kept, and shown under what failed
     images = ("--images", train, "--count", "2", "--set", "sample.max_steps=2", "--run", "pair")
     assert memgen("compare", *models, *images).done().err.count(doubt) == 1
     audited = memgen("audit", train, "--model", models[1], "--count", "2", "--set", "sample.max_steps=2").done()
@@ -307,7 +309,9 @@ def test_files_that_cannot_be_read_are_listed(workspace, tmp_path):
 
 def test_a_record_comes_back_as_it_was_written(tmp_path, workspace):
     """Every field of a record survives the table, nulls included."""
-    record = subjects.Record(Identity("x", "imported", 3), True, False, "abc", None, 5, "x.pt")
+    record = subjects.Record(
+        Identity("x", "imported", 3), True, False, "abc", None, 5, "x.pt", ["Be warned.", "Twice."]
+    )
     record.write(workspace.run)
     assert subjects.Record.of(workspace.run.table("subjects", "x").to_pylist()[0]) == record
     assert workspace.run.table("subjects").schema.names == schemas.SUBJECTS.names

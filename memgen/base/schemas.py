@@ -74,7 +74,7 @@ SPLIT = _schema(
 )
 SUBJECTS = _schema(
     "subjects",
-    1,
+    2,
     [
         *_SUBJECT,
         _field("has_denoiser", pa.bool_(), "whether the subject has a denoiser"),
@@ -83,6 +83,7 @@ SUBJECTS = _schema(
         _field("held_out_set", _STR, "name of an imported subject's own held-out image set", null=True),
         _field("n_held_out", _INT, "held-out images; null where there are none", "images", null=True),
         _field("source", _STR, "file or folder that the subject was imported from, or the architecture of a cell"),
+        _field("warnings", pa.list_(_STR), "what to know of its images and of the model, in sentences"),
     ],
 )
 TRAINING = _schema(

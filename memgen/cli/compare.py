@@ -147,8 +147,7 @@ def _of_models(new: New, sources: tuple[str, str], stated: dict[str, Any]) -> tu
     with prepared(workspace):
         for name, path in zip((first, second), paths, strict=True):
             if not workspace.run.has_table("subjects", name):
-                _, warnings = subjects.import_subject(workspace, path, name, True, options=options)
-                say_warnings(warnings)
+                say_warnings(subjects.import_subject(workspace, path, name, True, options=options).warnings)
             elif not subjects.is_same(workspace, name, path, options):
                 raise ConfigError(
                     f"{workspace.run.path} has another model of the name {name}. Choose another run with --run."

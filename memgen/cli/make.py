@@ -160,7 +160,7 @@ def import_(
     stated = import_options(label, condition, guidance, scheduler, trust_code, first_layer_linear)
     options = validate(ImportOptions, stated, source="options")
     with prepared(workspace), terminal.bar("importing") as progress:
-        record, warnings = subjects.import_subject(
+        record = subjects.import_subject(
             workspace, source, name, as_denoiser, trained_on, holdout, options, progress, value_range
         )
     found = subjects.find(workspace, name)
@@ -174,9 +174,9 @@ def import_(
     terminal.table(name, ["", "value"], rows)
     skipped = workspace.run.table("subject_skipped", name)
     terminal.say_skipped(skipped)
-    say_warnings(warnings)
+    say_warnings(record.warnings)
     path = workspace.run.table_path("subjects", name)
-    finish(as_json, path, name=name, **shown, skipped_files=skipped.to_pylist(), warnings=warnings)
+    finish(as_json, path, name=name, **shown, skipped_files=skipped.to_pylist(), warnings=record.warnings)
 
 
 @app.command("subjects", rich_help_panel=PANEL)

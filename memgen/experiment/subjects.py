@@ -4,6 +4,7 @@ A run keeps one row of the table SUBJECTS for each subject, written when the sub
 and H from the run's split. An imported subject has image sets of its own, prepared as the run's images were.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from memgen.base.errors import DataError, RunError, ShapeError
 from memgen.base.progress import Progress
 from memgen.experiment import references, runs
 from memgen.experiment.workspace import Workspace
+from memgen.images import remote
 from memgen.images.groups import BY_NAME
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import Imported, ImportSettings, import_images
@@ -44,6 +46,7 @@ class Record:
         held_out_set: name of the image set H of an imported subject; None where H is the run's holdout without T.
         n_held_out: number of images in H; None where there are none.
         source: file or folder that it was imported from, or the architecture of a cell.
+        warnings: what to know of its images and of the model, in sentences.
     """
 
     identity: Identity
@@ -53,6 +56,7 @@ class Record:
     held_out_set: str | None
     n_held_out: int | None
     source: str
+    warnings: Sequence[str] = ()
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "Record":
@@ -64,6 +68,7 @@ class Record:
     def write(self, run: runs.Run) -> None:
         """Keep the record in a run: from then on the subject exists."""
         columns = {name: value for name, value in vars(self).items() if name != "identity"}
+        columns["warnings"] = [list(self.warnings)]
         table = tables.make(schemas.SUBJECTS, self.identity.columns | columns)
         run.write_table("subjects", self.identity.subject, table)
 
@@ -241,7 +246,7 @@ def prepared(
     if found.images.image_shape != shape:
         height, width = found.images.image_shape[1:]
         raise ShapeError(
-            f"{escaped(str(source))}: found images of {width} x {height} pixels, expected {shape[2]} x {shape[1]}, the "
+            f"{remote.shown(source)}: found images of {width} x {height} pixels, expected {shape[2]} x {shape[1]}, the "
             f"size of the run's images, which were not resized. Resize yours to that size."
         )
     return found
@@ -257,7 +262,7 @@ def import_subject(
     options: ImportOptions | None = None,
     progress: Progress | None = None,
     value_range: str | None = None,
-) -> tuple[Record, list[str]]:
+) -> Record:
     """Bring a denoiser or a set of samples into the run, with the images that it was trained on.
 
     Args:
@@ -274,7 +279,7 @@ def import_subject(
         value_range: the values that become black and white in all of these images, LOW,HIGH; see `prepared`.
 
     Returns:
-        What the run says of the subject, and what the person should know of the images and the model, in sentences.
+        What the run says of the subject.
 
     Raises:
         RunError: a subject of that name exists, or the name is reserved.
@@ -314,7 +319,7 @@ def import_subject(
     if as_denoiser:
         denoiser = _import_denoiser(workspace, source, name, options or ImportOptions())
         tried = unseen if train is None else train
-        warnings += loading.doubt(denoiser, tried.floats(slice(loading.TRIED)), escaped(str(source)))
+        warnings += loading.doubt(denoiser, tried.floats(slice(loading.TRIED)), remote.shown(source))
     else:
         _keep_samples(run, _drawn(source) if drawn else read["samples"].images, identity)
     skipped = [schemas.SKIPPED.empty_table(), *(found.skipped for found in read.values())]
@@ -326,17 +331,18 @@ def import_subject(
         train_set=None if train is None else _keep(run, train),
         held_out_set=_keep(run, unseen) if "held_out" in own else None,
         n_held_out=len(unseen),
-        source=escaped(str(source)),
+        source=remote.shown(source),
+        warnings=list(dict.fromkeys(warnings)),
     )
     record.write(run)  # last: it says that the subject is complete
-    return record, warnings
+    return record
 
 
 def is_same(workspace: Workspace, name: str, source: Path, options: ImportOptions) -> bool:
     """Whether an imported denoiser of the run came from a source with these options."""
     record = find(workspace, name).record
     kept = references.options(workspace.run, name)
-    return record.source == escaped(str(source)) and kept in (None, options.model_dump(mode="json"))
+    return record.source == remote.shown(source) and kept in (None, options.model_dump(mode="json"))
 
 
 def _check_name(run: runs.Run, name: str) -> None:

@@ -30,7 +30,7 @@ from memgen.base.config import validate
 from memgen.base.errors import DataError
 from memgen.base.progress import Progress
 from memgen.base.strings import Strings
-from memgen.images import duplicates, groups, names, readers, remote
+from memgen.images import duplicates, groups, readers, remote
 from memgen.images.duplicates import Lead
 from memgen.images.imageset import ImageSet
 from memgen.images.prepare import ReadSettings
@@ -115,8 +115,7 @@ def import_images(
         with importlib.resources.as_file(resource) as path:
             imported = _import(path, settings, progress, "embedded Fashion-MNIST", shared_table, lead)
     else:
-        name = names.escaped(remote.url_of(source) or str(source))
-        imported = _import(source, settings, progress, name, shared_table, lead)
+        imported = _import(source, settings, progress, remote.shown(source), shared_table, lead)
     return replace(imported, images=shuffle_images(imported.images, seed)) if settings.shuffle else imported
 
 

@@ -77,6 +77,11 @@ def absolute(source: str | Path) -> str:
     return url_of(source) or str(_local(source).resolve())
 
 
+def shown(source: str | Path) -> str:
+    """A source as it was given, in words that can be stored and printed."""
+    return escaped(url_of(source) or str(source))
+
+
 @contextlib.contextmanager
 def here(source: Path, is_read_there: Callable[[Path], bool], report: Progress) -> Iterator[Path]:
     """The source as a path: itself, or of a URL a temporary folder or file that stands for it.

@@ -276,7 +276,7 @@ def _page(
         gallery=data["gallery"],
         films=data["films"],
         viewed=data["bases"],
-        warnings=(report.manifest.get("data") or {}).get("warnings", []),
+        warnings=[*(report.manifest.get("data") or {}).get("warnings", []), *_of_subjects(report.tables)],
         shuffled=report.manifest.get("config", {}).get("data", {}).get("shuffle", False),
         about=report.manifest.get("about"),
         manifest=list(flat(provenance)) if provenance else [],
@@ -332,6 +332,17 @@ def _panels(summary: pa.Table | None, paragraphs: Sequence[Paragraph], shown: Ga
     if half and sizes:
         start = min(range(len(sizes)), key=lambda i: abs(math.log(sizes[i] / half)))
     return [panel | {"start": i == start} for i, panel in enumerate(found)]
+
+
+def _of_subjects(found: Mapping[str, pa.Table]) -> list[str]:
+    """What is to be known of imported subjects, each sentence with their names."""
+    if "subjects" not in found:
+        return []
+    names: dict[str, list[str]] = {}
+    for row in found["subjects"].to_pylist():
+        for warning in row["warnings"]:
+            names.setdefault(warning, []).append(row["subject"])
+    return [f"{', '.join(named)}: {warning}" for warning, named in names.items()]
 
 
 def _failed(report: ReportInput) -> list[str]:
