@@ -425,6 +425,7 @@ def test_pixels_of_training_images_are_told(images, tmp_path):
     assert done.answer.answer == "undecided"
     assert done.headline.endswith("But 5 samples have the same pixels as a training image.")
     assert "(for example 0000.png and 0000.png)" in done.answer.sentences[0]
+    assert done.document["identical"] == {"samples": {"count": 5, "example": ["0000.png", "0000.png"]}}
     significance = done.table("significance")["p"].to_numpy()
     deepest = np.count_nonzero(significance <= 1 / (done.answer.counts["judged_by"] + 1) + 1e-12)
     assert deepest >= 5
@@ -432,6 +433,9 @@ def test_pixels_of_training_images_are_told(images, tmp_path):
     assert not auditing.verify(done.path / "audit.json")
     alone = memgen.audit(few, train, **given)
     assert alone.answer.sentences[0] == done.answer.sentences[0]
+    assert alone.headline.endswith("But 5 samples have the same pixels as a training image.")
+    schema = json.loads((Path(__file__).parents[1] / "docs" / "audit.schema.json").read_text())
+    jsonschema.validate(json.loads(json.dumps(alone.document)), schema)
     leaked = save(images[100:300], tmp_path / "leaked")
     save(images[300:500], leaked, "new")
     hidden = memgen.audit(save(images[:100], tmp_path / "copies"), train, leaked, **given)
@@ -443,6 +447,18 @@ def test_pixels_of_training_images_are_told(images, tmp_path):
     for sets in ((train, train, holdout), (few, train, train), (few, train, few)):
         with pytest.raises(ConfigError, match="expected two sets of images"):
             memgen.audit(*sets, **given)
+
+
+def test_pixels_of_training_images_fail_where_finds_do(images, tmp_path):
+    """One exact copy never makes an answer found, but exit code 6; without copies, undecided passes for found alone."""
+    train, holdout = save(images[:30], tmp_path / "train"), save(images[30:60], tmp_path / "holdout")
+    given = ("--holdout", holdout, "--space", "pixels", "--outputs", tmp_path / "o", "--json", "--fail-on", "found")
+    copied = command("audit", save(images[[3, *range(60, 80)]], tmp_path / "copied"), train, *given)
+    assert (copied.code, copied.json["answer"]) == (6, "undecided")
+    assert copied.json["headline"].endswith("But 1 sample has the same pixels as a training image.")
+    clean = save(images[60:80], tmp_path / "clean")
+    assert command("audit", clean, train, *given).done().json["identical"] == {}
+    assert command("audit", clean, train, *given[:-1], "undecided").code == 6
 
 
 def test_the_command(few, tmp_path):

@@ -15,7 +15,9 @@ from sklearn.datasets import load_digits
 import memgen
 from memgen.base import schemas, tables
 from memgen.base.errors import ConfigError, ShapeError
-from memgen.experiment import audit_model, runs
+from memgen.experiment import audit as auditing
+from memgen.experiment import audit_images, audit_model, runs
+from memgen.experiment.audit_settings import AuditSettings
 from memgen.findings.gaps import gaps
 from memgen.images.imageset import ImageSet
 from memgen.models import checkpoints, networks, sampling
@@ -134,6 +136,17 @@ def test_a_model_that_memorizes(audited):
     assert page.count('alt="eigenvector of eigenvalue') == 16
     assert f"<th>0.050</th><td>{document['gaps'][0]['train']:.2f}</td>" in page
     assert "sample.sigma_end" in page
+
+
+def test_drawn_samples_with_the_pixels_of_training_images_are_counted(trained, tmp_path, monkeypatch):
+    """As those of files are: of three samples that are drawn, two are training images."""
+    names = ("train/004.png", "holdout/000.png", "train/007.png")
+    drawn = ImageSet.from_pixels(np.stack([np.asarray(Image.open(trained / name))[None] for name in names]))
+    monkeypatch.setattr(audit_model, "draw", lambda *_: (drawn, []))
+    settings = AuditSettings(train=str(trained / "train"), model="model.safetensors")
+    run = auditing.start(tmp_path, "mine", settings)
+    audit_images.load(run, lambda *_: None)
+    assert run.manifest["data"]["identical"]["samples"] == {"count": 2, "example": ["image[0]", "004.png"]}
 
 
 def test_drawing_goes_on_where_it_stopped(trained, tmp_path, monkeypatch, audited):

@@ -110,7 +110,8 @@ def audit(
     fail_on: Annotated[
         str | None,
         typer.Option(
-            help=f"Exit with code {FAILED} if copies were found (found), or if the answer is undecided too (undecided)."
+            help=f"Exit with code {FAILED} if the answer is found or a sample has the pixels of a training image "
+            "(found), or if the answer is undecided too (undecided)."
         ),
     ] = None,
     no_images: Annotated[
@@ -177,7 +178,7 @@ def audit(
     settings = configuration.load(AuditSettings, config, overrides, given)
     workers = Workers(jobs, executor, address)
     done = carry_out(auditing.start(outputs, run, settings), as_json, choose_device(device), workers)
-    if fail_on is not None and done.answer.answer in _FAILS[fail_on]:
+    if fail_on is not None and (done.answer.answer in _FAILS[fail_on] or done.answer.identical):
         raise typer.Exit(FAILED)
 
 

@@ -260,6 +260,7 @@ def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
         "gaps": run.table("gaps").to_pylist(),
         "shrinkage": shrinkage.compare(run.table("shrinkage")),
         "canaries": findings.exposed(run.table("canaries")),
+        "identical": manifest["data"].get("identical", {}),
         "sets": manifest["data"]["sets"],
         "rule": manifest["data"]["rule"],
         "warnings": manifest["data"]["warnings"],

@@ -47,6 +47,7 @@ def load(run: runs.Run, report: OnStage, device: str = "cpu") -> dict[str, Image
             real = [found.images for found in read.values()]
             drawn, more = audit_model.draw(run, settings, real, report, device)
             drawn.save(run.image_set("samples"))
+            identical = _identical({"samples": drawn, "train": read["train"].images}) | identical
             about = {"samples": _about(settings.model, drawn, 0), **about}
             warnings += more
         run.update(

@@ -34,12 +34,14 @@ class Answer:
         headline: the answer as a sentence.
         sentences: what it rests on, and what it cannot tell.
         counts: the numbers behind it, by name; empty without held-out images.
+        identical: samples with the pixels of a training image, which are copies whatever the tests say.
     """
 
     answer: Literal["found", "none", "undecided"]
     headline: str
     sentences: tuple[str, ...]
     counts: Mapping[str, Any]
+    identical: int = 0
 
 
 @dataclass(frozen=True)
@@ -247,23 +249,27 @@ def answer(
         identical: of `samples` and `held_out`, those with the pixels of a training image: their `count`, and as
             `example` the names of a pair.
     """
-    same = [_IDENTICAL[kind].format(of=of) for kind, of in (identical or {}).items()]
+    identical = identical or {}
+    same = [_IDENTICAL[kind].format(of=of) for kind, of in identical.items()]
+    copied = identical["samples"]["count"] if "samples" in identical else 0
+    but = f" But {_number(copied, 'sample')} {'has' if copied == 1 else 'have'} the same pixels as a training image."
     of_draw = exposed(tables["canaries"])
     of_canaries = _canaries(of_draw)
     depends = of_draw is not None and of_draw["p"] <= LEVEL
     if not tables["copies"].num_rows:
         alone = [*same, *of_canaries, *_among_themselves(tables["neighbors"], sets["train"]["images"])]
         if depends:
-            return Answer("found", _EXPOSED, tuple(alone), {})
+            return Answer("found", _EXPOSED, tuple(alone), {}, copied)
         return Answer(
             "undecided",
-            "Undecided: without held-out images, nothing tells a copy from a natural resemblance.",
+            f"Undecided: without held-out images, nothing tells a copy from a natural resemblance.{but * bool(copied)}",
             (
                 *alone,
                 "Images of one kind resemble each other, so a close pair proves nothing by itself. Give images of the "
                 "same source that the model never saw with --holdout.",
             ),
             {},
+            copied,
         )
     (row,) = tables["copies"].to_pylist()
     (tested,) = judge(tables["copies"]).values()
@@ -288,8 +294,8 @@ def answer(
             else ""
         )
         headline = f"Undecided: copies in up to {tested.unseen_in_words} of the samples could have gone unseen{hidden}."
-    if kind != "found" and identical and (copied := identical.get("samples")):
-        headline += f" But {_number(copied['count'], 'sample')} have the same pixels as a training image."
+    if kind != "found" and copied:
+        headline += but
     sentences = [
         *same,
         *tested.sentences,
@@ -310,7 +316,7 @@ def answer(
         )
     if undeclared and not tested.found:
         sentences.append(_UNDECLARED)
-    return Answer(kind, headline, (*sentences, ASSUMPTIONS), _counts(row, tested))
+    return Answer(kind, headline, (*sentences, ASSUMPTIONS), _counts(row, tested), copied)
 
 
 _UNDECLARED = "Names suggest groups, such as patients, that were divided as a whole. State them with --groups."
