@@ -18,6 +18,7 @@ from memgen.base.errors import ConfigError, ShapeError
 from memgen.experiment import audit as auditing
 from memgen.experiment import audit_images, audit_model, runs
 from memgen.experiment.audit_settings import AuditSettings
+from memgen.findings import audit as findings
 from memgen.findings.gaps import gaps
 from memgen.images.imageset import ImageSet
 from memgen.models import checkpoints, networks, sampling
@@ -73,6 +74,36 @@ def test_intervals_hold_together_and_units_are_groups():
 def test_one_image_has_no_interval():
     (row,) = gaps(psnr_table([1.0], [0.0, 2.0])).to_pylist()
     assert (row["gap"], row["low"], row["high"], row["tpr"]) == (0, None, None, None)
+
+
+def said_of(*intervals):
+    """What an audit says of gaps in the middle of some intervals, at the noise levels .1, .2 and so on."""
+    rows = dict.fromkeys(schemas.GAPS.names, 0.5) | {"n_train": 20, "n_held_out": 30, "tpr": None}
+    columns = {name: [value] * len(intervals) for name, value in rows.items()}
+    columns["sigma"] = [0.1 * (i + 1) for i in range(len(intervals))]
+    columns |= {end: [interval[i] for interval in intervals] for i, end in enumerate(("low", "high"))}
+    columns["gap"] = [0.3 if low is None else (low + high) / 2 for low, high in intervals]
+    (sentence,) = findings._gaps(tables.make(schemas.GAPS, columns, len(intervals)))
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("intervals", "beginning", "part"),
+    [
+        (((-0.2, 0.4), (0.15, 0.35)), "As a denoiser, the model memorizes: ", "level of 0.2, its PSNR on"),
+        (((0.02, 0.06), (-1, 1)), "As a denoiser, the model does a little better on training", "0.04 dB [0.02, 0.06]"),
+        (((-0.05, 0.09), (-0.2, 0.04)), "As a denoiser, the model does not do better", "2 noise levels, the gap of PSNR is at most 0.09 dB"),
+        (((-0.5, 0.9), (-2, 3)), "Whether the model does better as a denoiser", "one of up to 3.00 dB could have gone unseen, at a noise level of 0.2"),
+        (((-3, -2), (-0.1, 0.2)), "Whether the model does better as a denoiser", "20 training and 30 held-out"),
+        (((None, None),), "Whether the model does better as a denoiser", "20 and 30 images or groups were measured"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_gap_follows_its_interval(intervals, beginning, part):
+    """A gap above 0 alone says nothing: neither that the model memorizes nor, where noise hides it, that it does not."""
+    sentence = said_of(*intervals)
+    assert sentence.startswith(beginning)
+    assert part in sentence
+    assert ("cannot be told" in sentence) == beginning.startswith("Whether")
 
 
 # ------------------------------------------------------------------------------------------------- audits
