@@ -1,7 +1,7 @@
 """Commands that audit anyone's samples against the images that their model was trained on."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +27,7 @@ from memgen.cli.options import (
     TrustCode,
 )
 from memgen.cli.root import app
-from memgen.cli.shared import Workers, choose_device, finish, import_options, note, say_warnings
+from memgen.cli.shared import Workers, choose_device, finish, import_options, note, options_of, say_warnings
 from memgen.experiment import runs
 from memgen.images.groups import absolute
 
@@ -177,18 +177,33 @@ def audit(
         )
     settings = configuration.load(AuditSettings, config, overrides, given)
     workers = Workers(jobs, executor, address)
-    done = carry_out(auditing.start(outputs, run, settings), as_json, choose_device(device), workers)
+    started = auditing.start(outputs, run, settings)
+    done = carry_out(started, as_json, choose_device(device), workers, options_of(workers, device))
     if fail_on is not None and (done.answer.answer in _FAILS[fail_on] or done.answer.identical):
         raise typer.Exit(FAILED)
 
 
-def carry_out(run: runs.Run, as_json: bool, device: str = "cpu", workers: Workers | None = None) -> "Audit":
-    """Do what is missing of an audit, and print what it says."""
+def carry_out(
+    run: runs.Run,
+    as_json: bool,
+    device: str = "cpu",
+    workers: Workers | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> "Audit":
+    """Do what is missing of an audit, and print what it says.
+
+    Args:
+        run: the audit.
+        as_json: whether all of it is printed as JSON.
+        device: where a model runs.
+        workers: who searches.
+        options: what the run keeps of the command; see `Run.working`.
+    """
     from memgen.experiment import audit as auditing
 
     note(f"audit {run.path}")
     with _executor(run, workers or Workers()) as executor, _stages() as on_stage:
-        done = auditing.perform(run, on_stage, device, executor)
+        done = auditing.perform(run, on_stage, device, executor, options)
     _say(done)
     print(json.dumps(done.document, indent=2) if as_json else done.page)
     return done

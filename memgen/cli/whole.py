@@ -39,6 +39,7 @@ from memgen.cli.shared import (
     in_minutes,
     largest_size,
     note,
+    options_of,
     say_warnings,
     tasks_of,
     worker_count,
@@ -105,7 +106,7 @@ def _sweep(new: New, workers: Workers, dry_run: bool, as_json: bool) -> None:
     workspace = new.open()
     from memgen.experiment import tasks
 
-    execute(workspace, tasks.tasks(workspace.settings.cells), workers)
+    execute(workspace, tasks.tasks(workspace.settings.cells), workers, options_of(workers, new.device))
     write_report(workspace, as_json)
 
 

@@ -14,6 +14,7 @@ Each of these is finished when its file exists, so an audit that was interrupted
 
 import hashlib
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,11 @@ def start(outputs: Path, name: str | None, settings: AuditSettings) -> runs.Run:
 
 
 def perform(
-    run: runs.Run, on_stage: OnStage | None = None, device: str = "cpu", executor: Executor | None = None
+    run: runs.Run,
+    on_stage: OnStage | None = None,
+    device: str = "cpu",
+    executor: Executor | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Audit:
     """Do what is missing of an audit, write its page and `audit.json`, and return what it says.
 
@@ -146,6 +151,7 @@ def perform(
         on_stage: called with (what is being done, items done, items).
         device: where a model runs.
         executor: what searches for copies; None searches in this process.
+        options: what the run keeps of the command; see `Run.working`.
     """
     journal = Journal(run, NAME)
 
@@ -154,7 +160,7 @@ def perform(
         if on_stage:
             on_stage(what, done, total)
 
-    with run.working():
+    with run.working(options):
         sets = audit_images.load(run, report, device)
         audit_tests.perform(run, sets, report, device, executor)
         report(WRITING, 0, 1)
