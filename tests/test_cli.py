@@ -526,7 +526,7 @@ def test_demo_dry_run(tmp_path):
 def test_runs_list_and_show(tiny):
     """The runs are listed with their cells, and shown with their manifest and the rows of their tables."""
     (row,) = memgen("runs", "list", "--json").done().json
-    assert (row["run"], row["trained cells"], row["largest N"], row["status"]) == ("tiny", "4 of 4", 4, "idle")
+    assert (row["run"], row["trained cells"], row["largest N"], row["status"]) == ("tiny", "4 of 4", 4, "finished")
     assert memgen("runs", "list").done().path.exists()
     shown = memgen("runs", "show", "tiny", "--json").done().json
     assert shown["rows"]["samples"] == 4 * 6

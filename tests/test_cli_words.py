@@ -152,16 +152,22 @@ def test_runs_list_is_what_the_folders_hold(tiny, printed):
     (shown,) = printed
     assert shown.title == "runs in outputs"
     assert shown.columns == ["run", "kind", "created (UTC)", "status", "trained cells", "largest N", "MB"]
-    assert [dict(zip(shown.columns, row, strict=True)) for row in shown.rows] == listed
+    rows = [dict(zip(shown.columns, row, strict=True)) for row in shown.rows]
+    assert rows == [row | {"MB": f"{row['MB']:.1f}"} for row in listed]
     megabytes = [
-        round(sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) / 1e6, 1) for run in (half, tiny)
+        f"{sum(path.stat().st_size for path in run.rglob('*') if path.is_file()) / 1e6:.1f}" for run in (half, tiny)
     ]
     created = json.loads((tiny / "run.json").read_text())["created"][:16]
     assert shown.rows == [
         ["half", "sweep", "2020-01-02T03:04", "interrupted", "3 of 8", 4, megabytes[0]],
-        ["tiny", "sweep", created, "idle", "4 of 4", 4, megabytes[1]],
-        ["broken", None, None, "damaged", None, None, 0.1],
+        ["tiny", "sweep", created, "finished", "4 of 4", 4, megabytes[1]],
+        ["broken", None, None, "damaged", None, None, "0.1"],
     ]
+    (tiny / "tables" / "copies" / "n4-s0-b.parquet").unlink()
+    manifest = json.loads((half / "run.json").read_text()) | {"status": "idle", "wall_seconds": 0}
+    (half / "run.json").write_text(json.dumps(manifest))
+    states = {row["run"]: row["status"] for row in memgen("runs", "list", "--json").done().json}
+    assert states == {"half": "not begun", "tiny": "incomplete", "broken": "damaged"}
     assert memgen("runs", "list").done().out == "outputs\n"
 
 
