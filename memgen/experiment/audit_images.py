@@ -35,6 +35,7 @@ def load(run: runs.Run, report: OnStage, device: str = "cpu") -> dict[str, Image
     sources = {"samples": settings.samples, "train": settings.train, "held_out": settings.holdout}
     given = {kind: source for kind, source in sources.items() if source is not None}
     if run.manifest["data"] is None:
+        groups.check(settings.groups)  # of training images, before samples are read
         read, rule = _read(given, settings, report)
         for kind, found in read.items():
             found.images.save(run.image_set(kind))

@@ -138,6 +138,7 @@ def read_images(source: str | Path | None = None, **settings: Any) -> ImageSet:
 def _import(
     source: Path, settings: ImportSettings, progress: Progress | None, name: str, shared_table: bool
 ) -> Imported:
+    groups.check(settings.groups)
     found = readers.read(source, settings, progress or (lambda done, total: None))
     partial = shared_table or settings.limit is not None
     belong = groups.group_of(found.sources, settings.groups, found.groups, found.skipped, partial)
