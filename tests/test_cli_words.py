@@ -4,6 +4,7 @@ import inspect
 import io
 import json
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def asked(monkeypatch) -> list[tuple]:
     """The steps that commands ask for, which are not taken: (subjects, verbs) of each task, and the run's path."""
     found = []
 
-    def execute(workspace, listed, jobs):
+    def execute(workspace, listed, jobs, options=None):
         found.extend((str(workspace.run.path), task.subjects, task.verbs) for task in listed)
 
     for command in ("make", "measure", "whole"):
@@ -268,6 +269,27 @@ def test_a_run_without_usable_images_is_removed_again(tmp_path, monkeypatch):
     (tmp_path / "all.npy").unlink()
     memgen(*given).failed(3, "no such file")
     assert [row["run"] for row in memgen("runs", "list", "--json").done().json] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("count", "asked", "fitting"),
+    [
+        (100, [], ["split.holdout=33", "sweep.n_train=[1,4,16]"]),  # 67 are left for two parts
+        (100, ["split.holdout=40"], ["split.holdout=33", "sweep.n_train=[1,4,16]"]),
+        (100, ["split.holdout=20"], ["sweep.n_train=[1,4,16]"]),
+        (30, ["split.holdout=4", "sweep.n_train=[20]"], ["sweep.n_train=[13]"]),
+        (5, [], ["split.holdout=1", "sweep.n_train=[1]"]),
+    ],
+)
+def test_too_few_images_are_told_what_fits(tmp_path, monkeypatch, count, asked, fitting):
+    """The settings that the error names are those with which the same import works."""
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "all.npy", np.random.default_rng(0).integers(0, 256, (count, 8, 8), dtype=np.uint8))
+    given = ["data", "import", "all.npy", "--run", "few"]
+    before = [word for each in asked for word in ("--set", each)]
+    words = shlex.join([word for each in fitting for word in ("--set", each)])
+    memgen(*given, *before).failed(3, f"This fits these images: {words}.")
+    assert memgen(*given, *before, *shlex.split(words)).done().path.exists()
 
 
 def test_images_that_are_added_are_prepared_as_the_earlier_ones(tmp_path, monkeypatch):
