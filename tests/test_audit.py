@@ -344,6 +344,22 @@ def test_different_sizes_and_colors_are_made_alike(images, tmp_path):
     assert small.document["sets"]["train"]["image_shape"] == [3, 10, 10]
 
 
+def test_files_that_are_left_out_are_listed_with_their_set(images, tmp_path):
+    """One file of one name in each of the sets, which only the set tells apart: in the table and on the page."""
+    folders = [save(images[20 * i : 20 * i + 20], tmp_path / name) for i, name in enumerate("STH")]
+    for folder, data in zip(folders, (b"no", b"a", b"picture"), strict=True):
+        (folder / "broken.png").write_bytes(data)
+    (folders[2] / "other.png").write_bytes(b"")
+    done = memgen.audit(*folders, outputs=tmp_path / "o", spaces=("pixels",))
+    rows = done.table("subject_skipped").to_pylist()
+    names = [("samples", "broken.png"), ("train", "broken.png"), ("held_out", "broken.png"), ("held_out", "other.png")]
+    assert [(row["set"], row["source"]) for row in rows] == names
+    assert {kind: found["skipped"] for kind, found in done.document["sets"].items()} == {
+        "samples": 1, "train": 1, "held_out": 2,
+    }  # fmt: skip
+    assert "<li>other.png (held-out): " in done.page.read_text()
+
+
 def test_groups_compete_and_must_not_straddle(images, tmp_path):
     """Folders as groups: units are groups; a folder with images on both sides is refused by name."""
     for number in range(20):

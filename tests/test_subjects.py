@@ -300,6 +300,7 @@ def test_files_that_cannot_be_read_are_listed(workspace, tmp_path):
     assert outcome.json["samples"] == 3
     (row,) = outcome.json["skipped_files"]
     assert "broken.png" in row["source"]
+    assert row["set"] == "samples"
     assert "broken.png" in outcome.err
     assert workspace.run.table("subject_skipped", "drawn").num_rows == 1
     assert workspace.run.table("skipped").num_rows == 0  # the run's own files are another matter

@@ -5,7 +5,7 @@ and `audit.json`, which states the answer with all numbers behind it and the dig
 
     run.json                        settings, versions, and what was read; its key `kind` is `audit`
     sets/samples, train, held_out   the images, as ImageSets
-    tables/KIND/audit.parquet       skipped, neighbors, significance, copies, at_risk, planted
+    tables/KIND/audit.parquet       subject_skipped, neighbors, significance, copies, at_risk, planted
     report/report.html              the page
     audit.json                      the answer, for programs; `memgen verify` checks it
 
@@ -226,7 +226,7 @@ def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> 
         gaps=run.table("gaps").to_pylist(),
         shrinkage=shrinkage.compare(run.table("shrinkage")),
         eigenvectors=audit_model.eigenvectors(run) if shown else {},
-        skipped=run.table("skipped", NAME).to_pylist(),
+        skipped=run.table("subject_skipped", NAME).to_pylist(),
         image_of=image_of,
         significance=significance,
         gallery=showing.of_audit(pairs, image_of, significance),

@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from memgen.base.config import validate
 from memgen.base.errors import DataError, ShapeError
 from memgen.experiment import audit_model, runs
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.images import groups
 from memgen.images.imageset import ImageSet
-from memgen.images.importing import Imported, ImportSettings, import_images
+from memgen.images.importing import Imported, ImportSettings, import_images, skipped_of_sets
 from memgen.images.names import escaped
 from memgen.images.prepare import ReadSettings
 from memgen.measures.copies import matching
@@ -39,8 +37,7 @@ def load(run: runs.Run, report: OnStage, device: str = "cpu") -> dict[str, Image
         read, rule = _read(given, settings, report)
         for kind, found in read.items():
             found.images.save(run.image_set(kind))
-        skipped = [found.skipped for found in read.values()]
-        run.write_table("skipped", NAME, pa.concat_tables(skipped))
+        run.write_table("subject_skipped", NAME, skipped_of_sets(read))
         warnings, undeclared = _warnings(read, settings)
         about = {kind: _about(given[kind], found.images, found.skipped.num_rows) for kind, found in read.items()}
         identical = _identical({kind: found.images for kind, found in read.items()})

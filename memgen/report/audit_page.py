@@ -41,7 +41,7 @@ class AuditInput:
         shrinkage: what Jacobians say at each noise level; see `findings.shrinkage.compare`.
         eigenvectors: the first ones near an image of T and of H, (k, C, H, W), and their eigenvalues, (k,), under the
             names train_vectors, train_values, holdout_vectors and holdout_values; empty to show none.
-        skipped: rows of a SKIPPED table.
+        skipped: rows of a SUBJECT_SKIPPED table.
         image_of: gives an image (C, H, W) of the set samples, train or held_out by its position; None shows no images.
         significance: a SIGNIFICANCE table; without rows where nothing was tested.
         gallery: all samples with the images beside them.
