@@ -498,6 +498,37 @@ def test_the_command(few, tmp_path):
     command("verdict", "--outputs", tmp_path).failed(4)
 
 
+def test_a_dry_run_says_what_the_audit_does(few, tmp_path):
+    """Sets, spaces, rule and number of comparisons are those of the audit; nothing is written, and errors are the same."""
+    arguments = [
+        "audit",
+        few["copied"],
+        few["train"],
+        "--holdout",
+        few["holdout"],
+        "--outputs",
+        tmp_path / "o",
+        "--json",
+    ]
+    planned = command(*arguments, "--dry-run").done()
+    assert not (tmp_path / "o").exists()
+    document = command(*arguments).done().json
+    found = planned.json["audit"]
+    assert planned.json["settings"] == document["settings"]
+    assert {key: found["data"][key] for key in ("sets", "rule", "warnings", "spaces", "identical")} == {
+        key: document[key] for key in ("sets", "rule", "warnings", "spaces", "identical")
+    }
+    assert (found["name"], found["there"]) == (next((tmp_path / "o").iterdir()).name, False)
+    assert (found["samples"], found["least"], found["comparisons"]) == (40, 20, 40 * 120)
+    assert found["disk_bytes"] == 160 * 14 * 14
+    assert found["tests"] == ["competition", "conformal test"]
+    assert "20" in planned.err
+    assert command(*arguments, "--dry-run").done().json["audit"]["there"]
+    command(*arguments, "--dry-run", "--groups", tmp_path / "gone.csv").failed(3, "gone.csv")
+    alone = command("audit", few["copied"], few["train"], "--outputs", tmp_path / "o", "--dry-run").done()
+    assert "none, since there are no held-out images" in alone.err
+
+
 def test_little_memory_changes_nothing(few, found_in_few, tmp_path, monkeypatch):
     """With no room for arrays in memory, the audit works on temporary files and blocks, and ends with the same tables."""
     from memgen.base import files

@@ -379,7 +379,16 @@ def test_dry_run_prints_the_estimate(tmp_path, config, digits, printed, bars, mo
             ("cost", ["", ""]),
         ]
         images = len(np.load(digits))
-        assert cost.rows[1:] == [["cells (trainings)", 12], ["time, about", shown], ["disk, about", "34 MB"]]
+        parts = (
+            "".join(f"{said['split'][part]} in part {part}, " for part in "ab") + f"{said['split']['holdout']} held out"
+        )
+        assert said["images"] == sum(said["split"].values())
+        assert cost.rows[1:] == [
+            ["split", parts],
+            ["cells (trainings)", 12],
+            ["time, about", shown],
+            ["disk, about", "34 MB"],
+        ]
         count, _, shape = dict(cost.rows)["images"].split()[:3]
         assert images - 10 < int(count) <= images
         assert (shape, str(digits) in dict(cost.rows)["images"]) == ("1x8x8", True)

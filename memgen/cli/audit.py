@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,13 +28,23 @@ from memgen.cli.options import (
     TrustCode,
 )
 from memgen.cli.root import app
-from memgen.cli.shared import Workers, choose_device, finish, import_options, note, options_of, say_warnings
+from memgen.cli.shared import (
+    Workers,
+    choose_device,
+    finish,
+    flat_rows,
+    import_options,
+    note,
+    options_of,
+    say_warnings,
+)
 from memgen.experiment import runs
 from memgen.images.groups import absolute
 
 if TYPE_CHECKING:
     from memgen.experiment import executors
     from memgen.experiment.audit import Audit
+    from memgen.experiment.audit_settings import AuditSettings
 
 
 PANEL = "Audit"
@@ -133,6 +144,15 @@ def audit(
     ] = None,
     executor: Executor = "local",
     address: Address = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Read the images and show what would be searched and tested, and with which settings, but write "
+            "nothing.",
+            rich_help_panel="Settings of a new run",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Does a model copy its training images? Compare its samples with them, and with held-out images.
@@ -176,11 +196,45 @@ def audit(
             "audit TRAIN --model MODEL --holdout H."
         )
     settings = configuration.load(AuditSettings, config, overrides, given)
+    if dry_run:
+        _plan(outputs, run, settings, as_json)
+        return
     workers = Workers(jobs, executor, address)
     started = auditing.start(outputs, run, settings)
     done = carry_out(started, as_json, choose_device(device), workers, options_of(workers, device))
     if fail_on is not None and (done.answer.answer in _FAILS[fail_on] or done.answer.identical):
         raise typer.Exit(FAILED)
+
+
+def _plan(outputs: Path, run: str | None, settings: "AuditSettings", as_json: bool) -> None:
+    """Show what an audit would do, without writing anything."""
+    from memgen.cli import terminal
+    from memgen.experiment import audit as auditing
+
+    with _stages() as on_stage:
+        planned = auditing.plan(outputs, run, settings, on_stage)
+    data, values = planned.data, settings.model_dump(mode="json")
+    shown = {"run": f"{planned.name}, {'which is continued' if planned.there else 'a new one'}"}
+    for kind, of in data["sets"].items():
+        left_out = f", {of['skipped']:,} files left out" if of["skipped"] else ""
+        in_groups = "" if of["groups"] is None else f" in {of['groups']:,} groups"
+        size = "x".join(map(str, of["image_shape"]))
+        shown[kind.replace("_", "-")] = f"{of['images']:,} of {size}{in_groups} from {of['source']}{left_out}"
+    if settings.model is not None:
+        shown["samples"] = f"{planned.samples:,}, drawn from {settings.model}"
+    shown["spaces"] = ", ".join(data["spaces"])
+    shown["tests"] = ", ".join(planned.tests) or "none, since there are no held-out images"
+    if planned.least is not None:
+        unit = "images" if data["sets"]["train"]["groups"] is None else "groups"
+        shown[f"fewest training {unit} that can be found"] = f"about {planned.least:,}"
+    shown["comparisons in each space"] = f"{planned.comparisons:,}"
+    shown["images on disk"] = f"{planned.disk_bytes / 1e6:.1f} MB"
+    terminal.table("settings", ["key", "value"], flat_rows(values))
+    terminal.table("audit", ["", ""], [[key, value] for key, value in shown.items()])
+    note(data["rule"])
+    say_warnings(data["warnings"])
+    if as_json:
+        print(json.dumps({"settings": values, "audit": asdict(planned)}, indent=2))
 
 
 def carry_out(

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memgen.base.errors import RunError
-from memgen.cli.options import Config, Json, NewName, Outputs, Overrides, Range, RunName, Seed
+from memgen.cli.options import Config, DryRun, Json, NewName, Outputs, Overrides, Range, RunName, Seed
 from memgen.cli.root import data_app
-from memgen.cli.shared import New, existing, finish, prepared, say_warnings
+from memgen.cli.shared import New, Workers, existing, finish, prepared, say_warnings
+from memgen.cli.whole import show_plan
 from memgen.experiment import runs
 from memgen.images.groups import BY_NAME, absolute
 
@@ -51,6 +52,7 @@ def data_import(
     config: Config = None,
     overrides: Overrides = None,
     seed: Seed = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Import images into a run.
@@ -69,7 +71,11 @@ def data_import(
         earlier = existing(outputs, add_to)
         options["data.add_to"], base = str(earlier.run.images.resolve()), _prepared_alike(earlier.settings)
     given = {key: value for key, value in options.items() if value is not None}
-    workspace = New(outputs, run, config, overrides, seed, "cpu", given, base=base).open()
+    new = New(outputs, run, config, overrides, seed, "cpu", given, base=base)
+    if dry_run:
+        show_plan(new, Workers(), as_json)
+        return
+    workspace = new.open()
     with prepared(workspace) as counts:
         skipped = workspace.run.table("skipped")
     finish(as_json, workspace.run.images, **counts, skipped_by_reason=importing.by_reason(skipped))

@@ -38,9 +38,9 @@ from memgen.models.training import Training, TrainingRecord, train
 _SAVE_EVERY_S = 20.0
 
 
-def read_images(settings: RunSettings, progress: Progress | None = None) -> ImageSet:
-    """The images that a run with these settings would have. Nothing is written."""
-    return _import(settings, progress).images
+def read_images(settings: RunSettings, progress: Progress | None = None) -> Imported:
+    """The images that a run with these settings would have, and the files that were left out. Nothing is written."""
+    return _import(settings, progress)
 
 
 def _import(settings: RunSettings, progress: Progress | None) -> importing.Imported:
