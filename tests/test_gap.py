@@ -208,6 +208,13 @@ def test_models_and_samples_that_do_not_go_together(trained, tmp_path):
     arguments = ["audit", trained / "train", "--model", trained / "model.safetensors", "--outputs", tmp_path]
     command(*arguments, trained / "holdout").failed(2, "expected one of them")
     command("audit", "--model", trained / "model.safetensors", "--outputs", tmp_path).failed(2, "or memgen audit TRAIN")
+    holdout = ("--holdout", trained / "holdout")
+    planned = command(*arguments, *holdout, "--count", 7, "--dry-run", "--json").done().json["audit"]
+    assert (planned["samples"], planned["comparisons"]) == (7, 7 * 212)
+    assert planned["tests"][2:] == ["denoising of training and held-out images", "Jacobians"]
+    command(*arguments, "--dry-run", "--set", "color=rgb").failed(3, "takes images of 1 channels and 8 x 8 pixels")
+    command("audit", trained / "train", "--model", tmp_path / "no.pt", "--dry-run").failed(3, "no.pt")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ShapeError, match="takes images of 1 channels and 8 x 8 pixels, but the training images have 3"):
         memgen.audit(None, trained / "train", outputs=tmp_path, model=str(trained / "model.safetensors"), color="rgb")
     with pytest.raises(ConfigError, match="exactly one of samples and model"):

@@ -139,16 +139,19 @@ class Plan:
 
 
 def plan(outputs: Path, name: str | None, settings: AuditSettings, on_stage: OnStage | None = None) -> Plan:
-    """What an audit with these settings would do. Images are read; nothing is written, drawn or searched.
+    """What an audit with these settings would do. Images and the model are read; nothing is written, drawn or searched.
 
     Raises:
         ConfigError: as for `start`.
         DataError: as for `audit`.
+        ShapeError: the model takes images of another shape.
         RunError: as for `start`.
     """
     _check_sources(settings)
     name, there = _existing(outputs, name, settings)
     read, data = audit_images.prepare(settings, on_stage or (lambda what, done, total: None))
+    if settings.model is not None:
+        audit_model.find(settings, read["train"].images)
     sets, shape = data["sets"], data["sets"]["train"]["image_shape"]
     samples = sets["samples"]["images"] if settings.model is None else settings.sample.n_samples
     units = {kind: of["images"] if of["groups"] is None else of["groups"] for kind, of in sets.items()}
