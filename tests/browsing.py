@@ -258,7 +258,7 @@ def audit(count: int = 40) -> AuditInput:
             for where, clean in (("near a training image", images["train"][0]), (HOSTILE, images["held_out"][0]))
             for sigma in (0.25, 0.5)
         ],
-        skipped=[{"source": HOSTILE, "reason": HOSTILE}],
+        skipped=[{"set": "held_out", "source": HOSTILE, "reason": HOSTILE}],
         image_of=image_of,
         significance=significance,
         gallery=showing.of_audit(pairs, image_of, significance),

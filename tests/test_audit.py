@@ -344,6 +344,22 @@ def test_different_sizes_and_colors_are_made_alike(images, tmp_path):
     assert small.document["sets"]["train"]["image_shape"] == [3, 10, 10]
 
 
+def test_files_that_are_left_out_are_listed_with_their_set(images, tmp_path):
+    """One file of one name in each of the sets, which only the set tells apart: in the table and on the page."""
+    folders = [save(images[20 * i : 20 * i + 20], tmp_path / name) for i, name in enumerate("STH")]
+    for folder, data in zip(folders, (b"no", b"a", b"picture"), strict=True):
+        (folder / "broken.png").write_bytes(data)
+    (folders[2] / "other.png").write_bytes(b"")
+    done = memgen.audit(*folders, outputs=tmp_path / "o", spaces=("pixels",))
+    rows = done.table("subject_skipped").to_pylist()
+    names = [("samples", "broken.png"), ("train", "broken.png"), ("held_out", "broken.png"), ("held_out", "other.png")]
+    assert [(row["set"], row["source"]) for row in rows] == names
+    assert {kind: found["skipped"] for kind, found in done.document["sets"].items()} == {
+        "samples": 1, "train": 1, "held_out": 2,
+    }  # fmt: skip
+    assert "<li>other.png (held-out): " in done.page.read_text()
+
+
 def test_groups_compete_and_must_not_straddle(images, tmp_path):
     """Folders as groups: units are groups; a folder with images on both sides is refused by name."""
     for number in range(20):
@@ -425,6 +441,7 @@ def test_pixels_of_training_images_are_told(images, tmp_path):
     assert done.answer.answer == "undecided"
     assert done.headline.endswith("But 5 samples have the same pixels as a training image.")
     assert "(for example 0000.png and 0000.png)" in done.answer.sentences[0]
+    assert done.document["identical"] == {"samples": {"count": 5, "example": ["0000.png", "0000.png"]}}
     significance = done.table("significance")["p"].to_numpy()
     deepest = np.count_nonzero(significance <= 1 / (done.answer.counts["judged_by"] + 1) + 1e-12)
     assert deepest >= 5
@@ -432,6 +449,9 @@ def test_pixels_of_training_images_are_told(images, tmp_path):
     assert not auditing.verify(done.path / "audit.json")
     alone = memgen.audit(few, train, **given)
     assert alone.answer.sentences[0] == done.answer.sentences[0]
+    assert alone.headline.endswith("But 5 samples have the same pixels as a training image.")
+    schema = json.loads((Path(__file__).parents[1] / "docs" / "audit.schema.json").read_text())
+    jsonschema.validate(json.loads(json.dumps(alone.document)), schema)
     leaked = save(images[100:300], tmp_path / "leaked")
     save(images[300:500], leaked, "new")
     hidden = memgen.audit(save(images[:100], tmp_path / "copies"), train, leaked, **given)
@@ -443,6 +463,18 @@ def test_pixels_of_training_images_are_told(images, tmp_path):
     for sets in ((train, train, holdout), (few, train, train), (few, train, few)):
         with pytest.raises(ConfigError, match="expected two sets of images"):
             memgen.audit(*sets, **given)
+
+
+def test_pixels_of_training_images_fail_where_finds_do(images, tmp_path):
+    """One exact copy never makes an answer found, but exit code 6; without copies, undecided passes for found alone."""
+    train, holdout = save(images[:30], tmp_path / "train"), save(images[30:60], tmp_path / "holdout")
+    given = ("--holdout", holdout, "--space", "pixels", "--outputs", tmp_path / "o", "--json", "--fail-on", "found")
+    copied = command("audit", save(images[[3, *range(60, 80)]], tmp_path / "copied"), train, *given)
+    assert (copied.code, copied.json["answer"]) == (6, "undecided")
+    assert copied.json["headline"].endswith("But 1 sample has the same pixels as a training image.")
+    clean = save(images[60:80], tmp_path / "clean")
+    assert command("audit", clean, train, *given).done().json["identical"] == {}
+    assert command("audit", clean, train, *given[:-1], "undecided").code == 6
 
 
 def test_the_command(few, tmp_path):
@@ -464,6 +496,37 @@ def test_the_command(few, tmp_path):
     command("audit", *arguments[1:3], "--fail-on", "never").failed(2, "expected found or undecided")
     assert "audit" in command("runs", "list", "--outputs", tmp_path).done().err
     command("verdict", "--outputs", tmp_path).failed(4)
+
+
+def test_a_dry_run_says_what_the_audit_does(few, tmp_path):
+    """Sets, spaces, rule and number of comparisons are those of the audit; nothing is written, and errors are the same."""
+    arguments = [
+        "audit",
+        few["copied"],
+        few["train"],
+        "--holdout",
+        few["holdout"],
+        "--outputs",
+        tmp_path / "o",
+        "--json",
+    ]
+    planned = command(*arguments, "--dry-run").done()
+    assert not (tmp_path / "o").exists()
+    document = command(*arguments).done().json
+    found = planned.json["audit"]
+    assert planned.json["settings"] == document["settings"]
+    assert {key: found["data"][key] for key in ("sets", "rule", "warnings", "spaces", "identical")} == {
+        key: document[key] for key in ("sets", "rule", "warnings", "spaces", "identical")
+    }
+    assert (found["name"], found["there"]) == (next((tmp_path / "o").iterdir()).name, False)
+    assert (found["samples"], found["least"], found["comparisons"]) == (40, 20, 40 * 120)
+    assert found["disk_bytes"] == 160 * 14 * 14
+    assert found["tests"] == ["competition", "conformal test"]
+    assert "20" in planned.err
+    assert command(*arguments, "--dry-run").done().json["audit"]["there"]
+    command(*arguments, "--dry-run", "--groups", tmp_path / "gone.csv").failed(3, "gone.csv")
+    alone = command("audit", few["copied"], few["train"], "--outputs", tmp_path / "o", "--dry-run").done()
+    assert "none, since there are no held-out images" in alone.err
 
 
 def test_little_memory_changes_nothing(few, found_in_few, tmp_path, monkeypatch):

@@ -152,6 +152,24 @@ def test_data_import_folder(photos, tmp_path):
     ]
 
 
+def test_a_dry_run_of_an_import_says_what_the_import_does(photos, tmp_path, monkeypatch):
+    """Images, split and skipped files are those of the import itself, settings that do not fit fail, nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    fits = ("--set", "split.holdout=8", "--set", "sweep.n_train=[1,4]", "--json")
+    said = memgen("data", "import", photos, *fits, "--dry-run").done()
+    planned = said.json
+    assert "skipped files (1)" in said.err
+    assert "[/notes].png" in said.err
+    memgen("data", "import", photos, "--dry-run").failed(3, "This fits these images: ")
+    memgen("sweep", "--set", f"data.source={photos}", "--dry-run").failed(3, "This fits these images: ")
+    assert not (tmp_path / "outputs").exists()
+    counts = memgen("data", "import", photos, *fits).done().json
+    assert planned["images"] == counts["images"]
+    assert planned["split"] == {part: counts[part] for part in ("a", "b", "holdout")}
+    run = Path(counts["path"]).parent
+    assert planned["settings"] == json.loads((run / "run.json").read_text())["config"]
+
+
 def test_data_import_array_resized(digits, tmp_path):
     """Importing an array with --resize resizes it; the last line is the folder of the images."""
     outcome = memgen(
@@ -526,7 +544,7 @@ def test_demo_dry_run(tmp_path):
 def test_runs_list_and_show(tiny):
     """The runs are listed with their cells, and shown with their manifest and the rows of their tables."""
     (row,) = memgen("runs", "list", "--json").done().json
-    assert (row["run"], row["trained cells"], row["largest N"], row["status"]) == ("tiny", "4 of 4", 4, "idle")
+    assert (row["run"], row["trained cells"], row["largest N"], row["status"]) == ("tiny", "4 of 4", 4, "finished")
     assert memgen("runs", "list").done().path.exists()
     shown = memgen("runs", "show", "tiny", "--json").done().json
     assert shown["rows"]["samples"] == 4 * 6

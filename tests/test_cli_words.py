@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def asked(monkeypatch) -> list[tuple]:
     """The steps that commands ask for, which are not taken: (subjects, verbs) of each task, and the run's path."""
     found = []
 
-    def execute(workspace, listed, jobs):
+    def execute(workspace, listed, jobs, options=None):
         found.extend((str(workspace.run.path), task.subjects, task.verbs) for task in listed)
 
     for command in ("make", "measure", "whole"):
@@ -165,16 +166,22 @@ def test_runs_list_is_what_the_folders_hold(tiny, printed):
     (shown,) = printed
     assert shown.title == "runs in outputs"
     assert shown.columns == ["run", "kind", "created (UTC)", "status", "trained cells", "largest N", "MB"]
-    assert [dict(zip(shown.columns, row, strict=True)) for row in shown.rows] == listed
+    rows = [dict(zip(shown.columns, row, strict=True)) for row in shown.rows]
+    assert rows == [row | {"MB": f"{row['MB']:.1f}"} for row in listed]
     megabytes = [
-        round(sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) / 1e6, 1) for run in (half, tiny)
+        f"{sum(path.stat().st_size for path in run.rglob('*') if path.is_file()) / 1e6:.1f}" for run in (half, tiny)
     ]
     created = json.loads((tiny / "run.json").read_text())["created"][:16]
     assert shown.rows == [
         ["half", "sweep", "2020-01-02T03:04", "interrupted", "3 of 8", 4, megabytes[0]],
-        ["tiny", "sweep", created, "idle", "4 of 4", 4, megabytes[1]],
-        ["broken", None, None, "damaged", None, None, 0.1],
+        ["tiny", "sweep", created, "finished", "4 of 4", 4, megabytes[1]],
+        ["broken", None, None, "damaged", None, None, "0.1"],
     ]
+    (tiny / "tables" / "copies" / "n4-s0-b.parquet").unlink()
+    manifest = json.loads((half / "run.json").read_text()) | {"status": "idle", "wall_seconds": 0}
+    (half / "run.json").write_text(json.dumps(manifest))
+    states = {row["run"]: row["status"] for row in memgen("runs", "list", "--json").done().json}
+    assert states == {"half": "not begun", "tiny": "incomplete", "broken": "damaged"}
     assert memgen("runs", "list").done().out == "outputs\n"
 
 
@@ -277,6 +284,27 @@ def test_a_run_without_usable_images_is_removed_again(tmp_path, monkeypatch):
     assert [row["run"] for row in memgen("runs", "list", "--json").done().json] == ["kept"]
 
 
+@pytest.mark.parametrize(
+    ("count", "asked", "fitting"),
+    [
+        (100, [], ["split.holdout=33", "sweep.n_train=[1,4,16]"]),  # 67 are left for two parts
+        (100, ["split.holdout=40"], ["split.holdout=33", "sweep.n_train=[1,4,16]"]),
+        (100, ["split.holdout=20"], ["sweep.n_train=[1,4,16]"]),
+        (30, ["split.holdout=4", "sweep.n_train=[20]"], ["sweep.n_train=[13]"]),
+        (5, [], ["split.holdout=1", "sweep.n_train=[1]"]),
+    ],
+)
+def test_too_few_images_are_told_what_fits(tmp_path, monkeypatch, count, asked, fitting):
+    """The settings that the error names are those with which the same import works."""
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "all.npy", np.random.default_rng(0).integers(0, 256, (count, 8, 8), dtype=np.uint8))
+    given = ["data", "import", "all.npy", "--run", "few"]
+    before = [word for each in asked for word in ("--set", each)]
+    words = shlex.join([word for each in fitting for word in ("--set", each)])
+    memgen(*given, *before).failed(3, f"This fits these images: {words}.")
+    assert memgen(*given, *before, *shlex.split(words)).done().path.exists()
+
+
 def test_images_that_are_added_are_prepared_as_the_earlier_ones(tmp_path, monkeypatch):
     """Seed, split, sizes and settings of the images are those of the earlier run, unless others are given."""
     monkeypatch.chdir(tmp_path)
@@ -364,7 +392,16 @@ def test_dry_run_prints_the_estimate(tmp_path, config, digits, printed, bars, mo
             ("cost", ["", ""]),
         ]
         images = len(np.load(digits))
-        assert cost.rows[1:] == [["cells (trainings)", 12], ["time, about", shown], ["disk, about", "34 MB"]]
+        parts = (
+            "".join(f"{said['split'][part]} in part {part}, " for part in "ab") + f"{said['split']['holdout']} held out"
+        )
+        assert said["images"] == sum(said["split"].values())
+        assert cost.rows[1:] == [
+            ["split", parts],
+            ["cells (trainings)", 12],
+            ["time, about", shown],
+            ["disk, about", "34 MB"],
+        ]
         count, _, shape = dict(cost.rows)["images"].split()[:3]
         assert images - 10 < int(count) <= images
         assert (shape, str(digits) in dict(cost.rows)["images"]) == ("1x8x8", True)

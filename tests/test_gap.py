@@ -15,7 +15,10 @@ from sklearn.datasets import load_digits
 import memgen
 from memgen.base import schemas, tables
 from memgen.base.errors import ConfigError, ShapeError
-from memgen.experiment import audit_model, runs
+from memgen.experiment import audit as auditing
+from memgen.experiment import audit_images, audit_model, runs
+from memgen.experiment.audit_settings import AuditSettings
+from memgen.findings import audit as findings
 from memgen.findings.gaps import gaps
 from memgen.images.imageset import ImageSet
 from memgen.models import checkpoints, networks, sampling
@@ -71,6 +74,36 @@ def test_intervals_hold_together_and_units_are_groups():
 def test_one_image_has_no_interval():
     (row,) = gaps(psnr_table([1.0], [0.0, 2.0])).to_pylist()
     assert (row["gap"], row["low"], row["high"], row["tpr"]) == (0, None, None, None)
+
+
+def said_of(*intervals):
+    """What an audit says of gaps in the middle of some intervals, at the noise levels .1, .2 and so on."""
+    rows = dict.fromkeys(schemas.GAPS.names, 0.5) | {"n_train": 20, "n_held_out": 30, "tpr": None}
+    columns = {name: [value] * len(intervals) for name, value in rows.items()}
+    columns["sigma"] = [0.1 * (i + 1) for i in range(len(intervals))]
+    columns |= {end: [interval[i] for interval in intervals] for i, end in enumerate(("low", "high"))}
+    columns["gap"] = [0.3 if low is None else (low + high) / 2 for low, high in intervals]
+    (sentence,) = findings._gaps(tables.make(schemas.GAPS, columns, len(intervals)))
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("intervals", "beginning", "part"),
+    [
+        (((-0.2, 0.4), (0.15, 0.35)), "As a denoiser, the model memorizes: ", "level of 0.2, its PSNR on"),
+        (((0.02, 0.06), (-1, 1)), "As a denoiser, the model does a little better on training", "0.04 dB [0.02, 0.06]"),
+        (((-0.05, 0.09), (-0.2, 0.04)), "As a denoiser, the model does not do better", "2 noise levels, the gap of PSNR is at most 0.09 dB"),
+        (((-0.5, 0.9), (-2, 3)), "Whether the model does better as a denoiser", "one of up to 3.00 dB could have gone unseen, at a noise level of 0.2"),
+        (((-3, -2), (-0.1, 0.2)), "Whether the model does better as a denoiser", "20 training and 30 held-out"),
+        (((None, None),), "Whether the model does better as a denoiser", "20 and 30 images or groups were measured"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_gap_follows_its_interval(intervals, beginning, part):
+    """A gap above 0 alone says nothing: neither that the model memorizes nor, where noise hides it, that it does not."""
+    sentence = said_of(*intervals)
+    assert sentence.startswith(beginning)
+    assert part in sentence
+    assert ("cannot be told" in sentence) == beginning.startswith("Whether")
 
 
 # ------------------------------------------------------------------------------------------------- audits
@@ -185,6 +218,17 @@ def test_no_film_without_images(trained, tmp_path):
     assert 'id="bases-view"' not in page
 
 
+def test_drawn_samples_with_the_pixels_of_training_images_are_counted(trained, tmp_path, monkeypatch):
+    """As those of files are: of three samples that are drawn, two are training images."""
+    names = ("train/004.png", "holdout/000.png", "train/007.png")
+    drawn = ImageSet.from_pixels(np.stack([np.asarray(Image.open(trained / name))[None] for name in names]))
+    monkeypatch.setattr(audit_model, "draw", lambda *_: (drawn, []))
+    settings = AuditSettings(train=str(trained / "train"), model="model.safetensors")
+    run = auditing.start(tmp_path, "mine", settings)
+    audit_images.load(run, lambda *_: None)
+    assert run.manifest["data"]["identical"]["samples"] == {"count": 2, "example": ["image[0]", "004.png"]}
+
+
 def test_drawing_goes_on_where_it_stopped(trained, tmp_path, monkeypatch, audited):
     """Killed after the first part of the samples, the audit draws the others only, and ends with the same tables."""
     _, document = audited
@@ -213,6 +257,13 @@ def test_models_and_samples_that_do_not_go_together(trained, tmp_path):
     arguments = ["audit", trained / "train", "--model", trained / "model.safetensors", "--outputs", tmp_path]
     command(*arguments, trained / "holdout").failed(2, "expected one of them")
     command("audit", "--model", trained / "model.safetensors", "--outputs", tmp_path).failed(2, "or memgen audit TRAIN")
+    holdout = ("--holdout", trained / "holdout")
+    planned = command(*arguments, *holdout, "--count", 7, "--dry-run", "--json").done().json["audit"]
+    assert (planned["samples"], planned["comparisons"]) == (7, 7 * 212)
+    assert planned["tests"][2:] == ["denoising of training and held-out images", "Jacobians"]
+    command(*arguments, "--dry-run", "--set", "color=rgb").failed(3, "takes images of 1 channels and 8 x 8 pixels")
+    command("audit", trained / "train", "--model", tmp_path / "no.pt", "--dry-run").failed(3, "no.pt")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ShapeError, match="takes images of 1 channels and 8 x 8 pixels, but the training images have 3"):
         memgen.audit(None, trained / "train", outputs=tmp_path, model=str(trained / "model.safetensors"), color="rgb")
     with pytest.raises(ConfigError, match="exactly one of samples and model"):

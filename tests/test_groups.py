@@ -14,10 +14,11 @@ from program import memgen
 
 from memgen.base.config import validate
 from memgen.base.errors import ConfigError, DataError, ShapeError
-from memgen.experiment import runs
+from memgen.experiment import audit, runs
 from memgen.experiment.settings import RunSettings
 from memgen.experiment.subjects import prepared
 from memgen.experiment.workspace import Workspace
+from memgen.images import readers
 from memgen.images.groups import file_of, group_of, suspected
 from memgen.images.imageset import ImageSet
 from memgen.images.importing import ImportSettings, import_images, read_images
@@ -112,6 +113,20 @@ def test_what_is_no_table_is_refused(tmp_path, data, message):
         (tmp_path / "g.csv").write_bytes(data)
     with pytest.raises(DataError, match=message):
         group_of(SOURCES, str(tmp_path / "g.csv"))
+
+
+def test_a_table_is_read_before_images(tmp_path, monkeypatch):
+    """A wrong path, or a table without the columns, is told before a file is opened: of an import and of an audit."""
+    given = {name: tmp_path / name for name in ("samples", "train")}
+    for folder in given.values():
+        folder.mkdir()
+    monkeypatch.setattr(readers, "read", None)
+    (tmp_path / "rows.csv").write_text("name,patient\na,b\n")
+    for name, message in (("gone.csv", "gone"), ("rows.csv", "file and group")):
+        with pytest.raises(DataError, match=message):
+            import_images(given["train"], ImportSettings(groups=str(tmp_path / name)))
+        with pytest.raises(DataError, match=message):
+            audit.audit(given["samples"], given["train"], outputs=tmp_path / "o", groups=str(tmp_path / name))
 
 
 def test_groups_stay_with_their_images(tmp_path):

@@ -187,3 +187,15 @@ def test_bits_take_samples_of_both_models():
     """Samples of one model alone give no bits."""
     for kind in ("samples_a", "samples_b"):
         assert levels.summarize({"distances": apart(kind, np.ones((3, 2)))}, 0).num_rows == 0
+
+
+def test_a_denoiser_with_other_held_out_images_has_no_difference_to_the_references():
+    """Its held-out images are its own, and none of them is among those of the reference: no row, and no error."""
+    reference, values = schemas.REFERENCES["to_linear"], np.arange(8.0).reshape(4, 2)
+    other = psnr("theirs", values, None)
+    other = other.set_column(
+        other.schema.get_field_index("image_id"), "image_id", pa.array([f"o{i // 2}" for i in range(8)])
+    )
+    measured = [psnr(reference, values, None), other, psnr("alike", values + 1, None)]
+    run = {"psnr": pa.concat_tables([each.cast(schemas.PSNR) for each in measured])}
+    assert {row["subject"] for row in rows(run, "to_linear")} == {"alike"}

@@ -1,5 +1,7 @@
 """Subjects: what is imported is measured as a trained cell is, and what cannot be measured says why."""
 
+import io
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ import pandas as pd
 import pyarrow.compute as pc
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from program import memgen
 
@@ -302,9 +305,71 @@ def test_files_that_cannot_be_read_are_listed(workspace, tmp_path):
     assert outcome.json["samples"] == 3
     (row,) = outcome.json["skipped_files"]
     assert "broken.png" in row["source"]
+    assert row["set"] == "samples"
     assert "broken.png" in outcome.err
     assert workspace.run.table("subject_skipped", "drawn").num_rows == 1
     assert workspace.run.table("skipped").num_rows == 0  # the run's own files are another matter
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """All artifacts of a run; not its manifest, its page and its lock."""
+    files = [path for path in run.rglob("*") if path.is_file() and path.name not in ("run.json", ".lock")]
+    return {str(path.relative_to(run)): path.read_bytes() for path in files if "report" not in path.parts}
+
+
+def test_a_removed_subject_leaves_the_run_as_if_it_had_never_been_there(workspace, train, tmp_path):
+    """Also where names are alike, sets are shared, and two were compared; what others have stays, byte for byte."""
+    run, weights = workspace.run, workspace.run.denoiser_path("n4-s0-a")
+    memgen("sample", "--n", "4", "--method", "ddim").done()
+    memgen("report", "--sweep").done()
+    drawn = run.samples_path("n4-s0-a.ddim")
+
+    def bring(source: Path, name: str, *options) -> None:
+        memgen("import", source, "--name", name, *options).done()
+        memgen("verdict", "--subject", name, "--jobs", "1").done()
+
+    before = contents(run.path)
+    bring(weights, "mine", "--trained-on", train)
+    bring(drawn, "n4-s0-a.ddim", "--as", "samples", "--trained-on", "n4-s0-a")
+    first = contents(run.path)
+    unseen = saved(tmp_path / "unseen.npy", subjects.find(workspace, "n4-s0-a").unseen)
+    bring(weights, "mine.v2", "--trained-on", train, "--holdout", unseen)
+    memgen("compare", "mine", "mine.v2").done()
+    memgen("basis", "--subject", "mine.v2").done()
+    memgen("restore", "--subject", "mine.v2", "--task", "inpainting").done()
+    memgen("sample", "--subject", "mine.v2", "--trajectories", "20").done()
+    memgen("sample", "--subject", "mine.v2", "--method", "heun").done()
+    memgen("report", "--sweep").done()
+    own = subjects.find(workspace, "mine.v2").record.held_out_set
+    shutil.rmtree(run.image_set(own))  # as a removal leaves it that was cut short
+    done = memgen("subjects", "--remove", "mine.v2", "--yes", "--json").done()
+    assert "tables/similarity/mine+mine.v2.parquet" in done.err
+    assert "tables/subjects/mine.v2.parquet" in done.json["removed"]
+    assert not (run.path / "tables/transition/transition.parquet").exists()
+    memgen("report", "--sweep").done()
+    summary = {"tables/transition/transition.parquet", "tables/levels/levels.parquet"}
+    found = contents(run.path)
+    assert found.keys() == first.keys()
+    assert all(found[name] == first[name] for name in found.keys() - summary)
+    assert "mine.v2" not in (run.report / "report.html").read_text()
+    for name in ("mine", "n4-s0-a.ddim"):
+        memgen("subjects", "--remove", name, "--yes").done()
+    memgen("report", "--sweep").done()
+    assert contents(run.path) == before
+
+
+def test_what_cannot_be_removed(workspace, train, monkeypatch):
+    """Models of the sweep, unknown names, and what a person does not confirm; a run that is worked on stays whole."""
+    memgen("import", workspace.run.denoiser_path("n4-s0-a"), "--name", "mine", "--trained-on", train).done()
+    memgen("subjects", "--remove", "n4-s0-a", "--yes").failed(4, "n4-s0-a is a model of the sweep")
+    memgen("subjects", "--remove", "nobody", "--yes").failed(4, "its imported subjects are: mine.")
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert memgen("subjects", "--remove", "mine").code != 0
+    before = contents(workspace.run.path)
+    with FileLock(workspace.run.lock):
+        memgen("subjects", "--remove", "mine", "--yes").failed(4, "in use by another")
+    assert contents(workspace.run.path) == before
+    assert "mine" in memgen("subjects").done().err
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path, workspace):

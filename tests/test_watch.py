@@ -21,7 +21,7 @@ from rich.console import Console
 
 from memgen.base import files, wording
 from memgen.cli import terminal
-from memgen.experiment import audit, cost, journal, runs, tasks, watch
+from memgen.experiment import audit, cost, executors, journal, runs, tasks, watch
 from memgen.experiment.journal import Journal
 from memgen.experiment.workspace import Workspace
 from memgen.models import sampling
@@ -162,7 +162,37 @@ def test_a_killed_run_is_called_stopped(tiny, monkeypatch):
     assert found["state"] == "stopped"
     words = ("has stopped: no process works on it, and 21 of 23 steps", "To go on: ")
     memgen("watch", "--every", "0.2", "--no-page").failed(4, *words)
-    assert found["command"] == "memgen sweep --outputs outputs --run tiny"
+    assert found["command"] == "memgen sweep --run tiny --outputs outputs --jobs 1"
+
+
+def test_the_command_that_goes_on_keeps_who_does_the_work_and_how(tiny, monkeypatch):
+    """Memory, device, executor and address are those of the last sweep, not of commands after it; no defaults."""
+    monkeypatch.setattr(watch, "_MISSED_S", 0.0)
+    monkeypatch.setenv(files.MEMORY, "2")
+    ray = ("--executor", "ray", "--address", "head node:6379", "--device", "cpu")
+    table = "tables/copies/n4-s0-a.parquet"
+    run, local = runs.Run(Path("outputs/tiny")), executors.find
+
+    def find(name, resources, jobs, address, folder):
+        if name == "ray":  # which has no cluster here
+            return local("local", resources, 1, None, folder)
+        return local(name, resources, jobs, address, folder)
+
+    monkeypatch.setattr(executors, "find", find)
+    memgen("--memory", 1.5, "sweep", "--run", "tiny", *ray).done()
+    killed(tiny, table)
+    words = ["memgen", "--memory", "1.5", "sweep", "--run", "tiny", "--outputs", "outputs", "--device", "cpu"]
+    words += ["--executor", "ray", "--address", "head node:6379"]
+    assert shlex.split(memgen("watch", "--json", "--no-page").done().json["command"]) == words
+    monkeypatch.setenv(files.MEMORY, "2")
+    memgen("verdict", "--jobs", 1).done()
+    assert shlex.split(watch.look(run, False).command) == words
+    memgen("sweep", "--run", "tiny", "--device", "cpu").done()
+    killed(tiny, table)
+    stopped = watch.look(run, False)
+    assert stopped.command == "memgen sweep --run tiny --outputs outputs --device cpu"
+    memgen(*shlex.split(stopped.command)[1:]).done()
+    assert watch.look(run, False).state == "finished"
 
 
 def test_a_run_that_is_worked_on_is_seen_without_touching_its_lock(tiny, monkeypatch):
@@ -338,7 +368,9 @@ def test_an_audit_from_its_beginning_to_its_end(sets, tmp_path):
     run = runs.Run(outputs / "a1")
     stopped = watch.once(run)
     assert (stopped.state, stopped.done, stopped.total) == ("stopped", 2, 4)
-    assert memgen(*shlex.split(stopped.command)[1:]).done().path == run.report / "report.html"
+    words = shlex.split(stopped.command)
+    assert memgen(*words[1:], "--device", "cpu", "--jobs", 2).done().path == run.report / "report.html"
+    assert shlex.split(watch.look(run, False).command) == [*words, "--device", "cpu", "--jobs", "2"]
     assert watch.once(run).state == "finished"
     assert not run.progress.exists()
 
@@ -384,8 +416,9 @@ def test_a_sweep_that_was_killed(config, finished, tmp_path):
         wait_for(lambda: list(tmp_path.glob("outputs/tiny/denoisers/n1-s0-b.json")), seconds=120)
         os.kill(work.pid, signal.SIGKILL)
     ended = memgen_process("watch", cwd=tmp_path)
-    ended.failed(4, "has stopped: no process works on it", "memgen sweep --outputs outputs --run tiny")
-    memgen_process("sweep", "--outputs", "outputs", "--run", "tiny", "--jobs", "1", cwd=tmp_path).done()
+    command = "memgen sweep --run tiny --outputs outputs --jobs 1"
+    ended.failed(4, "has stopped: no process works on it", command)
+    memgen_process(*command.split()[1:], cwd=tmp_path).done()
     program.assert_same_runs(tmp_path / "outputs/tiny", finished)
     assert "is finished" in memgen_process("watch", cwd=tmp_path).done().err
     shutil.rmtree(tmp_path / "outputs")

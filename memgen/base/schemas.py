@@ -51,6 +51,11 @@ SKIPPED = _schema(
     1,
     [_field("source", _STR, "file, frame or folder that was not imported"), _field("reason", _STR, "why it was not")],
 )
+SUBJECT_SKIPPED = _schema(
+    "subject_skipped",
+    1,
+    [_field("set", _STR, "set of images that it belongs to: samples, train or held_out"), *SKIPPED],
+)
 DUPLICATES = _schema(
     "duplicates",
     1,
@@ -635,7 +640,7 @@ SLOPES = _schema(
 SCHEMAS = {
     schema.metadata[b"memgen.schema"].decode().partition("/")[0]: schema
     for schema in (
-        IMAGES, SKIPPED, DUPLICATES, SPLIT, SUBJECTS, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
+        IMAGES, SKIPPED, SUBJECT_SKIPPED, DUPLICATES, SPLIT, SUBJECTS, TRAINING, SAMPLES, TRAJECTORY, RESTORED,
         NEIGHBORS, SIMILARITY, PSNR, LIKELIHOOD, MEMBERSHIP, DISTANCES,
         LEVELS, TRANSITION, SIGNIFICANCE, COPIES, PEERS, DIVERSITY, CALIBRATION,
         AT_RISK, CANARIES, DRAWN, GAPS, PLANTED, READINGS, TIMELINE,
@@ -648,6 +653,5 @@ KINDS = SCHEMAS | {
     "method_samples": SAMPLES,
     "own_basis": BASIS,
     "own_basis_summary": BASIS_SUMMARY,
-    "subject_skipped": SKIPPED,
     "subject_samples": IMAGES,
 }

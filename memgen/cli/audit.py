@@ -1,8 +1,9 @@
 """Commands that audit anyone's samples against the images that their model was trained on."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,13 +29,24 @@ from memgen.cli.options import (
     TrustCode,
 )
 from memgen.cli.root import app
-from memgen.cli.shared import Workers, choose_device, finish, import_options, note, say_warnings, searching
+from memgen.cli.shared import (
+    Workers,
+    choose_device,
+    finish,
+    flat_rows,
+    import_options,
+    note,
+    options_of,
+    say_warnings,
+    searching,
+)
 from memgen.experiment import runs
 from memgen.images import remote
 from memgen.images.groups import absolute
 
 if TYPE_CHECKING:
     from memgen.experiment.audit import Audit
+    from memgen.experiment.audit_settings import AuditSettings
 
 
 PANEL = "Audit"
@@ -111,7 +123,8 @@ def audit(
     fail_on: Annotated[
         str | None,
         typer.Option(
-            help=f"Exit with code {FAILED} if copies were found (found), or if the answer is undecided too (undecided)."
+            help=f"Exit with code {FAILED} if the answer is found or a sample has the pixels of a training image "
+            "(found), or if the answer is undecided too (undecided)."
         ),
     ] = None,
     no_images: Annotated[
@@ -126,6 +139,15 @@ def audit(
     jobs: SearchesAtATime = None,
     executor: Executor = "local",
     address: Address = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Read the images and show what would be searched and tested, and with which settings, but write "
+            "nothing.",
+            rich_help_panel="Settings of a new run",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Does a model copy its training images? Compare its samples with them, and with held-out images.
@@ -170,19 +192,68 @@ def audit(
             "audit TRAIN --model MODEL --holdout H."
         )
     settings = configuration.load(AuditSettings, config, overrides, given)
+    if dry_run:
+        _plan(outputs, run, settings, as_json)
+        return
     workers = Workers(jobs, executor, address)
-    done = carry_out(auditing.start(outputs, run, settings), as_json, choose_device(device), workers)
-    if fail_on is not None and done.answer.answer in _FAILS[fail_on]:
+    started = auditing.start(outputs, run, settings)
+    done = carry_out(started, as_json, choose_device(device), workers, options_of(workers, device))
+    if fail_on is not None and (done.answer.answer in _FAILS[fail_on] or done.answer.identical):
         raise typer.Exit(FAILED)
 
 
-def carry_out(run: runs.Run, as_json: bool, device: str = "cpu", workers: Workers | None = None) -> "Audit":
-    """Do what is missing of an audit, and print what it says."""
+def _plan(outputs: Path, run: str | None, settings: "AuditSettings", as_json: bool) -> None:
+    """Show what an audit would do, without writing anything."""
+    from memgen.cli import terminal
+    from memgen.experiment import audit as auditing
+
+    with _stages() as on_stage:
+        planned = auditing.plan(outputs, run, settings, on_stage)
+    data, values = planned.data, settings.model_dump(mode="json")
+    shown = {"run": f"{planned.name}, {'which is continued' if planned.there else 'a new one'}"}
+    for kind, of in data["sets"].items():
+        left_out = f", {of['skipped']:,} files left out" if of["skipped"] else ""
+        in_groups = "" if of["groups"] is None else f" in {of['groups']:,} groups"
+        size = "x".join(map(str, of["image_shape"]))
+        shown[kind.replace("_", "-")] = f"{of['images']:,} of {size}{in_groups} from {of['source']}{left_out}"
+    if settings.model is not None:
+        shown["samples"] = f"{planned.samples:,}, drawn from {settings.model}"
+    shown["spaces"] = ", ".join(data["spaces"])
+    shown["tests"] = ", ".join(planned.tests) or "none, since there are no held-out images"
+    if planned.least is not None:
+        unit = "images" if data["sets"]["train"]["groups"] is None else "groups"
+        shown[f"fewest training {unit} that can be found"] = f"about {planned.least:,}"
+    shown["comparisons in each space"] = f"{planned.comparisons:,}"
+    shown["images on disk"] = f"{planned.disk_bytes / 1e6:.1f} MB"
+    terminal.table("settings", ["key", "value"], flat_rows(values))
+    terminal.table("audit", ["", ""], [[key, value] for key, value in shown.items()])
+    note(data["rule"])
+    say_warnings(data["warnings"])
+    if as_json:
+        print(json.dumps({"settings": values, "audit": asdict(planned)}, indent=2))
+
+
+def carry_out(
+    run: runs.Run,
+    as_json: bool,
+    device: str = "cpu",
+    workers: Workers | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> "Audit":
+    """Do what is missing of an audit, and print what it says.
+
+    Args:
+        run: the audit.
+        as_json: whether all of it is printed as JSON.
+        device: where a model runs.
+        workers: who searches.
+        options: what the run keeps of the command; see `Run.working`.
+    """
     from memgen.experiment import audit as auditing
 
     note(f"audit {run.path}")
     with searching(run, workers or Workers()) as executor, _stages() as on_stage:
-        done = auditing.perform(run, on_stage, device, executor)
+        done = auditing.perform(run, on_stage, device, executor, options)
     _say(done)
     print(json.dumps(done.document, indent=2) if as_json else done.page)
     return done

@@ -135,7 +135,7 @@ def _of_models(new: New, sources: tuple[str, str], stated: dict[str, Any]) -> tu
             raise ConfigError(f"{path}: not a model that memgen reads; see docs/models.md for what a model can be.")
     options = validate(ImportOptions, stated, source="options")
     with terminal.bar("reading images") as progress:
-        found = len(make.read_images(new.settings(), progress))
+        found = len(make.read_images(new.settings(), progress).images)
     # A run has two training sets, on which nothing is trained here. All other images are held out.
     split = {"split.holdout": max(1, min(_HELD_OUT, found - 2)), "sweep.n_train": (1,)}
     places = [str(path.resolve()) if path.exists() else str(path) for path in paths]

@@ -8,6 +8,7 @@ from memgen.base.errors import RunError
 from memgen.cli.options import (
     Address,
     Config,
+    DryRun,
     Executor,
     Json,
     NewName,
@@ -20,6 +21,7 @@ from memgen.cli.options import (
 )
 from memgen.cli.root import data_app
 from memgen.cli.shared import New, Workers, existing, finish, prepared, say_warnings, searching
+from memgen.cli.whole import show_plan
 from memgen.experiment import runs
 from memgen.images import remote
 from memgen.images.groups import BY_NAME, absolute
@@ -66,6 +68,7 @@ def data_import(
     jobs: SearchesAtATime = None,
     executor: Executor = "local",
     address: Address = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Import images into a run.
@@ -85,8 +88,12 @@ def data_import(
         earlier = existing(outputs, add_to)
         options["data.add_to"], base = str(earlier.run.images.resolve()), _prepared_alike(earlier.settings)
     given = {key: value for key, value in options.items() if value is not None}
-    workspace = New(outputs, run, config, overrides, seed, "cpu", given, base=base).open()
+    new = New(outputs, run, config, overrides, seed, "cpu", given, base=base)
     workers = Workers(jobs, executor, address)
+    if dry_run:
+        show_plan(new, workers, as_json)
+        return
+    workspace = new.open()
     with searching(workspace.run, workers) as found, prepared(workspace, found) as counts:
         skipped = workspace.run.table("skipped")
     finish(as_json, workspace.run.images, **counts, skipped_by_reason=importing.by_reason(skipped))

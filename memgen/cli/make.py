@@ -180,12 +180,33 @@ def import_(
 
 
 @app.command("subjects", rich_help_panel=PANEL)
-def subjects_(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: Json = False) -> None:
-    """List what can be measured in a run: the models of its sweep, and imported models and samples."""
+def subjects_(
+    remove: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Remove an imported model or sample set from the run, with all that was measured of it. What is "
+            "removed is shown first.",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
+    outputs: Outputs = runs.OUTPUTS,
+    run: RunName = None,
+    as_json: Json = False,
+) -> None:
+    """List what can be measured in a run: the models of its sweep, and imported models and samples.
+
+    With --remove, an imported one is removed. Models of the sweep cannot be, and the files that it was imported from
+    stay where they are. Image sets stay that another subject uses. Summaries and comparisons that it was part of are
+    removed too; memgen report --sweep makes the summaries again.
+    """
     from memgen.cli import terminal
     from memgen.experiment import subjects
 
     workspace = existing(outputs, run)
+    if remove is not None:
+        _remove(workspace.run, remove, yes, as_json)
+        return
     found = subjects.records(workspace.run)
     columns = ["name", "origin", "has", "training images", "held-out images", "source"]
     rows = [
@@ -202,6 +223,20 @@ def subjects_(outputs: Outputs = runs.OUTPUTS, run: RunName = None, as_json: Jso
     terminal.table(f"subjects of {workspace.run.path}", columns, rows)
     listed = [record.identity.columns | {"source": record.source} for record in found]
     finish(as_json, workspace.run.path / "tables" / "subjects", subjects=listed)
+
+
+def _remove(run: runs.Run, name: str, yes: bool, as_json: bool) -> None:
+    """Show what is kept of an imported subject, ask, and remove it."""
+    from memgen.experiment import removal
+
+    for path in removal.belongings(run, name):
+        note(str(path.relative_to(run.path)))
+    if not yes:
+        typer.confirm(f"Remove {name} from {run.path}, and delete these files and folders?", abort=True)
+    removed = removal.remove(run, name)
+    if (run.report / "report.html").exists():
+        note(f"The report may still show {name}. To write it again: memgen report --sweep --run {run.name}")
+    finish(as_json, run.path, name=name, removed=[str(path.relative_to(run.path)) for path in removed])
 
 
 @app.command(rich_help_panel=PANEL)

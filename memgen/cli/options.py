@@ -39,7 +39,8 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Read the images and show the settings and the time and disk space needed, but write nothing.",
+        help="Read the images and show the settings, the split, and the time and disk space that a sweep needs, but "
+        "write nothing.",
         rich_help_panel=_SETTINGS,
     ),
 ]

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from memgen.base.errors import MemgenError
 from memgen.cli.options import Json, Outputs
 from memgen.cli.root import runs_app
 from memgen.cli.shared import finish, flat_rows
@@ -13,7 +14,11 @@ from memgen.experiment import runs
 
 @runs_app.command("list")
 def runs_list(outputs: Outputs = runs.OUTPUTS, as_json: Json = False) -> None:
-    """List the runs, oldest first."""
+    """List the runs, oldest first.
+
+    The status is finished, incomplete (no command works on the run, and a sweep or an audit of it has work left), not
+    begun, running, interrupted or failed (as the last command ended), or damaged (a file of the run cannot be read).
+    """
     from memgen.cli import terminal
 
     rows = []
@@ -25,12 +30,25 @@ def runs_list(outputs: Outputs = runs.OUTPUTS, as_json: Json = False) -> None:
             seeds = manifest["config"]["sweep"]["train_seeds"]
             cells, largest = f"{len(run.cells())} of {2 * len(sizes) * len(seeds)}", max(sizes)
         megabytes = round(runs.size_bytes(run) / 1e6, 1)
-        rows.append([run.name, run.kind, manifest["created"][:16], manifest["status"], cells, largest, megabytes])
+        rows.append([run.name, run.kind, manifest["created"][:16], _status(run), cells, largest, megabytes])
     damaged = [runs.Run(path) for path in runs.damaged_runs(outputs)]
     rows += [[run.name, None, None, "damaged", None, None, round(runs.size_bytes(run) / 1e6, 1)] for run in damaged]
     columns = ["run", "kind", "created (UTC)", "status", "trained cells", "largest N", "MB"]
-    terminal.table(f"runs in {outputs}", columns, rows)
+    terminal.table(f"runs in {outputs}", columns, [[*row[:-1], f"{row[-1]:,.1f}"] for row in rows])
     print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2) if as_json else outputs)
+
+
+def _status(run: runs.Run) -> str:
+    """What a run is, in words: its manifest knows how the last command ended, and its files whether work is left."""
+    status = str(run.manifest["status"])
+    if status != "idle":
+        return status
+    from memgen.experiment import watch
+
+    try:
+        return {"finished": "finished", "waiting": "not begun"}.get(watch.look(run, False).state, "incomplete")
+    except MemgenError:
+        return "damaged"
 
 
 @runs_app.command("show")

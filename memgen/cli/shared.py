@@ -5,13 +5,15 @@ The heavy imports stand inside the functions, so that `memgen --help` is instant
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memgen.base import files
 from memgen.base.errors import ConfigError, DataError, RunError, first_line
 from memgen.experiment import runs
 
@@ -108,7 +110,6 @@ class New:
 
     def _name(self, settings: "RunSettings") -> str:
         """The name given, or else `default` for the default settings, or that of the config and a hash of settings."""
-        from memgen.base import files
         from memgen.experiment.settings import RunSettings
 
         if self.run or settings == RunSettings():
@@ -179,6 +180,19 @@ def own_images(workspace: "Workspace", source: Path, value_range: str | None) ->
     return found.images, {"skipped_files": found.skipped.to_pylist(), "warnings": list(found.warnings)}
 
 
+def options_of(workers: Workers, device: str) -> dict[str, Any]:
+    """What was given to a command and is no setting of a run, by the names of the options; defaults are left out.
+
+    Args:
+        workers: who does the work.
+        device: as it was asked for.
+    """
+    memory = float(os.environ.get(files.MEMORY, files.DEFAULT_MEMORY))
+    given = {"memory": memory, "device": device, **asdict(workers)}
+    defaults = {"memory": files.DEFAULT_MEMORY, "device": "auto", **asdict(Workers())}
+    return {name: value for name, value in given.items() if value != defaults[name]}
+
+
 @contextmanager
 def searching(run: runs.Run, workers: Workers) -> Iterator["executors.Executor | None"]:
     """What searches for copies and near-duplicates: None for this process, with all of its threads."""
@@ -196,17 +210,22 @@ def searching(run: runs.Run, workers: Workers) -> Iterator["executors.Executor |
 
 
 @contextmanager
-def prepared(workspace: "Workspace", executor: "executors.Executor | None" = None) -> Iterator[dict[str, Any]]:
+def prepared(
+    workspace: "Workspace",
+    executor: "executors.Executor | None" = None,
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[dict[str, Any]]:
     """Hold the run's lock, with its images imported; a run that never had usable images is removed again.
 
     Args:
-        workspace: the run.
+        workspace: of the run.
         executor: what looks for near-duplicates among images that are yet to be imported; None: this process.
+        options: what the run keeps of the command; see `Run.working`.
     """
     from memgen.experiment.workspace import has_data
 
     try:
-        with workspace.run.working():
+        with workspace.run.working(options):
             yield _import(workspace, executor)
     except DataError:
         if not has_data(workspace.run) and workspace.run.manifest["data"] is None:
@@ -258,8 +277,17 @@ def import_options(
 # ------------------------------------------------------------------------------------------------- doing work
 
 
-def execute(workspace: "Workspace", listed: "list[Task]", given: Workers) -> None:
-    """Do tasks with bars, holding the lock. No worker process is started for tasks of which every step is done."""
+def execute(
+    workspace: "Workspace", listed: "list[Task]", given: Workers, options: Mapping[str, Any] | None = None
+) -> None:
+    """Do tasks with bars, holding the lock. No worker process is started for tasks of which every step is done.
+
+    Args:
+        workspace: of the run.
+        listed: the tasks.
+        given: who does them.
+        options: what the run keeps of the command; see `Run.working`.
+    """
     from memgen.cli import terminal
     from memgen.experiment import executors, present, sweep
     from memgen.experiment.tasks import is_done
@@ -283,7 +311,7 @@ def execute(workspace: "Workspace", listed: "list[Task]", given: Workers) -> Non
     left = [task for task in listed if not all(is_done(workspace, task, verb) for verb in task.verbs)]
     jobs = given.jobs if given.elsewhere else worker_count(given.jobs, workspace.device, len(left))
     found = executors.find(given.executor, sweep.resources(workspace), jobs, given.address, workspace.run.jobs)
-    with found as executor, prepared(workspace, executor):
+    with found as executor, prepared(workspace, executor, options):
         _announce(workspace, [task for task in listed if task.cell not in made], None if given.elsewhere else jobs)
         with terminal.bars(listed, told) as on_event:
             sweep.execute(workspace, listed, executor, on_event)
@@ -325,8 +353,6 @@ def tasks_of(workspace: "Workspace", names: Sequence[str], verbs: "Sequence[Verb
 
 def worker_count(asked: int | None, device: str, count: int) -> int:
     """Worker processes for so many tasks: as asked, or one for each CPU core, or one on an accelerator."""
-    import os
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(asked or (cores if device == "cpu" else 1), max(1, count))
 

@@ -159,10 +159,10 @@ def status(found: Live, note: str = "") -> Group:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
-    """Print a table; numbers to the right."""
+    """Print a table; numbers to the right, also those that are text already."""
     drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption=note or None, caption_justify="left")
     for position, column in enumerate(columns):
-        numeric = all(isinstance(row[position], (int, float)) for row in rows)
+        numeric = all(_is_number(row[position]) for row in rows)
         drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(escape(_shown(value)) for value in row))
@@ -295,6 +295,12 @@ def _chance(reading: bases.Reading, name: str) -> str:
 
 def _bullet(text: str) -> None:
     console.print(Padding(f"• {text}", (0, 0, 0, 2)), soft_wrap=False)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (
+        isinstance(value, str) and value.replace(",", "").replace(".", "").isdigit()
+    )
 
 
 def _shown(value: Any) -> str:

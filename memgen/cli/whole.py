@@ -39,6 +39,7 @@ from memgen.cli.shared import (
     in_minutes,
     largest_size,
     note,
+    options_of,
     say_warnings,
     tasks_of,
     worker_count,
@@ -100,17 +101,17 @@ def demo(
 
 def _sweep(new: New, workers: Workers, dry_run: bool, as_json: bool) -> None:
     if dry_run:
-        _estimate(new, workers, as_json)
+        show_plan(new, workers, as_json)
         return
     workspace = new.open()
     from memgen.experiment import tasks
 
-    execute(workspace, tasks.tasks(workspace.settings.cells), workers)
+    execute(workspace, tasks.tasks(workspace.settings.cells), workers, options_of(workers, new.device))
     write_report(workspace, as_json)
 
 
-def _estimate(new: New, workers: Workers, as_json: bool) -> None:
-    """Show settings and cost of a sweep without writing anything."""
+def show_plan(new: New, workers: Workers, as_json: bool) -> None:
+    """Show images, settings and cost of a sweep without writing anything."""
     from memgen.cli import terminal
     from memgen.experiment import make
     from memgen.experiment.cost import estimate
@@ -124,10 +125,13 @@ def _estimate(new: New, workers: Workers, as_json: bool) -> None:
         note(f"run {workspace.run.path}")
         settings = workspace.grown(settings)
     if workspace is not None and has_data(workspace.run):
-        images = workspace.images
+        images, split = workspace.images, workspace.split
+        split.training_indices("a", max(settings.sweep.n_train))
     else:
         with terminal.bar("reading images") as progress:
-            images = make.read_images(settings, progress)
+            read = make.read_images(settings, progress)
+        images, split = read.images, make.split_images(read.images, settings)
+        terminal.say_skipped(read.skipped)
     say_warnings(images.recipe.get("warnings", []))
     trained = () if workspace is None else workspace.run.cells()
     share = sum(cell not in trained for cell in settings.cells) / len(settings.cells)
@@ -135,6 +139,7 @@ def _estimate(new: New, workers: Workers, as_json: bool) -> None:
     cost = replace(cost, cells=round(cost.cells * share), seconds=cost.seconds * share)
     shown = {
         "images": f"{len(images):,} of {'x'.join(map(str, images.image_shape))} from {settings.data.name}",
+        "split": f"{len(split.a):,} in part a, {len(split.b):,} in part b, {len(split.holdout):,} held out",
         "cells (trainings)": cost.cells,
         f"time{' on this machine alone' * workers.elsewhere}, about": in_minutes(cost.seconds),
         "disk, about": f"{cost.disk_bytes / 1e6:.0f} MB",
@@ -144,7 +149,8 @@ def _estimate(new: New, workers: Workers, as_json: bool) -> None:
     terminal.table("cost", ["", ""], [[key, value] for key, value in shown.items()])
     if as_json:
         cost_json = {"cells": cost.cells, "seconds": cost.seconds, "disk_bytes": cost.disk_bytes}
-        print(json.dumps({"settings": values, "cost": cost_json}, indent=2))
+        parts = {"a": len(split.a), "b": len(split.b), "holdout": len(split.holdout)}
+        print(json.dumps({"settings": values, "images": len(images), "split": parts, "cost": cost_json}, indent=2))
 
 
 def write_report(workspace: "Workspace", as_json: bool, n_train: int | None = None) -> None:

@@ -5,7 +5,7 @@ and `audit.json`, which states the answer with all numbers behind it and the dig
 
     run.json                        settings, versions, and what was read; its key `kind` is `audit`
     sets/samples, train, held_out   the images, as ImageSets
-    tables/KIND/audit.parquet       skipped, neighbors, significance, copies, at_risk, planted
+    tables/KIND/audit.parquet       subject_skipped, neighbors, significance, copies, at_risk, planted
     report/report.html              the page
     audit.json                      the answer, for programs; `memgen verify` checks it
 
@@ -14,6 +14,8 @@ Each of these is finished when its file exists, so an audit that was interrupted
 
 import hashlib
 import itertools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ from memgen.findings import headlines, shrinkage
 from memgen.findings.headlines import Numbers
 from memgen.images import remote
 from memgen.images.imageset import ImageSet
+from memgen.measures.copies import planting
+from memgen.measures.copies.competition import fewest
 from memgen.report import audit_page, charts
 from memgen.report.live import Live
 
@@ -110,6 +114,68 @@ def audit(
     )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What an audit would do.
+
+    Attributes:
+        name: of its run.
+        there: whether there is a run of that name, with which the audit would go on.
+        data: what its run would say of the images that are read; see `audit_images.prepare`.
+        samples: number of samples.
+        tests: the tests that would be made, in words.
+        least: the smallest number of training images, or groups, that the competition can find; None without held-out
+            images.
+        comparisons: pairs of a sample and a training or held-out image in each space.
+        disk_bytes: what the images take in the run.
+    """
+
+    name: str
+    there: bool
+    data: dict[str, Any]
+    samples: int
+    tests: tuple[str, ...]
+    least: int | None
+    comparisons: int
+    disk_bytes: int
+
+
+def plan(outputs: Path, name: str | None, settings: AuditSettings, on_stage: OnStage | None = None) -> Plan:
+    """What an audit with these settings would do. Images and the model are read; nothing is written, drawn or searched.
+
+    Raises:
+        ConfigError: as for `start`.
+        DataError: as for `audit`.
+        ShapeError: the model takes images of another shape.
+        RunError: as for `start`.
+    """
+    _check_sources(settings)
+    name, there = _existing(outputs, name, settings)
+    read, data = audit_images.prepare(settings, on_stage or (lambda what, done, total: None))
+    if settings.model is not None:
+        audit_model.find(settings, read["train"].images)
+    sets, shape = data["sets"], data["sets"]["train"]["image_shape"]
+    samples = sets["samples"]["images"] if settings.model is None else settings.sample.n_samples
+    units = {kind: of["images"] if of["groups"] is None else of["groups"] for kind, of in sets.items()}
+    tests = ["competition", "conformal test"] if "held_out" in sets else []
+    tests += [f"{settings.calibrate} x {len(planting.KINDS)} kinds of planted copies"] if settings.calibrate else []
+    tests += ["canaries"] if settings.canaries else []
+    if settings.model is not None and "held_out" in sets:
+        tests += ["denoising of training and held-out images"]
+        tests += ["Jacobians"] if settings.basis.n_images else []
+    real = sum(of["images"] for kind, of in sets.items() if kind != "samples")
+    return Plan(
+        name=name,
+        there=there is not None,
+        data=data,
+        samples=samples,
+        tests=tuple(tests),
+        least=fewest(units["train"], units["held_out"], settings.q) if "held_out" in units else None,
+        comparisons=samples * real,
+        disk_bytes=(samples + real) * math.prod(shape) * read["train"].images.pixels.itemsize,
+    )
+
+
 def start(outputs: Path, name: str | None, settings: AuditSettings) -> runs.Run:
     """The run of an audit: a new one, or one that was made with the same settings.
 
@@ -117,29 +183,44 @@ def start(outputs: Path, name: str | None, settings: AuditSettings) -> runs.Run:
         ConfigError: two of the three sets are one folder or file, or the run was made with other settings.
         RunError: the run of that name is no audit.
     """
-    sources = {"samples": settings.samples, "training images": settings.train, "held-out images": settings.holdout}
-    for (first, one), (second, other) in itertools.combinations(sources.items(), 2):
-        if one is not None and one == other:
-            raise ConfigError(f"{one} was given as {first} and as {second}, expected two sets of images.")
+    _check_sources(settings)
     values = settings.model_dump(mode="json")
-    lasting = {key: value for key, value in values.items() if key not in _FREE}
-    name = name or f"audit-{files.digest_json(lasting)[:6]}"
-    run = runs.there(outputs, name, runs.AUDIT)
+    name, run = _existing(outputs, name, settings)
     if run is None:
         return runs.create(outputs, name, values, "cpu", kind=runs.AUDIT)
-    before = run.manifest["config"]
-    if differing := [key for key in lasting if before.get(key) != lasting[key]]:
-        raise ConfigError(
-            f"{run.path} was made with other settings: {', '.join(differing)}. Choose another name with --run to start "
-            "a new audit."
-        )
-    if before != values:
+    if run.manifest["config"] != values:
         run.update(config=values)
     return run
 
 
+def _check_sources(settings: AuditSettings) -> None:
+    """Refuse one folder or file in two roles."""
+    sources = {"samples": settings.samples, "training images": settings.train, "held-out images": settings.holdout}
+    for (first, one), (second, other) in itertools.combinations(sources.items(), 2):
+        if one is not None and one == other:
+            raise ConfigError(f"{one} was given as {first} and as {second}, expected two sets of images.")
+
+
+def _existing(outputs: Path, name: str | None, settings: AuditSettings) -> tuple[str, runs.Run | None]:
+    """The name of the run of an audit, and the run if it is there; one with other settings is refused."""
+    lasting = {key: value for key, value in settings.model_dump(mode="json").items() if key not in _FREE}
+    name = name or f"audit-{files.digest_json(lasting)[:6]}"
+    run = runs.there(outputs, name, runs.AUDIT)
+    before = lasting if run is None else run.manifest["config"]
+    if run is not None and (differing := [key for key in lasting if before.get(key) != lasting[key]]):
+        raise ConfigError(
+            f"{run.path} was made with other settings: {', '.join(differing)}. Choose another name with --run to start "
+            "a new audit."
+        )
+    return name, run
+
+
 def perform(
-    run: runs.Run, on_stage: OnStage | None = None, device: str = "cpu", executor: Executor | None = None
+    run: runs.Run,
+    on_stage: OnStage | None = None,
+    device: str = "cpu",
+    executor: Executor | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Audit:
     """Do what is missing of an audit, write its page and `audit.json`, and return what it says.
 
@@ -148,6 +229,7 @@ def perform(
         on_stage: called with (what is being done, items done, items).
         device: where a model runs.
         executor: what searches for copies and near-duplicates; None searches in this process.
+        options: what the run keeps of the command; see `Run.working`.
     """
     journal = Journal(run, NAME)
 
@@ -156,7 +238,7 @@ def perform(
         if on_stage:
             on_stage(what, done, total)
 
-    with run.working():
+    with run.working(options):
         sets = audit_images.load(run, report, device)
         audit_tests.perform(run, sets, report, device, executor)
         report(WRITING, 0, 1)
@@ -224,7 +306,7 @@ def _page(run: runs.Run, sets: dict[str, ImageSet], answer: findings.Answer) -> 
         shrinkage=shrinkage.compare(run.table("shrinkage")),
         films=audit_model.film(run) if shown else [],
         bases=audit_model.bases(run) if shown else [],
-        skipped=Rows(run.table("skipped", NAME)),
+        skipped=Rows(run.table("subject_skipped", NAME)),
         image_of=image_of,
         significance=significance,
         gallery=showing.of_audit(pairs, image_of, significance),
@@ -264,6 +346,7 @@ def _document(run: runs.Run, answer: findings.Answer) -> dict[str, Any]:
         "gaps": run.table("gaps").to_pylist(),
         "shrinkage": shrinkage.compare(run.table("shrinkage")),
         "canaries": findings.exposed(run.table("canaries")),
+        "identical": manifest["data"].get("identical", {}),
         "sets": manifest["data"]["sets"],
         "rule": manifest["data"]["rule"],
         "warnings": manifest["data"]["warnings"],

@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from memgen.base.config import validate
 from memgen.base.errors import DataError, ShapeError
 from memgen.experiment import audit_model, runs
 from memgen.experiment.audit_settings import NAME, AuditSettings, OnStage, settings_of
 from memgen.images import groups
 from memgen.images.imageset import ImageSet
-from memgen.images.importing import Imported, ImportSettings, import_images
+from memgen.images.importing import Imported, ImportSettings, import_images, skipped_of_sets
 from memgen.images.names import escaped
 from memgen.images.prepare import ReadSettings
 from memgen.measures.copies import matching
@@ -32,39 +30,49 @@ def load(run: runs.Run, report: OnStage, device: str = "cpu") -> dict[str, Image
     """
     settings = settings_of(run)
     made_of = matching.records(settings.spaces)
-    sources = {"samples": settings.samples, "train": settings.train, "held_out": settings.holdout}
-    given = {kind: source for kind, source in sources.items() if source is not None}
     if run.manifest["data"] is None:
-        read, rule = _read(given, settings, report)
+        read, data = prepare(settings, report)
         for kind, found in read.items():
             found.images.save(run.image_set(kind))
-        skipped = [found.skipped for found in read.values()]
-        run.write_table("skipped", NAME, pa.concat_tables(skipped))
-        warnings, undeclared = _warnings(read, settings)
-        about = {kind: _about(given[kind], found.images, found.skipped.num_rows) for kind, found in read.items()}
-        identical = _identical({kind: found.images for kind, found in read.items()})
+        run.write_table("subject_skipped", NAME, skipped_of_sets(read))
         if settings.model is not None:
             real = [found.images for found in read.values()]
             drawn, more = audit_model.draw(run, settings, real, report, device)
             drawn.save(run.image_set("samples"))
-            about = {"samples": _about(settings.model, drawn, 0), **about}
-            warnings += more
-        run.update(
-            data={
-                "sets": about,
-                "rule": rule,
-                "warnings": warnings,
-                "spaces": made_of,
-                "undeclared": undeclared,
-                "identical": identical,
-            }
-        )
+            identical = _identical({"samples": drawn, "train": read["train"].images})
+            data["identical"] = identical | data["identical"]
+            data["sets"] = {"samples": _about(settings.model, drawn, 0), **data["sets"]}
+            data["warnings"] += more
+        run.update(data=data)
     elif changed := [name for name, record in run.manifest["data"]["spaces"].items() if made_of[name] != record]:
         raise DataError(
             f"{run.path}: the file of the space {changed[0]}, or a package that reads it, has changed since the audit "
             "began. Bring it back, or choose another name with --run to start a new audit."
         )
     return {kind: ImageSet.load(run.image_set(kind)) for kind in run.manifest["data"]["sets"]}
+
+
+def prepare(settings: AuditSettings, report: OnStage) -> tuple[dict[str, Imported], dict[str, Any]]:
+    """The image sets of an audit that are read from files, and what its run says of them. Nothing is written.
+
+    Raises:
+        ConfigError: there is no space of a name.
+        DataError: a set cannot be used, a group has images in both T and H, or the file of a space cannot be used.
+    """
+    made_of = matching.records(settings.spaces)
+    groups.check(settings.groups)  # of training images, before samples are read
+    sources = {"samples": settings.samples, "train": settings.train, "held_out": settings.holdout}
+    given = {kind: source for kind, source in sources.items() if source is not None}
+    read, rule = _read(given, settings, report)
+    warnings, undeclared = _warnings(read, settings)
+    return read, {
+        "sets": {kind: _about(given[kind], found.images, found.skipped.num_rows) for kind, found in read.items()},
+        "rule": rule,
+        "warnings": warnings,
+        "spaces": made_of,
+        "undeclared": undeclared,
+        "identical": _identical({kind: found.images for kind, found in read.items()}),
+    }
 
 
 def _identical(sets: dict[str, ImageSet]) -> dict[str, dict[str, Any]]:

@@ -26,6 +26,7 @@ from memgen.measures.psnr import measure_psnr
 from memgen.measures.subject import Identity, groups_by_id, subject
 from memgen.models import latent, loading, sampling
 from memgen.models.denoiser import Denoiser
+from memgen.models.foreign import ForeignModel, ImportedCheckpoint
 from memgen.report import tiles, viewers
 from memgen.report.sheets import Bases
 from memgen.report.viewers import Film
@@ -41,19 +42,30 @@ def load(run: runs.Run, settings: AuditSettings, train: ImageSet, device: str) -
         DataError: the file cannot be used.
         ShapeError: the model takes images of another shape.
     """
-    assert settings.model is not None
     if not references.is_kept(run, NAME):
-        model = loading.find(Path(settings.model), train.image_shape[1:], settings.checkpoint)
-        shape = latent.picture_shape(loading.denoiser_of(model))
-        if tuple(shape) != train.image_shape:
-            (channels, height, width), (found, rows, columns) = shape, train.image_shape
-            raise ShapeError(
-                f"{settings.model}: takes images of {channels} channels and {width} x {height} pixels, but the "
-                f"training images have {found} channels and {columns} x {rows} pixels. Use --resize, or --set "
-                "color=gray or rgb."
-            )
-        references.keep(run, NAME, Path(settings.model), settings.checkpoint, model)
+        model = find(settings, train)
+        references.keep(run, NAME, Path(str(settings.model)), settings.checkpoint, model)
     return references.load(run, NAME, device)
+
+
+def find(settings: AuditSettings, train: ImageSet) -> ImportedCheckpoint | ForeignModel:
+    """The model of an audit, for images like those of T, from its file.
+
+    Raises:
+        DataError: the file cannot be used.
+        ShapeError: the model takes images of another shape.
+    """
+    assert settings.model is not None
+    model = loading.find(Path(settings.model), train.image_shape[1:], settings.checkpoint)
+    shape = latent.picture_shape(loading.denoiser_of(model))
+    if tuple(shape) != train.image_shape:
+        (channels, height, width), (found, rows, columns) = shape, train.image_shape
+        raise ShapeError(
+            f"{settings.model}: takes images of {channels} channels and {width} x {height} pixels, but the "
+            f"training images have {found} channels and {columns} x {rows} pixels. Use --resize, or --set "
+            "color=gray or rgb."
+        )
+    return model
 
 
 def draw(

@@ -5,9 +5,10 @@ artifact that exists is not made again. Measuring these parts is the task of `me
 """
 
 import io
+import json
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ from memgen.models.training import Training, TrainingRecord, train
 _SAVE_EVERY_S = 20.0
 
 
-def read_images(settings: RunSettings, progress: Progress | None = None) -> ImageSet:
-    """The images that a run with these settings would have. Nothing is written."""
-    return _import(settings, progress).images
+def read_images(settings: RunSettings, progress: Progress | None = None) -> Imported:
+    """The images that a run with these settings would have, and the files that were left out. Nothing is written."""
+    return _import(settings, progress)
 
 
 def _import(settings: RunSettings, progress: Progress | None, lead: Lead | None = None) -> importing.Imported:
@@ -80,9 +81,7 @@ def import_data(
                 f"{before['source']}: no longer holds the images that {run.path} was made from. Restore them, or "
                 f"start a new run."
             )
-        split = Split.make(imported.images, settings.split.holdout, settings.seed)
-        for n_train in settings.sweep.n_train:
-            split.training_indices("a", n_train)  # says what is missing before anything is written
+        split = split_images(imported.images, settings)  # says what is missing before anything is written
         imported.images.save(run.images)
         run.write_table("skipped", "skipped", imported.skipped)
         run.write_table("duplicates", "duplicates", imported.duplicates)
@@ -106,6 +105,42 @@ def import_data(
     if run.manifest["data"] != counts:
         run.update(data=counts)
     return counts
+
+
+def split_images(images: ImageSet, settings: RunSettings) -> Split:
+    """The split of a run's images into a, b and holdout, with enough images for every size of its sweep.
+
+    Raises:
+        DataError: they cannot be split, or are too few; the message names settings that fit them.
+    """
+    try:
+        return _split(images, settings.split.holdout, settings.sweep.n_train, settings.seed)
+    except DataError as error:
+        fitting = _fitting(images, settings)
+        raise DataError(f"{error} {fitting}".rstrip()) from None
+
+
+def _split(images: ImageSet, holdout: int, sizes: Sequence[int], seed: int) -> Split:
+    split = Split.make(images, holdout, seed)
+    for n_train in sizes:
+        split.training_indices("a", n_train)
+    return split
+
+
+def _fitting(images: ImageSet, settings: RunSettings) -> str:
+    """The options with which a run fits its images, in a sentence: those sizes of its sweep for which there are enough.
+
+    A third of the images is held out, unless fewer are asked for. It is empty where nothing fits.
+    """
+    holdout = min(settings.split.holdout, max(1, len(images) // 3))
+    try:
+        most = Split.make(images, holdout, settings.seed).n_max
+        sizes = sorted({n for n in settings.sweep.n_train if n <= most} or {most})
+        _split(images, holdout, sizes, settings.seed)
+    except DataError:
+        return ""
+    held_out = "" if holdout == settings.split.holdout else f"--set split.holdout={holdout} "
+    return f"This fits these images: {held_out}--set 'sweep.n_train={json.dumps(sizes, separators=(',', ':'))}'."
 
 
 def train_cell(

@@ -17,7 +17,12 @@ def command(run: runs.Run) -> str:
     It makes the run itself. What was added later by other commands, such as imported models or restored images, is not
     part of it.
     """
-    config, words = run.manifest["config"], ["memgen", run.kind]
+    return shlex.join(["memgen", *_words(run)])
+
+
+def _words(run: runs.Run) -> list[str]:
+    """The words of that command after the first."""
+    config, words = run.manifest["config"], [run.kind]
     if run.kind == runs.AUDIT:
         given = ("samples", "model", "train", "holdout")
         words += (
@@ -34,16 +39,18 @@ def command(run: runs.Run) -> str:
             del chosen[0]
     words += ["--run", run.name]
     words += [word for key, value in chosen for word in ("--set", f"{key}={_as_toml(value)}")]
-    return shlex.join(words)
+    return words
 
 
 def continuing(run: runs.Run) -> str:
-    """The command that goes on with a run that was interrupted."""
-    where = shlex.join(["--outputs", str(run.path.parent)])
+    """The command that goes on with a run that was interrupted, with the options of the last sweep or audit of it."""
+    options = dict(run.manifest.get("options", {}))
+    memory = ["--memory", f"{options.pop('memory'):g}"] if "memory" in options else []  # stands before the command
     # A sweep reads its settings from the run, and an audit compares those that it is given.
-    return (
-        f"{command(run)} {where}" if run.kind == runs.AUDIT else f"memgen sweep {where} --run {shlex.quote(run.name)}"
-    )
+    words = _words(run) if run.kind == runs.AUDIT else ["sweep", "--run", run.name]
+    words += ["--outputs", str(run.path.parent)]
+    words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return shlex.join(["memgen", *memory, *words])
 
 
 def _differing(kind: type[Settings], start: dict[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

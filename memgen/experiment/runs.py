@@ -32,7 +32,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -125,10 +125,14 @@ class Run:
         files.write_json(self.path / "run.json", self.manifest | changes | {"updated": _now()})
 
     @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
+    def working(self, options: Mapping[str, Any] | None = None) -> Iterator[None]:
         """Hold the run's lock while a command writes to it; add its wall time and its outcome to the manifest.
 
         What the work has told of its progress is removed when it ends well.
+
+        Args:
+            options: options of the command that are no settings, by their names, for the command that goes on with the
+                run (`reproduce.continuing`). None keeps those of an earlier command.
 
         Raises:
             RunError: another process holds the lock.
@@ -136,7 +140,7 @@ class Run:
         started = time.monotonic()
         with _locked(self.path), _beating(self.lock):
             files.remove_leftovers(self.path)
-            self.update(status="running")
+            self.update(status="running", **({} if options is None else {"options": dict(options)}))
             status = "interrupted"
             try:
                 yield

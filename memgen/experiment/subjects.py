@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from torch import Tensor
 
 from memgen.base import files, schemas, tables
@@ -23,7 +22,7 @@ from memgen.experiment.workspace import Workspace
 from memgen.images import remote
 from memgen.images.groups import BY_NAME
 from memgen.images.imageset import ImageSet
-from memgen.images.importing import Imported, ImportSettings, import_images
+from memgen.images.importing import Imported, ImportSettings, import_images, skipped_of_sets
 from memgen.images.names import escaped
 from memgen.measures.copies.pool import label_free_order
 from memgen.measures.subject import Identity, Samples, Subject, lacking
@@ -322,8 +321,7 @@ def import_subject(
         warnings += loading.doubt(denoiser, tried.floats(slice(loading.TRIED)), remote.shown(source))
     else:
         _keep_samples(run, _drawn(source) if drawn else read["samples"].images, identity)
-    skipped = [schemas.SKIPPED.empty_table(), *(found.skipped for found in read.values())]
-    run.write_table("subject_skipped", name, pa.concat_tables(skipped))
+    run.write_table("subject_skipped", name, skipped_of_sets(read))
     record = Record(
         identity=identity,
         has_denoiser=as_denoiser,

@@ -20,6 +20,7 @@ from memgen.base.strings import Strings
 from memgen.base.tables import Rows
 from memgen.base.wording import number
 from memgen.findings.copies import ASSUMPTIONS, LEVEL, MOST_UNSEEN, Tested, judge
+from memgen.findings.verdict import GAP_DB
 from memgen.measures.copies.rarefaction import rarefied
 
 SCHEMA = "memgen.audit/1"
@@ -37,12 +38,14 @@ class Answer:
         headline: the answer as a sentence.
         sentences: what it rests on, and what it cannot tell.
         counts: the numbers behind it, by name; empty without held-out images.
+        identical: samples with the pixels of a training image, which are copies whatever the tests say.
     """
 
     answer: Literal["found", "none", "undecided"]
     headline: str
     sentences: tuple[str, ...]
     counts: Mapping[str, Any]
+    identical: int = 0
 
 
 @dataclass(frozen=True)
@@ -260,23 +263,27 @@ def answer(
         identical: of `samples` and `held_out`, those with the pixels of a training image: their `count`, and as
             `example` the names of a pair.
     """
-    same = [_IDENTICAL[kind].format(of=of) for kind, of in (identical or {}).items()]
+    identical = identical or {}
+    same = [_IDENTICAL[kind].format(of=of) for kind, of in identical.items()]
+    copied = identical["samples"]["count"] if "samples" in identical else 0
+    but = f" But {_number(copied, 'sample')} {'has' if copied == 1 else 'have'} the same pixels as a training image."
     of_draw = exposed(tables["canaries"])
     of_canaries = _canaries(of_draw)
     depends = of_draw is not None and of_draw["p"] <= LEVEL
     if not tables["copies"].num_rows:
         alone = [*same, *of_canaries, *_among_themselves(tables["neighbors"], sets["train"]["images"])]
         if depends:
-            return Answer("found", _EXPOSED, tuple(alone), {})
+            return Answer("found", _EXPOSED, tuple(alone), {}, copied)
         return Answer(
             "undecided",
-            "Undecided: without held-out images, nothing tells a copy from a natural resemblance.",
+            f"Undecided: without held-out images, nothing tells a copy from a natural resemblance.{but * bool(copied)}",
             (
                 *alone,
                 "Images of one kind resemble each other, so a close pair proves nothing by itself. Give images of the "
                 "same source that the model never saw with --holdout.",
             ),
             {},
+            copied,
         )
     (row,) = tables["copies"].to_pylist()
     (tested,) = judge(tables["copies"]).values()
@@ -301,8 +308,8 @@ def answer(
             else ""
         )
         headline = f"Undecided: copies in up to {tested.unseen_in_words} of the samples could have gone unseen{hidden}."
-    if kind != "found" and identical and (copied := identical.get("samples")):
-        headline += f" But {_number(copied['count'], 'sample')} have the same pixels as a training image."
+    if kind != "found" and copied:
+        headline += but
     sentences = [
         *same,
         *tested.sentences,
@@ -323,7 +330,7 @@ def answer(
         )
     if undeclared and not tested.found:
         sentences.append(_UNDECLARED)
-    return Answer(kind, headline, (*sentences, ASSUMPTIONS), _counts(row, tested))
+    return Answer(kind, headline, (*sentences, ASSUMPTIONS), _counts(row, tested), copied)
 
 
 _UNDECLARED = "Names suggest groups, such as patients, that were divided as a whole. State them with --groups."
@@ -443,24 +450,46 @@ def _recall(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_DENOISES = "Whether the model does better as a denoiser on training images than on held-out ones"
+
+
 def _gaps(gaps: pa.Table) -> list[str]:
-    """What the denoising of training and held-out images says of the model; nothing where it was not measured."""
+    """What the denoising of training and held-out images says of the model; nothing where it was not measured.
+
+    The intervals hold at all noise levels together, so the one that reaches highest and the lowest end that is largest
+    may be taken. A gap counts as memorization where it does in the verdict of a sweep.
+    """
     rows = gaps.to_pylist()
     if not rows:
         return []
-    most = max(rows, key=lambda row: row["gap"] if row["low"] is None else row["low"])
-    if most["low"] is None or most["low"] <= 0:
-        high = max((row["high"] for row in rows if row["high"] is not None), default=None)
-        bound = "" if high is None else f" At every one of {len(rows)} noise levels, the gap is at most {high:.2f} dB."
-        return [f"As a denoiser, the model does not do better on training images than on held-out ones.{bound}"]
+    if any(row["low"] is None for row in rows):
+        return [
+            f"{_DENOISES} cannot be told: {rows[0]['n_train']} and {rows[0]['n_held_out']} images or groups were "
+            "measured, and an interval needs two of each."
+        ]
+    most = max(rows, key=lambda row: row["low"])
+    if most["low"] <= 0:
+        widest = max(rows, key=lambda row: row["high"])
+        if widest["high"] <= GAP_DB:
+            return [
+                f"As a denoiser, the model does not do better on training images than on held-out ones by more than "
+                f"{GAP_DB} dB: at every one of {len(rows)} noise levels, the gap of PSNR is at most "
+                f"{widest['high']:.2f} dB."
+            ]
+        return [
+            f"{_DENOISES} cannot be told: no gap of PSNR is shown, but one of up to {widest['high']:.2f} dB could have "
+            f"gone unseen, at a noise level of {widest['sigma']:.3g}. More images may tell (psnr.n_images; "
+            f"{widest['n_train']:,} training and {widest['n_held_out']:,} held-out images or groups were measured)."
+        ]
     found = (
         ""
         if most["tpr"] is None
         else f" Whoever calls an image that is denoised well a training image finds {most['tpr']:.0%} "
         f"[{most['tpr_low']:.0%}, {most['tpr_high']:.0%}] of them so, at 1 % false alarms."
     )
+    says = "memorizes" if most["low"] > GAP_DB else "does a little better on training images than on held-out ones"
     return [
-        f"As a denoiser, the model memorizes: at a noise level of {most['sigma']:.3g}, its PSNR on training images is "
+        f"As a denoiser, the model {says}: at a noise level of {most['sigma']:.3g}, its PSNR on training images is "
         f"{most['gap']:.2f} dB [{most['low']:.2f}, {most['high']:.2f}] larger than on held-out ones.{found}"
     ]
 

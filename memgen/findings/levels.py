@@ -96,6 +96,8 @@ def _observed(
             reference = held.filter((pc.field("role") == "reference") & (pc.field("subject") == name))
             for key, own in _denoisers(held) if len(reference) else ():
                 pair = _shared(own, reference)
+                if not pair[0].num_rows:  # held-out images of its own, and none of them is the run's
+                    continue
                 (sigmas, values), (_, known) = (_grid(table, "output_psnr_db") for table in pair)
                 yield quantity, key, sigmas, (values - known)[..., None]
                 if quantity == "to_optimum":

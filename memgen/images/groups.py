@@ -69,6 +69,19 @@ def group_of(
     return _in_table(Path(how), sources, skipped, partial)
 
 
+def check(how: str | None) -> None:
+    """Check that a CSV file of groups can be used, before any image is read.
+
+    Args:
+        how: as for `group_of`.
+
+    Raises:
+        DataError: the CSV file cannot be used.
+    """
+    if how is not None and how not in BY_NAME:
+        _read(Path(how))
+
+
 def absolute(how: str | None) -> str | None:
     """How groups are stated, with the path of a CSV file made absolute, so that it holds in any working folder."""
     return how if how is None or how in BY_NAME else str(Path(how).resolve())

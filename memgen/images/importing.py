@@ -15,7 +15,7 @@ SKIPPED. Nothing in a file is executed: pickles and PostScript are refused.
 """
 
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,19 @@ def by_reason(skipped: pa.Table) -> list[dict[str, Any]]:
     found = skipped.group_by("reason").aggregate([("source", "count"), ("source", "min")]).to_pylist()
     rows = [{"reason": row["reason"], "files": row["source_count"], "first": row["source_min"]} for row in found]
     return sorted(rows, key=lambda row: (row["files"], row["first"]))
+
+
+def skipped_of_sets(read: Mapping[str, "Imported"]) -> pa.Table:
+    """The files that were left out of several sets of images: a table SUBJECT_SKIPPED.
+
+    Args:
+        read: what was imported, by the name of the set.
+    """
+    of_sets = [
+        found.skipped.add_column(0, "set", pa.repeat(name, found.skipped.num_rows)) for name, found in read.items()
+    ]
+    empty = schemas.SUBJECT_SKIPPED.empty_table()
+    return pa.concat_tables([empty, *(each.cast(empty.schema) for each in of_sets)])
 
 
 @dataclass(frozen=True)
@@ -146,6 +159,7 @@ def _import(
     shared_table: bool,
     lead: Lead | None,
 ) -> Imported:
+    groups.check(settings.groups)
     found = readers.read(source, settings, progress or (lambda done, total: None))
     partial = shared_table or settings.limit is not None
     belong = groups.group_of(found.sources, settings.groups, found.groups, found.skipped, partial)

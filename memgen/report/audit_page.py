@@ -44,7 +44,7 @@ class AuditInput:
         shrinkage: what Jacobians say at each noise level; see `findings.shrinkage.compare`.
         films: denoised images on the way of the sampler.
         bases: eigenvectors of the model near an image of T and one of H.
-        skipped: rows of a SKIPPED table.
+        skipped: rows of a SUBJECT_SKIPPED table.
         image_of: gives an image (C, H, W) of the set samples, train or held_out by its position; None shows no images.
         significance: at least the columns OF_SAMPLES of a SIGNIFICANCE table; without rows where nothing was tested.
         gallery: all samples with the images beside them.

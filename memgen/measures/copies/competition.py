@@ -104,6 +104,16 @@ class Competition:
     answer: Literal["found", "none", "cannot decide"]
 
 
+def fewest(n_t: int, n_h: int, q: float = Q) -> int:
+    """The smallest number of training clusters that can be found, n_T / (q n_H) rounded up.
+
+    Example:
+        >>> fewest(300, 300)
+        20
+    """
+    return math.ceil(n_t / (q * n_h) * (1 - 1e-12))
+
+
 def compete(nearest: Ints, magnitude: Floats, in_train: Bools, q: float = Q) -> Competition:
     """Find samples that depend on single training images, with a controlled false-discovery rate.
 
@@ -140,7 +150,7 @@ def compete(nearest: Ints, magnitude: Floats, in_train: Bools, q: float = Q) -> 
     discovered = competes & (score >= threshold) if threshold is not None else np.zeros(len(nearest), dtype=bool)
     if not discovered.any():  # a T that is small beside H can pass a threshold that no competitor in T reaches
         threshold = None
-    k_min = math.ceil(n_t / (q * n_h) * (1 - 1e-12))
+    k_min = fewest(n_t, n_h, q)
     reachable = min(len(contest), n_t) >= k_min
     return Competition(
         q=q,
