@@ -143,7 +143,6 @@ def test_a_path_may_be_written_as_a_url(local):
         ("memory://bucket/b.npz", r"memory://bucket/b.npz: found arrays one 5x8x8, two 5x8x8, expected one"),
         ("memory://bucket/b.npz:three", r"expected three"),
         ("zip://a.png::memory://bucket/x.zip", r"zip://: not a protocol .* s3"),
-        ("memory://me:secret@bucket/a.npy", r"memory://...@bucket/a.npy: found a password"),
         ("smb://host/folder", r"smb://host/folder: needs a package .*smbprotocol"),
     ],
 )
@@ -174,21 +173,88 @@ def test_errors_of_a_store_say_what_to_do(store, monkeypatch):
             read_images(f"{store}/a.npy")
 
 
-def test_a_shard_that_breaks_off_is_a_warning(store, monkeypatch):
-    """What a store raises in the middle of a tar file is told like a damaged file; the images before it are kept."""
-    read, left = remote._Stream.read, [15]
+class OwnError(Exception):
+    """What the package of a store raises."""
 
-    def breaks(self, size=-1):
+
+@pytest.mark.parametrize(
+    "raised", [OSError("gone"), PermissionError("gone"), FileNotFoundError("gone"), OwnError("gone")]
+)
+@pytest.mark.parametrize(("source", "whole"), [("tars", 3), ("rows", 5), ("rows", 0), ("pictures", 9)])
+def test_a_store_that_fails_ends_the_import(store, monkeypatch, source, whole, raised):
+    """Whatever it raises, and wherever: images that did not come are no damaged ones, which would be left out."""
+    read, left = type(fsspec.filesystem("memory").open("/bucket/a.npy")).read, [whole]
+
+    def fails(self, size=-1):
         left[0] -= 1
-        if left[0] == 0:
-            raise OSError("connection lost")
+        if left[0] < 0:
+            raise raised
         return read(self, size)
 
-    monkeypatch.setattr(tarfile, "RECORDSIZE", 512)
-    monkeypatch.setattr(remote._Stream, "read", breaks)
-    found = import_images(Path(f"{store}/tars"), AS_THEY_ARE)
-    assert "connection lost" in str(found.warnings)
-    assert found.skipped.num_rows == 1
+    monkeypatch.setattr(type(fsspec.filesystem("memory").open("/bucket/a.npy")), "read", fails)
+    with pytest.raises(DataError, match=rf"memory://bucket/{source}.*gone"):
+        read_images(f"{store}/{source}")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://me:hush@host/x.npy", "https://host/x.npy"),
+        ("https://hush@host/x.npy", "https://host/x.npy"),
+        ("sftp://me:hush@host/x.npy", "sftp://me@host/x.npy"),
+        ("abfs://box@account.net/x.npy", "abfs://box@account.net/x.npy"),
+        ("https://host/x.npz?X-Amz-Date=1&X-Amz-Signature=hush:two", "https://host/x.npz:two"),
+        ("https://host/x.npy?sv=1&sig=hush&se=2030-01-01T00:00:00Z", "https://host/x.npy"),
+        ("https://host/get?file=x.npy&token=hush", "https://host/get?file=x.npy"),
+        ("https://host/get?file=x.npz:two", "https://host/get?file=x.npz:two"),
+        ("s3://bucket/x.npy?versionId=3", "s3://bucket/x.npy?versionId=3"),
+    ],
+)
+def test_secrets_of_a_url_are_not_kept(given, kept):
+    """Passwords, tokens and signatures are taken out; what says which file is meant stays."""
+    assert remote.url_of(given) == remote.absolute(given) == kept
+    assert remote.named(given) == kept
+
+
+def test_no_file_of_a_run_has_a_secret(local, tmp_path):
+    """The command fetches with what it was given, also from a config, and keeps and prints the URL without it."""
+    asked = []
+
+    class Signed(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def send_head(self):
+            asked.append(self.path)
+            if "X-Amz-Signature=hush" not in self.path:
+                self.send_error(403)
+                return None
+            return super().send_head()
+
+    handler = functools.partial(Signed, directory=str(local))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        try:
+            given = ("--set", "split.holdout=1", "--set", "sweep.n_train=[1]", "--outputs", tmp_path / "o")
+            (tmp_path / "own.toml").write_text(f'[data]\nsource = "{root}/b.npz?X-Amz-Signature=hush:two"\n')
+            memgen("data", "import", f"{root}/a.npy?X-Amz-Signature=hush", *given, "--run", "option").done()
+            memgen("data", "import", "--config", tmp_path / "own.toml", *given, "--run", "config").done()
+            remote._whole.clear()  # as in another process
+            with pytest.raises(DataError, match=r"a\.npy: cannot be read .*403") as caught:
+                read_images(f"{root}/a.npy")
+            with pytest.raises(DataError) as missing:
+                read_images(f"{root}/none.npy?X-Amz-Signature=hush")
+        finally:
+            server.shutdown()
+    with pytest.raises(DataError, match=r"a\.npy: cannot be read .*network"):  # the server is gone
+        read_images(f"{root}/a.npy")
+    assert any("hush" in path for path in asked)
+    assert "hush" not in str(caught.value) + str(missing.value)
+    for path in (tmp_path / "o").rglob("*"):
+        assert not path.is_file() or b"hush" not in path.read_bytes(), path
+    states = [json.loads((tmp_path / "o" / run / "run.json").read_text()) for run in ("option", "config")]
+    assert [state["config"]["data"]["source"] for state in states] == [f"{root}/a.npy", f"{root}/b.npz:two"]
 
 
 def test_what_comes_cut_off_is_refused(store, monkeypatch):
@@ -206,13 +272,27 @@ def test_too_much_for_the_disk_is_refused_before_it_is_fetched(store, monkeypatc
         read_images(f"{store}/pictures")
 
 
-@pytest.mark.parametrize("name", ["/bucket/pictures/../evil.png", "/bucket/pictures/", "/bucket/elsewhere.png"])
-def test_names_that_lead_out_are_refused(store, monkeypatch, name):
-    """A store may list a name that would be written outside of the folder."""
-    system = type(fsspec.filesystem("memory"))
-    monkeypatch.setattr(system, "find", lambda *_, **__: {name: {"name": name, "size": 3, "type": "file"}})
+def listing(monkeypatch, *more):
+    """Let the store list more objects, each (name, size)."""
+    system, find = type(fsspec.filesystem("memory")), fsspec.filesystem("memory").find
+    added = {name: {"name": name, "size": size, "type": "file"} for name, size in more}
+    monkeypatch.setattr(system, "find", lambda self, path, **options: find(path, **options) | added)
+
+
+@pytest.mark.parametrize(
+    "name", ["/bucket/pictures/../evil.png", "/bucket/pictures/", "/bucket/elsewhere.png", "/bucket/pictures/more"]
+)
+def test_names_that_no_folder_can_hold_are_refused(store, monkeypatch, name):
+    """A store may list a name that would be written outside of the folder, or a file and a folder of one name."""
+    listing(monkeypatch, (name, 3))
     with pytest.raises(DataError, match="which no folder can hold"):
         read_images(f"{store}/pictures")
+
+
+def test_objects_that_stand_for_folders_are_no_files(local, store, monkeypatch):
+    """The consoles of stores make an empty object with a slash at its end where a person makes a folder."""
+    listing(monkeypatch, ("/bucket/tars/", 0), ("/bucket/tars", 0), ("/bucket/tars/empty/", 0))
+    assert read_images(f"{store}/tars").ids == read_images(local / "tars").ids
 
 
 def test_commands_take_urls(store, tmp_path):

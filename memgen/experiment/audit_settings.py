@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from memgen.base.config import validate
 from memgen.experiment import runs
 from memgen.images.prepare import ReadSettings
+from memgen.images.remote import Source
 from memgen.measures.copies import matching
 from memgen.measures.copies.competition import Q
 from memgen.measures.geometry.basis import BasisSettings
@@ -38,10 +39,10 @@ class _Bases(BasisSettings):
 class AuditSettings(ReadSettings):
     """What is audited, and how."""
 
-    samples: str | None = Field(None, description="generated images: a folder or a file")
+    samples: Source | None = Field(None, description="generated images: a folder or a file")
     model: str | None = Field(None, description="the model itself, of which samples are drawn: a file or a folder")
-    train: str = Field(description="images that the model was trained on")
-    holdout: str | None = Field(None, description="images of the same source that the model never saw")
+    train: Source = Field(description="images that the model was trained on")
+    holdout: Source | None = Field(None, description="images of the same source that the model never saw")
     groups: str | None = Field(
         None,
         description="what was divided as a whole: folder, file, name, or a CSV file with the columns file and group",

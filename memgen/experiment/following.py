@@ -14,6 +14,7 @@ from memgen.experiment.monitor import Monitor, default_psnr
 from memgen.experiment.workspace import Workspace
 from memgen.images.importing import read_images
 from memgen.images.prepare import ReadSettings
+from memgen.images.remote import Source
 from memgen.measures.psnr import PsnrSettings
 from memgen.models import checkpoints as own
 from memgen.models import latent, loading
@@ -33,8 +34,8 @@ class _Drawn(SampleSettings):
 class FollowSettings(ReadSettings):
     """What is followed, and how."""
 
-    train: str = Field(description="images that the model is trained on")
-    holdout: str = Field(description="images of the same source that it is not trained on")
+    train: Source = Field(description="images that the model is trained on")
+    holdout: Source = Field(description="images of the same source that it is not trained on")
     each: int = Field(1, ge=1, description="images seen for each unit of the number in the name of a checkpoint")
     psnr: PsnrSettings = Field(default_factory=default_psnr, description="where denoising is measured")
     sample: _Drawn = Field(default_factory=_Drawn, description="how samples are drawn")

@@ -16,6 +16,7 @@ from memgen.base.config import Settings
 from memgen.experiment import runs
 from memgen.images.importing import ImportSettings
 from memgen.images.names import escaped
+from memgen.images.remote import Source
 from memgen.measures.distances import DistanceSettings
 from memgen.measures.diversity import DiversitySettings
 from memgen.measures.geometry.basis import BasisSettings
@@ -43,7 +44,7 @@ ModelSettings = Annotated[NetworkSettings | FittedSettings, Field(discriminator=
 class DataSettings(ImportSettings):
     """Which images are used, and how they are prepared. Default: the embedded Fashion-MNIST subset at 16x16."""
 
-    source: str | None = Field(None, description="folder or file of images; without one, the embedded images are used")
+    source: Source | None = Field(None, description="folder, file or URL of images; without one, the embedded images")
     generated: GeneratedSettings | None = Field(None, description="a class of generated images, instead of a source")
 
     @model_validator(mode="before")

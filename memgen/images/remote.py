@@ -4,10 +4,16 @@ Tar and Parquet files are read where they are, a piece at a time, so that the di
 URL names is fetched into a temporary folder first, under the same names, and read there. So images have the names that
 they would have if the files were local.
 
+A store that fails ends the reading with an error: images that did not come are no damaged files.
+
+Passwords and signatures are taken out of a URL before anything is kept of it. This process remembers them and fetches
+with them, and no file has them.
+
 pathlib makes one slash of the two in a URL. Either spelling is understood here, so that a source can be a Path.
 """
 
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -18,9 +24,11 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Annotated, Any, BinaryIO, cast
 
-from memgen.base.errors import DataError, first_line
+from pydantic import AfterValidator
+
+from memgen.base.errors import DataError, MemgenError, StorageError, first_line
 from memgen.base.progress import Progress
 from memgen.images.names import escaped
 
@@ -31,45 +39,74 @@ STORES = (
 )  # fmt: skip
 _WHOLE = ("ftp", "http", "https")  # they may not be able to begin in the middle of a file
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/+(?P<path>.+)", re.IGNORECASE | re.DOTALL)
+_WEB = ("http", "https")
+# A query with one of the first is all signature. In others, only what is named like the second is a secret.
+_SIGNATURES = {"sig", "signature", "x-amz-signature", "x-goog-signature"}
+_SECRET = re.compile(r"(?i)sig|token|key|secret|pass|cred|auth")
+_PART = re.compile(r":[A-Za-z_][\w.-]*$")  # the array that is meant, after a query
 _TOGETHER = 64  # files fetched at a time
 _ALONE = 2**24  # bytes from which a file is fetched alone, with its progress
 
 
 @dataclass(frozen=True)
 class _Distant:
-    """A file in a store: its file system, its path there, and its size in bytes, if the store tells."""
+    """A file in a store: its file system, its path there, its size in bytes, if the store tells, and its URL."""
 
     system: Any
     path: str
     size: int | None
+    url: str
 
 
 # What the files of a temporary folder stand for, while it is read.
 _stands_for: ContextVar[dict[Path, _Distant]] = ContextVar("stands_for")
+_whole: dict[str, str] = {}  # URLs with the secrets that they were given with
 
 
 def url_of(source: str | Path) -> str | None:
-    """The URL that a source is; None for a path, also one that is written file:///like/this.
+    """The URL that a source is, without secrets; None for a path, also one that is written file:///like/this.
 
     Raises:
-        DataError: the protocol is none from which memgen reads, or the URL holds a password.
+        DataError: the protocol is none from which memgen reads.
     """
     found = _URL.fullmatch(str(source))
     if found is None or found["protocol"] == "file" or os.path.lexists(source):
         return None
     protocol, rest = found["protocol"].lower(), found["path"]
-    url = f"{protocol}://{rest}"
+    whole = f"{protocol}://{rest}"
     if protocol not in STORES:
         raise DataError(
             f"{escaped(protocol)}://: not a protocol from which memgen reads images, expected a path, or a URL of one "
             f"of: {', '.join(STORES)}."
         )
-    if ":" in rest.partition("/")[0].rpartition("@")[0]:
-        raise DataError(
-            f"{protocol}://...@{escaped(rest.rpartition('@')[2])}: found a password in a URL, which would be written "
-            f"into the run. Give it to the store's own package, by its configuration or environment variables."
-        )
+    url = _without_secrets(whole)
+    if url != whole:
+        _whole[url] = whole
     return url
+
+
+def _without_secrets(url: str) -> str:
+    """A URL without password, and without what signs its query or gives a right in it."""
+    before, _, query = url.partition("?")
+    protocol, _, rest = before.partition("://")
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    user = "" if protocol in _WEB else user.partition(":")[0]  # a token on the web; in abfs://, a container
+    every = query.split("&") if query else []
+    keys = [each.partition("=")[0].lower() for each in every]
+    signed = not _SIGNATURES.isdisjoint(keys)
+    kept = [each for each, key in zip(every, keys, strict=True) if not signed and not _SECRET.search(key)]
+    part = _PART.search(every[-1]) if every and every[-1] not in kept else None
+    query = f"?{'&'.join(kept)}" if kept else ""
+    return f"{protocol}://{user}{at if user else ''}{host}{slash}{path}{query}{part[0] if part else ''}"
+
+
+def named(source: str) -> str:
+    """A source as settings keep it: its URL without secrets, or the path as it was given."""
+    return url_of(source) or source
+
+
+Source = Annotated[str, AfterValidator(named)]  # of images, in settings
 
 
 def absolute(source: str | Path) -> str:
@@ -127,18 +164,18 @@ def opened(path: Path) -> BinaryIO:
     if is_here(path):
         return open(path, "rb")
     distant = _stands_for.get()[path]
-    with _as_os_error():
-        return cast(BinaryIO, _Stream(distant.system.open(distant.path, "rb")))
+    with _told(distant.url):
+        return cast(BinaryIO, _Stream(distant.system.open(distant.path, "rb"), distant.url))
 
 
 class _Stream(io.RawIOBase):
-    """A file of a store. Whatever its package raises becomes an OSError, which readers expect of a file."""
+    """A file of a store. What its package raises becomes a DataError, which no reader takes for a damaged file."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], url: str) -> None:
+        self._file, self._url = file, url
 
     def read(self, size: int = -1) -> bytes:
-        with _as_os_error():
+        with _told(self._url):
             return self._file.read(size)
 
     def readinto(self, buffer: Any) -> int:
@@ -147,7 +184,7 @@ class _Stream(io.RawIOBase):
         return len(found)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with _as_os_error():
+        with _told(self._url):
             return self._file.seek(offset, whence)
 
     def tell(self) -> int:
@@ -174,11 +211,15 @@ def _local(source: str | Path) -> Path:
 def _listed(url: str, folder: Path) -> tuple[Path, str | None, dict[Path, _Distant]]:
     """Where in a folder a URL has its place, the array that it names, and the files that belong there."""
     fsspec = importlib.import_module("fsspec")
-    system, path = fsspec.core.url_to_fs(url)
-    part = None
+    whole, part = _whole.get(url, url), None
+    if whole != url and (said := _PART.search(whole.partition("?")[2])) and url.endswith(said[0]):
+        whole, part = whole.removesuffix(said[0]), said[0][1:]  # it is no part of a signature
+    system, path = fsspec.core.url_to_fs(whole)
     try:
         about = system.info(path)
     except FileNotFoundError:
+        if part is not None:
+            raise
         path, colon, part = path.rpartition(":")
         if not colon or "/" in part:
             raise
@@ -187,18 +228,25 @@ def _listed(url: str, folder: Path) -> tuple[Path, str | None, dict[Path, _Dista
     name = PurePosixPath(path.partition("?")[0] if url.startswith("http") else path).name or "images"
     root = folder / name
     if about["type"] != "directory":
-        return root, part, {root: _Distant(system, path, about.get("size"))}
+        return root, part, {root: _Distant(system, path, about.get("size"), url)}
     files: dict[Path, _Distant] = {}
     for each, info in system.find(path, detail=True).items():
-        relative = each[len(path.rstrip("/")) :].lstrip("/") if each.startswith(path.rstrip("/")) else ""
-        if not relative or relative.endswith("/") or ".." in PurePosixPath(relative).parts:
-            raise DataError(
-                f"{url}: holds the name {escaped(each)}, which no folder can hold. Rename it, or leave it out."
-            )
-        files[root / relative] = _Distant(system, each, info.get("size"))
+        inside = f"{path.rstrip('/')}/"
+        if not info.get("size") and (each.endswith("/") or each == path):
+            continue  # an empty object that stands for a folder, as the consoles of stores make them
+        relative = each[len(inside) :] if each.startswith(inside) else ""
+        if not relative or relative.startswith("/") or relative.endswith("/") or ".." in PurePosixPath(relative).parts:
+            raise _unfit(url, each)
+        files[root / relative] = _Distant(system, each, info.get("size"), f"{url.rstrip('/')}/{relative}")
     if not files:
         raise FileNotFoundError(f"no file at {path}")
+    for folder_of in {parent for file in files for parent in file.parents} & files.keys():
+        raise _unfit(url, files[folder_of].path)  # a file and a folder of one name
     return root, part, files
+
+
+def _unfit(url: str, name: str) -> DataError:
+    return DataError(f"{url}: holds the name {escaped(name)}, which no folder can hold. Rename it, or leave it out.")
 
 
 def _fetch(url: str, files: dict[Path, _Distant], folder: Path, report: Progress) -> None:
@@ -252,31 +300,36 @@ def _told(url: str) -> Iterator[None]:
     shown = escaped(url)
     try:
         yield
-    except DataError:
+    except MemgenError:
         raise
     except ImportError as error:
         raise DataError(
-            f"{shown}: needs a package that is not installed ({first_line(error)}). Install it with pip, beside memgen."
+            f"{shown}: needs a package that is not installed ({_said(error)}). Install it with pip, beside memgen."
         ) from error
     except FileNotFoundError as error:
-        raise DataError(f"{shown}: no such file or folder ({first_line(error)}). Check the address.") from error
+        cause = error.__cause__  # fsspec calls whatever fails on the web a missing file
+        missing = cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) == 404
+        if url.partition(":")[0] in _WEB and isinstance(cause, Exception) and not missing:
+            with _told(url):
+                raise cause from None
+        raise DataError(f"{shown}: no such file or folder ({_said(error)}). Check the address.") from error
     except PermissionError as error:
         raise DataError(
-            f"{shown}: not allowed ({first_line(error)}). Give the store's package your credentials, by its "
+            f"{shown}: not allowed ({_said(error)}). Give the store's package your credentials, by its "
             f"configuration or environment variables."
         ) from error
     except Exception as error:  # each store has errors of its own
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"cannot write a temporary file in {tempfile.gettempdir()}: {error.strerror}. Free space there, or set "
+                f"TMPDIR to a folder with more room."
+            ) from error
         raise DataError(
-            f"{shown}: cannot be read ({type(error).__name__}: {first_line(error)}). Check the address, your "
-            f"credentials and the network."
+            f"{shown}: cannot be read ({type(error).__name__}: {_said(error)}). Check the address, your credentials "
+            f"and the network, and give the command again."
         ) from error
 
 
-@contextlib.contextmanager
-def _as_os_error() -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
+def _said(error: Exception) -> str:
+    """What an error says, without the secrets of URLs in it."""
+    return escaped(re.sub(r"(://[^\s'\"?]*)\?[^\s'\"]*", r"\1", re.sub(r"://[^\s/@]*@", "://", first_line(error))))
