@@ -290,7 +290,7 @@ def test_rerank(tiny, monkeypatch, kind):
     reference = measure.reference(workspace, "train_a", cell.n_train)
     if kind == "sample":
         found = measure.search_samples(workspace, cell.name, reference)
-        queries = torch.from_numpy(workspace.load_samples(cell.name).images)
+        queries = torch.from_numpy(np.array(workspace.load_samples(cell.name).images))
     elif kind == "holdout":
         found = measure.search_holdout(workspace, reference)
         queries = workspace.images.floats(workspace.split.holdout)
