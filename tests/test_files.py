@@ -101,6 +101,8 @@ def test_json_round_trip_and_damage(tmp_path):
         files.read_json(path)
     with pytest.raises(DataError, match=r"none\.json"):
         files.read_json(tmp_path / "none.json")
+    with pytest.raises(DataError, match=r"cannot be read .*directory"):
+        files.read_json(tmp_path)
 
 
 def test_digests_tell_parts_apart(tmp_path):

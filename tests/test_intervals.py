@@ -339,3 +339,26 @@ def test_grouped_counts_how_many_hit_by_chance():
         low, high = intervals.grouped(counts, hits, chance=0.5)
         covered += low <= 0.95 <= high
     assert covered >= 0.94 * 300
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.9967, 0.99999])
+@pytest.mark.parametrize("freedom", [1, 2, 7.3, 30, 1e5])
+def test_students_quantiles_are_those_of_scipy(level, freedom):
+    """From Cauchy's distribution to one that is almost normal."""
+    assert intervals.student(level, freedom) == pytest.approx(stats.t.ppf((1 + level) / 2, freedom), rel=1e-6)
+    assert intervals.student(level, 1e9) == intervals.student(level, 1e5)
+
+
+def test_welchs_interval_is_that_of_scipy():
+    """It has its variances and its degrees of freedom, and covers with few numbers on a side."""
+    rng = np.random.default_rng(0)
+    missed = 0
+    for _ in range(400):
+        one, other = rng.normal(size=6), 3 * rng.normal(size=9)
+        low, high = intervals.welch(one, other)
+        missed += not low <= 0 <= high
+        known = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+        assert (low, high) == pytest.approx((known.low, known.high), rel=1e-6)
+    assert missed <= 31  # of 400 at 5 %: more with a probability of 1 %
+    assert intervals.welch([1.0, 1.0], [0.5, 0.5]) == (0.5, 0.5)
+    assert intervals.welch([1.0], [0.5, 0.4]) == (None, None)

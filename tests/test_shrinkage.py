@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 import memgen
@@ -78,7 +79,8 @@ def test_the_comparison_by_hand():
     }
     more = {"trace_error": 0.0, "asymmetry": 0.5, "squared_error": 0.02, "sure": 0.03}
     (found,) = shrinkage.compare(tables.make(schemas.SHRINKAGE, columns | more, 5))
-    error = 1.959964 * np.sqrt(2 / 2 + 4 / 3)
+    freedom = (1 + 4 / 3) ** 2 / (1**2 / 1 + (4 / 3) ** 2 / 2)
+    error = scipy.stats.t.ppf(0.975, freedom) * np.sqrt(2 / 2 + 4 / 3)
     assert (found["trace_train"], found["trace_held_out"], found["difference"]) == (3, 9, -6)
     assert (found["low"], found["high"]) == pytest.approx((-6 - error, -6 + error), rel=1e-5)
     assert (found["sure_train"], found["squared_error_held_out"]) == pytest.approx((0.03, 0.02))

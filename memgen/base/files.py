@@ -142,12 +142,14 @@ def read_json(path: Path) -> Any:
     """The value stored in a JSON file.
 
     Raises:
-        DataError: the file is missing or is not valid JSON.
+        DataError: the file is missing, cannot be read or is not valid JSON.
     """
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file.") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a JSON file.") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not valid JSON ({error}). Delete the file and run the command again.") from error
 

@@ -164,7 +164,7 @@ def _least_mean(numbers: NDArray[np.float64], p: float) -> float:
 
 
 def welch(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> tuple[float | None, float | None]:
-    """Interval of the difference of the means of two sets, with the normal distribution in place of Student's.
+    """Interval of the difference of the means of two sets of unlike variance.
 
     Args:
         first: independent numbers, (n,).
@@ -176,13 +176,46 @@ def welch(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> tuple[flo
 
     Source: Welch, Biometrika 34, 1947, 28-35.
     """
-    one, other = (np.asarray(each, dtype=np.float64) for each in (first, second))
-    if min(len(one), len(other)) < 2:
+    sides = [np.asarray(each, dtype=np.float64) for each in (first, second)]
+    if min(map(len, sides)) < 2:
         return None, None
-    error = math.sqrt(one.var(ddof=1) / len(one) + other.var(ddof=1) / len(other))
-    half = NormalDist().inv_cdf((1 + level) / 2) * error
-    difference = float(one.mean() - other.mean())
+    squares = [float(each.var(ddof=1)) / len(each) for each in sides]
+    difference, half = float(sides[0].mean() - sides[1].mean()), 0.0
+    if sum(squares) > 0:
+        freedom = 1 / sum(
+            (each / sum(squares)) ** 2 / (len(side) - 1) for each, side in zip(squares, sides, strict=True)
+        )
+        half = student(level, freedom) * math.sqrt(sum(squares))
     return difference - half, difference + half
+
+
+def student(level: float, freedom: float) -> float:
+    """The t for which Student's distribution has the probability `level` in [-t, t].
+
+    Args:
+        level: in (0, 1).
+        freedom: degrees of freedom, at least 1; not only whole numbers. Above 10^5 it counts as so many.
+
+    Example:
+        >>> round(student(0.95, 9.5), 3)
+        2.244
+    """
+    # With t = sqrt(freedom) tan(angle), the density is a power of the cosine, which few nodes integrate.
+    freedom = min(freedom, 1e5)
+    scale = 2 * math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+    nodes, weights = np.polynomial.legendre.leggauss(64)
+
+    def inside(t: float) -> float:
+        angle = math.atan(t / math.sqrt(freedom))
+        return scale * angle / 2 * float(weights @ np.cos(angle * (nodes + 1) / 2) ** (freedom - 1))
+
+    low = high = NormalDist().inv_cdf((1 + level) / 2)  # Student's is larger
+    while inside(high) < level:
+        low, high = high, 2 * high
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < level else (low, middle)
+    return high
 
 
 def effective_count(counts: ArrayLike) -> float:

@@ -302,7 +302,7 @@ def _say(done: "Audit") -> None:
 
 @app.command(rich_help_panel=PANEL)
 def verify(
-    document: Annotated[Path, typer.Argument(help="The audit.json of an audit, in its run directory.")],
+    document: Annotated[Path, typer.Argument(help="The audit.json of an audit, or its run directory.")],
     as_json: Json = False,
 ) -> None:
     """Check an audit: that no table or image was changed, and that audit.json says what the tables say."""

@@ -369,7 +369,7 @@ def _hash(document: dict[str, Any]) -> str:
 
 
 def verify(path: Path) -> list[str]:
-    """What is wrong with an `audit.json` and the run that it stands in, in sentences; empty if all agrees.
+    """What is wrong with an `audit.json`, or that of a run directory, and with its run, in sentences; empty if nothing.
 
     Every file is compared with its digest, and the document is made again from the tables.
 
@@ -377,6 +377,7 @@ def verify(path: Path) -> list[str]:
         DataError: the file cannot be read or is no audit.
         RunError: it does not stand in the run directory of an audit.
     """
+    path = path / DOCUMENT if path.is_dir() else path
     stated = files.read_json(path)
     if not isinstance(stated, dict) or stated.get("schema") != findings.SCHEMA:
         raise DataError(f"{path}: not an audit of this memgen, which writes {findings.SCHEMA}.")
