@@ -106,17 +106,17 @@ def named(source: str) -> str:
     return url_of(source) or source
 
 
+def shown(source: str | Path) -> str:
+    """The same, in characters that can be stored and printed."""
+    return escaped(named(str(source)))
+
+
 Source = Annotated[str, AfterValidator(named)]  # of images, in settings
 
 
 def absolute(source: str | Path) -> str:
     """A source in words that hold in any working folder: its URL, or its absolute path."""
     return url_of(source) or str(_local(source).resolve())
-
-
-def shown(source: str | Path) -> str:
-    """A source as it was given, in words that can be stored and printed."""
-    return escaped(url_of(source) or str(source))
 
 
 @contextlib.contextmanager
